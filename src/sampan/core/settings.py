@@ -1,0 +1,49 @@
+"""Settings read from the environment, once, by whoever starts a command."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sampan.core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`home`: the cache folder. `isa`: forced kernel level or None. `threads`: None lets the machine decide."""
+
+    home: Path
+    isa: str | None = None
+    threads: int | None = None
+    offline: bool = False
+    hf_token: str | None = None
+
+    @classmethod
+    def from_env(cls, env: dict[str, str] | None = None) -> "Settings":
+        """Read `SAMPAN_HOME`, `SAMPAN_ISA`, `SAMPAN_THREADS`, `SAMPAN_OFFLINE`, `HF_HUB_OFFLINE`, `HF_TOKEN`."""
+        values = dict(os.environ) if env is None else env
+        home = values.get("SAMPAN_HOME")
+        return cls(
+            home=Path(home).expanduser() if home else _default_home(),
+            isa=values.get("SAMPAN_ISA") or None,
+            threads=_threads(values.get("SAMPAN_THREADS")),
+            offline=_flag(values.get("SAMPAN_OFFLINE")) or _flag(values.get("HF_HUB_OFFLINE")),
+            hf_token=values.get("HF_TOKEN") or None,
+        )
+
+
+def _flag(value: str | None) -> bool:
+    return (value or "").strip().lower() in {"1", "true", "yes", "on"}
+
+
+def _threads(value: str | None) -> int | None:
+    if not value:
+        return None
+    if not value.isdigit() or int(value) < 1:
+        raise UsageError(f"SAMPAN_THREADS is {value!r}: give a whole number of threads, 1 or more")
+    return int(value)
+
+
+def _default_home() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("sampan"))
