@@ -9,17 +9,22 @@ from sampan.core.errors import UsageError
 
 @dataclass(frozen=True)
 class Settings:
-    """`home`: the cache folder. `isa`: forced kernel level or None. `threads`: None lets the machine decide."""
+    """`home`: the cache folder. `isa`: forced kernel level or None. `threads`: None lets the machine decide.
+
+    `hf_endpoint`: another hub than the default. `hf_cache`: the hub client's cache, never written.
+    """
 
     home: Path
     isa: str | None = None
     threads: int | None = None
     offline: bool = False
     hf_token: str | None = None
+    hf_endpoint: str | None = None
+    hf_cache: Path | None = None
 
     @classmethod
     def from_env(cls, env: dict[str, str] | None = None) -> "Settings":
-        """Read `SAMPAN_HOME`, `SAMPAN_ISA`, `SAMPAN_THREADS`, `SAMPAN_OFFLINE`, `HF_HUB_OFFLINE`, `HF_TOKEN`."""
+        """Read `SAMPAN_HOME`, `SAMPAN_ISA`, `SAMPAN_THREADS`, `SAMPAN_OFFLINE` and the hub's `HF_*`."""
         values = dict(os.environ) if env is None else env
         home = values.get("SAMPAN_HOME")
         return cls(
@@ -28,6 +33,8 @@ class Settings:
             threads=_threads(values.get("SAMPAN_THREADS")),
             offline=_flag(values.get("SAMPAN_OFFLINE")) or _flag(values.get("HF_HUB_OFFLINE")),
             hf_token=values.get("HF_TOKEN") or None,
+            hf_endpoint=values.get("HF_ENDPOINT") or None,
+            hf_cache=_hf_cache(values),
         )
 
 
@@ -47,3 +54,11 @@ def _default_home() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("sampan"))
+
+
+def _hf_cache(values: dict[str, str]) -> Path:
+    # The order of huggingface_hub/constants.py, which is too slow to import for this.
+    for name, below in (("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("HF_HOME", "hub")):
+        if values.get(name):
+            return Path(values[name]).expanduser() / below
+    return Path(values.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"

@@ -1,6 +1,49 @@
-"""What a model file says of its architecture, read from `config.json` or from GGUF metadata."""
+"""What a model file says of its architecture, read from `config.json` or from GGUF metadata.
 
+A field that is missing, of another type, out of bounds or at odds with another is a `WeightsError` naming
+file and field; an architecture, or a variant of one, that is not implemented is an `UnsupportedModel`. The
+bounds are several times the largest published model and keep a hostile file from asking for absurd memory.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampan.core.errors import UnsupportedModel
+from sampan.models import rope
+from sampan.models.fields import Fields
+
+FAMILIES = ("llama", "qwen2", "qwen3")
+
+_MAX_HEAD_DIM = 1024
+_MAX = {"hidden": 2**17, "layers": 2**11, "heads": 2**11, "ffn": 2**20, "vocab": 2**22, "context": 2**24}
+_HF_NAMES = {
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "ffn": "intermediate_size",
+    "vocab": "vocab_size",
+    "context": "max_position_embeddings",
+}
+_GGUF_NAMES = {
+    "hidden": "embedding_length",
+    "layers": "block_count",
+    "heads": "attention.head_count",
+    "ffn": "feed_forward_length",
+    "vocab": "vocab_size",
+    "context": "context_length",
+}
+# GGUF keys that change the arithmetic of a family when they are there and not zero.
+_GGUF_VARIANTS = (
+    "expert_count",
+    "attention.sliding_window",
+    "attention.scale",
+    "logit_scale",
+    "embedding_scale",
+    "residual_scale",
+)
 
 
 @dataclass(frozen=True)
@@ -31,3 +74,118 @@ class ModelConfig:
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
+
+
+def from_hf(config: Mapping[str, object], source: str = "config.json") -> ModelConfig:
+    """The model of a Hugging Face `config.json`, read as transformers' class of its type reads it."""
+    fields = Fields(config, source)
+    family = _family(fields, "model_type")
+    _refuse_hf_variants(fields)
+    sizes = {size: fields.integer(name, high=_MAX[size]) for size, name in _HF_NAMES.items()}
+    heads = _heads(
+        fields, sizes, "num_key_value_heads", "head_dim", default=128 if family == "qwen3" else None
+    )
+    rotation = rope.from_hf(fields, heads["head_dim"], sizes["context"])
+    bias = family != "qwen2" and fields.flag("attention_bias", False)
+    return ModelConfig(
+        family=family,
+        norm_eps=fields.number("rms_norm_eps", high=1.0),
+        rope=_rope(rotation),
+        tied_head=fields.flag("tie_word_embeddings", False),
+        qkv_bias=bias or family == "qwen2",
+        out_bias=bias,
+        mlp_bias=family == "llama" and fields.flag("mlp_bias", False),
+        **(sizes | heads | {"context": rotation.context}),
+    )
+
+
+def from_gguf(
+    metadata: Mapping[str, object],
+    shapes: Mapping[str, tuple[int, ...]],
+    rope_factors: NDArray[np.float32] | None = None,
+    source: str = "GGUF metadata",
+) -> ModelConfig:
+    """The model of a GGUF file: its metadata, its tensors' row-major shapes by GGUF name, and the values of
+    its tensor `rope_freqs.weight` if it has one. Biases and an untied head exist where their tensors do.
+    """
+    family = _family(Fields(metadata, source), "general.architecture")
+    fields = Fields(metadata, source, f"{family}.")
+    _refuse_gguf_variants(fields)
+    rows = shapes.get("token_embd.weight", (None,))[0]
+    sizes = {
+        size: fields.integer(name, rows if size == "vocab" else None, high=_MAX[size])
+        for size, name in _GGUF_NAMES.items()
+    }
+    heads = _heads(fields, sizes, "attention.head_count_kv", "attention.key_length")
+    _check_value_length(fields, heads["head_dim"])
+    rope_fields = Fields(metadata, source, f"{family}.rope.")
+    rotation = rope.from_gguf(rope_fields, heads["head_dim"], sizes["context"], rope_factors)
+    return ModelConfig(
+        family=family,
+        norm_eps=fields.number("attention.layer_norm_rms_epsilon", high=1.0),
+        rope=_rope(rotation),
+        tied_head="output.weight" not in shapes,
+        qkv_bias=family == "qwen2" or "blk.0.attn_q.bias" in shapes,
+        out_bias="blk.0.attn_output.bias" in shapes,
+        mlp_bias="blk.0.ffn_down.bias" in shapes,
+        **(sizes | heads | {"context": rotation.context}),
+    )
+
+
+def _family(fields: Fields, name: str) -> str:
+    family = fields.text(name)
+    if family not in FAMILIES:
+        raise UnsupportedModel(
+            f"{fields.source}: {name} {family[:80]!r} is not supported: {', '.join(FAMILIES)} are"
+        )
+    return family
+
+
+def _refuse_hf_variants(fields: Fields) -> None:
+    if fields.text("hidden_act", "silu") != "silu":
+        raise UnsupportedModel(
+            f"{fields.source}: hidden_act {fields.text('hidden_act')[:40]!r} is not supported: silu is"
+        )
+    layer_types = fields.values.get("layer_types") or []
+    sliding = not isinstance(layer_types, list) or any(kind != "full_attention" for kind in layer_types)
+    if fields.flag("use_sliding_window", False) or sliding:
+        raise UnsupportedModel(f"{fields.source}: sliding-window attention is not supported")
+    if "quantization_config" in fields:
+        method = fields.section("quantization_config").text("quant_method", "unnamed")
+        raise UnsupportedModel(
+            f"{fields.source}: quantization_config {method[:40]!r} is not supported: "
+            "BF16, F16 and F32 safetensors are, and GGUF"
+        )
+
+
+def _refuse_gguf_variants(fields: Fields) -> None:
+    for name in _GGUF_VARIANTS:
+        if name in fields and fields.number(name, low=-1e9) != 0:
+            raise UnsupportedModel(f"{fields.source}: {fields.prefix}{name} is not supported")
+
+
+def _heads(
+    fields: Fields, sizes: Mapping[str, int], kv_name: str, dim_name: str, default: int | None = None
+) -> dict[str, int]:
+    """`kv_heads` and `head_dim`, checked against the number of heads and the hidden size."""
+    heads, hidden = sizes["heads"], sizes["hidden"]
+    kv_heads = fields.integer(kv_name, heads, high=_MAX["heads"])
+    if heads % kv_heads:
+        raise fields.fail(kv_name, f"is {kv_heads}, which does not divide the {heads} attention heads")
+    if dim_name not in fields and default is None and hidden % heads:
+        raise fields.fail(dim_name, f"is missing, and {heads} heads do not divide the hidden size {hidden}")
+    head_dim = fields.integer(dim_name, default or max(hidden // heads, 1), high=_MAX_HEAD_DIM)
+    if head_dim % 2:
+        raise fields.fail(dim_name, f"is {head_dim}: rotary embedding needs an even number")
+    return {"kv_heads": kv_heads, "head_dim": head_dim}
+
+
+def _check_value_length(fields: Fields, head_dim: int) -> None:
+    if fields.integer("attention.value_length", head_dim, high=2**16) != head_dim:
+        raise UnsupportedModel(
+            f"{fields.source}: {fields.prefix}attention.value_length differs from the key's {head_dim}"
+        )
+
+
+def _rope(rotation: rope.Rotation) -> RopeConfig:
+    return RopeConfig(tuple(float(value) for value in rotation.inv_freq), rotation.scale)

@@ -1,0 +1,93 @@
+"""Models already on disk: a user's own file or folder, and the hub client's cache (never written)."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from sampan.catalog.source import HubSource
+from sampan.core.errors import ModelNotFound, WeightsError
+
+Kind = Literal["gguf", "folder"]
+INDEX = "model.safetensors.index.json"
+
+
+def open_path(path: Path) -> Kind:
+    """What lies at `path`; an error that says what is missing when it is no model."""
+    try:
+        if path.is_dir():
+            _check_folder(path)
+            return "folder"
+        _check_file(path)
+        return "gguf"
+    except PermissionError as error:
+        raise ModelNotFound(f"{path}: no permission to read it ({error.strerror})") from error
+
+
+def missing(folder: Path) -> list[str]:
+    """The files that a model folder lacks, by name; every shard counts. Empty when it is complete."""
+    absent = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    if (folder / INDEX).is_file():
+        return absent + [name for name in _shards(folder / INDEX) if not (folder / name).is_file()]
+    if not any(folder.glob("*.safetensors")):
+        absent.append("*.safetensors")
+    return absent
+
+
+def in_hub_cache(cache: Path | None, source: HubSource) -> tuple[Path, Kind, int] | None:
+    """The model in the hub client's cache, its kind and its bytes, when it is complete there.
+
+    Layout: `models--ORG--NAME/refs/REVISION` holds a commit, `snapshots/COMMIT/` its files.
+    """
+    if cache is None:
+        return None
+    repo = cache / f"models--{source.repo.replace('/', '--')}"
+    ref = repo / "refs" / source.revision
+    commit = ref.read_text().strip() if ref.is_file() else source.revision
+    snapshot = repo / "snapshots" / commit
+    if source.file is not None:
+        file = snapshot / source.file
+        return (file, "gguf", file.stat().st_size) if file.is_file() else None
+    if not snapshot.is_dir() or missing(snapshot):
+        return None
+    return snapshot, "folder", sum(file.stat().st_size for file in snapshot.glob("*") if file.is_file())
+
+
+def _check_folder(folder: Path) -> None:
+    absent = missing(folder)
+    if not absent:
+        return
+    found = sorted(file.name for file in folder.glob("*.gguf"))
+    if found and "config.json" in absent:
+        raise ModelNotFound(
+            f"{folder} is a folder with {', '.join(found)}: give the path of the .gguf file itself"
+        )
+    raise ModelNotFound(
+        f"{folder} lacks {', '.join(absent[:4])}{' …' * (len(absent) > 4)}: a model folder holds "
+        "config.json, tokenizer.json and *.safetensors"
+    )
+
+
+def _check_file(path: Path) -> None:
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic == b"GGUF":
+        return
+    if path.suffix == ".gguf":
+        raise WeightsError(
+            f"{path} is no GGUF file: it begins with {magic!r}, not b'GGUF'; download it again"
+        )
+    if path.suffix in {".safetensors", ".json"}:
+        raise ModelNotFound(f"{path} is one file of a model: give the folder {path.parent} with all of them")
+    raise ModelNotFound(
+        f"{path} is neither a GGUF file (it begins with {magic!r}, not b'GGUF') nor a folder with "
+        "config.json, tokenizer.json and *.safetensors"
+    )
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        return sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise WeightsError(
+            f"{index}: no weight_map can be read from it ({error}); download it again"
+        ) from error

@@ -1,0 +1,194 @@
+"""`sampan models [list|show MODEL|pull MODEL|rm MODEL]`: the catalogue, and what of it is on this disk."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sampan.catalog import catalog
+from sampan.catalog.catalog import Entry
+from sampan.catalog.disk import gigabytes
+from sampan.catalog.source import FORMS, parse_source
+from sampan.cli.progress import TerminalProgress
+from sampan.core.errors import UsageError
+from sampan.core.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Row = dict[str, object]
+
+# Weights in bf16 as they are downloaded, and a fifth on top for the cache of keys and values and the program.
+_ROOM = 1.2
+
+
+def models(action: str, model: str | None, *, as_json: bool, settings: Settings) -> None:
+    """Run one action and print its result on stdout; `as_json` prints one object a line."""
+    if action == "list":
+        _list(settings, as_json)
+        return
+    actions: dict[str, Callable[[str, Settings, bool], None]] = {"show": _show, "pull": _pull, "rm": _remove}
+    if action not in actions:
+        raise UsageError(
+            f"{action!r} is no action of `sampan models`: list, show MODEL, pull MODEL or rm MODEL"
+        )
+    if model is None:
+        raise UsageError(f"`sampan models {action}` needs a MODEL: {FORMS}")
+    actions[action](model, settings, as_json)
+
+
+def _list(settings: Settings, as_json: bool) -> None:
+    rows = [_row(entry, entry.source, settings) for entry in catalog.entries()]
+    known = {entry.source for entry in catalog.entries()}
+    rows += [
+        _row(None, found.source, settings) for found in catalog.local(settings) if found.source not in known
+    ]
+    if as_json:
+        for row in rows:
+            _json(row)
+    else:
+        _table(rows)
+
+
+def _show(model: str, settings: Settings, as_json: bool) -> None:
+    row = _describe(model, settings)
+    if as_json:
+        _json(row)
+    else:
+        _words(row)
+
+
+def _pull(model: str, settings: Settings, as_json: bool) -> None:
+    files = catalog.resolve(model, settings, TerminalProgress())
+    if as_json:
+        _json({**_describe(model, settings), "path": str(files.path)})
+    else:
+        print(files.path)
+
+
+def _remove(model: str, settings: Settings, as_json: bool) -> None:
+    row = _describe(model, settings) if as_json else {}
+    freed = catalog.remove(model, settings, TerminalProgress())
+    if as_json:
+        _json({**row, "local": False, "local_bytes": None, "path": None, "freed_bytes": freed})
+    else:
+        print(f"{model} is removed, {gigabytes(freed)} freed")
+
+
+def _describe(model: str, settings: Settings) -> Row:
+    entry = catalog.find(model)
+    source = parse_source(entry.source if entry else model)
+    if source is not None:
+        return _row(entry, source.spec, settings)
+    path = catalog.resolve(model, settings).path
+    raise UsageError(f"{path} is your own file, not a model of the catalogue or its cache")
+
+
+def _row(entry: Entry | None, source: str, settings: Settings) -> Row:
+    """One line of `--json`. What is not known of a model outside the catalogue is null."""
+    found = catalog.cached(source, settings)
+    terms = entry.terms if entry else None
+    size = entry.bytes if entry else (found.bytes if found else None)
+    return {
+        "alias": entry.alias if entry else None,
+        "family": entry.family if entry else None,
+        "parameters": entry.parameters if entry else None,
+        "licence": entry.licence if entry else None,
+        "commercial_use": terms.commercial_use if terms else None,
+        "source": source,
+        "bytes": size,
+        "local": found is not None,
+        "licence_name": terms.name if terms else None,
+        "licence_allows": terms.allows if terms else None,
+        "licence_asks": terms.asks if terms else None,
+        "licence_url": terms.url if terms else None,
+        "supported": entry.supported if entry else None,
+        "fits": _fits(size),
+        "local_bytes": found.bytes if found else None,
+        "path": str(found.path) if found else None,
+    }
+
+
+def _fits(size: int | None) -> bool | None:
+    memory = _memory()
+    return None if size is None or memory is None else size * _ROOM <= memory
+
+
+def _memory() -> int | None:
+    """The machine's memory in bytes; None where the platform does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _json(row: Row) -> None:
+    print(json.dumps(row, ensure_ascii=False))
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    # A pipe has no width, and cutting names at 80 columns would spoil them for grep.
+    return Console(width=None if sys.stdout.isatty() else 200)
+
+
+def _table(rows: list[Row]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("model", "parameters", "download", "licence", "commercial", "fits here", "on disk"):
+        table.add_column(name, justify="right" if name in ("parameters", "download", "on disk") else "left")
+    for row in rows:
+        table.add_row(*_cells(row), style=None if row["supported"] is not False else "dim")
+    console = _console()
+    console.print(table)
+    console.print("`sampan models show MODEL` tells what a licence allows and asks.", style="dim")
+
+
+def _cells(row: Row) -> list[str]:
+    runs = "not supported yet" if row["supported"] is False else _yes_no(row["fits"])
+    return [
+        str(row["alias"] or row["source"]),
+        _billions(row["parameters"]),
+        _size(row["bytes"]),
+        str(row["licence"] or "?"),
+        _yes_no(row["commercial_use"]),
+        runs,
+        _size(row["local_bytes"]) if row["local"] else "-",
+    ]
+
+
+def _words(row: Row) -> None:
+    lines = {
+        "model": row["alias"] or row["source"],
+        "family": f"{row['family'] or '?'}{'' if row['supported'] is not False else ', not supported yet'}",
+        "parameters": _billions(row["parameters"]),
+        "source": row["source"],
+        "download": _size(row["bytes"]),
+        "fits here": f"{_yes_no(row['fits'])} (memory {_size(_memory())}; the weights and a fifth more)",
+        "licence": row["licence_name"] or "not in the catalogue: read it at the source",
+        "commercial": _yes_no(row["commercial_use"]),
+        "allows": row["licence_allows"] or "?",
+        "asks": row["licence_asks"] or "?",
+        "terms": row["licence_url"] or "?",
+        "on disk": f"{row['path']} ({_size(row['local_bytes'])})" if row["local"] else "no",
+    }
+    console = _console()
+    for name, value in lines.items():
+        console.print(f"{name:<11} {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _yes_no(value: object) -> str:
+    return "?" if value is None else ("yes" if value else "no")
+
+
+def _size(value: object) -> str:
+    return gigabytes(value) if isinstance(value, int) else "?"
+
+
+def _billions(value: object) -> str:
+    if not isinstance(value, int):
+        return "?"
+    return f"{value / 1e9:.1f} B" if value >= 1e9 else f"{value / 1e6:.0f} M"

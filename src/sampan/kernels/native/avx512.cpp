@@ -1,0 +1,17 @@
+#define SAMPAN_ISA avx512
+#include "vec_avx512.h"
+#include "body_rows.h"
+#include "body_matmul.h"
+#include "body_linear.h"
+#include "body_attend.h"
+
+namespace sampan {
+static const Kernels kTable = {"avx512", avx512::embed, avx512::prepare, avx512::linear, avx512::rope, avx512::attend, avx512::stats};
+
+const Kernels* kernels_avx512() {
+  const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                    __builtin_cpu_supports("avx512vnni");
+  return runs ? &kTable : nullptr;
+}
+}  // namespace sampan

@@ -1,0 +1,337 @@
+// Python's door: shapes, types and indices are checked here, once; nothing behind it throws.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "pack.h"
+#include "program.h"
+
+namespace nb = nanobind;
+
+namespace sampan {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Codes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Halves = nb::ndarray<const uint16_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+static void require(bool holds, const char* what) {
+  if (!holds) throw std::invalid_argument(what);
+}
+
+static const Kernels& find_kernels(const std::string& isa) {
+  const Kernels* k = choose_kernels(isa.c_str());
+  if (!k) throw std::invalid_argument("no kernels '" + isa + "' on this machine");
+  return *k;
+}
+
+// A packed weight and whatever keeps its bytes alive.
+struct Packed {
+  Matrix matrix{};
+  Memory memory;
+  nb::object owner;
+
+  uint8_t* writable() const {
+    require(memory.data() != nullptr, "this matrix is mapped and read-only");
+    return memory.data();
+  }
+  size_t bytes() const { return panel_bytes(matrix) * static_cast<size_t>(panels(matrix)); }
+};
+
+static Packed* make_packed(int n, int k, int store, int group, bool wide, bool has_min, int zero, std::optional<Bytes> data) {
+  require(n > 0 && k > 0 && store >= 0 && store <= 5, "matrix: sizes and store must be known");
+  auto packed = std::make_unique<Packed>();
+  Matrix& m = packed->matrix;
+  m = {nullptr, n, k, static_cast<Store>(store), group, wide, has_min, zero};
+  if (is_integer(m)) {
+    require(group == 16 || group == 32 || group == 64 || group == 128, "matrix: group must be 16, 32, 64 or 128");
+    require(k % kBlock == 0 && k % superblock(m) == 0, "matrix: k must be a multiple of the group");
+  }
+  if (data) {
+    require(data->size() == packed->bytes(), "matrix: packed bytes do not match the shape");
+    packed->owner = nb::cast(*data);
+    m.data = data->data();
+  } else {
+    packed->memory = Memory(packed->bytes());
+    if (!packed->memory.data()) throw std::bad_alloc();
+    m.data = packed->memory.data();
+  }
+  return packed.release();
+}
+
+static Packed* packed_for(int n, int k, int source) {
+  Matrix m{};
+  m.group = kBlock;
+  require(layout_of(static_cast<Source>(source), m), "matrix: unknown source type");
+  return make_packed(n, k, static_cast<int>(m.store), m.group, m.wide, m.has_min, m.zero, std::nullopt);
+}
+
+static void in_parallel(Pool& pool, int items, const std::function<void(int, int)>& f) {
+  nb::gil_scoped_release release;
+  std::atomic<int> next{0};
+  pool.run([&](int) {
+    int begin, end;
+    while (take(next, items, 4, begin, end)) f(begin, end);
+  });
+}
+
+static void fill(Packed& p, Pool& pool, Bytes raw, int source, int first, int rows, std::optional<Ints> order) {
+  const Source type = static_cast<Source>(source);
+  Matrix m{};
+  m.group = kBlock;
+  require(layout_of(type, m) && m.store == p.matrix.store && m.group == p.matrix.group && m.zero == p.matrix.zero,
+          "fill: source type does not match the matrix");
+  require(first >= 0 && first % kLanes == 0 && rows > 0 && first + rows <= panels(p.matrix) * kLanes, "fill: rows outside the matrix");
+  require(raw.size() == row_bytes(type, p.matrix.k) * static_cast<size_t>(rows), "fill: raw bytes do not match the shape");
+  if (order) {
+    require(order->size() == static_cast<size_t>(rows), "fill: order must name every row");
+    for (size_t i = 0; i < order->size(); ++i) require(order->data()[i] >= 0 && order->data()[i] < rows, "fill: order outside the rows");
+  }
+  const PackArgs args{raw.data(), type, rows, order ? order->data() : nullptr, first / kLanes};
+  uint8_t* data = p.writable();
+  in_parallel(pool, (rows + kLanes - 1) / kLanes, [&](int begin, int end) { pack(p.matrix, data, args, begin, end); });
+}
+
+static void fill_codes(Packed& p, Pool& pool, Codes codes, Halves scales, std::optional<Halves> mins, int first) {
+  const Matrix& m = p.matrix;
+  const size_t rows = codes.shape(0), groups = static_cast<size_t>(m.k / m.group);
+  require(is_integer(m) && !m.wide && m.group >= kBlock, "fill_codes: matrix must hold integers with f16 scales");
+  require(first >= 0 && first % kLanes == 0 && first + static_cast<int>(rows) <= panels(m) * kLanes, "fill_codes: rows outside the matrix");
+  require(codes.shape(1) == static_cast<size_t>(m.k) && scales.shape(0) == rows && scales.shape(1) == groups, "fill_codes: shapes differ");
+  require(mins.has_value() == m.has_min && (!mins || (mins->shape(0) == rows && mins->shape(1) == groups)), "fill_codes: mins do not match");
+  const CodesArgs args{codes.data(), scales.data(), mins ? mins->data() : nullptr, static_cast<int>(rows), first / kLanes};
+  uint8_t* data = p.writable();
+  in_parallel(pool, (args.rows + kLanes - 1) / kLanes, [&](int begin, int end) { pack_codes(m, data, args, begin, end); });
+}
+
+static nb::ndarray<nb::numpy, const uint8_t> packed_bytes(nb::handle self) {
+  const Packed& p = nb::cast<const Packed&>(self);
+  return nb::ndarray<nb::numpy, const uint8_t>(p.matrix.data, {p.bytes()}, self);
+}
+
+// A program and the Python objects whose memory it reads.
+struct Recorded {
+  nb::object pool_owner;
+  std::unique_ptr<Program> program;
+  std::vector<nb::object> keep;
+  CacheView cache{};
+  int pages = 0;
+  Memory cache_memory;
+  int vocabulary_in = 0;
+};
+
+static Recorded* make_program(nb::object pool, const std::string& isa, int max_rows, int pages, int cache_type, int layers,
+                              int kv_heads, int head_dim, std::vector<double> inverse_frequency, float rope_scale) {
+  require(max_rows > 0 && pages > 0 && layers > 0 && kv_heads > 0 && head_dim > 0 && head_dim % 32 == 0,
+          "program: sizes must be positive and head_dim a multiple of 32");
+  require(static_cast<int>(inverse_frequency.size()) * 2 == head_dim, "program: one frequency for each pair of a head");
+  require(cache_type == 0 || cache_type == 1, "program: unknown cache type");
+  auto r = std::make_unique<Recorded>();
+  r->pool_owner = pool;
+  r->cache = {nullptr, static_cast<Cache>(cache_type), layers, kv_heads, head_dim};
+  r->pages = pages;
+  r->cache_memory = Memory(page_bytes(r->cache) * static_cast<size_t>(layers) * static_cast<size_t>(kv_heads) * static_cast<size_t>(pages));
+  if (!r->cache_memory.data()) throw std::bad_alloc();
+  r->program = std::make_unique<Program>(nb::cast<Pool&>(pool), find_kernels(isa), max_rows, r->cache,
+                                         Angles{std::move(inverse_frequency), rope_scale});
+  return r.release();
+}
+
+static const float* keep_floats(Recorded& r, const std::optional<Floats>& x) {
+  if (!x) return nullptr;
+  r.keep.push_back(nb::cast(*x));
+  return x->data();
+}
+
+static void add_embed(Recorded& r, nb::object table, int out) {
+  Instruction i{Op::embed};
+  i.matrix = nb::cast<Packed&>(table).matrix;
+  i.out = out;
+  r.vocabulary_in = i.matrix.n;
+  r.keep.push_back(table);
+  r.program->add(i);
+  Instruction angles{Op::angles};
+  angles.joined = true;
+  r.program->add(angles);
+}
+
+static void add_prepare(Recorded& r, int op, int in, int in_offset, int up, std::optional<Floats> weight, float eps, int act, bool sampled) {
+  Instruction i{Op::prepare};
+  i.prep = static_cast<Prep>(op);
+  i.in = in;
+  i.in_offset = in_offset;
+  i.up = up;
+  i.weight = keep_floats(r, weight);
+  i.eps = eps;
+  i.act = act;
+  i.sampled = sampled;
+  r.program->add(i);
+}
+
+static void add_linear(Recorded& r, nb::object matrix, int act, int out, int out_offset, std::optional<Floats> bias,
+                       bool accumulate, bool sampled, bool joined) {
+  Instruction i{Op::linear};
+  i.matrix = nb::cast<Packed&>(matrix).matrix;
+  require(!bias || static_cast<int>(bias->size()) == panels(i.matrix) * kLanes, "linear: bias must cover whole panels");
+  r.keep.push_back(matrix);
+  i.act = act;
+  i.out = out;
+  i.out_offset = out_offset;
+  i.weight = keep_floats(r, bias);
+  i.accumulate = accumulate;
+  i.sampled = sampled;
+  i.joined = joined;
+  r.program->add(i);
+}
+
+static void add_rope(Recorded& r, int qkv, int heads, int k_offset, int v_offset, float q_scale, int layer,
+                     std::optional<Floats> q_norm, std::optional<Floats> k_norm, float eps) {
+  Instruction i{Op::rope};
+  i.in = qkv;
+  i.heads = heads;
+  i.k_offset = k_offset;
+  i.v_offset = v_offset;
+  i.q_scale = q_scale;
+  i.layer = layer;
+  i.q_norm = keep_floats(r, q_norm);
+  i.k_norm = keep_floats(r, k_norm);
+  i.eps = eps;
+  r.program->add(i);
+}
+
+static void add_attend(Recorded& r, int qkv, int out, int heads, int layer) {
+  require(heads / r.cache.kv_heads <= kAttendRows, "attend: too many query heads for each KV head");
+  Instruction i{Op::attend};
+  i.in = qkv;
+  i.out = out;
+  i.heads = heads;
+  i.layer = layer;
+  r.program->add(i);
+}
+
+static void add_stats(Recorded& r, int logits, int vocabulary) {
+  Instruction i{Op::stats};
+  i.in = logits;
+  i.sampled = true;
+  r.program->set_vocabulary(vocabulary);
+  r.program->add(i);
+}
+
+static void check_step(const Recorded& r, const Ints& ids, const Ints& positions, const IntTable& spans, const IntTable& pages, const Ints& sampled) {
+  const int rows = static_cast<int>(ids.size());
+  require(rows > 0 && rows <= r.program->max_rows() && positions.size() == ids.size(), "run: rows must be 1..max_rows, with positions");
+  require(spans.shape(1) == 3 && spans.shape(0) == pages.shape(0), "run: spans are [n, 3], with a page table each");
+  for (int i = 0; i < rows; ++i) {
+    require(ids.data()[i] >= 0 && ids.data()[i] < r.vocabulary_in, "run: token id outside the vocabulary");
+    require(positions.data()[i] >= 0, "run: negative position");
+  }
+  int next = 0;
+  for (size_t s = 0; s < spans.shape(0); ++s) {
+    const int32_t* span = spans.data() + 3 * s;
+    require(span[0] == next && span[1] > 0 && span[2] >= 0, "run: spans must cover the rows in order");
+    next += span[1];
+    const int used = (span[2] + span[1] + kPage - 1) / kPage;
+    require(used <= static_cast<int>(pages.shape(1)), "run: a span reaches past its pages");
+    for (int i = 0; i < used; ++i) {
+      const int32_t page = pages.data()[s * pages.shape(1) + static_cast<size_t>(i)];
+      require(page >= 0 && page < r.pages, "run: page outside the cache");
+    }
+  }
+  require(next == rows, "run: spans must cover the rows in order");
+  require(sampled.size() <= ids.size(), "run: more sampled rows than rows");
+  for (size_t i = 0; i < sampled.size(); ++i) require(sampled.data()[i] >= 0 && sampled.data()[i] < rows, "run: sampled row outside the step");
+}
+
+using FloatTable = nb::ndarray<nb::numpy, const float>;
+
+// Runs a step. Returns logits [sampled, vocabulary] (valid until the next step) and chunk statistics
+// [sampled, chunks, 4]: max, sum of exp(x - max), argmax, all finite.
+static nb::object run_program(nb::handle self, Ints ids, Ints positions, IntTable spans, IntTable pages, Ints sampled) {
+  Recorded& r = nb::cast<Recorded&>(self);
+  Program& p = *r.program;
+  if (!p.ok()) throw std::bad_alloc();
+  check_step(r, ids, positions, spans, pages, sampled);
+  Step step;
+  step.rows = static_cast<int>(ids.size());
+  step.sampled = static_cast<int>(sampled.size());
+  step.ids = ids.data();
+  step.positions = positions.data();
+  step.sampled_rows = sampled.data();
+  step.cache = r.cache_memory.data();
+  for (size_t s = 0; s < spans.shape(0); ++s) {
+    const int32_t* span = spans.data() + 3 * s;
+    step.spans.push_back({span[0], span[1], span[2], pages.data() + s * pages.shape(1)});
+  }
+  bool done;
+  {
+    nb::gil_scoped_release release;
+    done = p.run(step);
+  }
+  if (!done) throw std::bad_alloc();
+  const size_t n = sampled.size(), chunks = static_cast<size_t>(p.stats_chunks());
+  float* copy = new float[n * chunks * 4 + 1];
+  for (size_t i = 0; i < n * chunks; ++i) {
+    const Stats& s = p.stats()[i];
+    const float row[4] = {s.max, s.sum, static_cast<float>(s.argmax), static_cast<float>(s.finite)};
+    std::copy(row, row + 4, copy + 4 * i);
+  }
+  nb::capsule owner(copy, [](void* x) noexcept { delete[] static_cast<float*>(x); });
+  const int64_t strides[] = {p.logits_width(), 1};
+  FloatTable logits(p.logits_data(), {n, static_cast<size_t>(p.vocabulary())}, self, {strides[0], strides[1]});
+  return nb::make_tuple(logits, FloatTable(copy, {n, chunks, 4}, owner));
+}
+
+}  // namespace sampan
+
+NB_MODULE(_native, m) {
+  using namespace sampan;
+  m.attr("PAGE") = kPage;
+  m.attr("LANES") = kLanes;
+  m.def("isa", [](const std::string& forced) { return std::string(find_kernels(forced).name); }, nb::arg("forced") = "");
+  m.def("isas", [] {
+    std::vector<std::string> names;
+    for (const Kernels* k : {kernels_avx512(), kernels_avx2(), kernels_neon(), &kScalar}) if (k) names.emplace_back(k->name);
+    return names;
+  });
+  nb::class_<Pool>(m, "Pool").def(nb::init<int>(), nb::arg("threads")).def_prop_ro("threads", &Pool::size);
+  nb::class_<Packed>(m, "Packed")
+      .def(nb::new_(&make_packed), nb::arg("n"), nb::arg("k"), nb::arg("store"), nb::arg("group"), nb::arg("wide"),
+           nb::arg("has_min"), nb::arg("zero"), nb::arg("data") = nb::none())
+      .def_static("of", &packed_for, nb::arg("n"), nb::arg("k"), nb::arg("source"), nb::rv_policy::take_ownership)
+      .def("fill", &fill, nb::arg("pool"), nb::arg("raw"), nb::arg("source"), nb::arg("first"), nb::arg("rows"), nb::arg("order") = nb::none())
+      .def("fill_codes", &fill_codes, nb::arg("pool"), nb::arg("codes"), nb::arg("scales"), nb::arg("mins"), nb::arg("first"))
+      .def_prop_ro("data", &packed_bytes)
+      .def_prop_ro("n", [](const Packed& p) { return p.matrix.n; })
+      .def_prop_ro("k", [](const Packed& p) { return p.matrix.k; })
+      .def_prop_ro("store", [](const Packed& p) { return static_cast<int>(p.matrix.store); })
+      .def_prop_ro("group", [](const Packed& p) { return p.matrix.group; })
+      .def_prop_ro("wide", [](const Packed& p) { return p.matrix.wide; })
+      .def_prop_ro("has_min", [](const Packed& p) { return p.matrix.has_min; })
+      .def_prop_ro("zero", [](const Packed& p) { return p.matrix.zero; });
+  nb::class_<Recorded>(m, "Program")
+      .def(nb::new_(&make_program), nb::arg("pool"), nb::arg("isa"), nb::arg("max_rows"), nb::arg("pages"), nb::arg("cache_type"),
+           nb::arg("layers"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("inverse_frequency"), nb::arg("rope_scale"))
+      .def("buffer", [](Recorded& r, int width) { return r.program->buffer(width); })
+      .def("logits", [](Recorded& r, int width) { return r.program->logits(width); })
+      .def("activations", [](Recorded& r, int k, int planes) { return r.program->activations(k, planes); })
+      .def("embed", &add_embed)
+      .def("prepare", &add_prepare, nb::arg("op"), nb::arg("source"), nb::arg("offset"), nb::arg("up"), nb::arg("weight").none(), nb::arg("eps"), nb::arg("act"), nb::arg("sampled"))
+      .def("linear", &add_linear, nb::arg("matrix"), nb::arg("act"), nb::arg("out"), nb::arg("offset"), nb::arg("bias").none(), nb::arg("accumulate"), nb::arg("sampled"), nb::arg("joined"))
+      .def("rope", &add_rope, nb::arg("qkv"), nb::arg("heads"), nb::arg("k_offset"), nb::arg("v_offset"), nb::arg("q_scale"), nb::arg("layer"), nb::arg("q_norm").none(), nb::arg("k_norm").none(), nb::arg("eps"))
+      .def("attend", &add_attend, nb::arg("qkv"), nb::arg("out"), nb::arg("heads"), nb::arg("layer"))
+      .def("stats", &add_stats, nb::arg("logits"), nb::arg("vocabulary"))
+      .def("run", [](nb::handle self, Ints a, Ints b, IntTable c, IntTable d, Ints e) { return run_program(self, a, b, c, d, e); },
+           nb::arg("ids"), nb::arg("positions"), nb::arg("spans"), nb::arg("pages"), nb::arg("sampled"))
+      .def_prop_ro("pages", [](const Recorded& r) { return r.pages; })
+      .def_prop_ro("bytes", [](const Recorded& r) { return r.program->bytes() + r.cache_memory.bytes(); });
+}

@@ -1,0 +1,224 @@
+// Row kernels, written once against a vec_*.h: embedding, norm, SwiGLU, quantisation, RoPE, logits' summary.
+// Included by every instruction set's file after its vec header.
+
+#include <cmath>
+
+namespace sampan::SAMPAN_ISA {
+
+// e^x within 2 ulp (Cephes expf's polynomial); exactly 0 below -87.3.
+static inline F exponential(F x) {
+  const F low = set1(-87.3f);
+  const F y = max(min(x, set1(88.0f)), low);
+  const I n = nearest(mul(y, set1(1.44269504f)));
+  F r = fma(to_float(n), set1(-0.693359375f), y);
+  r = fma(to_float(n), set1(2.12194440e-4f), r);
+  F p = fma(set1(1.9875691500e-4f), r, set1(1.3981999507e-3f));
+  p = fma(p, r, set1(8.3334519073e-3f));
+  p = fma(p, r, set1(4.1665795894e-2f));
+  p = fma(p, r, set1(1.6666665459e-1f));
+  p = fma(p, r, set1(5.0000001201e-1f));
+  p = add(fma(p, mul(r, r), r), set1(1.0f));
+  return pick_less(x, low, set1(0.0f), mul(p, power_of_two(n)));
+}
+
+// Lanes folded in halves: a fixed order.
+static inline float fold_lanes(F x) {
+  float v[kLanes];
+  store(v, x);
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) v[i] += v[i + width];
+  return v[0];
+}
+
+static inline float inverse_rms(const float* x, int n, float eps) {
+  F squares = set1(0.0f);
+  for (int i = 0; i < n; i += kLanes) squares = fma(load(x + i), load(x + i), squares);
+  return 1.0f / std::sqrt(fold_lanes(squares) / static_cast<float>(n) + eps);
+}
+
+static inline float sixteen_bits(const uint8_t* p, int lane, Store store_type) {
+  float v[kLanes];
+  store(v, store_type == Store::f16 ? load_f16(p) : load_bf16(p));
+  return v[lane];
+}
+
+static inline int code_at(const Matrix& m, const uint8_t* codes, int chunk, int lane, int j) {
+  const int at = lane * 4 + j;
+  if (m.store == Store::u8) return codes[chunk * 64 + at];
+  const int low = chunk < 4 ? codes[chunk * 64 + at] & 15 : codes[(chunk - 4) * 64 + at] >> 4;
+  if (m.store == Store::u4) return low;
+  return low | ((codes[256 + chunk / 4 * 64 + at] >> (2 * (chunk % 4))) & 3) << 4;
+}
+
+// Row `row` of a packed matrix, dequantised.
+static void unpack_row(const Matrix& m, int row, float* out) {
+  const uint8_t* p = m.data + panel_bytes(m) * static_cast<size_t>(row / kLanes);
+  const int lane = row % kLanes;
+  if (!is_integer(m)) {
+    for (int k = 0; k < m.k; ++k) {
+      if (m.store == Store::f32) std::memcpy(out + k, p + (static_cast<size_t>(k) * kLanes + static_cast<size_t>(lane)) * 4, 4);
+      else out[k] = sixteen_bits(p + static_cast<size_t>(k) * kLanes * 2, lane, m.store);
+    }
+    return;
+  }
+  for (int k = 0; k < m.k; ++k) {
+    const int in = k % superblock(m), group = in / m.group;
+    const uint8_t* block = p + static_cast<size_t>(k / superblock(m)) * superblock_bytes(m);
+    const uint8_t* mins = block + scale_bytes(m);
+    const uint8_t* codes = mins + (m.has_min ? scale_bytes(m) : 0) + static_cast<size_t>(in / kBlock) * code_bytes(m);
+    const size_t at = static_cast<size_t>(group) * kLanes * (m.wide ? 4 : 2);
+    float scale, least = 0.0f;
+    if (m.wide) {
+      std::memcpy(&scale, block + at + static_cast<size_t>(lane) * 4, 4);
+      if (m.has_min) std::memcpy(&least, mins + at + static_cast<size_t>(lane) * 4, 4);
+    } else {
+      scale = sixteen_bits(block + at, lane, Store::f16);
+      if (m.has_min) least = sixteen_bits(mins + at, lane, Store::f16);
+    }
+    const int q = code_at(m, codes, in % kBlock / 4, lane, in % 4) - m.zero;
+    out[k] = scale * static_cast<float>(q) + least;
+  }
+}
+
+static void embed(const EmbedArgs& a, int begin, int end) {
+  for (int row = begin; row < end; ++row) unpack_row(a.table, a.ids[row], a.out + row * a.stride);
+}
+
+// Codes, scale and sums of one block of 32 values.
+static inline void quantise_block(const Activations& out, ptrdiff_t row, int k, F a, F b) {
+  const float limit = out.planes == 2 ? 32512.0f : 127.0f;
+  const float top = max_magnitude(a, b);
+  const float scale = top / limit;
+  const F inverse = set1(top > 0.0f ? limit / top : 0.0f);
+  const I qa = nearest(mul(a, inverse)), qb = nearest(mul(b, inverse));
+  int8_t* codes = out.codes + row * out.k + k;
+  if (out.planes == 1) {
+    store_i8(codes, qa);
+    store_i8(codes + kLanes, qb);
+  } else {
+    int32_t q[kBlock];
+    store_i32(q, qa);
+    store_i32(q + kLanes, qb);
+    int8_t* low = codes + static_cast<ptrdiff_t>(out.capacity) * out.k;
+    for (int i = 0; i < kBlock; ++i) {
+      const int32_t high = (q[i] + 128) >> 8;
+      codes[i] = static_cast<int8_t>(high);
+      low[i] = static_cast<int8_t>(q[i] - high * 256);
+    }
+  }
+  const ptrdiff_t at = row * (out.k / kBlock) + k / kBlock;
+  const int32_t sa = sum(qa), sb = sum(qb);
+  out.scale[at] = scale;
+  out.isum16[2 * at] = sa;
+  out.isum16[2 * at + 1] = sb;
+  out.isum32[at] = sa + sb;
+  out.sum16[2 * at] = scale * static_cast<float>(sa);
+  out.sum16[2 * at + 1] = scale * static_cast<float>(sb);
+  out.sum32[at] = scale * static_cast<float>(sa + sb);
+}
+
+static inline F swish(F gate, F up) {
+  const F denominator = add(set1(1.0f), exponential(sub(set1(0.0f), gate)));
+  return mul(div(gate, denominator), up);
+}
+
+template <Prep Op>
+static inline F prepared(const PrepArgs& a, const float* x, int k, F inverse) {
+  if constexpr (Op == Prep::norm) return mul(mul(load(x + k), inverse), load(a.weight + k));
+  else if constexpr (Op == Prep::swiglu) return swish(load(x + k), load(x + a.up + k));
+  else return load(x + k);
+}
+
+template <Prep Op>
+static void prepare_rows(const PrepArgs& a, int begin, int end) {
+  const int n = a.out.k;
+  for (int row = begin; row < end; ++row) {
+    const float* x = a.in + (a.rows ? a.rows[row] : row) * a.stride;
+    const F inverse = set1(Op == Prep::norm ? inverse_rms(x, n, a.eps) : 1.0f);
+    if (a.out.planes == 0) {
+      float* y = a.out.values + static_cast<ptrdiff_t>(row) * n;
+      for (int k = 0; k < n; k += kLanes) store(y + k, prepared<Op>(a, x, k, inverse));
+    } else {
+      for (int k = 0; k < n; k += kBlock)
+        quantise_block(a.out, row, k, prepared<Op>(a, x, k, inverse), prepared<Op>(a, x, k + kLanes, inverse));
+    }
+  }
+}
+
+static void prepare(const PrepArgs& a, int begin, int end) {
+  if (a.op == Prep::norm) prepare_rows<Prep::norm>(a, begin, end);
+  else if (a.op == Prep::swiglu) prepare_rows<Prep::swiglu>(a, begin, end);
+  else prepare_rows<Prep::copy>(a, begin, end);
+}
+
+// Norm over the head when `weight`, then the half-split rotation, then `scale`. In place.
+static inline void rotate_head(const RopeArgs& a, float* x, const float* weight, int row, float scale) {
+  const int d = a.cache.head_dim, half = d / 2;
+  if (weight) {
+    const F inverse = set1(inverse_rms(x, d, a.eps));
+    for (int i = 0; i < d; i += kLanes) store(x + i, mul(mul(load(x + i), inverse), load(weight + i)));
+  }
+  const float* cosines = a.cos + static_cast<ptrdiff_t>(row) * half;
+  const float* sines = a.sin + static_cast<ptrdiff_t>(row) * half;
+  for (int i = 0; i < half; i += kLanes) {
+    const F c = load(cosines + i), s = load(sines + i), low = load(x + i), high = load(x + half + i);
+    store(x + i, mul(sub(mul(low, c), mul(high, s)), set1(scale)));
+    store(x + half + i, mul(add(mul(high, c), mul(low, s)), set1(scale)));
+  }
+}
+
+static inline void append(const RopeArgs& a, const float* k, const float* v, int page, int slot, int head) {
+  const int d = a.cache.head_dim;
+  uint8_t* base = page_at(a.cache, page, a.layer, head);
+  if (a.cache.type == Cache::f32) {
+    float* keys = reinterpret_cast<float*>(base);
+    for (int i = 0; i < d; ++i) keys[i * kPage + slot] = k[i];
+    std::memcpy(keys + kPage * d + slot * d, v, static_cast<size_t>(d) * 4);
+    return;
+  }
+  uint16_t* keys = reinterpret_cast<uint16_t*>(base);
+  uint16_t column[kLanes];
+  for (int i = 0; i < d; i += kLanes) {
+    store_bf16(column, load(k + i));
+    for (int j = 0; j < kLanes; ++j) keys[(i + j) * kPage + slot] = column[j];
+    store_bf16(keys + kPage * d + slot * d + i, load(v + i));
+  }
+}
+
+static void rope(const RopeArgs& a, int begin, int end) {
+  const int d = a.cache.head_dim;
+  for (int row = begin; row < end; ++row) {
+    float* q = a.qkv + row * a.stride;
+    for (int h = 0; h < a.heads; ++h) rotate_head(a, q + h * d, a.q_norm, row, a.q_scale);
+    for (int h = 0; h < a.cache.kv_heads; ++h) {
+      float* k = q + a.k_offset + h * d;
+      rotate_head(a, k, a.k_norm, row, 1.0f);
+      append(a, k, q + a.v_offset + h * d, a.row_page[row], a.positions[row] % kPage, h);
+    }
+  }
+}
+
+static void stats(const float* logits, int begin, int end, Stats* out) {
+  float top = -INFINITY, ends[kLanes];
+  F tops = set1(-INFINITY), zero = set1(0.0f), total = zero;
+  const int whole = begin + (end - begin) / kLanes * kLanes;
+  for (int i = begin; i < whole; i += kLanes) {
+    tops = max(load(logits + i), tops);
+    zero = fma(load(logits + i), set1(0.0f), zero);
+  }
+  float finite = fold_lanes(zero);
+  store(ends, tops);
+  for (int i = 0; i < kLanes; ++i) top = ends[i] > top ? ends[i] : top;
+  for (int i = whole; i < end; ++i) {
+    top = logits[i] > top ? logits[i] : top;
+    finite += logits[i] * 0.0f;
+  }
+  for (int i = begin; i < whole; i += kLanes) total = add(total, exponential(sub(load(logits + i), set1(top))));
+  for (int i = 0; i < kLanes; ++i) ends[i] = whole + i < end ? logits[whole + i] : -INFINITY;
+  if (whole < end) total = add(total, exponential(sub(load(ends), set1(top))));
+  int at = begin;
+  while (at < end - 1 && logits[at] != top) ++at;
+  *out = {top, fold_lanes(total), at, finite == 0.0f};
+}
+
+}  // namespace sampan::SAMPAN_ISA

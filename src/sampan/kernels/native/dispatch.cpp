@@ -1,0 +1,27 @@
+// Picks the kernels this machine can run.
+
+#include <cstring>
+
+#include "kernels.h"
+
+namespace sampan {
+
+#if !defined(__x86_64__)
+const Kernels* kernels_avx2() { return nullptr; }
+const Kernels* kernels_avx512() { return nullptr; }
+#endif
+#if !defined(__aarch64__)
+const Kernels* kernels_neon() { return nullptr; }
+#endif
+
+const Kernels* choose_kernels(const char* forced) {
+  const Kernels* candidates[] = {kernels_avx512(), kernels_avx2(), kernels_neon(), &kScalar};
+  for (const Kernels* k : candidates)
+    if (k && (!forced || !*forced || std::strcmp(forced, k->name) == 0)) return k;
+  return nullptr;
+}
+
+size_t linear_scratch(int max_k) { return static_cast<size_t>(max_k / kBlock + 1) * 4 * (512 + 4 * 64); }
+size_t attend_scratch(int head_dim) { return static_cast<size_t>(2 * kPage + 2 * kAttendRows) * static_cast<size_t>(head_dim); }
+
+}  // namespace sampan

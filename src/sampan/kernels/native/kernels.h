@@ -1,0 +1,174 @@
+// Data layouts and the kernel table. Every instruction set fills one `Kernels`; `scalar` defines the results.
+//
+// Helpers here have internal linkage on purpose: a shared inline function compiled with AVX-512 flags
+// could be the copy the linker keeps, and crash older machines.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace sampan {
+
+constexpr int kLanes = 16;      // output features of one panel
+constexpr int kBlock = 32;      // input features that share one activation scale
+constexpr int kPage = 32;       // tokens of one KV page
+constexpr int kSplit = 512;     // tokens after which an attention partial is merged
+constexpr int kStatsChunk = 4096;  // logits summarised by one partial
+constexpr int kMaxRowsDirect = 8;  // rows up to which packed weights are read in place
+
+enum class Store : int32_t { u4 = 0, u6 = 1, u8 = 2, f16 = 3, bf16 = 4, f32 = 5 };
+
+// A weight [n, k] packed in panels of 16 output features. Integer stores: w = scale * (q - zero) + min,
+// one scale (and min) per `group` input features. A panel is a sequence of superblocks of
+// max(group, 32) input features: scales | mins | codes. Codes of 32 input features are eight chunks of
+// [16 features][4 inputs] bytes: u8 in order; u4 as four vectors (chunk v low, v+4 high nibble);
+// u6 as u4 plus two vectors of 2-bit highs (chunk 4h+s at bits 2s). Float stores: [k][16] elements.
+struct Matrix {
+  const uint8_t* data;
+  int32_t n, k;
+  Store store;
+  int32_t group;
+  bool wide;     // scales and mins are f32, otherwise f16
+  bool has_min;
+  int32_t zero;
+};
+
+[[maybe_unused]] static inline bool is_integer(const Matrix& m) { return m.store <= Store::u8; }
+[[maybe_unused]] static inline int panels(const Matrix& m) { return (m.n + kLanes - 1) / kLanes; }
+[[maybe_unused]] static inline int fold(const Matrix& m) { return m.group < kBlock ? m.group : kBlock; }
+[[maybe_unused]] static inline int superblock(const Matrix& m) { return m.group < kBlock ? kBlock : m.group; }
+[[maybe_unused]] static inline size_t code_bytes(const Matrix& m) {  // of 32 input features
+  return m.store == Store::u4 ? 256 : m.store == Store::u6 ? 384 : 512;
+}
+[[maybe_unused]] static inline size_t scale_bytes(const Matrix& m) {  // of one superblock: scales alone
+  return static_cast<size_t>(superblock(m) / m.group) * kLanes * (m.wide ? 4 : 2);
+}
+[[maybe_unused]] static inline size_t superblock_bytes(const Matrix& m) {
+  return scale_bytes(m) * (m.has_min ? 2 : 1) + code_bytes(m) * static_cast<size_t>(superblock(m) / kBlock);
+}
+[[maybe_unused]] static inline size_t panel_bytes(const Matrix& m) {
+  if (is_integer(m)) return static_cast<size_t>(m.k / superblock(m)) * superblock_bytes(m);
+  return static_cast<size_t>(m.k) * kLanes * (m.store == Store::f32 ? 4 : 2);
+}
+
+// Rows of activations, float or quantised: a = scale * q per row and block of 32, q = code (one plane) or
+// 256 * code[0] + code[1] (two planes). Sums serve zero points and mins.
+struct Activations {
+  int32_t k, planes;     // planes 0: float rows
+  int32_t capacity;      // rows allocated
+  float* values;         // [rows][k]
+  int8_t* codes;         // [planes][capacity][k]
+  float* scale;          // [rows][k/32]
+  int32_t* isum16;       // [rows][k/16] sums of q
+  int32_t* isum32;       // [rows][k/32]
+  float* sum16;          // [rows][k/16] scale * isum16
+  float* sum32;          // [rows][k/32]
+};
+
+enum class Prep : int32_t { copy = 0, norm = 1, swiglu = 2 };
+
+struct PrepArgs {
+  Prep op;
+  const float* in;         // [rows][stride]; swiglu: gate at 0, up at `up`
+  ptrdiff_t stride;
+  ptrdiff_t up;
+  const float* weight;     // norm
+  float eps;
+  const int32_t* rows;     // row i reads in[rows[i]], or null
+  Activations out;
+};
+
+struct LinearArgs {
+  Matrix w;
+  Activations a;
+  int32_t rows;
+  float* out;              // [rows][stride], padded to whole panels
+  ptrdiff_t stride;
+  const float* bias;       // padded to whole panels, or null
+  bool accumulate;         // out += result
+};
+
+struct EmbedArgs {
+  Matrix table;
+  const int32_t* ids;
+  float* out;
+  ptrdiff_t stride;
+};
+
+// One step's sequences: tokens [start, start + count) of the batch at positions [past, past + count).
+struct Span {
+  int32_t start, count, past;
+  const int32_t* pages;
+};
+
+enum class Cache : int32_t { bf16 = 0, f32 = 1 };
+
+// Paged cache. Page b of layer l and KV head h: K as [head_dim][32], then V as [32][head_dim].
+struct CacheView {
+  uint8_t* data;
+  Cache type;
+  int32_t layers, kv_heads, head_dim;
+};
+[[maybe_unused]] static inline size_t page_bytes(const CacheView& c) {  // one layer, one KV head
+  return static_cast<size_t>(2) * kPage * static_cast<size_t>(c.head_dim) * (c.type == Cache::f32 ? 4 : 2);
+}
+[[maybe_unused]] static inline uint8_t* page_at(const CacheView& c, int page, int layer, int head) {
+  const size_t index = (static_cast<size_t>(page) * static_cast<size_t>(c.layers) + static_cast<size_t>(layer)) *
+                           static_cast<size_t>(c.kv_heads) + static_cast<size_t>(head);
+  return c.data + index * page_bytes(c);
+}
+
+// Rotates q and k in place, normalises heads first when weights are given, scales q, appends k and v.
+struct RopeArgs {
+  float* qkv;              // [rows][stride]
+  ptrdiff_t stride, k_offset, v_offset;
+  int32_t heads, layer;
+  float q_scale;
+  const float* q_norm;     // [head_dim] or null
+  const float* k_norm;
+  float eps;
+  const float* cos;        // [rows][head_dim / 2]
+  const float* sin;
+  const int32_t* positions;
+  const int32_t* row_page; // page that holds each row's token
+  CacheView cache;
+};
+
+struct AttendArgs {
+  const float* q;          // [rows][stride]
+  ptrdiff_t q_stride;
+  float* out;              // [rows][out_stride]
+  ptrdiff_t out_stride;
+  int32_t heads, layer;
+  CacheView cache;
+};
+
+struct Stats {             // of one chunk of logits
+  float max, sum;          // sum of exp(x - max)
+  int32_t argmax;
+  int32_t finite;
+};
+
+struct Kernels {
+  const char* name;
+  void (*embed)(const EmbedArgs&, int row_begin, int row_end);
+  void (*prepare)(const PrepArgs&, int row_begin, int row_end);
+  void (*linear)(const LinearArgs&, int panel_begin, int panel_end, uint8_t* scratch);
+  void (*rope)(const RopeArgs&, int row_begin, int row_end);
+  // Rows [row, row + count) of a span against KV head `head`.
+  void (*attend)(const AttendArgs&, const Span&, int row, int count, int head, float* scratch);
+  void (*stats)(const float* logits, int begin, int end, Stats* out);
+};
+
+extern const Kernels kScalar;
+const Kernels* kernels_avx2();    // null where not built or not runnable
+const Kernels* kernels_avx512();
+const Kernels* kernels_neon();
+const Kernels* choose_kernels(const char* forced);  // null: unknown or not runnable
+
+// Scratch of `linear` in bytes and of `attend` in floats, for any instruction set.
+size_t linear_scratch(int max_k);
+size_t attend_scratch(int head_dim);
+constexpr int kAttendRows = 64;   // query rows (tokens x heads of one KV head) per attention item
+
+}  // namespace sampan

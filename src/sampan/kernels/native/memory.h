@@ -1,0 +1,29 @@
+// Zeroed anonymous memory, aligned for huge pages.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace sampan {
+
+class Memory {
+ public:
+  Memory() = default;
+  explicit Memory(size_t bytes);  // null data when the system refuses
+  ~Memory();
+  Memory(Memory&& other) noexcept : data_(other.data_), bytes_(other.bytes_) { other.data_ = nullptr; }
+  Memory& operator=(Memory&& other) noexcept;
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  uint8_t* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+  template <class T>
+  T* as() const { return reinterpret_cast<T*>(data_); }
+
+ private:
+  uint8_t* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+}  // namespace sampan

@@ -1,0 +1,12 @@
+#define SAMPAN_ISA neon
+#include "vec_neon.h"
+#include "body_rows.h"
+#include "body_matmul.h"
+#include "body_linear.h"
+#include "body_attend.h"
+
+namespace sampan {
+static const Kernels kTable = {"neon", neon::embed, neon::prepare, neon::linear, neon::rope, neon::attend, neon::stats};
+
+const Kernels* kernels_neon() { return &kTable; }
+}  // namespace sampan

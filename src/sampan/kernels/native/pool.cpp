@@ -1,0 +1,68 @@
+#include "pool.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace sampan {
+
+static inline void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+constexpr int kSpinsBeforeYield = 4000;     // a sibling may need this core
+constexpr int kSpinsBeforePark = 20000;     // about the pause between two tokens
+
+Pool::Pool(int threads) : size_(threads < 1 ? 1 : threads) {
+  for (int t = 1; t < size_; ++t) threads_.emplace_back([this, t] { work(t); });
+}
+
+Pool::~Pool() {
+  stop_.store(true);
+  generation_.fetch_add(1);
+  generation_.notify_all();
+  for (std::thread& t : threads_) t.join();
+}
+
+void Pool::work(int thread) {
+  uint32_t seen = 0;
+  while (true) {
+    int spins = 0;
+    while (generation_.load(std::memory_order_acquire) == seen) {
+      if (++spins < kSpinsBeforePark) relax();
+      else generation_.wait(seen, std::memory_order_acquire);
+    }
+    seen = generation_.load(std::memory_order_acquire);
+    if (stop_.load()) return;
+    (*job_)(thread);
+    barrier();
+  }
+}
+
+void Pool::run(const std::function<void(int)>& job) {
+  job_ = &job;
+  generation_.fetch_add(1, std::memory_order_release);
+  generation_.notify_all();
+  job(0);
+  barrier();
+}
+
+void Pool::barrier() {
+  const uint32_t phase = phase_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+    arrived_.store(0, std::memory_order_relaxed);
+    phase_.store(phase + 1, std::memory_order_release);
+    return;
+  }
+  int spins = 0;
+  while (phase_.load(std::memory_order_acquire) == phase) {
+    if (++spins < kSpinsBeforeYield) relax();
+    else std::this_thread::yield();
+  }
+}
+
+}  // namespace sampan

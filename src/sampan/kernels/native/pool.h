@@ -1,0 +1,45 @@
+// A pool of threads that enter a step together and meet at spin barriers. Parks when idle.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <thread>
+#include <vector>
+
+namespace sampan {
+
+class Pool {
+ public:
+  explicit Pool(int threads);
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  int size() const { return size_; }
+  // Calls job(thread) once on every thread, the caller's included; returns when all are done. The job must
+  // not throw, and only one caller may be inside.
+  void run(const std::function<void(int)>& job);
+  // Inside a job: waits until every thread is here.
+  void barrier();
+
+ private:
+  void work(int thread);
+
+  const int size_;
+  const std::function<void(int)>* job_ = nullptr;
+  alignas(64) std::atomic<uint32_t> generation_{0};
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<uint32_t> phase_{0};
+  std::atomic<bool> stop_{false};
+  std::vector<std::thread> threads_;
+};
+
+// Hands out [0, items) in pieces of `grain`, in any order, from inside a job.
+inline bool take(std::atomic<int>& next, int items, int grain, int& begin, int& end) {
+  begin = next.fetch_add(grain, std::memory_order_relaxed);
+  if (begin >= items) return false;
+  end = begin + grain < items ? begin + grain : items;
+  return true;
+}
+
+}  // namespace sampan

@@ -1,0 +1,113 @@
+// A model's forward as a list of instructions over named buffers, run in one entry per step.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "kernels.h"
+#include "memory.h"
+#include "pool.h"
+
+namespace sampan {
+
+enum class Op : int32_t { embed, angles, prepare, linear, rope, attend, stats };
+
+// One instruction; buffers are named by index and resolved when a step runs. `joined`: no barrier before it.
+struct Instruction {
+  Op op;
+  bool joined = false;
+  bool sampled = false;    // works on the sampled rows
+  int in = -1, out = -1;   // float buffers
+  int act = -1;            // activations
+  int in_offset = 0, out_offset = 0, up = 0;
+  Prep prep = Prep::copy;
+  Matrix matrix{};
+  const float* weight = nullptr;  // norm or bias
+  const float* q_norm = nullptr;
+  const float* k_norm = nullptr;
+  float eps = 0.0f, q_scale = 1.0f;
+  bool accumulate = false;
+  int heads = 0, layer = 0, k_offset = 0, v_offset = 0;
+};
+
+// One step's inputs; spans cover the rows in order.
+struct Step {
+  int rows = 0, sampled = 0;
+  const int32_t* ids = nullptr;
+  const int32_t* positions = nullptr;
+  const int32_t* sampled_rows = nullptr;
+  std::vector<Span> spans;
+  uint8_t* cache = nullptr;
+};
+
+struct Angles {
+  std::vector<double> inverse_frequency;  // [head_dim / 2]
+  float scale = 1.0f;
+};
+
+class Program {
+ public:
+  Program(Pool& pool, const Kernels& kernels, int max_rows, CacheView cache, Angles angles);
+
+  int buffer(int width);               // [max_rows][width] floats
+  int logits(int width);               // [sampled][width], grown on demand
+  int activations(int k, int planes);  // planes 0: floats
+  void add(Instruction instruction);
+  // Runs every instruction. Returns false when memory for the logits is refused.
+  bool run(const Step& step);
+
+  int max_rows() const { return max_rows_; }
+  int stats_chunks() const { return (vocabulary_ + kStatsChunk - 1) / kStatsChunk; }
+  int vocabulary() const { return vocabulary_; }
+  const Stats* stats() const { return stats_.data(); }          // [sampled][chunks]
+  const float* logits_data() const { return buffers_[static_cast<size_t>(logits_)].memory.as<float>(); }
+  int logits_width() const { return buffers_[static_cast<size_t>(logits_)].width; }
+  bool ok() const { return ok_; }                               // every buffer was granted
+  size_t bytes() const;
+  void set_vocabulary(int n) { vocabulary_ = n; }
+
+ private:
+  struct Buffer {
+    Memory memory;
+    int width;
+  };
+  struct Work {  // an attention item
+    int span, row, count, head;
+  };
+  struct alignas(64) Counter {
+    std::atomic<int> next{0};
+  };
+
+  float* at(int buffer) const { return buffers_[static_cast<size_t>(buffer)].memory.as<float>(); }
+  int width(int buffer) const { return buffers_[static_cast<size_t>(buffer)].width; }
+  void plan(const Step& step);
+  void execute(const Instruction& i, const Step& step, Counter& counter, int thread);
+  int items(const Instruction& i, const Step& step) const;
+  int grain(const Instruction& i, int items) const;
+  void piece(const Instruction& i, const Step& step, int begin, int end, int thread);
+  void angles(const Step& step, int begin, int end);
+  void rope(const Instruction& i, const Step& step, int begin, int end);
+  void linear(const Instruction& i, const Step& step, int begin, int end, int thread);
+  void prepare(const Instruction& i, const Step& step, int begin, int end);
+
+  Pool& pool_;
+  const Kernels& kernels_;
+  const int max_rows_;
+  CacheView cache_;
+  Angles angles_;
+  std::vector<Instruction> instructions_;
+  std::vector<Buffer> buffers_;
+  std::vector<Activations> activations_;
+  std::vector<Memory> owned_;
+  Memory cos_, sin_;
+  std::vector<int32_t> row_page_;
+  std::vector<Work> work_;
+  std::vector<Stats> stats_;
+  std::unique_ptr<Counter[]> counters_;
+  std::vector<Memory> linear_scratch_, attend_scratch_;
+  int logits_ = -1, vocabulary_ = 0, max_k_ = 0;
+  bool ok_ = true;
+};
+
+}  // namespace sampan

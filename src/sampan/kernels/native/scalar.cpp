@@ -1,0 +1,87 @@
+// The definition of every result. Row kernels and attention are the shared bodies on plain C++ lanes; the
+// matrix product is written out here, one output at a time, against which the fast tiles are tested.
+
+#define SAMPAN_ISA scalar
+#include "vec_scalar.h"
+namespace sampan::scalar {
+constexpr int kAttendTile = 1;
+template <int N>
+struct Count {
+  constexpr operator int() const { return N; }
+};
+template <int Max, class Fn>
+static inline void with_count(int, Fn f) { f(Count<1>{}); }
+}  // namespace sampan::scalar
+#include "body_rows.h"
+#include "body_attend.h"
+
+namespace sampan::scalar {
+
+static float scale_at(const Matrix& m, const uint8_t* p, int lane) {
+  if (!m.wide) return sixteen_bits(p, lane, Store::f16);
+  float v;
+  std::memcpy(&v, p + lane * 4, 4);
+  return v;
+}
+
+static int activation(const Activations& a, ptrdiff_t row, int k) {
+  const ptrdiff_t at = row * a.k + k;
+  return a.planes == 2 ? a.codes[at] * 256 + a.codes[static_cast<ptrdiff_t>(a.capacity) * a.k + at] : a.codes[at];
+}
+
+// Folds of 32 inputs (16 for finer groups), each an exact integer sum, one after another.
+static float integer_output(const Matrix& m, const Activations& a, int row, int panel, int lane) {
+  const int step = fold(m), vector = kLanes * (m.wide ? 4 : 2);
+  float acc = 0.0f;
+  for (int k = 0; k < m.k; k += step) {
+    const int in = k % superblock(m);
+    const uint8_t* block = m.data + panel_bytes(m) * static_cast<size_t>(panel) +
+                           superblock_bytes(m) * static_cast<size_t>(k / superblock(m));
+    const uint8_t* mins = block + scale_bytes(m);
+    const uint8_t* codes = mins + (m.has_min ? scale_bytes(m) : 0) + static_cast<size_t>(in / kBlock) * code_bytes(m);
+    int32_t total = 0, sum = 0;
+    for (int i = 0; i < step; ++i) {
+      const int chunk = (in + i) % kBlock / 4, q = activation(a, row, k + i);
+      total += (code_at(m, codes, chunk, lane, i % 4) - m.zero) * q;
+      sum += q;
+    }
+    const float scale = a.scale[row * (m.k / kBlock) + k / kBlock];
+    const int group = in / m.group * vector;
+    acc = std::fma(static_cast<float>(total) * scale_at(m, block + group, lane), scale, acc);
+    if (m.has_min) acc = std::fma(scale_at(m, mins + group, lane), scale * static_cast<float>(sum), acc);
+  }
+  return acc;
+}
+
+static float float_output(const Matrix& m, const Activations& a, int row, int panel, int lane) {
+  const uint8_t* w = m.data + panel_bytes(m) * static_cast<size_t>(panel);
+  const size_t stride = kLanes * (m.store == Store::f32 ? 4 : 2);
+  const float* x = a.values + static_cast<ptrdiff_t>(row) * a.k;
+  float acc = 0.0f;
+  for (int k = 0; k < m.k; ++k, w += stride) {
+    float v;
+    if (m.store == Store::f32) std::memcpy(&v, w + lane * 4, 4);
+    else v = sixteen_bits(w, lane, m.store);
+    acc = std::fma(v, x[k], acc);
+  }
+  return acc;
+}
+
+static void linear(const LinearArgs& a, int begin, int end, uint8_t*) {
+  for (int panel = begin; panel < end; ++panel) {
+    for (int row = 0; row < a.rows; ++row) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        float y = is_integer(a.w) ? integer_output(a.w, a.a, row, panel, lane) : float_output(a.w, a.a, row, panel, lane);
+        float* out = a.out + row * a.stride + panel * kLanes + lane;
+        if (a.bias) y += a.bias[panel * kLanes + lane];
+        *out = a.accumulate ? *out + y : y;
+      }
+    }
+  }
+}
+
+}  // namespace sampan::scalar
+
+namespace sampan {
+const Kernels kScalar = {"scalar", scalar::embed, scalar::prepare, scalar::linear, scalar::rope, scalar::attend, scalar::stats};
+}

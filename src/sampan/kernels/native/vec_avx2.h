@@ -1,0 +1,129 @@
+// Sixteen lanes in two registers: AVX2, FMA and F16C.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace sampan::SAMPAN_ISA {
+
+struct F { __m256 a, b; };
+struct I { __m256i a, b; };
+struct W { __m256i a, b; };  // 64 codes: [16 features][4 inputs]
+
+static inline __m256i at(const void* p, int i) { return _mm256_loadu_si256(static_cast<const __m256i*>(p) + i); }
+static inline void put(void* p, int i, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(p) + i, x); }
+
+static inline F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+static inline void store(float* p, F x) { _mm256_storeu_ps(p, x.a); _mm256_storeu_ps(p + 8, x.b); }
+static inline F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+static inline F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+static inline F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+static inline F mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+static inline F div(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+static inline F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+static inline F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+static inline F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+static inline F pick_less(F x, F limit, F b, F a) {
+  return {_mm256_blendv_ps(a.a, b.a, _mm256_cmp_ps(x.a, limit.a, _CMP_LT_OQ)),
+          _mm256_blendv_ps(a.b, b.b, _mm256_cmp_ps(x.b, limit.b, _CMP_LT_OQ))};
+}
+static inline I nearest(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+// Largest magnitude by bit pattern: exact in any order, and NaN wins.
+static inline float max_magnitude(F x, F y) {
+  const __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+  const __m256i p = _mm256_max_epi32(_mm256_castps_si256(_mm256_and_ps(x.a, mask)), _mm256_castps_si256(_mm256_and_ps(x.b, mask)));
+  const __m256i q = _mm256_max_epi32(_mm256_castps_si256(_mm256_and_ps(y.a, mask)), _mm256_castps_si256(_mm256_and_ps(y.b, mask)));
+  const __m256i top = _mm256_max_epi32(p, q);
+  __m128i r = _mm_max_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
+  r = _mm_max_epi32(r, _mm_shuffle_epi32(r, 0x4e));
+  r = _mm_max_epi32(r, _mm_shuffle_epi32(r, 0xb1));
+  return _mm_cvtss_f32(_mm_castsi128_ps(r));
+}
+static inline int32_t sum(I x) {
+  const __m256i both = _mm256_add_epi32(x.a, x.b);
+  __m128i r = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+  r = _mm_add_epi32(r, _mm_shuffle_epi32(r, 0x4e));
+  r = _mm_add_epi32(r, _mm_shuffle_epi32(r, 0xb1));
+  return _mm_cvtsi128_si32(r);
+}
+static inline F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+static inline F power_of_two(I n) {
+  const __m256i bias = _mm256_set1_epi32(127);
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.a, bias), 23)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.b, bias), 23))};
+}
+static inline void store_i32(int32_t* p, I x) { put(p, 0, x.a); put(p, 1, x.b); }
+static inline void store_i8(int8_t* p, I x) {
+  const __m256i pairs = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
+  const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+static inline F load_f16(const void* p) {
+  const __m128i* h = static_cast<const __m128i*>(p);
+  return {_mm256_cvtph_ps(_mm_loadu_si128(h)), _mm256_cvtph_ps(_mm_loadu_si128(h + 1))};
+}
+static inline __m256 widen_bf16(__m128i h) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+static inline F load_bf16(const void* p) {
+  const __m128i* h = static_cast<const __m128i*>(p);
+  return {widen_bf16(_mm_loadu_si128(h)), widen_bf16(_mm_loadu_si128(h + 1))};
+}
+static inline __m256i round_bf16(__m256 x) {
+  const __m256i bits = _mm256_castps_si256(x);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+}
+static inline void store_bf16(uint16_t* p, F x) {
+  put(p, 0, _mm256_permute4x64_epi64(_mm256_packus_epi32(round_bf16(x.a), round_bf16(x.b)), 0xd8));
+}
+
+static inline I set1_i32(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+static inline I shift8(I x) { return {_mm256_slli_epi32(x.a, 8), _mm256_slli_epi32(x.b, 8)}; }
+static inline I add_i32(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+static inline W load_codes(const uint8_t* p) { return {at(p, 0), at(p, 1)}; }
+static inline void store_codes(uint8_t* p, W w) { put(p, 0, w.a); put(p, 1, w.b); }
+static inline W low_nibbles(W w) {
+  const __m256i m = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(w.a, m), _mm256_and_si256(w.b, m)};
+}
+static inline W high_nibbles(W w) {
+  return low_nibbles({_mm256_srli_epi16(w.a, 4), _mm256_srli_epi16(w.b, 4)});
+}
+static inline __m256i high2(__m256i x, int s) {
+  const __m256i bits = _mm256_and_si256(_mm256_srli_epi16(x, 2 * s), _mm256_set1_epi8(3));
+  return _mm256_slli_epi16(bits, 4);
+}
+static inline W add_high2(W low, W high, int s) {  // low | ((high >> 2s) & 3) << 4
+  return {_mm256_or_si256(low.a, high2(high.a, s)), _mm256_or_si256(low.b, high2(high.b, s))};
+}
+static inline I four(const int8_t* a) {  // four activations in every lane
+  int32_t x;
+  std::memcpy(&x, a, 4);
+  return set1_i32(x);
+}
+template <bool Wide>
+static inline __m256i dot8(__m256i acc, __m256i w, __m256i a) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  if constexpr (!Wide) return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), ones));
+  // 255 * 127 * 2 would saturate 16 bits: low seven bits and the top bit apart.
+  const __m256i low = _mm256_and_si256(w, _mm256_set1_epi8(127));
+  const __m256i top = _mm256_and_si256(_mm256_srli_epi16(w, 7), _mm256_set1_epi8(1));
+  const __m256i products = _mm256_madd_epi16(_mm256_maddubs_epi16(low, a), ones);
+  const __m256i tops = _mm256_madd_epi16(_mm256_maddubs_epi16(top, a), _mm256_set1_epi16(128));
+  return _mm256_add_epi32(acc, _mm256_add_epi32(products, tops));
+}
+// acc + sum of four u8 x s8 products a lane. `Wide`: codes may exceed 127.
+template <bool Wide>
+static inline I dot(I acc, W w, I a) { return {dot8<Wide>(acc.a, w.a, a.a), dot8<Wide>(acc.b, w.b, a.b)}; }
+static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+constexpr int kTileRows = 2, kTilePanels = 1;
+constexpr int kFloatRows = 4, kFloatPanels = 1;
+constexpr int kAttendTile = 2;
+
+}  // namespace sampan::SAMPAN_ISA

@@ -1,0 +1,87 @@
+// Sixteen lanes in one register: AVX-512 F, BW, VL, DQ and VNNI.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace sampan::SAMPAN_ISA {
+
+struct F { __m512 v; };
+struct I { __m512i v; };
+struct W { __m512i v; };  // 64 codes: [16 features][4 inputs]
+
+static inline F load(const float* p) { return {_mm512_loadu_ps(p)}; }
+static inline void store(float* p, F a) { _mm512_storeu_ps(p, a.v); }
+static inline F set1(float x) { return {_mm512_set1_ps(x)}; }
+static inline F add(F a, F b) { return {_mm512_add_ps(a.v, b.v)}; }
+static inline F sub(F a, F b) { return {_mm512_sub_ps(a.v, b.v)}; }
+static inline F mul(F a, F b) { return {_mm512_mul_ps(a.v, b.v)}; }
+static inline F div(F a, F b) { return {_mm512_div_ps(a.v, b.v)}; }
+static inline F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+static inline F max(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }
+static inline F min(F a, F b) { return {_mm512_min_ps(a.v, b.v)}; }
+static inline F pick_less(F x, F limit, F b, F a) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, limit.v, _CMP_LT_OQ), a.v, b.v)};
+}
+static inline I nearest(F a) { return {_mm512_cvtps_epi32(a.v)}; }
+// Largest magnitude by bit pattern: exact in any order, and NaN wins.
+static inline float max_magnitude(F a, F b) {
+  const __m512i top = _mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(a.v)), _mm512_castps_si512(_mm512_abs_ps(b.v)));
+  const int32_t bits = _mm512_reduce_max_epi32(top);
+  float r;
+  std::memcpy(&r, &bits, 4);
+  return r;
+}
+static inline int32_t sum(I a) { return _mm512_reduce_add_epi32(a.v); }
+static inline F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
+static inline F power_of_two(I n) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n.v, _mm512_set1_epi32(127)), 23))};
+}
+static inline void store_i8(int8_t* p, I a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
+}
+static inline void store_i32(int32_t* p, I a) { _mm512_storeu_si512(p, a.v); }
+static inline F load_f16(const void* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
+}
+static inline F load_bf16(const void* p) {
+  const __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(x, 16))};
+}
+static inline void store_bf16(uint16_t* p, F a) {
+  const __m512i bits = _mm512_castps_si512(a.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i round = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(round, 16)));
+}
+
+static inline I set1_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
+static inline I shift8(I a) { return {_mm512_slli_epi32(a.v, 8)}; }
+static inline I add_i32(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
+static inline W load_codes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+static inline void store_codes(uint8_t* p, W w) { _mm512_storeu_si512(p, w.v); }
+static inline W low_nibbles(W w) { return {_mm512_and_si512(w.v, _mm512_set1_epi8(15))}; }
+static inline W high_nibbles(W w) { return {_mm512_and_si512(_mm512_srli_epi16(w.v, 4), _mm512_set1_epi8(15))}; }
+static inline W add_high2(W low, W high, int s) {  // low | ((high >> 2s) & 3) << 4
+  const __m512i bits = _mm512_and_si512(_mm512_srli_epi16(high.v, static_cast<unsigned>(2 * s)), _mm512_set1_epi8(3));
+  return {_mm512_or_si512(low.v, _mm512_slli_epi16(bits, 4))};
+}
+static inline I four(const int8_t* a) {  // four activations in every lane
+  int32_t x;
+  std::memcpy(&x, a, 4);
+  return {_mm512_set1_epi32(x)};
+}
+// acc + sum of four u8 x s8 products a lane. `Wide`: codes may exceed 127.
+template <bool Wide>
+static inline I dot(I acc, W w, I a) { return {_mm512_dpbusd_epi32(acc.v, w.v, a.v)}; }
+static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+constexpr int kTileRows = 4, kTilePanels = 3;       // 12 + 12 accumulators, 3 weights, 1 broadcast
+constexpr int kFloatRows = 6, kFloatPanels = 3;
+constexpr int kAttendTile = 6;
+
+}  // namespace sampan::SAMPAN_ISA

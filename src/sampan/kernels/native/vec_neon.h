@@ -1,0 +1,123 @@
+// Sixteen lanes in four registers: Armv8.2-A with dotprod.
+#pragma once
+
+#include <arm_neon.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace sampan::SAMPAN_ISA {
+
+struct F { float32x4_t v[4]; };
+struct I { int32x4_t v[4]; };
+struct W { uint8x16_t v[4]; };  // 64 codes: [16 features][4 inputs]
+
+#define SAMPAN_EACH for (int i = 0; i < 4; ++i)
+
+static inline F load(const float* p) { F r; SAMPAN_EACH r.v[i] = vld1q_f32(p + 4 * i); return r; }
+static inline void store(float* p, F a) { SAMPAN_EACH vst1q_f32(p + 4 * i, a.v[i]); }
+static inline F set1(float x) { F r; SAMPAN_EACH r.v[i] = vdupq_n_f32(x); return r; }
+static inline F add(F a, F b) { SAMPAN_EACH a.v[i] = vaddq_f32(a.v[i], b.v[i]); return a; }
+static inline F sub(F a, F b) { SAMPAN_EACH a.v[i] = vsubq_f32(a.v[i], b.v[i]); return a; }
+static inline F mul(F a, F b) { SAMPAN_EACH a.v[i] = vmulq_f32(a.v[i], b.v[i]); return a; }
+static inline F div(F a, F b) { SAMPAN_EACH a.v[i] = vdivq_f32(a.v[i], b.v[i]); return a; }
+static inline F fma(F a, F b, F c) { SAMPAN_EACH c.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]); return c; }
+static inline F pick_less(F x, F limit, F b, F a) {
+  SAMPAN_EACH a.v[i] = vbslq_f32(vcltq_f32(x.v[i], limit.v[i]), b.v[i], a.v[i]);
+  return a;
+}
+// Not vmaxq/vminq: those propagate NaN, x86 takes the second operand.
+static inline F max(F a, F b) { return pick_less(b, a, a, b); }
+static inline F min(F a, F b) { return pick_less(a, b, a, b); }
+static inline I nearest(F a) { I r; SAMPAN_EACH r.v[i] = vcvtnq_s32_f32(a.v[i]); return r; }
+// Largest magnitude by bit pattern: exact in any order, and NaN wins.
+static inline float max_magnitude(F a, F b) {
+  uint32x4_t top = vdupq_n_u32(0);
+  SAMPAN_EACH {
+    top = vmaxq_u32(top, vreinterpretq_u32_f32(vabsq_f32(a.v[i])));
+    top = vmaxq_u32(top, vreinterpretq_u32_f32(vabsq_f32(b.v[i])));
+  }
+  const uint32_t bits = vmaxvq_u32(top);
+  float r;
+  std::memcpy(&r, &bits, 4);
+  return r;
+}
+static inline int32_t sum(I a) { int32_t s = 0; SAMPAN_EACH s += vaddvq_s32(a.v[i]); return s; }
+static inline F to_float(I a) { F r; SAMPAN_EACH r.v[i] = vcvtq_f32_s32(a.v[i]); return r; }
+static inline F power_of_two(I n) {
+  F r;
+  SAMPAN_EACH r.v[i] = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n.v[i], vdupq_n_s32(127)), 23));
+  return r;
+}
+static inline void store_i32(int32_t* p, I a) { SAMPAN_EACH vst1q_s32(p + 4 * i, a.v[i]); }
+static inline void store_i8(int8_t* p, I a) {
+  const int16x8_t low = vcombine_s16(vmovn_s32(a.v[0]), vmovn_s32(a.v[1]));
+  const int16x8_t high = vcombine_s16(vmovn_s32(a.v[2]), vmovn_s32(a.v[3]));
+  vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+}
+static inline F load_f16(const void* p) {
+  const uint16_t* h = static_cast<const uint16_t*>(p);
+  F r;
+  SAMPAN_EACH r.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(h + 4 * i)));
+  return r;
+}
+static inline F load_bf16(const void* p) {
+  const uint16_t* h = static_cast<const uint16_t*>(p);
+  F r;
+  SAMPAN_EACH r.v[i] = vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(h + 4 * i), 16));
+  return r;
+}
+static inline void store_bf16(uint16_t* p, F a) {
+  SAMPAN_EACH {
+    const uint32x4_t bits = vreinterpretq_u32_f32(a.v[i]);
+    const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    vst1_u16(p + 4 * i, vshrn_n_u32(vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd), 16));
+  }
+}
+
+static inline I set1_i32(int32_t x) { I r; SAMPAN_EACH r.v[i] = vdupq_n_s32(x); return r; }
+static inline I shift8(I a) { SAMPAN_EACH a.v[i] = vshlq_n_s32(a.v[i], 8); return a; }
+static inline I add_i32(I a, I b) { SAMPAN_EACH a.v[i] = vaddq_s32(a.v[i], b.v[i]); return a; }
+static inline W load_codes(const uint8_t* p) { W r; SAMPAN_EACH r.v[i] = vld1q_u8(p + 16 * i); return r; }
+static inline void store_codes(uint8_t* p, W w) { SAMPAN_EACH vst1q_u8(p + 16 * i, w.v[i]); }
+static inline W low_nibbles(W w) { SAMPAN_EACH w.v[i] = vandq_u8(w.v[i], vdupq_n_u8(15)); return w; }
+static inline W high_nibbles(W w) { SAMPAN_EACH w.v[i] = vshrq_n_u8(w.v[i], 4); return w; }
+static inline W add_high2(W low, W high, int s) {  // low | ((high >> 2s) & 3) << 4
+  const int8x16_t right = vdupq_n_s8(static_cast<int8_t>(-2 * s));
+  SAMPAN_EACH {
+    const uint8x16_t bits = vandq_u8(vshlq_u8(high.v[i], right), vdupq_n_u8(3));
+    low.v[i] = vorrq_u8(low.v[i], vshlq_n_u8(bits, 4));
+  }
+  return low;
+}
+static inline I four(const int8_t* a) {  // four activations in every lane
+  int32_t x;
+  std::memcpy(&x, a, 4);
+  return set1_i32(x);
+}
+// acc + sum of four u8 x s8 products a lane. `Wide`: codes may exceed 127, and 128 is taken out and put back.
+template <bool Wide>
+static inline I dot(I acc, W w, I a) {
+  SAMPAN_EACH {
+    const int8x16_t x = vreinterpretq_s8_s32(a.v[i]);
+    if constexpr (Wide) {
+      const int8x16_t centred = vreinterpretq_s8_u8(veorq_u8(w.v[i], vdupq_n_u8(128)));
+      const int32x4_t back = vdotq_s32(vdupq_n_s32(0), vdupq_n_s8(-128), x);
+      acc.v[i] = vsubq_s32(vdotq_s32(acc.v[i], centred, x), back);
+    } else {
+      acc.v[i] = vdotq_s32(acc.v[i], vreinterpretq_s8_u8(w.v[i]), x);
+    }
+  }
+  return acc;
+}
+static inline void prefetch(const void* p) { __builtin_prefetch(p); }
+
+#undef SAMPAN_EACH
+
+constexpr int kTileRows = 2, kTilePanels = 1;
+constexpr int kFloatRows = 4, kFloatPanels = 1;
+constexpr int kAttendTile = 2;
+
+}  // namespace sampan::SAMPAN_ISA

@@ -1,0 +1,96 @@
+// Sixteen lanes in plain C++: the definition that every other vec_*.h equals bit for bit.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace sampan::SAMPAN_ISA {
+
+struct F { float v[kLanes]; };
+struct I { int32_t v[kLanes]; };
+
+#define SAMPAN_EACH for (int i = 0; i < kLanes; ++i)
+
+static inline F load(const float* p) { F r; std::memcpy(r.v, p, sizeof r.v); return r; }
+static inline void store(float* p, F a) { std::memcpy(p, a.v, sizeof a.v); }
+static inline F set1(float x) { F r; SAMPAN_EACH r.v[i] = x; return r; }
+static inline F add(F a, F b) { SAMPAN_EACH a.v[i] += b.v[i]; return a; }
+static inline F sub(F a, F b) { SAMPAN_EACH a.v[i] -= b.v[i]; return a; }
+static inline F mul(F a, F b) { SAMPAN_EACH a.v[i] *= b.v[i]; return a; }
+static inline F div(F a, F b) { SAMPAN_EACH a.v[i] /= b.v[i]; return a; }
+static inline F fma(F a, F b, F c) { SAMPAN_EACH c.v[i] = std::fma(a.v[i], b.v[i], c.v[i]); return c; }
+static inline F max(F a, F b) { SAMPAN_EACH a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
+static inline F min(F a, F b) { SAMPAN_EACH a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return a; }
+// b where x < limit, else a.
+static inline F pick_less(F x, F limit, F b, F a) { SAMPAN_EACH a.v[i] = x.v[i] < limit.v[i] ? b.v[i] : a.v[i]; return a; }
+static inline I nearest(F a) {  // to even; what does not fit becomes INT32_MIN
+  I r;
+  SAMPAN_EACH r.v[i] = std::fabs(a.v[i]) < 2147483648.0f ? static_cast<int32_t>(std::nearbyint(a.v[i])) : INT32_MIN;
+  return r;
+}
+// Largest magnitude by bit pattern: exact in any order, and NaN wins.
+static inline float max_magnitude(F a, F b) {
+  uint32_t top = 0;
+  SAMPAN_EACH {
+    uint32_t x, y;
+    std::memcpy(&x, &a.v[i], 4);
+    std::memcpy(&y, &b.v[i], 4);
+    x &= 0x7fffffffu;
+    y &= 0x7fffffffu;
+    top = x > top ? x : top;
+    top = y > top ? y : top;
+  }
+  float r;
+  std::memcpy(&r, &top, 4);
+  return r;
+}
+static inline int32_t sum(I a) { int32_t s = 0; SAMPAN_EACH s += a.v[i]; return s; }
+static inline F to_float(I a) { F r; SAMPAN_EACH r.v[i] = static_cast<float>(a.v[i]); return r; }
+static inline F power_of_two(I n) {
+  F r;
+  SAMPAN_EACH { const uint32_t bits = static_cast<uint32_t>(n.v[i] + 127) << 23; std::memcpy(&r.v[i], &bits, 4); }
+  return r;
+}
+static inline void store_i8(int8_t* p, I a) { SAMPAN_EACH p[i] = static_cast<int8_t>(a.v[i]); }
+static inline void store_i32(int32_t* p, I a) { std::memcpy(p, a.v, sizeof a.v); }
+
+static inline float half_to_float(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, mantissa = h & 0x3ffu;
+  const uint32_t exponent = (h >> 10) & 31u;
+  float r;
+  if (exponent == 0) {
+    r = std::ldexp(static_cast<float>(mantissa), -24);
+    return sign ? -r : r;
+  }
+  const uint32_t bits = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | mantissa << 13;
+  std::memcpy(&r, &bits, 4);
+  return r;
+}
+static inline F load_f16(const void* p) {
+  uint16_t h[kLanes];
+  std::memcpy(h, p, sizeof h);
+  F r;
+  SAMPAN_EACH r.v[i] = half_to_float(h[i]);
+  return r;
+}
+static inline F load_bf16(const void* p) {
+  uint16_t h[kLanes];
+  std::memcpy(h, p, sizeof h);
+  F r;
+  SAMPAN_EACH { const uint32_t bits = static_cast<uint32_t>(h[i]) << 16; std::memcpy(&r.v[i], &bits, 4); }
+  return r;
+}
+static inline void store_bf16(uint16_t* p, F a) {  // round to nearest even
+  SAMPAN_EACH {
+    uint32_t bits;
+    std::memcpy(&bits, &a.v[i], 4);
+    p[i] = static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+  }
+}
+
+#undef SAMPAN_EACH
+
+}  // namespace sampan::SAMPAN_ISA

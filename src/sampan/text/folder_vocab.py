@@ -1,0 +1,133 @@
+"""Reads a vocabulary from a model folder.
+
+`tokenizer.json` is the vocabulary; `tokenizer_config.json` names its special entries;
+`generation_config.json` and `config.json` list the ids that end a turn.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sampan.core.errors import TokenizerError
+from sampan.text.vocabulary import TURN_ENDS, Vocabulary, backend_errors, spelling_of
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, empty where the file is missing; `TokenizerError` if it is no object."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise TokenizerError(f"{path} cannot be read: {error}; fetch it again") from error
+    if not isinstance(values, dict):
+        raise TokenizerError(f"{path} holds no JSON object: fetch it again")
+    return values
+
+
+def special_text(config: dict[str, Any], name: str) -> str | None:
+    """A special entry that `tokenizer_config.json` names, as a string or as `{"content": ...}`."""
+    value = config.get(name)
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) and value else None
+
+
+def read_folder(folder: Path) -> Vocabulary:
+    """The vocabulary of a folder.
+
+    Raises `TokenizerError` for a missing or damaged `tokenizer.json` or ids outside it,
+    `UnsupportedModel` for a decoder that is not implemented.
+    """
+    backend = _read_backend(folder / "tokenizer.json")
+    spelling = spelling_of(_decoder(backend))
+    config = read_json(folder / "tokenizer_config.json")
+    _mark_special(backend, config)
+    sources = [folder / "generation_config.json", folder / "config.json"]
+    defaults = {path: read_json(path) for path in sources}
+    size = _size(backend, defaults[sources[1]])
+
+    def listed(name: str) -> list[int]:
+        return [token for path in sources for token in _ids(path, defaults[path], f"{name}_id", size)]
+
+    bos = _named_id(backend, config, "bos_token", listed("bos_token"))
+    eos = _named_id(backend, config, "eos_token", listed("eos_token"))
+    return Vocabulary(
+        backend=backend,
+        spelling=spelling,
+        size=size,
+        bos_id=bos,
+        eos_id=eos,
+        eos_ids=frozenset({*listed("eos_token"), *_turn_ends(backend), *([] if eos is None else [eos])}),
+        adds_bos=bos is not None and _adds_bos(backend, config, bos),
+    )
+
+
+def _read_backend(path: Path) -> "Backend":
+    from tokenizers import Tokenizer
+
+    if not path.is_file():
+        raise TokenizerError(
+            f"{path} is missing: fetch the whole model, or convert its vocabulary to tokenizer.json"
+        )
+    with backend_errors(f"{path} cannot be used"):
+        backend = Tokenizer.from_file(str(path))
+    # Whatever a training script left in the file, a prompt is neither cut nor padded.
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _decoder(backend: "Backend") -> dict[str, Any] | None:
+    decoder = backend.decoder
+    return None if decoder is None else json.loads(decoder.__getstate__())
+
+
+def _mark_special(backend: "Backend", config: dict[str, Any]) -> None:
+    """Match the named special entries whole even where tokenizer.json does not list them as added."""
+    texts = {special_text(config, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}
+    missing = sorted(text for text in texts if text is not None and text not in added)
+    backend.add_special_tokens([text for text in missing if backend.token_to_id(text) is not None])
+
+
+def _size(backend: "Backend", model: dict[str, Any]) -> int:
+    """Every id the model may produce: config.json counts the rows that pad its embedding."""
+    rows = model.get("vocab_size")
+    known = max([-1, *backend.get_added_tokens_decoder()]) + 1
+    return max(backend.get_vocab_size(), known, rows if isinstance(rows, int) else 0)
+
+
+def _ids(path: Path, values: dict[str, Any], name: str, size: int) -> list[int]:
+    """One id, a list of ids or nothing, as the configuration files allow."""
+    value = values.get(name)
+    tokens = value if isinstance(value, list) else [] if value is None else [value]
+    for token in tokens:
+        if not isinstance(token, int) or not 0 <= token < size:
+            raise TokenizerError(f"{path}: field {name} names {token!r}, outside the {size} tokens")
+    return tokens
+
+
+def _named_id(backend: "Backend", config: dict[str, Any], name: str, listed: list[int]) -> int | None:
+    """The id of the entry that the configuration names; ids listed elsewhere only if it has no opinion."""
+    if name not in config:
+        return next(iter(listed), None)
+    text = special_text(config, name)
+    return None if text is None else backend.token_to_id(text)
+
+
+def _turn_ends(backend: "Backend") -> list[int]:
+    return [
+        token for token, added in backend.get_added_tokens_decoder().items() if added.content in TURN_ENDS
+    ]
+
+
+def _adds_bos(backend: "Backend", config: dict[str, Any], bos: int) -> bool:
+    """What the configuration says, otherwise what the post-processor of tokenizer.json does."""
+    if "add_bos_token" in config or "add_eos_token" in config:
+        return bool(config.get("add_bos_token"))
+    with backend_errors("tokenizer.json cannot encode"):
+        return backend.encode("a").ids[:1] == [bos]

@@ -1,0 +1,177 @@
+"""Rebuilds a vocabulary from the metadata of a GGUF file.
+
+The keys are llama.cpp's `tokenizer.ggml.*`; values are plain Python or numpy. A byte-level vocabulary
+("gpt2") carries its merges; a SentencePiece one ("llama") carries scores, from which the merges follow.
+Contradictions are `TokenizerError`s that name the key and the entry.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import TYPE_CHECKING, cast
+
+from sampan.core.errors import TokenizerError, UnsupportedModel
+from sampan.text.metadata import Metadata
+from sampan.text.pretokenizers import pipeline
+from sampan.text.vocabulary import TURN_ENDS, Spelling, Vocabulary, backend_errors
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+_TOKENS = "tokenizer.ggml.tokens"
+_MERGES = "tokenizer.ggml.merges"
+_SCORES = "tokenizer.ggml.scores"
+# llama.cpp's token types; 5 is unused.
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
+_LONGEST_PIECE = 1024  # characters: finding the merges of a piece takes the square of its length
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """The file's entries in the order of their ids, their llama.cpp types, and the ids it names."""
+
+    tokens: list[str]
+    ids: dict[str, int]
+    types: list[int]
+    bos: int | None
+    eos: int | None
+    unknown: int | None
+    ends: frozenset[int]
+
+
+def read_gguf(values: Mapping[str, object]) -> Vocabulary:
+    """The vocabulary in GGUF metadata.
+
+    Raises `TokenizerError` for missing or contradictory entries, `UnsupportedModel` for a tokenizer
+    model or pre-tokenizer that is not implemented.
+    """
+    metadata = Metadata(values)
+    model = metadata.text("tokenizer.ggml.model")
+    if model not in ("gpt2", "llama"):
+        raise UnsupportedModel(
+            f"GGUF key tokenizer.ggml.model is {model!r}; implemented are 'gpt2' (byte-level BPE) and "
+            "'llama' (SentencePiece BPE): use a model with one of these"
+        )
+    entries = _read_entries(metadata, sentencepiece=model == "llama")
+    build = _sentencepiece if model == "llama" else _byte_level
+    backend, spelling, adds_bos = build(metadata, entries)
+    _add_tokens(backend, entries)
+    return Vocabulary(
+        backend=backend,
+        spelling=spelling,
+        size=len(entries.tokens),
+        bos_id=entries.bos,
+        eos_id=entries.eos,
+        eos_ids=entries.ends,
+        adds_bos=entries.bos is not None and metadata.flag("tokenizer.ggml.add_bos_token", adds_bos),
+    )
+
+
+def _read_entries(metadata: Metadata, *, sentencepiece: bool) -> _Entries:
+    tokens = metadata.strings(_TOKENS)
+    ids = dict(zip(tokens, range(len(tokens)), strict=True))
+    if len(ids) != len(tokens):
+        first = next(place for place, token in enumerate(tokens) if ids[token] != place)
+        raise TokenizerError(
+            f"GGUF key {_TOKENS}[{first}] and [{ids[tokens[first]]}] are both {tokens[first]!r}: "
+            "the file is damaged, fetch it again"
+        )
+    types = metadata.numbers("tokenizer.ggml.token_type", len(tokens), (int,))
+
+    def named(name: str, default: int | None = None) -> int | None:
+        usable = default if sentencepiece and len(tokens) > 2 else None
+        return metadata.token_id(f"tokenizer.ggml.{name}_token_id", len(tokens), usable)
+
+    # The defaults are llama.cpp's for a SentencePiece file that names no special tokens.
+    unknown, bos, eos = named("unknown", 0), named("bos", 1), named("eos", 2)
+    ends = {token for token in (eos, named("eot"), named("eom")) if token is not None}
+    ends |= {ids[text] for text in TURN_ENDS if text in ids}
+    return _Entries(tokens, ids, types or [_NORMAL] * len(tokens), bos, eos, unknown, frozenset(ends))
+
+
+def _byte_level(metadata: Metadata, entries: _Entries) -> "tuple[Backend, Spelling, bool]":
+    from tokenizers import Tokenizer, models
+
+    cut = pipeline(metadata.text("tokenizer.ggml.pre"))
+    merges = metadata.strings(_MERGES)
+    pairs = cast("list[tuple[str, str]]", [tuple(merge.split(" ")) for merge in merges])
+    try:
+        with backend_errors(f"GGUF keys {_TOKENS} and {_MERGES} cannot be used"):
+            model = models.BPE(vocab=entries.ids, merges=pairs, ignore_merges=cut.ignore_merges)
+    except TokenizerError as error:
+        raise _faulty_merge(merges, entries.ids) or error from None
+    backend = Tokenizer(model)
+    cut.install(backend)
+    return backend, Spelling(byte_level=True), cut.adds_bos
+
+
+def _faulty_merge(merges: list[str], ids: dict[str, int]) -> TokenizerError | None:
+    """What is wrong with the first merge that cannot be one, None if all can."""
+    for place, merge in enumerate(merges):
+        left, _, right = merge.partition(" ")
+        missing = [token for token in (left, right, left + right) if token not in ids]
+        if merge.count(" ") != 1 or missing:
+            fault = f"{_TOKENS} has no {missing[0]!r}" if missing else "a merge is two entries and a space"
+            return TokenizerError(
+                f"GGUF key {_MERGES}[{place}] is {merge!r}, but {fault}: fetch the file again"
+            )
+    return None
+
+
+def _sentencepiece(metadata: Metadata, entries: _Entries) -> "tuple[Backend, Spelling, bool]":
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    prefix = metadata.flag("tokenizer.ggml.add_space_prefix", True)
+    merges = _merges_from_scores(metadata, entries)
+    unknown = None if entries.unknown is None else entries.tokens[entries.unknown]
+    with backend_errors(f"GGUF key {_TOKENS} cannot be used"):
+        model = models.BPE(
+            vocab=entries.ids, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True
+        )
+    backend = Tokenizer(model)
+    scheme = "first" if prefix else "never"
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    return backend, Spelling(byte_level=False, strip_left=int(prefix)), True
+
+
+def _merges_from_scores(metadata: Metadata, entries: _Entries) -> list[tuple[str, str]]:
+    """Every way to make an entry of two others: best score first, then longest left part."""
+    scores = metadata.numbers(_SCORES, len(entries.tokens), (float, int))
+    if scores is None:
+        raise TokenizerError(
+            f"GGUF key {_SCORES} is missing: a SentencePiece vocabulary needs it, use another file"
+        )
+    longest = max(map(len, entries.tokens), default=0)
+    if longest > _LONGEST_PIECE:
+        raise TokenizerError(
+            f"GGUF key {_TOKENS} has an entry of {longest} characters; {_LONGEST_PIECE} are the most allowed"
+        )
+    # As in SentencePiece, control and byte entries never come out of merging.
+    pieces = {
+        token: score
+        for token, kind, score in zip(entries.tokens, entries.types, scores, strict=True)
+        if kind not in (_UNKNOWN, _CONTROL, _BYTE)
+    }
+    splits = [
+        (-score, -cut, cut - len(token), token[:cut], token[cut:])
+        for token, score in pieces.items()
+        for cut in range(1, len(token))
+        if token[:cut] in pieces and token[cut:] in pieces
+    ]
+    splits.sort(key=itemgetter(0, 1, 2))
+    return [(left, right) for *_, left, right in splits]
+
+
+def _add_tokens(backend: "Backend", entries: _Entries) -> None:
+    """Control entries, turn ends and user-defined ones are matched whole; the latter stay visible."""
+    from tokenizers import AddedToken
+
+    marked = [(token, kind) for token, kind in enumerate(entries.types) if kind != _NORMAL]
+    control = {token for token, kind in marked if kind in (_UNKNOWN, _CONTROL)} | entries.ends
+    if entries.bos is not None:
+        control.add(entries.bos)
+    visible = {token for token, kind in marked if kind == _USER_DEFINED} - control
+    with backend_errors(f"GGUF key {_TOKENS} cannot be used"):
+        for special, chosen in ((True, control), (False, visible)):
+            texts = [entries.tokens[token] for token in sorted(chosen)]
+            backend.add_tokens([AddedToken(text, special=special, normalized=False) for text in texts])

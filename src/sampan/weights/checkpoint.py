@@ -1,0 +1,182 @@
+"""One view of a model's weights, whichever container holds them.
+
+A checkpoint that opens is complete: its configuration is valid, and every tensor that the configuration asks
+for is there with the right shape, and no other. Tensors go by Hugging Face's names and have its shapes; only
+the rows of a GGUF Llama's query and key projections lie in another order, which `row_order` gives.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampan.core.errors import UnsupportedModel, WeightsError
+from sampan.core.types import ModelFiles
+from sampan.kernels.formats import TensorType, dequantise
+from sampan.models import config as model_config
+from sampan.models.config import ModelConfig
+from sampan.weights import names
+from sampan.weights.files import MappedFile, TensorInfo, quoted
+from sampan.weights.gguf import Gguf, read_gguf_parts
+from sampan.weights.safetensors import read_json, read_safetensors_folder
+
+# Rows of these lie interleaved in GGUF files of the llama architecture (convert_hf_to_gguf.py, `permute`).
+_INTERLEAVED = {"q_proj": "heads", "k_proj": "kv_heads"}
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model's weights, mapped. Close it, or use it as a context manager; arrays it gave stay valid.
+
+    `generation`: the fields of `generation_config.json`, none for GGUF. `metadata`: GGUF's key values, or
+    `generation_config.json` with `config.json` laid over it. `tensors`: by Hugging Face's names.
+    """
+
+    path: Path
+    config: ModelConfig
+    generation: Mapping[str, object]
+    metadata: Mapping[str, object]
+    tensors: Mapping[str, TensorInfo]
+    files: Mapping[Path, MappedFile]
+    interleaved: bool
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """The tensor's bytes as they lie in the file, read-only and not copied."""
+        info = self._info(name)
+        return self.files[info.file].view(info.offset, info.nbytes)
+
+    def array(self, name: str) -> NDArray[np.float32]:
+        """The tensor as a new float32 array, in Hugging Face's order of rows."""
+        info = self._info(name)
+        values = dequantise(self.raw(name), info.type, info.shape)
+        if not np.isfinite(values).all():
+            problem = "holds values that are not finite numbers: the file is damaged"
+            raise WeightsError(f"{info.file}: tensor {quoted(name)} at byte {info.offset} {problem}")
+        order = self.row_order(name)
+        return values if order is None else values[order]
+
+    def row_order(self, name: str) -> NDArray[np.intp] | None:
+        """Where Hugging Face's rows lie: its row i is the file's row order[i]. None: in the same order."""
+        info = self._info(name)
+        part = name.split(".")[-2]
+        if not self.interleaved or part not in _INTERLEAVED:
+            return None
+        heads: int = getattr(self.config, _INTERLEAVED[part])
+        return np.arange(info.shape[0]).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+
+    def release(self, name: str) -> None:
+        """Give the tensor's pages back to the system, for instance once it is packed."""
+        info = self._info(name)
+        self.files[info.file].release(info.offset, info.nbytes)
+
+    def close(self) -> None:
+        """Unmap the files, or leave that to the last array that shows their bytes."""
+        for file in self.files.values():
+            file.close()
+
+    def __enter__(self) -> "Checkpoint":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _info(self, name: str) -> TensorInfo:
+        if name not in self.tensors:
+            raise WeightsError(f"{self.path}: has no tensor {quoted(name)}")
+        return self.tensors[name]
+
+
+def open_checkpoint(files: ModelFiles) -> Checkpoint:
+    """Map a GGUF file (or the parts of a split one) or a folder of safetensors, and check it whole."""
+    with ExitStack() as undo:
+        checkpoint = (_open_gguf if files.kind == "gguf" else _open_folder)(files.path, undo)
+        _check_complete(checkpoint)
+        undo.pop_all()
+        return checkpoint
+
+
+def _open_gguf(path: Path, undo: ExitStack) -> Checkpoint:
+    parts = read_gguf_parts(path)
+    for part in parts:
+        undo.callback(part.file.close)
+    found = {name: info for part in parts for name, info in part.tensors.items()}
+    metadata = parts[0].metadata
+    shapes = {name: info.shape for name, info in found.items()}
+    config = model_config.from_gguf(metadata, shapes, _rope_factors(parts), str(path))
+    found.pop(names.ROPE_FREQS, None)
+    return Checkpoint(
+        path=path,
+        config=config,
+        generation=MappingProxyType({}),
+        metadata=MappingProxyType(metadata),
+        tensors=MappingProxyType({_canonical(info): info for info in found.values()}),
+        files={part.file.path: part.file for part in parts},
+        interleaved=config.family == "llama",
+    )
+
+
+def _canonical(info: TensorInfo) -> str:
+    name = names.from_gguf(info.name)
+    if name is None:
+        raise UnsupportedModel(
+            f"{info.file}: tensor {quoted(info.name)} belongs to no supported architecture"
+        )
+    return name
+
+
+def _rope_factors(parts: list[Gguf]) -> NDArray[np.float32] | None:
+    for part in parts:
+        if (info := part.tensors.get(names.ROPE_FREQS)) is None:
+            continue
+        if info.type is not TensorType.F32 or info.nbytes > 2**16:
+            raise WeightsError(f"{info.file}: tensor {info.name} must hold one F32 factor a frequency")
+        return dequantise(part.file.view(info.offset, info.nbytes), info.type, info.shape)
+    return None
+
+
+def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
+    fields = read_json(folder / "config.json")
+    config = model_config.from_hf(fields, str(folder / "config.json"))
+    generation: dict[str, object] = {}
+    if (folder / "generation_config.json").exists():
+        generation = read_json(folder / "generation_config.json")
+    shards = read_safetensors_folder(folder)
+    for shard in shards:
+        undo.callback(shard.file.close)
+    found = {name: info for shard in shards for name, info in shard.tensors.items()}
+    tensors = {name: info for name, info in found.items() if not _ignored(name, config)}
+    return Checkpoint(
+        path=folder,
+        config=config,
+        generation=MappingProxyType(generation),
+        metadata=MappingProxyType(generation | fields),
+        tensors=MappingProxyType(tensors),
+        files={shard.file.path: shard.file for shard in shards},
+        interleaved=False,
+    )
+
+
+def _ignored(name: str, config: ModelConfig) -> bool:
+    """Tensors that transformers ignores too: stored frequencies, and a second copy of a tied head."""
+    return name.endswith(".rotary_emb.inv_freq") or (config.tied_head and name == "lm_head.weight")
+
+
+def _check_complete(checkpoint: Checkpoint) -> None:
+    expected = names.expected(checkpoint.config)
+    for name, shape in expected.items():
+        info = checkpoint.tensors.get(name)
+        if info is None:
+            raise WeightsError(f"{checkpoint.path}: tensor {name} is missing: the file is incomplete")
+        if info.shape != shape:
+            problem = f"has shape {list(info.shape)}, the configuration says {list(shape)}"
+            raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
+    for name in checkpoint.tensors.keys() - expected.keys():
+        raise UnsupportedModel(
+            f"{checkpoint.path}: tensor {quoted(name)} has no place in a {checkpoint.config.family} model"
+        )

@@ -1,0 +1,196 @@
+"""The safetensors container (huggingface/safetensors, "Format"), one file or shards with an index.
+
+Own reader, because loading needs the mapped bytes as they lie in the file: the `safetensors` package gives
+numpy no bfloat16 at all and copies every other tensor it hands out. Before a header is believed all of it is
+checked: lengths, JSON, dtypes, shapes against byte ranges, and that the ranges cover the data without hole or
+overlap. Damage is a `WeightsError` naming file, field and byte offset; any dtype but BF16, F16 and F32 is an
+`UnsupportedModel`.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from sampan.core.errors import UnsupportedModel, WeightsError
+from sampan.kernels.formats import TensorType
+from sampan.weights.files import MappedFile, TensorInfo, damaged, quoted
+
+_MAX_JSON = 32 * 2**20  # bytes of a header or an index: room for 300,000 tensors
+_MAX_DIMS = 8
+_TYPES = {"BF16": TensorType.BF16, "F16": TensorType.F16, "F32": TensorType.F32}
+_INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Safetensors:
+    """One file: its tensors in the order of their data."""
+
+    file: MappedFile
+    tensors: dict[str, TensorInfo]
+
+
+def read_safetensors(path: Path) -> Safetensors:
+    """Map a file and read its header; the tensors' data is not touched."""
+    with ExitStack() as undo:
+        file = MappedFile(path)
+        undo.callback(file.close)
+        shard = Safetensors(file, _tensors(file))
+        undo.pop_all()
+        return shard
+
+
+def read_safetensors_folder(folder: Path) -> list[Safetensors]:
+    """The `model.safetensors` of a folder, or all shards of its index, or its only `*.safetensors` file."""
+    if (folder / "model.safetensors").exists():
+        return [read_safetensors(folder / "model.safetensors")]
+    if (folder / _INDEX).exists():
+        return _read_shards(folder)
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) != 1:
+        raise WeightsError(
+            f"{folder}: holds {len(found)} *.safetensors files and neither model.safetensors nor {_INDEX}"
+        )
+    return [read_safetensors(found[0])]
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """A file that holds one JSON object."""
+    try:
+        if path.stat().st_size > _MAX_JSON:
+            raise WeightsError(f"{path}: is larger than {_MAX_JSON} bytes: this is no configuration")
+        return _parse(path.read_bytes(), str(path))
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _parse(text: bytes, where: str) -> dict[str, object]:
+    """One JSON object (RFC 8259) without a key that stands twice."""
+
+    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
+        fields: dict[str, object] = {}
+        for name, value in items:
+            if name in fields:
+                raise WeightsError(f"{where}: key {quoted(name)} appears twice")
+            fields[name] = value
+        return fields
+
+    try:
+        parsed = json.loads(text.decode(), object_pairs_hook=pairs, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{where}: is not valid JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise WeightsError(f"{where}: is not a JSON object")
+    return parsed
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _tensors(file: MappedFile) -> dict[str, TensorInfo]:
+    header, start = _header(file)
+    header.pop("__metadata__", None)
+    tensors = [_tensor(file, start, name, entry) for name, entry in header.items()]
+    tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
+    end = start
+    for tensor in tensors:
+        if tensor.offset != end:
+            field = f"tensor {quoted(tensor.name)} data_offsets"
+            raise damaged(
+                file.path, field, tensor.offset, f"leave a hole or overlap: the data before ends at {end}"
+            )
+        end += tensor.nbytes
+    if end != file.size:
+        raise damaged(
+            file.path, "data", end, f"ends, but the file has {file.size} bytes: it is cut short or damaged"
+        )
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _header(file: MappedFile) -> tuple[dict[str, object], int]:
+    """The header's JSON and the byte at which the data starts."""
+    if file.size < 8:
+        raise damaged(file.path, "header length", 0, f"needs 8 bytes, the file has {file.size}")
+    (length,) = struct.unpack_from("<Q", file.data)
+    if length > min(_MAX_JSON, file.size - 8):
+        problem = f"is {length}, more than the file's {file.size} bytes or the {_MAX_JSON} allowed"
+        raise damaged(file.path, "header length", 0, problem)
+    return _parse(file.data[8 : 8 + length], f"{file.path}: header at byte 8"), 8 + length
+
+
+def _tensor(file: MappedFile, start: int, name: str, entry: object) -> TensorInfo:
+    field = f"tensor {quoted(name)}"
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise damaged(file.path, field, 8, "must have dtype, shape and data_offsets, and nothing else")
+    shape, offsets = _sizes(entry["shape"]), _sizes(entry["data_offsets"])
+    if shape is None or offsets is None or len(offsets) != 2:
+        raise damaged(
+            file.path, field, 8, "must have a shape and two data_offsets of whole numbers below 2^63"
+        )
+    dtype = entry["dtype"]
+    if not isinstance(dtype, str) or dtype not in _TYPES:
+        raise UnsupportedModel(
+            f"{file.path}: {field} has dtype {quoted(dtype)}: readable are {', '.join(_TYPES)}"
+        )
+    begin, end = offsets
+    nbytes = _TYPES[dtype].nbytes(shape)
+    if end - begin != nbytes:
+        problem = f"span {end - begin} bytes, but {dtype} of shape {list(shape)} has {nbytes}"
+        raise damaged(file.path, f"{field} data_offsets", start + begin, problem)
+    return TensorInfo(name, shape, _TYPES[dtype], file.path, start + begin, nbytes)
+
+
+def _sizes(values: object) -> tuple[int, ...] | None:
+    """A short list of whole numbers of at most 63 bits, or None."""
+    if not isinstance(values, list) or len(values) > _MAX_DIMS:
+        return None
+    if any(type(value) is not int or not 0 <= value < 2**63 for value in values):
+        return None
+    return tuple(values)
+
+
+def _read_shards(folder: Path) -> list[Safetensors]:
+    index = folder / _INDEX
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise WeightsError(f"{index}: weight_map must name the shard of each tensor")
+    with ExitStack() as undo:
+        shards = []
+        for name in sorted({_shard_name(index, value) for value in weight_map.values()}):
+            if not (folder / name).exists():
+                raise WeightsError(f"{folder / name}: this shard of {_INDEX} is missing: fetch it too")
+            shards.append(read_safetensors(folder / name))
+            undo.callback(shards[-1].file.close)
+        _check_index(index, weight_map, shards)
+        undo.pop_all()
+        return shards
+
+
+def _shard_name(index: Path, value: object) -> str:
+    """A file name beside the index: anything that could lead elsewhere is refused."""
+    plain = isinstance(value, str) and value.isprintable() and len(value) <= 100 and Path(value).name == value
+    if not isinstance(value, str) or not plain or not value.endswith(".safetensors"):
+        raise WeightsError(
+            f"{index}: weight_map names shard {quoted(value)}, not a *.safetensors file beside it"
+        )
+    return value
+
+
+def _check_index(index: Path, weight_map: Mapping[str, object], shards: list[Safetensors]) -> None:
+    found: dict[str, str] = {}
+    for shard in shards:
+        if twice := found.keys() & shard.tensors.keys():
+            raise WeightsError(
+                f"{shard.file.path}: tensor {quoted(min(twice))} is also in {found[min(twice)]}"
+            )
+        found |= dict.fromkeys(shard.tensors, shard.file.path.name)
+    for name in weight_map.keys() | found.keys():
+        if weight_map.get(name) != found.get(name):
+            raise WeightsError(
+                f"{index}: tensor {quoted(name)} should be in {quoted(weight_map.get(name))}, "
+                f"it is in {quoted(found.get(name))}: fetch index and shards from one revision"
+            )
