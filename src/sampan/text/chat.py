@@ -111,12 +111,12 @@ class ChatTemplate:
         )
 
     def _run(self, name: str, variables: dict[str, Any]) -> str:
-        from sampan.text.template_env import Refusal
+        from sampan.text.template_env import RefusalError
 
         template = self._template(name)
         try:
             return self._environment.render(template, variables)
-        except Refusal as error:
+        except RefusalError as error:
             raise TemplateError(f"the chat template refuses these messages: {_line(error)}") from error
         except Exception as error:
             raise TemplateError(

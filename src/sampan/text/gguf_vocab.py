@@ -119,7 +119,7 @@ def _faulty_merge(merges: list[str], ids: dict[str, int]) -> TokenizerError | No
 
 
 def _sentencepiece(metadata: Metadata, entries: _Entries) -> "tuple[Backend, Spelling, bool]":
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, normalizers
 
     prefix = metadata.flag("tokenizer.ggml.add_space_prefix", True)
     merges = _merges_from_scores(metadata, entries)
@@ -129,8 +129,9 @@ def _sentencepiece(metadata: Metadata, entries: _Entries) -> "tuple[Backend, Spe
             vocab=entries.ids, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True
         )
     backend = Tokenizer(model)
-    scheme = "first" if prefix else "never"
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    # As SentencePiece does: whatever the text starts with, it gets a space of its own.
+    spaces: list[normalizers.Normalizer] = [normalizers.Prepend("▁")] if prefix else []
+    backend.normalizer = normalizers.Sequence([*spaces, normalizers.Replace(" ", "▁")])
     return backend, Spelling(byte_level=False, strip_left=int(prefix)), True
 
 
@@ -153,10 +154,10 @@ def _merges_from_scores(metadata: Metadata, entries: _Entries) -> list[tuple[str
         if kind not in (_UNKNOWN, _CONTROL, _BYTE)
     }
     splits = [
-        (-score, -cut, cut - len(token), token[:cut], token[cut:])
+        (-score, -cut, cut - len(token), left, right)
         for token, score in pieces.items()
         for cut in range(1, len(token))
-        if token[:cut] in pieces and token[cut:] in pieces
+        if (left := token[:cut]) in pieces and (right := token[cut:]) in pieces
     ]
     splits.sort(key=itemgetter(0, 1, 2))
     return [(left, right) for *_, left, right in splits]

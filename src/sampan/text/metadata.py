@@ -17,7 +17,7 @@ class Metadata:
         """A string, or None where the key is missing."""
         value = self._values.get(key)
         if value is not None and not isinstance(value, str):
-            raise _wrong(key, f"a {type(value).__name__}, not a string")
+            raise _wrong(key, f"of type {type(value).__name__}, not a string")
         return value
 
     def strings(self, key: str) -> list[str]:
@@ -29,7 +29,7 @@ class Metadata:
             )
         if not set(map(type, values)) <= {str}:
             place = next(place for place, value in enumerate(values) if type(value) is not str)
-            raise _wrong(f"{key}[{place}]", f"a {type(values[place]).__name__}, not a string")
+            raise _wrong(f"{key}[{place}]", f"of type {type(values[place]).__name__}, not a string")
         return values
 
     def numbers(self, key: str, count: int, kinds: tuple[type, ...]) -> list[Any] | None:
@@ -41,7 +41,7 @@ class Metadata:
             raise _wrong(key, f"{len(values)} long for {count} tokens")
         if not set(map(type, values)) <= set(kinds):
             place = next(place for place, value in enumerate(values) if type(value) not in kinds)
-            raise _wrong(f"{key}[{place}]", f"a {type(values[place]).__name__}, not a number of its kind")
+            raise _wrong(f"{key}[{place}]", f"of type {type(values[place]).__name__}, not a number as expected")
         return values
 
     def flag(self, key: str, default: bool) -> bool:
@@ -56,7 +56,7 @@ class Metadata:
         try:
             token = index(value)  # type: ignore[arg-type]
         except TypeError:
-            raise _wrong(key, f"a {type(value).__name__}, not a token id") from None
+            raise _wrong(key, f"of type {type(value).__name__}, not a token id") from None
         if not 0 <= token < count:
             raise _wrong(key, f"{token}, outside the {count} tokens")
         return token
@@ -68,7 +68,7 @@ class Metadata:
         if value is None or isinstance(value, list):
             return value
         if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-            raise _wrong(key, f"a {type(value).__name__}, not an array")
+            raise _wrong(key, f"of type {type(value).__name__}, not an array")
         return list(value)
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
-from jinja2 import TemplateError as JinjaError
 from jinja2 import Template, nodes, pass_context
+from jinja2 import TemplateError as JinjaError
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -20,14 +20,15 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-MAX_STEPS = 2_000_000  # loop passes, calls and thousands of characters in one rendering
+MAX_STEPS = 1_000_000  # loop passes, calls and tens of thousands of characters in one rendering
 MAX_TEXT = 16_000_000  # characters of one text: four times the prompt of a million tokens
+_CHARACTERS_A_STEP = 10_000
 _MAX_BITS = 4096  # of a whole number
 
 _BUDGET = "rendering budget"  # no identifier, so that no template can name it
 
 
-class Refusal(JinjaError):
+class RefusalError(JinjaError):
     """The template itself called `raise_exception`."""
 
 
@@ -43,10 +44,15 @@ class Budget:
             raise SecurityError(f"it takes more than {MAX_STEPS} steps")
 
     def text(self, length: int) -> None:
-        """Account for a text of this many characters."""
-        if length > MAX_TEXT:
-            raise SecurityError(f"it makes a text of more than {MAX_TEXT} characters")
-        self.spend(1 + length // 1000)
+        """Account for making a text of this many characters."""
+        check_length(length)
+        self.spend(1 + length // _CHARACTERS_A_STEP)
+
+
+def check_length(length: int) -> None:
+    """Raise `SecurityError` for a text that no prompt can need."""
+    if length > MAX_TEXT:
+        raise SecurityError(f"it makes a text of more than {MAX_TEXT} characters")
 
 
 class Environment(ImmutableSandboxedEnvironment):
@@ -73,7 +79,7 @@ class Environment(ImmutableSandboxedEnvironment):
         for part in template.generate({**variables, _BUDGET: budget}):
             parts.append(part)
             length += len(part)
-            budget.text(length)
+            check_length(length)
         return "".join(parts)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
@@ -146,7 +152,7 @@ def _budget(context: Context) -> Budget:
     return budget
 
 
-def _filter(node: nodes.Expr, name: str) -> nodes.Filter:
+def _filter(node: nodes.Node, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
@@ -191,7 +197,7 @@ def _to_json(
 
 
 def _refuse(message: object) -> None:
-    raise Refusal(str(message))
+    raise RefusalError(str(message))
 
 
 def _now(form: str) -> str:

@@ -55,7 +55,7 @@ class Checkpoint:
         values = dequantise(self.raw(name), info.type, info.shape)
         if not np.isfinite(values).all():
             problem = "holds values that are not finite numbers: the file is damaged"
-            raise WeightsError(f"{info.file}: tensor {quoted(name)} at byte {info.offset} {problem}")
+            raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
         order = self.row_order(name)
         return values if order is None else values[order]
 

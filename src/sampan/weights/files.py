@@ -14,7 +14,8 @@ from sampan.kernels.formats import TensorType
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor in a file: `shape` is row-major, [out, in] for a matrix; `offset` is its first byte."""
+    """A tensor under the name that its file gives it: `shape` is row-major, [out, in] for a matrix;
+    `offset` is its first byte."""
 
     name: str
     shape: tuple[int, ...]

@@ -1,0 +1,121 @@
+"""The engine: token ids in, token ids out. Text, templates and tools stay outside."""
+
+import secrets
+from collections.abc import Iterator, Sequence as Seq
+from itertools import count
+
+import numpy as np
+import numpy.typing as npt
+
+from sampan.core.errors import ContextOverflow, RequestError
+from sampan.core.types import SamplingParams
+from sampan.engine.blocks import BlockPool
+from sampan.engine.runner import Runner
+from sampan.engine.scheduler import Scheduler
+from sampan.engine.sequence import Event, Sequence, Span
+from sampan.kernels.native import PAGE
+
+_SCORE_ROWS = 128  # rows of logits held at once while scoring
+
+
+class Engine:
+    """Continuous batching over one model. Not thread-safe: one caller steps it.
+
+    `context`: the longest sequence in tokens. `eos_ids`: tokens that end a sequence unless `ignore_eos`.
+    """
+
+    def __init__(self, runner: Runner, *, context: int, vocabulary: int, eos_ids: frozenset[int], max_sequences: int) -> None:
+        self.runner = runner
+        self.context = context
+        self.vocabulary = vocabulary
+        self.eos_ids = eos_ids
+        self.pool = BlockPool(runner.cache.pages, PAGE)
+        self.scheduler = Scheduler(self.pool, runner.max_rows, max_sequences)
+        self._ids = count()
+
+    def add(self, prompt: Seq[int], sampling: SamplingParams) -> int:
+        """Queue a request; returns its id. Raises RequestError for what can never be served."""
+        tokens = self._check(prompt)
+        _check_sampling(sampling, self.vocabulary)
+        limit = self.context
+        if sampling.max_tokens is not None:
+            limit = min(limit, len(tokens) + sampling.max_tokens)
+        stops = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else self.eos_ids)
+        seed = secrets.randbits(63) if sampling.seed is None else sampling.seed % 2**63
+        request = next(self._ids)
+        self.scheduler.add(Sequence(request, tokens, len(tokens), sampling, seed, limit, stops))
+        return request
+
+    def step(self) -> list[Event]:
+        """One step of the model for everything that is running."""
+        plan = self.scheduler.schedule()
+        tokens = self.runner.run(plan) if plan else []
+        return self.scheduler.postprocess(plan, tokens)
+
+    def abort(self, request: int) -> bool:
+        """Forget a request; its pages are free before the next step."""
+        return self.scheduler.abort(request)
+
+    @property
+    def idle(self) -> bool:
+        """No request is waiting or running."""
+        return self.scheduler.idle
+
+    def stream(self, prompt: Seq[int], sampling: SamplingParams) -> Iterator[Event]:
+        """One request alone; closing the iterator aborts it."""
+        request = self.add(prompt, sampling)
+        try:
+            while True:
+                for event in self.step():
+                    if event.request == request:
+                        yield event
+                        if event.finish_reason is not None:
+                            return
+        finally:
+            self.abort(request)
+
+    def score(self, ids: Seq[int]) -> npt.NDArray[np.float64]:
+        """Natural-log probability of each of ids[1:] after what precedes it."""
+        tokens = self._check(ids)
+        sequence = Sequence(-1, tokens, len(tokens), SamplingParams(), 0, len(tokens), frozenset())
+        if not self.pool.extend(sequence.pages, len(tokens)):
+            raise RequestError(f"scoring {len(tokens)} tokens needs more cache than is free")
+        try:
+            return np.concatenate([self._score_span(sequence, at) for at in range(0, len(tokens), _SCORE_ROWS)])
+        finally:
+            self.pool.release(sequence.pages)
+
+    def _score_span(self, sequence: Sequence, start: int) -> npt.NDArray[np.float64]:
+        end = min(start + min(_SCORE_ROWS, self.runner.max_rows), len(sequence.tokens))
+        rows = self.runner.rows([Span(sequence, start, end - start, sample=True)], sample_all=True)
+        if not rows.finite.all():
+            raise RequestError(f"the model gave logits that are not finite numbers at tokens {start} to {end}")
+        targets = sequence.tokens[start + 1 : end + 1]
+        return rows.logits[np.arange(len(targets)), targets].astype(np.float64) - rows.log_total[: len(targets)]
+
+    def _check(self, prompt: Seq[int]) -> list[int]:
+        tokens = [int(t) for t in prompt]
+        if not tokens:
+            raise RequestError("the prompt is empty: give at least one token")
+        if len(tokens) > self.context:
+            raise ContextOverflow(len(tokens), self.context)
+        wrong = next((t for t in tokens if not 0 <= t < self.vocabulary), None)
+        if wrong is not None:
+            raise RequestError(f"token id {wrong} is outside the vocabulary of {self.vocabulary}")
+        return tokens
+
+
+def _check_sampling(p: SamplingParams, vocabulary: int) -> None:
+    """Ranges as the OpenAI and Hugging Face interfaces define them."""
+    limits = [
+        ("temperature", p.temperature, 0.0, 100.0), ("top_p", p.top_p, 0.0, 1.0), ("min_p", p.min_p, 0.0, 1.0),
+        ("top_k", p.top_k, 0, 2**31), ("repetition_penalty", p.repetition_penalty, 1e-3, 100.0),
+        ("presence_penalty", p.presence_penalty, -2.0, 2.0), ("frequency_penalty", p.frequency_penalty, -2.0, 2.0),
+        ("max_tokens", 1 if p.max_tokens is None else p.max_tokens, 1, 2**31), ("logprobs", p.logprobs or 0, 0, vocabulary),
+    ]  # fmt: skip
+    for name, value, low, high in limits:
+        if not low <= value <= high:
+            raise RequestError(f"{name} is {value}: it must lie between {low:g} and {high:g}")
+    for token in [*p.logit_bias, *p.stop_token_ids]:
+        if not 0 <= token < vocabulary:
+            raise RequestError(f"token id {token} is outside the vocabulary of {vocabulary}")

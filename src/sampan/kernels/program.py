@@ -1,0 +1,243 @@
+"""Records a model's forward, once, into the program that the native core executes in one entry per step.
+
+The recorder is an `Ops` backend whose values are promises. A norm, SwiGLU or plain input becomes a
+`prepare` instruction when a linear reads it (fusing it with quantisation); a linear becomes an instruction
+when its reader is known: an addition accumulates into the residual, anything else gets a buffer; RoPE, the
+head norms and the cache's append become one instruction when attention reads them.
+
+Activations are int8 in blocks of 32 wherever weights are integers, except before the head, which takes two
+int8 planes (16 bits): docs/numerics.md has the measurements.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sampan.kernels import _native  # type: ignore[attr-defined]
+from sampan.kernels.native import Machine, out_of_memory, padded
+from sampan.kernels.ops import Attention, Batch, Linear, Norm, Weight
+
+Floats = npt.NDArray[np.float32]
+
+_COPY, _NORM, _SWIGLU = 0, 1, 2
+_FLOAT_STORES = 3  # stores from here on are floats: f16, bf16, f32
+_CACHE_TYPES = {"bf16": 0, "f32": 1}
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A packed matrix that computes some of a linear's outputs: features [offset, offset + padded n)."""
+
+    matrix: Any
+    offset: int
+
+
+class WeightSource(Protocol):
+    """Where the recorder gets weights from (`weights/load.py`)."""
+
+    def segments(self, weight: Linear) -> Sequence[Segment]:
+        """Packed matrices of a linear; parts start at padded offsets, one after another."""
+
+    def vector(self, weight: Weight) -> Floats:
+        """A norm's weight or a bias as float32."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Size and type of the paged KV cache."""
+
+    pages: int
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: str = "bf16"
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """Floats [T or S, width], features from `offset`."""
+
+    index: int
+    width: int
+    offset: int = 0
+    up: int = 0
+    op: int = _COPY
+    norm: Norm | None = None
+    sampled: bool = False
+
+
+class _Residual:
+    """The residual stream; adding a linear accumulates in place, so an old value must not be read again."""
+
+    def __init__(self, recorder: "Recorder", buffer: _Buffer) -> None:
+        self.recorder, self.buffer, self.stale = recorder, buffer, False
+
+    def __add__(self, other: "_Pending") -> "_Residual":
+        assert not self.stale, "a residual was read after it was added to"
+        self.stale = True
+        self.recorder.emit_linear(other, self.buffer, accumulate=True)
+        return _Residual(self.recorder, self.buffer)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A linear whose input is prepared and whose reader is not known yet. `acts`: by plane count."""
+
+    weight: Linear
+    acts: dict[int, int]
+    sampled: bool
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One part of a pending linear, with the norm its heads get."""
+
+    linear: _Pending
+    index: int
+    norm: Norm | None = None
+
+
+class Recorder:
+    """Writes a native program. One recorder writes one program."""
+
+    def __init__(
+        self, machine: Machine, weights: WeightSource, cache: Cache, max_rows: int, inv_freq: Sequence[float], rope_scale: float
+    ) -> None:
+        self.weights = weights
+        self.buffers: dict[tuple[str, int], int] = {}
+        self.activations: dict[tuple[int, int], int] = {}
+        try:
+            self.program = _native.Program(
+                machine.pool, machine.isa, max_rows, cache.pages, _CACHE_TYPES[cache.dtype], cache.layers,
+                cache.kv_heads, cache.head_dim, list(inv_freq), rope_scale,
+            )  # fmt: skip
+        except MemoryError as e:
+            raise out_of_memory(f"a cache of {cache.pages * _native.PAGE} tokens") from e
+
+    def embed(self, table: Weight, ids: Any) -> _Residual:
+        buffer = self._buffer("residual", table.shape[1])
+        self.program.embed(self.weights.segments(Linear((table,)))[0].matrix, buffer.index)
+        return _Residual(self, buffer)
+
+    def norm(self, x: Any, norm: Norm) -> _Buffer:
+        source = self._floats(x)
+        return _Buffer(source.index, source.width, source.offset, op=_NORM, norm=norm, sampled=source.sampled)
+
+    def head_norm(self, x: _Part, norm: Norm) -> _Part:
+        return _Part(x.linear, x.index, norm)
+
+    def linear(self, x: Any, weight: Linear) -> Any:
+        pending = self._prepare(self._floats(x), weight, planes=1)
+        if len(weight.parts) == 1:
+            return pending
+        return tuple(_Part(pending, i) for i in range(len(weight.parts)))
+
+    def rope(self, q: _Part, k: _Part, positions: Any) -> tuple[_Part, _Part]:
+        return q, k
+
+    def attend(self, q: _Part, k: _Part, v: _Part, cache: Any, shape: Attention) -> _Buffer:
+        qkv = self._materialise(q.linear, "qkv")
+        starts = _starts(q.linear.weight)
+        eps = q.norm.eps if q.norm else 0.0
+        self.program.rope(
+            qkv.index, shape.heads, starts[k.index], starts[v.index], shape.head_dim**-0.5, shape.layer,
+            self.weights.vector(q.norm.weight) if q.norm else None,
+            self.weights.vector(k.norm.weight) if k.norm else None, eps,
+        )  # fmt: skip
+        out = self._buffer("attended", shape.heads * shape.head_dim)
+        self.program.attend(qkv.index, out.index, shape.heads, shape.layer)
+        return out
+
+    def swiglu(self, gate_up: tuple[_Part, _Part]) -> _Buffer:
+        gate, up = gate_up
+        hidden = self._materialise(gate.linear, "hidden")
+        starts = _starts(gate.linear.weight)
+        return _Buffer(hidden.index, hidden.width, starts[gate.index], starts[up.index] - starts[gate.index], _SWIGLU)
+
+    def rows(self, x: _Residual, index: Any) -> _Buffer:
+        return _Buffer(x.buffer.index, x.buffer.width, sampled=True)
+
+    def head(self, x: _Buffer, weight: Linear) -> None:
+        vocabulary = weight.parts[0].shape[0]
+        pending = self._prepare(x, weight, planes=2)
+        logits = _Buffer(self.program.logits(padded(vocabulary)), padded(vocabulary))
+        self.emit_linear(pending, logits, accumulate=False)
+        self.program.stats(logits.index, vocabulary)
+
+    def emit_linear(self, pending: _Pending, out: _Buffer, *, accumulate: bool) -> None:
+        """One instruction for each segment, without barriers between them."""
+        bias = self._bias(pending.weight)
+        for i, segment in enumerate(self.weights.segments(pending.weight)):
+            n = padded(segment.matrix.n)
+            part = None if bias is None else np.ascontiguousarray(bias[segment.offset : segment.offset + n])
+            act = pending.acts[_planes(segment.matrix, max(pending.acts))]
+            self.program.linear(
+                segment.matrix, act, out.index, out.offset + segment.offset, part, accumulate, pending.sampled, i > 0
+            )
+
+    def _floats(self, x: Any) -> _Buffer:
+        if isinstance(x, _Residual):
+            assert not x.stale, "a residual was read after it was added to"
+            return x.buffer
+        assert isinstance(x, _Buffer)
+        return x
+
+    def _prepare(self, x: _Buffer, weight: Linear, planes: int) -> _Pending:
+        """Input rows in every form that the linear's segments need."""
+        inputs = weight.parts[0].shape[1]
+        acts: dict[int, int] = {}
+        for segment in self.weights.segments(weight):
+            needed = _planes(segment.matrix, planes)
+            if needed in acts:
+                continue
+            acts[needed] = self._activations(inputs, needed)
+            scale = self.weights.vector(x.norm.weight) if x.norm else None
+            eps = x.norm.eps if x.norm else 0.0
+            self.program.prepare(x.op, x.index, x.offset, x.up, scale, eps, acts[needed], x.sampled)
+        return _Pending(weight, acts, x.sampled)
+
+    def _materialise(self, pending: _Pending, role: str) -> _Buffer:
+        buffer = self._buffer(role, sum(padded(p.shape[0]) for p in pending.weight.parts))
+        self.emit_linear(pending, buffer, accumulate=False)
+        return buffer
+
+    def _bias(self, weight: Linear) -> Floats | None:
+        if not weight.biases:
+            return None
+        starts, last = _starts(weight), padded(weight.parts[-1].shape[0])
+        bias = np.zeros(starts[-1] + last, np.float32)
+        for start, part in zip(starts, weight.biases, strict=True):
+            bias[start : start + part.shape[0]] = self.weights.vector(part)
+        return bias
+
+    def _buffer(self, role: str, width: int) -> _Buffer:
+        key = (role, width)
+        if key not in self.buffers:
+            self.buffers[key] = self.program.buffer(width)
+        return _Buffer(self.buffers[key], width)
+
+    def _activations(self, inputs: int, planes: int) -> int:
+        key = (inputs, planes)
+        if key not in self.activations:
+            self.activations[key] = self.program.activations(inputs, planes)
+        return self.activations[key]
+
+
+def symbolic_batch() -> Batch:
+    """A batch without values, to record with."""
+    return Batch(ids=None, positions=None, sampled=None, cache=None)
+
+
+def _planes(matrix: Any, planes: int) -> int:
+    return 0 if matrix.store >= _FLOAT_STORES else planes
+
+
+def _starts(weight: Linear) -> list[int]:
+    starts, at = [], 0
+    for part in weight.parts:
+        starts.append(at)
+        at += padded(part.shape[0])
+    return starts

@@ -1,0 +1,69 @@
+"""Llama (arXiv:2407.21783), and with it SmolLM2 and the R1 distills of Llama."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sampan.kernels.ops import Attention, Batch, Linear, Norm, Ops, Weight
+from sampan.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer: attention, then a gated MLP."""
+
+    attn_norm: Norm
+    qkv: Linear
+    attention: Attention
+    out: Linear
+    mlp_norm: Norm
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True)
+class Llama:
+    """Embedding, layers, final norm and head."""
+
+    embed: Weight
+    layers: tuple[Layer, ...]
+    norm: Norm
+    head: Linear
+
+
+def build(c: ModelConfig) -> Llama:
+    """The model's weights by their Hugging Face names."""
+    embed = Weight("model.embed_tokens.weight", (c.vocab, c.hidden))
+    head = Linear((embed if c.tied_head else Weight("lm_head.weight", (c.vocab, c.hidden)),))
+    norm = Norm(Weight("model.norm.weight", (c.hidden,)), c.norm_eps)
+    return Llama(embed, tuple(_layer(c, i) for i in range(c.layers)), norm, head)
+
+
+def _layer(c: ModelConfig, index: int) -> Layer:
+    at = f"model.layers.{index}."
+    q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
+    attn, mlp = at + "self_attn.", at + "mlp."
+    return Layer(
+        attn_norm=Norm(Weight(at + "input_layernorm.weight", (c.hidden,)), c.norm_eps),
+        qkv=Linear.of(
+            attn + "q_proj", attn + "k_proj", attn + "v_proj", sizes=(q, kv, kv), inputs=c.hidden, bias=c.qkv_bias
+        ),
+        attention=Attention(index, c.heads, c.kv_heads, c.head_dim),
+        out=Linear.of(attn + "o_proj", sizes=(c.hidden,), inputs=q, bias=c.out_bias),
+        mlp_norm=Norm(Weight(at + "post_attention_layernorm.weight", (c.hidden,)), c.norm_eps),
+        gate_up=Linear.of(
+            mlp + "gate_proj", mlp + "up_proj", sizes=(c.ffn, c.ffn), inputs=c.hidden, bias=c.mlp_bias
+        ),
+        down=Linear.of(mlp + "down_proj", sizes=(c.hidden,), inputs=c.ffn, bias=c.mlp_bias),
+    )
+
+
+def forward(ops: Ops, model: Llama, batch: Batch) -> Any:
+    """Logits of the sampled rows."""
+    x = ops.embed(model.embed, batch.ids)
+    for layer in model.layers:
+        q, k, v = ops.linear(ops.norm(x, layer.attn_norm), layer.qkv)
+        q, k = ops.rope(q, k, batch.positions)
+        x = x + ops.linear(ops.attend(q, k, v, batch.cache, layer.attention), layer.out)
+        h = ops.linear(ops.norm(x, layer.mlp_norm), layer.gate_up)
+        x = x + ops.linear(ops.swiglu(h), layer.down)
+    return ops.head(ops.norm(ops.rows(x, batch.sampled), model.norm), model.head)

@@ -1,0 +1,53 @@
+"""Qwen3 dense (arXiv:2505.09388): Llama's decoder with RMSNorm over each head of q and k before RoPE."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sampan.kernels.ops import Batch, Linear, Norm, Ops, Weight
+from sampan.models import llama
+from sampan.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Layer(llama.Layer):
+    """Llama's layer and the two head norms."""
+
+    q_norm: Norm
+    k_norm: Norm
+
+
+@dataclass(frozen=True)
+class Qwen3:
+    """Embedding, layers, final norm and head."""
+
+    embed: Weight
+    layers: tuple[Layer, ...]
+    norm: Norm
+    head: Linear
+
+
+def build(c: ModelConfig) -> Qwen3:
+    """The model's weights by their Hugging Face names."""
+    base = llama.build(c)
+    return Qwen3(base.embed, tuple(_layer(c, layer) for layer in base.layers), base.norm, base.head)
+
+
+def _layer(c: ModelConfig, layer: llama.Layer) -> Layer:
+    at = f"model.layers.{layer.attention.layer}.self_attn."
+    return Layer(
+        **vars(layer),
+        q_norm=Norm(Weight(at + "q_norm.weight", (c.head_dim,)), c.norm_eps),
+        k_norm=Norm(Weight(at + "k_norm.weight", (c.head_dim,)), c.norm_eps),
+    )
+
+
+def forward(ops: Ops, model: Qwen3, batch: Batch) -> Any:
+    """Logits of the sampled rows."""
+    x = ops.embed(model.embed, batch.ids)
+    for layer in model.layers:
+        q, k, v = ops.linear(ops.norm(x, layer.attn_norm), layer.qkv)
+        q, k = ops.rope(ops.head_norm(q, layer.q_norm), ops.head_norm(k, layer.k_norm), batch.positions)
+        x = x + ops.linear(ops.attend(q, k, v, batch.cache, layer.attention), layer.out)
+        h = ops.linear(ops.norm(x, layer.mlp_norm), layer.gate_up)
+        x = x + ops.linear(ops.swiglu(h), layer.down)
+    return ops.head(ops.norm(ops.rows(x, batch.sampled), model.norm), model.head)

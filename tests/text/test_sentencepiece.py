@@ -1,0 +1,235 @@
+"""GGUF's `llama` vocabularies: SentencePiece BPE with byte fallback, rebuilt from scores.
+
+The oracle is the tokenizer.json that Llama 2 and its descendants publish (a "▁" before every text, then
+byte-pair merging with byte fallback), read by transformers, with merges that transformers derives.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, pre_tokenizers, trainers
+from transformers import LlamaTokenizerFast, PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import generate_merges
+
+from sampan.core.errors import TokenizerError
+from sampan.text.tokenizer import Tokenizer
+from sampan.weights.gguf import read_gguf
+
+CONTROL = ["<unk>", "<s>", "</s>"]
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+TEXTS = st.lists(
+    st.one_of(
+        st.text(st.characters(exclude_categories=("Cs",)), max_size=10),
+        st.text(st.sampled_from(" \n\t▁"), max_size=4),
+        st.sampled_from(
+            ["The boat", " crossed", "naïve ", "<s>", "</s>", "<0x0A>", "<unk", "日本", "👩‍👩‍👧"]
+        ),
+    ),
+    max_size=8,
+).map("".join)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A vocabulary as GGUF metadata and in a folder, with transformers' reading of the folder."""
+
+    metadata: dict[str, object]
+    folder: Path
+    oracle: PreTrainedTokenizerFast
+    vocab: dict[str, int]
+    merges: list[tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def llama(corpus: list[str], tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    pieces = CONTROL + BYTES + _train(corpus)
+    first = len(CONTROL + BYTES)
+    scores = [0.0] * first + [-float(rank) for rank in range(len(pieces) - first)]
+    vocab = {piece: token for token, piece in enumerate(pieces)}
+    merges = generate_merges(vocab, dict(zip(pieces, scores, strict=True)))
+    folder = tmp_path_factory.mktemp("llama")
+    (folder / "tokenizer.json").write_text(json.dumps(_published(vocab, merges)), "utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+    metadata = read_gguf(_write_gguf(folder / "model.gguf", pieces, scores)).metadata
+    return Trained(metadata, folder, PreTrainedTokenizerFast.from_pretrained(folder), vocab, merges)
+
+
+def _train(corpus: list[str]) -> list[str]:
+    """Pieces in SentencePiece's order: merged ones best first, then single characters."""
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.train_from_iterator(
+        corpus, trainers.BpeTrainer(vocab_size=900, limit_alphabet=200, show_progress=False)
+    )
+    trained = backend.get_vocab()
+    return sorted(trained, key=lambda piece: (len(piece) == 1, trained[piece]))
+
+
+def _published(vocab: dict[str, int], merges: list[tuple[str, str]]) -> dict[str, object]:
+    added = [
+        {"id": token, "content": text, "special": True, "normalized": False}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+        for token, text in enumerate(CONTROL)
+    ]
+    space = {"String": " "}
+    bos = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    return {
+        "added_tokens": added,
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": space, "content": "▁"},
+            ],
+        },
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [bos, text],
+            "pair": [bos, text],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "unk_token": "<unk>",
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "vocab": vocab,
+            "merges": merges,
+        },
+    }
+
+
+def _write_gguf(path: Path, pieces: list[str], scores: list[float]) -> Path:
+    kinds = {"<unk>": gguf.TokenType.UNKNOWN, "<s>": gguf.TokenType.CONTROL, "</s>": gguf.TokenType.CONTROL}
+    kinds |= dict.fromkeys(BYTES, gguf.TokenType.BYTE)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(pieces)
+    writer.add_token_types([kinds.get(piece, gguf.TokenType.NORMAL) for piece in pieces])
+    writer.add_token_scores(scores)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="module", params=["gguf", "folder"])
+def tokenizer(request: pytest.FixtureRequest, llama: Trained) -> Tokenizer:
+    return (
+        Tokenizer.from_gguf(llama.metadata)
+        if request.param == "gguf"
+        else Tokenizer.from_folder(llama.folder)
+    )
+
+
+def test_corpus_is_encoded_as_published(tokenizer, llama, corpus):
+    for text in [*corpus, "  two", "▁▁", "a</s>b", "<s> x", "<0x41>"]:
+        assert tokenizer.encode(text) == llama.oracle.encode(text), text
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=TEXTS)
+def test_any_text_is_encoded_as_published(tokenizer, llama, text):
+    assert tokenizer.encode(text) == llama.oracle.encode(text)
+
+
+def test_prose_is_encoded_as_by_llama_tokenizer_fast(tokenizer, llama, corpus):
+    # transformers' own class leaves out SentencePiece's space where a text has one already
+    oracle = LlamaTokenizerFast(vocab=llama.vocab, merges=llama.merges)
+    for text in (text for text in corpus if text and not text.startswith((" ", "▁"))):
+        assert tokenizer.encode(text, add_bos=False) == oracle.encode(text), text
+
+
+def test_corpus_survives_a_round_trip(tokenizer, llama, corpus):
+    for text in corpus:
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.decode(ids, skip_special=False) == llama.oracle.decode(ids)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_ids_are_decoded_as_published_or_as_utf8(tokenizer, llama, data):
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=20))
+    ours, theirs = tokenizer.decode(ids), llama.oracle.decode(ids, skip_special_tokens=True)
+    if "\ufffd" in theirs:  # theirs gives up a whole run of bytes for one that is no UTF-8
+        raw = b"".join(tokenizer.token_bytes(token) for token in ids if token not in tokenizer.special_ids)
+        theirs = raw.removeprefix(b" ").decode("utf-8", "replace")
+    assert ours == theirs
+
+
+def test_unknown_characters_become_bytes(tokenizer):
+    ids = tokenizer.encode("\U00013080", add_bos=False)
+    assert [tokenizer.token_text(token) for token in ids] == ["▁", "<0xF0>", "<0x93>", "<0x82>", "<0x80>"]
+    assert [tokenizer.token_bytes(token) for token in ids] == [b" ", b"\xf0", b"\x93", b"\x82", b"\x80"]
+
+
+def test_spelled_out_control_tokens_can_stay_text(tokenizer):
+    ids = tokenizer.encode("a</s>b<0x41>", special=False)
+    assert tokenizer.special_ids & set(ids[1:]) == set()
+    assert tokenizer.decode(ids) == "a</s>b<0x41>"
+
+
+def test_special_ids(tokenizer):
+    assert (tokenizer.bos_id, tokenizer.bos_text, tokenizer.eos_text) == (1, "<s>", "</s>")
+    assert tokenizer.eos_ids == {2}
+    assert tokenizer.special_ids == {0, 1, 2}
+    assert tokenizer.adds_bos
+
+
+def test_without_space_prefix(llama):
+    tokenizer = Tokenizer.from_gguf({**llama.metadata, "tokenizer.ggml.add_space_prefix": False})
+    assert tokenizer.encode("The boat", add_bos=False) != llama.oracle.encode(
+        "The boat", add_special_tokens=False
+    )
+    for text in ("The boat", " The boat", ""):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_the_file_decides_about_bos(llama):
+    for stated in (True, False, np.bool_(False)):
+        tokenizer = Tokenizer.from_gguf({**llama.metadata, "tokenizer.ggml.add_bos_token": stated})
+        assert (tokenizer.encode("x")[0] == 1) == bool(stated)
+
+
+def test_special_ids_default_to_llama_cpps(llama):
+    names = ("bos", "eos", "unknown")
+    metadata = {
+        k: v for k, v in llama.metadata.items() if k not in {f"tokenizer.ggml.{n}_token_id" for n in names}
+    }
+    tokenizer = Tokenizer.from_gguf(metadata)
+    assert (tokenizer.bos_id, tokenizer.eos_ids) == (1, {2})
+
+
+def test_missing_scores_are_refused(llama):
+    metadata = {k: v for k, v in llama.metadata.items() if k != "tokenizer.ggml.scores"}
+    with pytest.raises(TokenizerError, match=r"tokenizer\.ggml\.scores is missing"):
+        Tokenizer.from_gguf(metadata)
+
+
+def test_an_entry_of_absurd_length_is_refused_at_once(llama):
+    tokens = [*llama.metadata["tokenizer.ggml.tokens"]]
+    tokens[-1] = "a" * 1_000_000
+    with pytest.raises(TokenizerError, match="1000000 characters"):
+        Tokenizer.from_gguf({**llama.metadata, "tokenizer.ggml.tokens": tokens})
