@@ -1,7 +1,7 @@
 """A model ready to use: catalogue, weights, tokenizer, template and engine put together."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,7 +96,7 @@ class LLM:
         """Token ids; a templated prompt brings its own beginning-of-sequence token."""
         return self.tokenizer.encode(text, add_bos=not templated)
 
-    def stream(self, prompt: str, sampling: SamplingParams, *, templated: bool) -> Iterator[Delta]:
+    def stream(self, prompt: str, sampling: SamplingParams, *, templated: bool) -> Generator[Delta, None, None]:
         """One answer as it is made. Closing the iterator stops it."""
         text = TextStream(self.tokenizer, sampling.stop)
         split = ReasoningSplitter(starts_inside=templated and starts_inside_reasoning(prompt))

@@ -68,7 +68,8 @@ def test_frequencies_and_scale_are_transformers(
 ) -> None:
     inv_freq, scale = theirs(dict(parameters), head_dim, theta, 131072)
     found = ours(parameters, head_dim, theta, 131072)
-    assert_within_ulps(found.inv_freq, inv_freq, 4)
+    # Llama 3's blend subtracts nearly equal numbers, which multiplies a last bit of theirs or ours.
+    assert_within_ulps(found.inv_freq, inv_freq, 16 if parameters["rope_type"] == "llama3" else 2)
     assert found.scale == pytest.approx(scale, rel=1e-12)
 
 
@@ -110,7 +111,7 @@ def test_every_spelling_gives_the_same(parameters: dict[str, object]) -> None:
         assert found[1:] == expected[1:]
 
 
-def test_transformers_5_writes_what_is_read(tmp_path: object) -> None:
+def test_transformers_5_writes_what_is_read() -> None:
     config = Qwen2Config(rope_parameters={"rope_theta": 1e6, **YARN}).to_dict()
     assert "rope_parameters" in config
     assert rope.from_hf(Fields(config, "config.json"), 128, 32768).scale == ours(YARN, 128, 1e6, 32768).scale

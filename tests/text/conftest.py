@@ -12,7 +12,7 @@ from typing import Any
 
 import gguf
 import pytest
-from tokenizers import AddedToken, Tokenizer, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from sampan.weights.gguf import read_gguf
@@ -81,15 +81,17 @@ def trained(
 
 
 def _train(form: dict[str, Any], corpus: list[str]) -> dict[str, Any]:
-    """A tokenizer.json of this form with 1,500 entries, some of which no merge leads to."""
-    model = {"type": "BPE", "vocab": {}, "merges": []}
-    parts = {"normalizer": form["normalizer"], "pre_tokenizer": form["pre_tokenizer"], "model": model}
-    tokenizer = Tokenizer.from_str(json.dumps(parts))
+    """A tokenizer.json of this form with 5,000 entries, some of which no merge leads to.
+
+    The merges are learned from uncut text and so cross every boundary: each cut shows in the ids.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=1500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=5000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator(corpus, trainer)
-    written = json.loads(tokenizer.to_str())
+    written = json.loads(tokenizer.to_str()) | {name: form[name] for name in ("normalizer", "pre_tokenizer")}
     vocab = written["model"]["vocab"]
     for word in ("Ġharbour", "Ġspoken"):
         vocab.setdefault(word, len(vocab))

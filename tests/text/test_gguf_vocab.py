@@ -106,21 +106,19 @@ def test_what_is_not_implemented_is_named(changes, name):
         Tokenizer.from_gguf(metadata(**changes))
 
 
-@pytest.mark.parametrize(
-    ("alias", "name"),
-    [
-        ("llama3", "llama-bpe"),
-        ("llama-v3", "llama-bpe"),
-        ("megrez", "qwen2"),
-        ("joyai-llm", "deepseek-v3"),
-        ("starcoder", "smollm"),
-        ("phi-2", "gpt-2"),
-    ],
-)
-def test_names_that_llama_cpp_takes_for_the_same(trained, corpus, alias, name):
-    same, alias_of = Tokenizer.from_gguf({**trained.metadata, PREFIX + "pre": name}), trained.metadata
-    other = Tokenizer.from_gguf({**alias_of, PREFIX + "pre": alias})
-    assert [other.encode(text) for text in corpus] == [same.encode(text) for text in corpus]
+ALIASES = {
+    "llama-bpe": ["llama3", "llama-v3", "falcon3"],
+    "qwen2": ["kormo", "megrez"],
+    "deepseek-v3": ["joyai-llm"],
+    "smollm": ["starcoder", "refact"],
+    "gpt-2": ["phi-2"],
+}
+
+
+def test_names_that_llama_cpp_takes_for_the_same(trained, corpus):
+    for alias in ALIASES.get(trained.name, []):
+        tokenizer = Tokenizer.from_gguf({**trained.metadata, PREFIX + "pre": alias})
+        assert all(tokenizer.encode(text) == trained.oracle.encode(text) for text in corpus)
 
 
 def test_arrays_may_be_numpys(trained, corpus):
@@ -140,6 +138,12 @@ def test_a_turn_end_marked_as_ordinary_text_still_ends_the_turn():
     tokenizer = Tokenizer.from_gguf(metadata(token_type=[1, 1, 1, 1, 1], eos_token_id=4))
     assert tokenizer.eos_ids == {3, 4}
     assert tokenizer.encode("a<|im_end|>b") == [0, 3, 1]
+
+
+def test_an_id_that_starts_a_text_is_special_whatever_its_type():
+    tokenizer = Tokenizer.from_gguf(metadata(token_type=[1] * 5, bos_token_id=4, add_bos_token=True))
+    assert tokenizer.encode("a<seen>b") == [4, 0, 4, 1]
+    assert tokenizer.decode([4, 0, 4, 1]) == "ab"
 
 
 def test_every_stated_end_of_a_turn_counts():
@@ -162,7 +166,7 @@ def test_many_control_tokens_take_linear_time():
         assert tokenizer.encode(f"a<|reserved_{count - 1}|>") == [0, count]
         return time.perf_counter() - start
 
-    few, many = (min(seconds(count) for _ in range(3)) for count in (5_000, 50_000))
+    few, many = (min(seconds(count) for _ in range(2)) for count in (5_000, 50_000))
     assert many < 40 * few
 
 

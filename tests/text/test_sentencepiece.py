@@ -11,7 +11,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
@@ -179,6 +179,30 @@ def test_any_ids_are_decoded_as_published_or_as_utf8(tokenizer, llama, data):
     assert ours == theirs
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    scores=st.dictionaries(
+        st.text(st.sampled_from("ab"), min_size=1, max_size=5), st.integers(-3, 0), max_size=12
+    ),
+    text=st.text(st.sampled_from("ab"), max_size=12),
+)
+@example(
+    scores={"aaba": -2, "baaa": -1, "aab": -4, "baabb": -4, "aa": -1, "bbb": -1, "aaa": -1}, text="bbbbaaaab"
+)
+@example(
+    scores={"bbab": -1, "bb": -1, "aaba": -4, "ba": -3, "bab": -4, "abb": -3, "bbbba": -4}, text="abababbaa"
+)
+def test_merges_follow_from_scores_as_transformers_derives_them(scores, text):
+    scores = {"▁": -9, "a": -9, "b": -9} | scores
+    vocab = {piece: token for token, piece in enumerate(scores)}
+    metadata = {"model": "llama", "tokens": list(scores), "scores": list(map(float, scores.values()))}
+    tokenizer = Tokenizer.from_gguf({f"tokenizer.ggml.{key}": value for key, value in metadata.items()})
+    oracle = Backend(models.BPE(vocab=vocab, merges=generate_merges(vocab, scores)))
+    assert tokenizer.encode(text, add_bos=False, special=False) == (
+        oracle.encode(f"▁{text}").ids if text else []
+    )
+
+
 def test_unknown_characters_become_bytes(tokenizer):
     ids = tokenizer.encode("\U00013080", add_bos=False)
     assert [tokenizer.token_text(token) for token in ids] == ["▁", "<0xF0>", "<0x93>", "<0x82>", "<0x80>"]
@@ -189,6 +213,38 @@ def test_spelled_out_control_tokens_can_stay_text(tokenizer):
     ids = tokenizer.encode("a</s>b<0x41>", special=False)
     assert tokenizer.special_ids & set(ids[1:]) == set()
     assert tokenizer.decode(ids) == "a</s>b<0x41>"
+
+
+def test_merging_never_makes_a_control_token():
+    tokens = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "<0x41>",
+        "▁",
+        "<",
+        "s",
+        ">",
+        "0",
+        "x",
+        "4",
+        "1",
+        "<s",
+        "<0",
+        "x4",
+        "<0x4",
+        "1>",
+    ]
+    metadata = {
+        "model": "llama",
+        "tokens": tokens,
+        "token_type": [2, 3, 3, 6] + [1] * 13,
+        "scores": [0.0] * len(tokens),
+        "add_space_prefix": False,
+    }
+    tokenizer = Tokenizer.from_gguf({f"tokenizer.ggml.{key}": value for key, value in metadata.items()})
+    ids = tokenizer.encode("<s><0x41>", add_bos=False, special=False)
+    assert [tokens[token] for token in ids] == ["<s", ">", "<0x4", "1>"]
 
 
 def test_special_ids(tokenizer):

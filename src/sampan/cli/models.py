@@ -1,15 +1,18 @@
 """`sampan models [list|show MODEL|pull MODEL|rm MODEL]`: the catalogue, and what of it is on this disk."""
 
 import json
-import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from sampan.catalog import catalog
 from sampan.catalog.catalog import Entry
 from sampan.catalog.disk import gigabytes
 from sampan.catalog.source import FORMS, parse_source
+from sampan.cli.memory import fits, total_memory
+from sampan.cli.options import AsJson
 from sampan.cli.progress import TerminalProgress
 from sampan.core.errors import UsageError
 from sampan.core.settings import Settings
@@ -19,8 +22,17 @@ if TYPE_CHECKING:
 
 Row = dict[str, object]
 
-# Weights in bf16 as they are downloaded, and a fifth on top for the cache of keys and values and the program.
-_ROOM = 1.2
+
+def command(
+    action: Annotated[str, typer.Argument(metavar="ACTION", help="list, show, pull or rm.")] = "list",
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="For show, pull and rm.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The catalogue: list, show MODEL, pull MODEL or rm MODEL.
+
+    Licence and what it allows, size, what fits here, and where it comes from.
+    """
+    models(action, model, as_json=as_json, settings=Settings.from_env())
 
 
 def models(action: str, model: str | None, *, as_json: bool, settings: Settings) -> None:
@@ -104,23 +116,10 @@ def _row(entry: Entry | None, source: str, settings: Settings) -> Row:
         "licence_asks": terms.asks if terms else None,
         "licence_url": terms.url if terms else None,
         "supported": entry.supported if entry else None,
-        "fits": _fits(size),
+        "fits": fits(size),
         "local_bytes": found.bytes if found else None,
         "path": str(found.path) if found else None,
     }
-
-
-def _fits(size: int | None) -> bool | None:
-    memory = _memory()
-    return None if size is None or memory is None else size * _ROOM <= memory
-
-
-def _memory() -> int | None:
-    """The machine's memory in bytes; None where the platform does not say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _json(row: Row) -> None:
@@ -167,7 +166,7 @@ def _words(row: Row) -> None:
         "parameters": _billions(row["parameters"]),
         "source": row["source"],
         "download": _size(row["bytes"]),
-        "fits here": f"{_yes_no(row['fits'])} (memory {_size(_memory())}; the weights and a fifth more)",
+        "fits here": f"{_yes_no(row['fits'])} (memory {_size(total_memory())}; the weights and a fifth more)",
         "licence": row["licence_name"] or "not in the catalogue: read it at the source",
         "commercial": _yes_no(row["commercial_use"]),
         "allows": row["licence_allows"] or "?",

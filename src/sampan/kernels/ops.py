@@ -5,16 +5,22 @@ recorder in `program.py` (native kernels) or `reference.py` (PyTorch). Shapes: T
 rows, H hidden, D head size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One tensor of the checkpoint: its Hugging Face name and row-major shape."""
+    """One tensor of the checkpoint: its Hugging Face name and row-major shape.
+
+    `fine`: integer kernels give its input 16 bits instead of 8, because nothing after it averages an error
+    out (last layer, head); docs/numerics.md has the figures.
+    """
 
     name: str
     shape: tuple[int, ...]
+    fine: bool = False
 
 
 @dataclass(frozen=True)
@@ -25,9 +31,12 @@ class Linear:
     biases: tuple[Weight, ...] = ()
 
     @classmethod
-    def of(cls, *names: str, sizes: tuple[int, ...], inputs: int, bias: bool = False) -> "Linear":
+    def of(
+        cls, *names: str, sizes: tuple[int, ...], inputs: int, bias: bool = False, fine: Sequence[bool] = ()
+    ) -> "Linear":
         """Parts `name.weight` [size, inputs], with `name.bias` [size] when `bias`."""
-        parts = tuple(Weight(f"{n}.weight", (size, inputs)) for n, size in zip(names, sizes, strict=True))
+        each = zip(names, sizes, fine or [False] * len(names), strict=True)
+        parts = tuple(Weight(f"{n}.weight", (size, inputs), f) for n, size, f in each)
         biases = tuple(Weight(f"{n}.bias", (size,)) for n, size in zip(names, sizes, strict=True))
         return cls(parts, biases if bias else ())
 

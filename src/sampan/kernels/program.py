@@ -5,8 +5,8 @@ The recorder is an `Ops` backend whose values are promises. A norm, SwiGLU or pl
 when its reader is known: an addition accumulates into the residual, anything else gets a buffer; RoPE, the
 head norms and the cache's append become one instruction when attention reads them.
 
-Activations are int8 in blocks of 32 wherever weights are integers, except before the head, which takes two
-int8 planes (16 bits): docs/numerics.md has the measurements.
+Where weights are integers, activations are int8 in blocks of 32; they keep 16 bits (two int8 planes) at the
+first 64 positions of a sequence and before weights marked `fine`. docs/numerics.md has the figures.
 """
 
 from collections.abc import Sequence
@@ -23,16 +23,20 @@ from sampan.kernels.ops import Attention, Batch, Linear, Norm, Weight
 Floats = npt.NDArray[np.float32]
 
 _COPY, _NORM, _SWIGLU = 0, 1, 2
-_FLOAT_STORES = 3  # stores from here on are floats: f16, bf16, f32
 _CACHE_TYPES = {"bf16": 0, "f32": 1}
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A packed matrix that computes some of a linear's outputs: features [offset, offset + padded n)."""
+    """A packed matrix that computes some of a linear's outputs: features [offset, offset + padded n).
+
+    `integer`: it reads quantised rows, otherwise float ones. `fine`: all its input rows keep 16 bits.
+    """
 
     matrix: Any
     offset: int
+    integer: bool
+    fine: bool
 
 
 class WeightSource(Protocol):
@@ -84,10 +88,10 @@ class _Residual:
 
 @dataclass(frozen=True)
 class _Pending:
-    """A linear whose input is prepared and whose reader is not known yet. `acts`: by plane count."""
+    """A linear whose input is prepared and whose reader is not known yet. `acts`: by (integer, fine)."""
 
     weight: Linear
-    acts: dict[int, int]
+    acts: dict[tuple[bool, bool], int]
     sampled: bool
 
 
@@ -108,7 +112,7 @@ class Recorder:
     ) -> None:
         self.weights = weights
         self.buffers: dict[tuple[str, int], int] = {}
-        self.activations: dict[tuple[int, int], int] = {}
+        self.activations: dict[tuple[int, bool, bool], int] = {}
         try:
             self.program = _native.Program(
                 machine.pool, machine.isa, max_rows, cache.pages, _CACHE_TYPES[cache.dtype], cache.layers,
@@ -130,7 +134,7 @@ class Recorder:
         return _Part(x.linear, x.index, norm)
 
     def linear(self, x: Any, weight: Linear) -> Any:
-        pending = self._prepare(self._floats(x), weight, planes=1)
+        pending = self._prepare(self._floats(x), weight)
         if len(weight.parts) == 1:
             return pending
         return tuple(_Part(pending, i) for i in range(len(weight.parts)))
@@ -162,7 +166,7 @@ class Recorder:
 
     def head(self, x: _Buffer, weight: Linear) -> None:
         vocabulary = weight.parts[0].shape[0]
-        pending = self._prepare(x, weight, planes=2)
+        pending = self._prepare(x, weight)
         logits = _Buffer(self.program.logits(padded(vocabulary)), padded(vocabulary))
         self.emit_linear(pending, logits, accumulate=False)
         self.program.stats(logits.index, vocabulary)
@@ -173,10 +177,10 @@ class Recorder:
         for i, segment in enumerate(self.weights.segments(pending.weight)):
             n = padded(segment.matrix.n)
             part = None if bias is None else np.ascontiguousarray(bias[segment.offset : segment.offset + n])
-            act = pending.acts[_planes(segment.matrix, max(pending.acts))]
             self.program.linear(
-                segment.matrix, act, out.index, out.offset + segment.offset, part, accumulate, pending.sampled, i > 0
-            )
+                segment.matrix, pending.acts[segment.integer, segment.fine], out.index, out.offset + segment.offset, part,
+                accumulate, pending.sampled, segment.fine, i > 0,
+            )  # fmt: skip
 
     def _floats(self, x: Any) -> _Buffer:
         if isinstance(x, _Residual):
@@ -185,18 +189,16 @@ class Recorder:
         assert isinstance(x, _Buffer)
         return x
 
-    def _prepare(self, x: _Buffer, weight: Linear, planes: int) -> _Pending:
+    def _prepare(self, x: _Buffer, weight: Linear) -> _Pending:
         """Input rows in every form that the linear's segments need."""
         inputs = weight.parts[0].shape[1]
-        acts: dict[int, int] = {}
-        for segment in self.weights.segments(weight):
-            needed = _planes(segment.matrix, planes)
-            if needed in acts:
-                continue
-            acts[needed] = self._activations(inputs, needed)
-            scale = self.weights.vector(x.norm.weight) if x.norm else None
-            eps = x.norm.eps if x.norm else 0.0
-            self.program.prepare(x.op, x.index, x.offset, x.up, scale, eps, acts[needed], x.sampled)
+        scale = self.weights.vector(x.norm.weight) if x.norm else None
+        eps = x.norm.eps if x.norm else 0.0
+        acts: dict[tuple[bool, bool], int] = {}
+        for integer, fine in sorted({(s.integer, s.fine) for s in self.weights.segments(weight)}):
+            act = acts[integer, fine] = self._activations(inputs, integer, fine)
+            joined = len(acts) > 1
+            self.program.prepare(x.op, x.index, x.offset, x.up, scale, eps, act, x.sampled, fine, joined)
         return _Pending(weight, acts, x.sampled)
 
     def _materialise(self, pending: _Pending, role: str) -> _Buffer:
@@ -219,20 +221,16 @@ class Recorder:
             self.buffers[key] = self.program.buffer(width)
         return _Buffer(self.buffers[key], width)
 
-    def _activations(self, inputs: int, planes: int) -> int:
-        key = (inputs, planes)
+    def _activations(self, inputs: int, integer: bool, fine: bool) -> int:
+        key = (inputs, integer, fine)
         if key not in self.activations:
-            self.activations[key] = self.program.activations(inputs, planes)
+            self.activations[key] = self.program.activations(inputs, integer)
         return self.activations[key]
 
 
 def symbolic_batch() -> Batch:
     """A batch without values, to record with."""
     return Batch(ids=None, positions=None, sampled=None, cache=None)
-
-
-def _planes(matrix: Any, planes: int) -> int:
-    return 0 if matrix.store >= _FLOAT_STORES else planes
 
 
 def _starts(weight: Linear) -> list[int]:

@@ -33,7 +33,8 @@ class Llama:
 def build(c: ModelConfig) -> Llama:
     """The model's weights by their Hugging Face names."""
     embed = Weight("model.embed_tokens.weight", (c.vocab, c.hidden))
-    head = Linear((embed if c.tied_head else Weight("lm_head.weight", (c.vocab, c.hidden)),))
+    name = embed.name if c.tied_head else "lm_head.weight"
+    head = Linear((Weight(name, (c.vocab, c.hidden), fine=True),))
     norm = Norm(Weight("model.norm.weight", (c.hidden,)), c.norm_eps)
     return Llama(embed, tuple(_layer(c, i) for i in range(c.layers)), norm, head)
 
@@ -42,18 +43,21 @@ def _layer(c: ModelConfig, index: int) -> Layer:
     at = f"model.layers.{index}."
     q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
     attn, mlp = at + "self_attn.", at + "mlp."
+    last = index == c.layers - 1
     return Layer(
         attn_norm=Norm(Weight(at + "input_layernorm.weight", (c.hidden,)), c.norm_eps),
         qkv=Linear.of(
-            attn + "q_proj", attn + "k_proj", attn + "v_proj", sizes=(q, kv, kv), inputs=c.hidden, bias=c.qkv_bias
+            attn + "q_proj", attn + "k_proj", attn + "v_proj",
+            sizes=(q, kv, kv), inputs=c.hidden, bias=c.qkv_bias, fine=(last, last, last),
         ),
         attention=Attention(index, c.heads, c.kv_heads, c.head_dim),
-        out=Linear.of(attn + "o_proj", sizes=(c.hidden,), inputs=q, bias=c.out_bias),
+        out=Linear.of(attn + "o_proj", sizes=(c.hidden,), inputs=q, bias=c.out_bias, fine=(last,)),
         mlp_norm=Norm(Weight(at + "post_attention_layernorm.weight", (c.hidden,)), c.norm_eps),
         gate_up=Linear.of(
-            mlp + "gate_proj", mlp + "up_proj", sizes=(c.ffn, c.ffn), inputs=c.hidden, bias=c.mlp_bias
+            mlp + "gate_proj", mlp + "up_proj",
+            sizes=(c.ffn, c.ffn), inputs=c.hidden, bias=c.mlp_bias, fine=(last, last),
         ),
-        down=Linear.of(mlp + "down_proj", sizes=(c.hidden,), inputs=c.ffn, bias=c.mlp_bias),
+        down=Linear.of(mlp + "down_proj", sizes=(c.hidden,), inputs=c.ffn, bias=c.mlp_bias, fine=(last,)),
     )
 
 

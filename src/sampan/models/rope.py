@@ -2,7 +2,8 @@
 
 The formulas are those of transformers' `modeling_rope_utils.py` and, for GGUF, of llama.cpp's `rope_yarn`
 (ggml-cpu/ops.cpp) and `llama-context.cpp`. Powers are taken in float64, everything after them in float32 as
-transformers does, so that the frequencies are the same on every machine and within two roundings of its own.
+transformers does, so that the frequencies are the same on every machine and within two roundings of its own
+(sixteen where Llama 3's blend subtracts nearly equal numbers).
 A stretching that is not one of these is an `UnsupportedModel`.
 """
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from sampan.text.template_env import Environment
 
+_MAX_DEPTH = 100  # of lists and objects in messages and tools
 _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -100,7 +101,7 @@ class ChatTemplate:
                 )
         variables = {
             **self._special,
-            "messages": [_with_reasoning(message) for message in _plain(list(messages))],
+            "messages": [_normalised(message) for message in _plain(list(messages))],
             "tools": _plain(tools),
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
@@ -161,22 +162,30 @@ def _read_text(path: Path) -> str:
         raise TokenizerError(f"{path} cannot be read: {error}; fetch it again") from error
 
 
-def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    """Reasoning under the names that templates read, whichever one the caller used."""
-    given = next((message[name] for name in _REASONING_NAMES if message.get(name) is not None), None)
+def _normalised(message: dict[str, Any]) -> dict[str, Any]:
+    """A message as templates expect it: reasoning under the names they read, and no null fields.
+
+    Only `content` may be null: templates with tools ask for it (`content is none`), and many ask whether
+    `tool_calls` is there at all.
+    """
+    message = {name: value for name, value in message.items() if value is not None or name == "content"}
+    given = next((message[name] for name in _REASONING_NAMES if name in message), None)
     return message if given is None else {"thinking": given, **message, "reasoning_content": given}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
     """A copy in plain JSON types: a template sees no object whose methods could do something."""
     if value is None or isinstance(value, str | int | float | bool):
         return value
+    if depth > _MAX_DEPTH:
+        raise TemplateError(f"messages or tools are nested deeper than {_MAX_DEPTH} levels: flatten them")
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): _plain(item, depth + 1) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, depth + 1) for item in value]
+    kind = type(value).__name__
     raise TemplateError(
-        f"messages hold a {type(value).__name__}: only text, numbers, lists and objects can be rendered"
+        f"messages or tools hold a {kind}: only text, numbers, lists and objects are rendered"
     )
 
 

@@ -62,7 +62,7 @@ def read_folder(folder: Path) -> Vocabulary:
         bos_id=bos,
         eos_id=eos,
         eos_ids=frozenset({*listed("eos_token"), *_turn_ends(backend), *([] if eos is None else [eos])}),
-        adds_bos=bos is not None and _adds_bos(backend, config, bos),
+        adds_bos=bos is not None and _adds_bos(backend, bos),
     )
 
 
@@ -125,9 +125,7 @@ def _turn_ends(backend: "Backend") -> list[int]:
     ]
 
 
-def _adds_bos(backend: "Backend", config: dict[str, Any], bos: int) -> bool:
-    """What the configuration says, otherwise what the post-processor of tokenizer.json does."""
-    if "add_bos_token" in config or "add_eos_token" in config:
-        return bool(config.get("add_bos_token"))
+def _adds_bos(backend: "Backend", bos: int) -> bool:
+    """What the post-processor does: beside a tokenizer.json, `add_bos_token` has no say."""
     with backend_errors("tokenizer.json cannot encode"):
         return backend.encode("a").ids[:1] == [bos]

@@ -41,7 +41,9 @@ class Metadata:
             raise _wrong(key, f"{len(values)} long for {count} tokens")
         if not set(map(type, values)) <= set(kinds):
             place = next(place for place, value in enumerate(values) if type(value) not in kinds)
-            raise _wrong(f"{key}[{place}]", f"of type {type(values[place]).__name__}, not a number as expected")
+            raise _wrong(
+                f"{key}[{place}]", f"of type {type(values[place]).__name__}, not a number as expected"
+            )
         return values
 
     def flag(self, key: str, default: bool) -> bool:

@@ -20,9 +20,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-MAX_STEPS = 1_000_000  # loop passes, calls and tens of thousands of characters in one rendering
+MAX_STEPS = 500_000  # loop passes, calls and texts made, in one rendering
 MAX_TEXT = 16_000_000  # characters of one text: four times the prompt of a million tokens
-_CHARACTERS_A_STEP = 10_000
+_CHARACTERS_A_STEP = 50_000  # what a longer text counts beyond its one step
 _MAX_BITS = 4096  # of a whole number
 
 _BUDGET = "rendering budget"  # no identifier, so that no template can name it

@@ -49,11 +49,10 @@ class PackedWeights:
     def _pack(self, parts: tuple[Weight, ...]) -> list[Segment]:
         segments: list[Segment] = []
         offset = 0
-        for kind, run in groupby(parts, key=lambda p: self.checkpoint.tensors[p.name].type):
-            group = list(run)
-            matrix = self._matrix(group, kind.number)
-            segments.append(Segment(matrix, offset))
-            offset += matrix.n
+        for (kind, fine), run in groupby(parts, key=lambda p: (self.checkpoint.tensors[p.name].type, p.fine)):
+            matrix = self._matrix(list(run), kind.number)
+            segments.append(Segment(matrix, offset, kind.quantised, fine))
+            offset += padded(matrix.n)
         return segments
 
     def _matrix(self, parts: list[Weight], source: int) -> Any:

@@ -3,6 +3,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -12,6 +13,7 @@
 #include <string>
 
 #include "pack.h"
+#include "probe.h"
 #include "program.h"
 
 namespace nb = nanobind;
@@ -49,13 +51,14 @@ struct Packed {
 };
 
 static Packed* make_packed(int n, int k, int store, int group, bool wide, bool has_min, int zero, std::optional<Bytes> data) {
-  require(n > 0 && k > 0 && store >= 0 && store <= 5, "matrix: sizes and store must be known");
+  require(n > 0 && n <= INT32_MAX - kLanes && k > 0 && store >= 0 && store <= 5, "matrix: sizes and store must be known");
   auto packed = std::make_unique<Packed>();
   Matrix& m = packed->matrix;
   m = {nullptr, n, k, static_cast<Store>(store), group, wide, has_min, zero};
   if (is_integer(m)) {
     require(group == 16 || group == 32 || group == 64 || group == 128, "matrix: group must be 16, 32, 64 or 128");
     require(k % kBlock == 0 && k % superblock(m) == 0, "matrix: k must be a multiple of the group");
+    require(zero >= 0 && zero <= 255, "matrix: zero must be a code");
   }
   if (data) {
     require(data->size() == packed->bytes(), "matrix: packed bytes do not match the shape");
@@ -73,11 +76,13 @@ static Packed* packed_for(int n, int k, int source) {
   Matrix m{};
   m.group = kBlock;
   require(layout_of(static_cast<Source>(source), m), "matrix: unknown source type");
+  require(k % block_inputs(static_cast<Source>(source)) == 0, "matrix: k must be a multiple of the source's block");
   return make_packed(n, k, static_cast<int>(m.store), m.group, m.wide, m.has_min, m.zero, std::nullopt);
 }
 
 static void in_parallel(Pool& pool, int items, const std::function<void(int, int)>& f) {
   nb::gil_scoped_release release;
+  const std::lock_guard turn(pool.turn());
   std::atomic<int> next{0};
   pool.run([&](int) {
     int begin, end;
@@ -89,9 +94,11 @@ static void fill(Packed& p, Pool& pool, Bytes raw, int source, int first, int ro
   const Source type = static_cast<Source>(source);
   Matrix m{};
   m.group = kBlock;
-  require(layout_of(type, m) && m.store == p.matrix.store && m.group == p.matrix.group && m.zero == p.matrix.zero,
+  require(layout_of(type, m) && m.store == p.matrix.store, "fill: source type does not match the matrix");
+  require(!is_integer(m) || (m.group == p.matrix.group && m.zero == p.matrix.zero && m.wide == p.matrix.wide && m.has_min == p.matrix.has_min),
           "fill: source type does not match the matrix");
-  require(first >= 0 && first % kLanes == 0 && rows > 0 && first + rows <= panels(p.matrix) * kLanes, "fill: rows outside the matrix");
+  require(p.matrix.k % block_inputs(type) == 0, "fill: k must be a multiple of the source's block");
+  require(first >= 0 && first % kLanes == 0 && rows > 0 && rows <= panels(p.matrix) * kLanes - first, "fill: rows outside the matrix");
   require(raw.size() == row_bytes(type, p.matrix.k) * static_cast<size_t>(rows), "fill: raw bytes do not match the shape");
   if (order) {
     require(order->size() == static_cast<size_t>(rows), "fill: order must name every row");
@@ -106,7 +113,7 @@ static void fill_codes(Packed& p, Pool& pool, Codes codes, Halves scales, std::o
   const Matrix& m = p.matrix;
   const size_t rows = codes.shape(0), groups = static_cast<size_t>(m.k / m.group);
   require(is_integer(m) && !m.wide && m.group >= kBlock, "fill_codes: matrix must hold integers with f16 scales");
-  require(first >= 0 && first % kLanes == 0 && first + static_cast<int>(rows) <= panels(m) * kLanes, "fill_codes: rows outside the matrix");
+  require(first >= 0 && first % kLanes == 0 && static_cast<int64_t>(rows) <= panels(m) * kLanes - first, "fill_codes: rows outside the matrix");
   require(codes.shape(1) == static_cast<size_t>(m.k) && scales.shape(0) == rows && scales.shape(1) == groups, "fill_codes: shapes differ");
   require(mins.has_value() == m.has_min && (!mins || (mins->shape(0) == rows && mins->shape(1) == groups)), "fill_codes: mins do not match");
   const CodesArgs args{codes.data(), scales.data(), mins ? mins->data() : nullptr, static_cast<int>(rows), first / kLanes};
@@ -153,20 +160,40 @@ static const float* keep_floats(Recorded& r, const std::optional<Floats>& x) {
   return x->data();
 }
 
+static void add(Recorded& r, const Instruction& i) {
+  const char* fault = r.program->fault(i);
+  if (fault) throw std::invalid_argument(fault);
+  r.program->add(i);
+}
+
+static int add_activations(Recorded& r, int k, int planes) {
+  require(planes >= 0 && planes <= 2 && k > 0 && k % (planes ? kBlock : kLanes) == 0, "activations: k must be a multiple of 32, planes 0 to 2");
+  return r.program->activations(k, planes);
+}
+
+static int add_logits(Recorded& r, int width) {
+  require(width > 0 && !r.program->has_logits(), "logits: one positive width for a program");
+  return r.program->logits(width);
+}
+
 static void add_embed(Recorded& r, nb::object table, int out) {
   Instruction i{Op::embed};
   i.matrix = nb::cast<Packed&>(table).matrix;
   i.out = out;
-  r.vocabulary_in = i.matrix.n;
   r.keep.push_back(table);
-  r.program->add(i);
+  add(r, i);
+  r.vocabulary_in = r.vocabulary_in ? std::min(r.vocabulary_in, i.matrix.n) : i.matrix.n;
   Instruction angles{Op::angles};
   angles.joined = true;
-  r.program->add(angles);
+  add(r, angles);
 }
 
-static void add_prepare(Recorded& r, int op, int in, int in_offset, int up, std::optional<Floats> weight, float eps, int act, bool sampled) {
+static void add_prepare(Recorded& r, int op, int in, int in_offset, int up, std::optional<Floats> weight, float eps, int act, bool sampled,
+                        bool joined) {
   Instruction i{Op::prepare};
+  i.joined = joined;
+  require(op != static_cast<int>(Prep::norm) || (weight && static_cast<int>(weight->size()) == r.program->inputs(act)),
+          "prepare: a norm needs one weight for each input");
   i.prep = static_cast<Prep>(op);
   i.in = in;
   i.in_offset = in_offset;
@@ -175,7 +202,7 @@ static void add_prepare(Recorded& r, int op, int in, int in_offset, int up, std:
   i.eps = eps;
   i.act = act;
   i.sampled = sampled;
-  r.program->add(i);
+  add(r, i);
 }
 
 static void add_linear(Recorded& r, nb::object matrix, int act, int out, int out_offset, std::optional<Floats> bias,
@@ -191,11 +218,13 @@ static void add_linear(Recorded& r, nb::object matrix, int act, int out, int out
   i.accumulate = accumulate;
   i.sampled = sampled;
   i.joined = joined;
-  r.program->add(i);
+  add(r, i);
 }
 
 static void add_rope(Recorded& r, int qkv, int heads, int k_offset, int v_offset, float q_scale, int layer,
                      std::optional<Floats> q_norm, std::optional<Floats> k_norm, float eps) {
+  const size_t d = static_cast<size_t>(r.cache.head_dim);
+  require((!q_norm || q_norm->size() == d) && (!k_norm || k_norm->size() == d), "rope: a head norm needs one weight for each feature");
   Instruction i{Op::rope};
   i.in = qkv;
   i.heads = heads;
@@ -206,25 +235,25 @@ static void add_rope(Recorded& r, int qkv, int heads, int k_offset, int v_offset
   i.q_norm = keep_floats(r, q_norm);
   i.k_norm = keep_floats(r, k_norm);
   i.eps = eps;
-  r.program->add(i);
+  add(r, i);
 }
 
 static void add_attend(Recorded& r, int qkv, int out, int heads, int layer) {
-  require(heads / r.cache.kv_heads <= kAttendRows, "attend: too many query heads for each KV head");
   Instruction i{Op::attend};
   i.in = qkv;
   i.out = out;
   i.heads = heads;
   i.layer = layer;
-  r.program->add(i);
+  add(r, i);
 }
 
 static void add_stats(Recorded& r, int logits, int vocabulary) {
   Instruction i{Op::stats};
   i.in = logits;
   i.sampled = true;
+  require(!r.program->has_logits() || (vocabulary > 0 && vocabulary <= r.program->logits_width()), "stats: vocabulary outside the logits");
   r.program->set_vocabulary(vocabulary);
-  r.program->add(i);
+  add(r, i);
 }
 
 static void check_step(const Recorded& r, const Ints& ids, const Ints& positions, const IntTable& spans, const IntTable& pages, const Ints& sampled) {
@@ -238,11 +267,11 @@ static void check_step(const Recorded& r, const Ints& ids, const Ints& positions
   int next = 0;
   for (size_t s = 0; s < spans.shape(0); ++s) {
     const int32_t* span = spans.data() + 3 * s;
-    require(span[0] == next && span[1] > 0 && span[2] >= 0, "run: spans must cover the rows in order");
+    require(span[0] == next && span[1] > 0 && span[1] <= rows - next && span[2] >= 0, "run: spans must cover the rows in order");
     next += span[1];
-    const int used = (span[2] + span[1] + kPage - 1) / kPage;
-    require(used <= static_cast<int>(pages.shape(1)), "run: a span reaches past its pages");
-    for (int i = 0; i < used; ++i) {
+    const int64_t used = (static_cast<int64_t>(span[2]) + span[1] + kPage - 1) / kPage;
+    require(used <= static_cast<int64_t>(pages.shape(1)), "run: a span reaches past its pages");
+    for (int64_t i = 0; i < used; ++i) {
       const int32_t page = pages.data()[s * pages.shape(1) + static_cast<size_t>(i)];
       require(page >= 0 && page < r.pages, "run: page outside the cache");
     }
@@ -260,6 +289,7 @@ static nb::object run_program(nb::handle self, Ints ids, Ints positions, IntTabl
   Recorded& r = nb::cast<Recorded&>(self);
   Program& p = *r.program;
   if (!p.ok()) throw std::bad_alloc();
+  require(p.has_logits(), "run: the program has no logits");
   check_step(r, ids, positions, spans, pages, sampled);
   Step step;
   step.rows = static_cast<int>(ids.size());
@@ -274,7 +304,9 @@ static nb::object run_program(nb::handle self, Ints ids, Ints positions, IntTabl
   }
   bool done;
   {
+    Pool& pool = nb::cast<Pool&>(r.pool_owner);
     nb::gil_scoped_release release;
+    const std::lock_guard turn(pool.turn());
     done = p.run(step);
   }
   if (!done) throw std::bad_alloc();
@@ -290,6 +322,8 @@ static nb::object run_program(nb::handle self, Ints ids, Ints positions, IntTabl
   FloatTable logits(p.logits_data(), {n, static_cast<size_t>(p.vocabulary())}, self, {strides[0], strides[1]});
   return nb::make_tuple(logits, FloatTable(copy, {n, chunks, 4}, owner));
 }
+
+static std::pair<double, std::string> as_pair(const Peak& peak) { return {peak.per_second, peak.instruction}; }
 
 }  // namespace sampan
 
@@ -321,11 +355,11 @@ NB_MODULE(_native, m) {
   nb::class_<Recorded>(m, "Program")
       .def(nb::new_(&make_program), nb::arg("pool"), nb::arg("isa"), nb::arg("max_rows"), nb::arg("pages"), nb::arg("cache_type"),
            nb::arg("layers"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("inverse_frequency"), nb::arg("rope_scale"))
-      .def("buffer", [](Recorded& r, int width) { return r.program->buffer(width); })
-      .def("logits", [](Recorded& r, int width) { return r.program->logits(width); })
-      .def("activations", [](Recorded& r, int k, int planes) { return r.program->activations(k, planes); })
+      .def("buffer", [](Recorded& r, int width) { require(width > 0, "buffer: width must be positive"); return r.program->buffer(width); })
+      .def("logits", &add_logits)
+      .def("activations", &add_activations)
       .def("embed", &add_embed)
-      .def("prepare", &add_prepare, nb::arg("op"), nb::arg("source"), nb::arg("offset"), nb::arg("up"), nb::arg("weight").none(), nb::arg("eps"), nb::arg("act"), nb::arg("sampled"))
+      .def("prepare", &add_prepare, nb::arg("op"), nb::arg("source"), nb::arg("offset"), nb::arg("up"), nb::arg("weight").none(), nb::arg("eps"), nb::arg("act"), nb::arg("sampled"), nb::arg("joined"))
       .def("linear", &add_linear, nb::arg("matrix"), nb::arg("act"), nb::arg("out"), nb::arg("offset"), nb::arg("bias").none(), nb::arg("accumulate"), nb::arg("sampled"), nb::arg("joined"))
       .def("rope", &add_rope, nb::arg("qkv"), nb::arg("heads"), nb::arg("k_offset"), nb::arg("v_offset"), nb::arg("q_scale"), nb::arg("layer"), nb::arg("q_norm").none(), nb::arg("k_norm").none(), nb::arg("eps"))
       .def("attend", &add_attend, nb::arg("qkv"), nb::arg("out"), nb::arg("heads"), nb::arg("layer"))
@@ -334,4 +368,8 @@ NB_MODULE(_native, m) {
            nb::arg("ids"), nb::arg("positions"), nb::arg("spans"), nb::arg("pages"), nb::arg("sampled"))
       .def_prop_ro("pages", [](const Recorded& r) { return r.pages; })
       .def_prop_ro("bytes", [](const Recorded& r) { return r.program->bytes() + r.cache_memory.bytes(); });
+  const nb::call_guard<nb::gil_scoped_release> unlocked;
+  m.def("read_bandwidth", &read_bandwidth, nb::arg("pool"), unlocked);
+  m.def("int8_peak", [](Pool& pool) { return as_pair(int8_peak(pool)); }, nb::arg("pool"), unlocked);
+  m.def("float_peak", [](Pool& pool) { return as_pair(float_peak(pool)); }, nb::arg("pool"), unlocked);
 }

@@ -145,7 +145,7 @@ static void attend(const AttendArgs& a, const Span& span, int row, int count, in
     widen_page(a.cache, page_at(a.cache, span.pages[first / kPage], a.layer, head), keys);
     page_rows(rows, n, keys, d, first);
     const bool ends = (first + kPage) % kSplit == 0 || first + kPage >= longest;
-    for (int r = 0; ends && r < n; ++r) if (rows[r].split_total > 0.0f) merge_split(rows[r], d);
+    for (int r = 0; ends && r < n; ++r) if (rows[r].split_total != 0.0f) merge_split(rows[r], d);
   }
   for (int r = 0; r < n; ++r) {
     const F inverse = set1(1.0f / rows[r].total);

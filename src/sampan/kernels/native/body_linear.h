@@ -16,11 +16,22 @@ static inline void with_count(int n, Fn f) {
   f(Count<Max>{});
 }
 
+// Rows from `row` on, at most `most`, that have as many planes as `row`.
+static inline int alike(const LinearArgs& a, int row, int most) {
+  const int planes = planes_of(a.a, row);
+  int n = 1;
+  while (n < most && row + n < a.rows && planes_of(a.a, row + n) == planes) ++n;
+  return n;
+}
+
 template <Store S>
 static void linear_direct(const LinearArgs& a, int begin, int end) {
   for (int panel = begin; panel < end; ++panel)
-    for (int row = 0; row < a.rows; row += kMaxRowsDirect)
-      with_count<kMaxRowsDirect>(a.rows - row, [&](auto r) { direct<S, r>(a, row, panel); });
+    for (int row = 0; row < a.rows;)
+      with_count<kMaxRowsDirect>(alike(a, row, kMaxRowsDirect), [&](auto r) {
+        direct<S, r>(a, row, panel);
+        row += r;
+      });
 }
 
 template <Store S, bool Fine>
@@ -28,8 +39,11 @@ static void linear_tiled(const LinearArgs& a, int begin, int end, uint8_t* scrat
   for (int panel = begin; panel < end; panel += kTilePanels) {
     with_count<kTilePanels>(end - panel, [&](auto p) {
       for (int i = 0; i < p; ++i) unpack_panel<S>(a.w, panel + i, i, p, scratch);
-      for (int row = 0; row < a.rows; row += kTileRows)
-        with_count<kTileRows>(a.rows - row, [&](auto r) { tile<r, p, S == Store::u8, Fine>(a, row, panel, scratch); });
+      for (int row = 0; row < a.rows;)
+        with_count<kTileRows>(alike(a, row, kTileRows), [&](auto r) {
+          tile<r, p, S == Store::u8, Fine>(a, row, panel, scratch);
+          row += r;
+        });
     });
   }
 }

@@ -31,13 +31,14 @@ static inline void block_codes(const uint8_t* p, W (&w)[8]) {
   }
 }
 
-// Integer sums of rows x one block of 32 inputs; `low` takes inputs 0..15, `high` 16..31.
+// Integer sums of rows (all fine, or none) x one block of 32 inputs; `low` takes inputs 0..15, `high` 16..31.
 template <int R, bool Wide>
 static inline void dot_block(const LinearArgs& a, int row, int k, const W (&w)[8], I (&low)[R], I (&high)[R]) {
   const ptrdiff_t plane = static_cast<ptrdiff_t>(a.a.capacity) * a.a.k;
   const bool fine = a.w.group < kBlock;
   for (int r = 0; r < R; ++r) low[r] = high[r] = set1_i32(0);
-  for (int p = 0; p < a.a.planes; ++p) {
+  const int planes = planes_of(a.a, row);
+  for (int p = 0; p < planes; ++p) {
     for (int r = 0; p > 0 && r < R; ++r) {
       low[r] = shift8(low[r]);
       high[r] = shift8(high[r]);
@@ -122,12 +123,13 @@ static void unpack_panel(const Matrix& m, int panel, int slot, int count, uint8_
   }
 }
 
-// R rows x P unpacked panels: for many rows, where arithmetic is the limit. Folds are 32 inputs, or 16 if Fine.
+// R rows (all fine, or none) x P unpacked panels: for many rows, where arithmetic is the limit. Folds are 32 inputs, or 16 if Fine.
 template <int R, int P, bool Wide, bool Fine>
 static void tile(const LinearArgs& a, int row, int panel, const uint8_t* w) {
   constexpr int kFold = Fine ? 16 : 32, kFolds = kBlock / kFold, kChunks = kFold / 4;
   const Activations& x = a.a;
   const ptrdiff_t plane = static_cast<ptrdiff_t>(x.capacity) * x.k;
+  const int planes = planes_of(x, row);
   const int8_t* codes[R];
   for (int r = 0; r < R; ++r) codes[r] = x.codes + static_cast<ptrdiff_t>(row + r) * x.k;
   const int32_t* isum = Fine ? x.isum16 : x.isum32;
@@ -140,10 +142,10 @@ static void tile(const LinearArgs& a, int row, int panel, const uint8_t* w) {
     for (int f = 0; f < kFolds; ++f) {
       I dots[R][P];
       for (int r = 0; r < R; ++r) {
-        const I start = set1_i32(x.planes == 1 ? -a.w.zero * isum[(row + r) * (x.k / kFold) + b * kFolds + f] : 0);
+        const I start = set1_i32(planes == 1 ? -a.w.zero * isum[(row + r) * (x.k / kFold) + b * kFolds + f] : 0);
         for (int p = 0; p < P; ++p) dots[r][p] = start;
       }
-      for (int plane_index = 0; plane_index < x.planes; ++plane_index) {
+      for (int plane_index = 0; plane_index < planes; ++plane_index) {
         if (plane_index > 0) {
           for (int r = 0; r < R; ++r) {
             const I start = set1_i32(-a.w.zero * isum[(row + r) * (x.k / kFold) + b * kFolds + f]);

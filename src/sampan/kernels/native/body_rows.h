@@ -5,10 +5,11 @@
 
 namespace sampan::SAMPAN_ISA {
 
-// e^x within 2 ulp (Cephes expf's polynomial); exactly 0 below -87.3.
+// e^x within 2 ulp (Cephes expf's polynomial); exactly 0 below -87.3. A NaN stays one: it is the second
+// operand of min and max.
 static inline F exponential(F x) {
   const F low = set1(-87.3f);
-  const F y = max(min(x, set1(88.0f)), low);
+  const F y = max(low, min(set1(88.0f), x));
   const I n = nearest(mul(y, set1(1.44269504f)));
   F r = fma(to_float(n), set1(-0.693359375f), y);
   r = fma(to_float(n), set1(2.12194440e-4f), r);
@@ -84,15 +85,19 @@ static void embed(const EmbedArgs& a, int begin, int end) {
   for (int row = begin; row < end; ++row) unpack_row(a.table, a.ids[row], a.out + row * a.stride);
 }
 
-// Codes, scale and sums of one block of 32 values.
+// Codes, scale and sums of one block of 32 values. Codes are zero where the scale is not finite (the scale
+// tells the reader) or too small for its inverse to be finite.
 static inline void quantise_block(const Activations& out, ptrdiff_t row, int k, F a, F b) {
-  const float limit = out.planes == 2 ? 32512.0f : 127.0f;
+  const bool fine = planes_of(out, row) == 2;
+  const float limit = fine ? 32512.0f : 127.0f;
   const float top = max_magnitude(a, b);
   const float scale = top / limit;
-  const F inverse = set1(top > 0.0f ? limit / top : 0.0f);
+  const bool usable = top > 1e-30f && top < INFINITY;
+  const F inverse = set1(usable ? limit / top : 0.0f);
+  if (!usable) a = b = set1(0.0f);
   const I qa = nearest(mul(a, inverse)), qb = nearest(mul(b, inverse));
   int8_t* codes = out.codes + row * out.k + k;
-  if (out.planes == 1) {
+  if (!fine) {
     store_i8(codes, qa);
     store_i8(codes + kLanes, qb);
   } else {
@@ -135,7 +140,7 @@ static void prepare_rows(const PrepArgs& a, int begin, int end) {
   for (int row = begin; row < end; ++row) {
     const float* x = a.in + (a.rows ? a.rows[row] : row) * a.stride;
     const F inverse = set1(Op == Prep::norm ? inverse_rms(x, n, a.eps) : 1.0f);
-    if (a.out.planes == 0) {
+    if (a.out.values) {
       float* y = a.out.values + static_cast<ptrdiff_t>(row) * n;
       for (int k = 0; k < n; k += kLanes) store(y + k, prepared<Op>(a, x, k, inverse));
     } else {

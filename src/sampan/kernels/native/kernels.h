@@ -15,6 +15,7 @@ constexpr int kPage = 32;       // tokens of one KV page
 constexpr int kSplit = 512;     // tokens after which an attention partial is merged
 constexpr int kStatsChunk = 4096;  // logits summarised by one partial
 constexpr int kMaxRowsDirect = 8;  // rows up to which packed weights are read in place
+constexpr int kFinePositions = 64; // every later token attends to these: their activations keep 16 bits
 
 enum class Store : int32_t { u4 = 0, u6 = 1, u8 = 2, f16 = 3, bf16 = 4, f32 = 5 };
 
@@ -51,13 +52,13 @@ struct Matrix {
   return static_cast<size_t>(m.k) * kLanes * (m.store == Store::f32 ? 4 : 2);
 }
 
-// Rows of activations, float or quantised: a = scale * q per row and block of 32, q = code (one plane) or
-// 256 * code[0] + code[1] (two planes). Sums serve zero points and mins.
+// Rows of activations, float or quantised: a = scale * q per row and block of 32, q = code[0] (8 bits) or, in
+// fine rows, 256 * code[0] + code[1] (16 bits). Sums serve zero points and mins.
 struct Activations {
-  int32_t k, planes;     // planes 0: float rows
-  int32_t capacity;      // rows allocated
-  float* values;         // [rows][k]
-  int8_t* codes;         // [planes][capacity][k]
+  int32_t k, capacity;   // capacity: rows allocated
+  const uint8_t* fine;   // [rows] 0 or 1; null: every row is fine
+  float* values;         // [rows][k]; null when quantised
+  int8_t* codes;         // [2][capacity][k]
   float* scale;          // [rows][k/32]
   int32_t* isum16;       // [rows][k/16] sums of q
   int32_t* isum32;       // [rows][k/32]
@@ -66,6 +67,10 @@ struct Activations {
 };
 
 enum class Prep : int32_t { copy = 0, norm = 1, swiglu = 2 };
+
+[[maybe_unused]] static inline int planes_of(const Activations& a, ptrdiff_t row) {
+  return !a.fine || a.fine[row] ? 2 : 1;
+}
 
 struct PrepArgs {
   Prep op;

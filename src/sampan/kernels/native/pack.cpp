@@ -70,6 +70,11 @@ size_t row_bytes(Source source, int k) {
   return 0;
 }
 
+int block_inputs(Source source) {
+  if (source < Source::q4_0 || source == Source::bf16) return 1;
+  return source < Source::q2_k ? 32 : 256;
+}
+
 static void nibbles(Block& b, const uint8_t* qs) {
   for (int j = 0; j < 16; ++j) {
     b.q[j] = qs[j] & 15;

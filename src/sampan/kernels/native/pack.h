@@ -14,6 +14,7 @@ enum class Source : int32_t {
 // Store, group, scale width, mins and zero point that keep `source` exactly; false when it is unknown.
 bool layout_of(Source source, Matrix& m);
 size_t row_bytes(Source source, int k);
+int block_inputs(Source source);  // inputs of one block: k is a multiple
 
 // Panels [begin, end) of one part: `rows` output features starting at the feature panel `first`, read from
 // `raw` ([rows][k] of `source`), row i taken from raw row order[i] when order is given.

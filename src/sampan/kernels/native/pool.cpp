@@ -18,10 +18,17 @@ constexpr int kSpinsBeforeYield = 4000;     // a sibling may need this core
 constexpr int kSpinsBeforePark = 20000;     // about the pause between two tokens
 
 Pool::Pool(int threads) : size_(threads < 1 ? 1 : threads) {
-  for (int t = 1; t < size_; ++t) threads_.emplace_back([this, t] { work(t); });
+  try {
+    for (int t = 1; t < size_; ++t) threads_.emplace_back([this, t] { work(t); });
+  } catch (...) {
+    end();
+    throw;
+  }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { end(); }
+
+void Pool::end() {
   stop_.store(true);
   generation_.fetch_add(1);
   generation_.notify_all();

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <functional>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -10,20 +11,23 @@ namespace sampan {
 
 class Pool {
  public:
-  explicit Pool(int threads);
+  explicit Pool(int threads);  // throws std::system_error when the system refuses a thread
   ~Pool();
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
   int size() const { return size_; }
+  // Callers from several threads hold this around `run`: only one may be inside.
+  std::mutex& turn() { return turn_; }
   // Calls job(thread) once on every thread, the caller's included; returns when all are done. The job must
-  // not throw, and only one caller may be inside.
+  // not throw.
   void run(const std::function<void(int)>& job);
   // Inside a job: waits until every thread is here.
   void barrier();
 
  private:
   void work(int thread);
+  void end();
 
   const int size_;
   const std::function<void(int)>* job_ = nullptr;
@@ -31,6 +35,7 @@ class Pool {
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<uint32_t> phase_{0};
   std::atomic<bool> stop_{false};
+  std::mutex turn_;
   std::vector<std::thread> threads_;
 };
 

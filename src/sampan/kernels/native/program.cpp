@@ -11,8 +11,12 @@ Program::Program(Pool& pool, const Kernels& kernels, int max_rows, CacheView cac
   cos_ = Memory(bytes);
   sin_ = Memory(bytes);
   row_page_.resize(static_cast<size_t>(max_rows));
+  fine_rows_.resize(static_cast<size_t>(max_rows));
   ok_ = cos_.data() && sin_.data();
-  for (int t = 0; t < pool.size(); ++t) attend_scratch_.emplace_back(attend_scratch(cache.head_dim) * 4);
+  for (int t = 0; t < pool.size(); ++t) {
+    attend_scratch_.emplace_back(attend_scratch(cache.head_dim) * 4);
+    ok_ = ok_ && attend_scratch_.back().data();
+  }
 }
 
 int Program::buffer(int width) {
@@ -27,7 +31,7 @@ int Program::logits(int width) {
   return logits_;
 }
 
-int Program::activations(int k, int planes) {
+int Program::activations(int k, bool integer) {
   const size_t rows = static_cast<size_t>(max_rows_), n = static_cast<size_t>(k);
   const auto own = [&](size_t bytes) {
     owned_.emplace_back(bytes);
@@ -36,12 +40,11 @@ int Program::activations(int k, int planes) {
   };
   Activations a{};
   a.k = k;
-  a.planes = planes;
   a.capacity = max_rows_;
-  if (planes == 0) {
+  if (!integer) {
     a.values = reinterpret_cast<float*>(own(rows * n * 4));
   } else {
-    a.codes = reinterpret_cast<int8_t*>(own(rows * n * static_cast<size_t>(planes)));
+    a.codes = reinterpret_cast<int8_t*>(own(rows * n * 2));
     a.scale = reinterpret_cast<float*>(own(rows * n / kBlock * 4));
     a.isum16 = reinterpret_cast<int32_t*>(own(rows * n / 16 * 4));
     a.isum32 = reinterpret_cast<int32_t*>(own(rows * n / 32 * 4));
@@ -56,7 +59,10 @@ void Program::add(Instruction instruction) {
   if (instruction.op == Op::linear && instruction.matrix.k > max_k_) {
     max_k_ = instruction.matrix.k;
     linear_scratch_.clear();
-    for (int t = 0; t < pool_.size(); ++t) linear_scratch_.emplace_back(linear_scratch(max_k_));
+    for (int t = 0; t < pool_.size(); ++t) {
+      linear_scratch_.emplace_back(linear_scratch(max_k_));
+      ok_ = ok_ && linear_scratch_.back().data();
+    }
   }
   instructions_.push_back(instruction);
   counters_ = std::make_unique<Counter[]>(instructions_.size());
@@ -84,6 +90,8 @@ void Program::plan(const Step& step) {
         work_.push_back({static_cast<int>(s), row, std::min(tokens, span.count - row), head});
     for (int row = 0; row < span.count; ++row)
       row_page_[static_cast<size_t>(span.start + row)] = span.pages[(span.past + row) / kPage];
+    for (int row = 0; row < span.count; ++row)
+      fine_rows_[static_cast<size_t>(span.start + row)] = span.past + row < kFinePositions;
   }
 }
 
@@ -170,14 +178,20 @@ void Program::angles(const Step& step, int begin, int end) {
   }
 }
 
+Activations Program::acts(const Instruction& i) const {
+  Activations a = activations_[static_cast<size_t>(i.act)];
+  a.fine = i.fine || i.sampled ? nullptr : fine_rows_.data();
+  return a;
+}
+
 void Program::prepare(const Instruction& i, const Step& step, int begin, int end) {
   kernels_.prepare({i.prep, at(i.in) + i.in_offset, width(i.in), i.up, i.weight, i.eps,
-                    i.sampled ? step.sampled_rows : nullptr, activations_[static_cast<size_t>(i.act)]},
+                    i.sampled ? step.sampled_rows : nullptr, acts(i)},
                    begin, end);
 }
 
 void Program::linear(const Instruction& i, const Step& step, int begin, int end, int thread) {
-  kernels_.linear({i.matrix, activations_[static_cast<size_t>(i.act)], i.sampled ? step.sampled : step.rows,
+  kernels_.linear({i.matrix, acts(i), i.sampled ? step.sampled : step.rows,
                    at(i.out) + i.out_offset, width(i.out), i.weight, i.accumulate},
                   begin, end, linear_scratch_[static_cast<size_t>(thread)].data());
 }

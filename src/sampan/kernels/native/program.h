@@ -18,6 +18,7 @@ struct Instruction {
   Op op;
   bool joined = false;
   bool sampled = false;    // works on the sampled rows
+  bool fine = false;       // every row keeps 16 bits, not only early positions
   int in = -1, out = -1;   // float buffers
   int act = -1;            // activations
   int in_offset = 0, out_offset = 0, up = 0;
@@ -52,8 +53,10 @@ class Program {
 
   int buffer(int width);               // [max_rows][width] floats
   int logits(int width);               // [sampled][width], grown on demand
-  int activations(int k, int planes);  // planes 0: floats
-  void add(Instruction instruction);
+  int activations(int k, bool integer);
+  const char* fault(const Instruction& instruction) const;  // what is wrong with it, or null
+  int inputs(int act) const;                                // k of activations, or -1
+  void add(Instruction instruction);                        // without a fault
   // Runs every instruction. Returns false when memory for the logits is refused.
   bool run(const Step& step);
 
@@ -61,6 +64,7 @@ class Program {
   int stats_chunks() const { return (vocabulary_ + kStatsChunk - 1) / kStatsChunk; }
   int vocabulary() const { return vocabulary_; }
   const Stats* stats() const { return stats_.data(); }          // [sampled][chunks]
+  bool has_logits() const { return logits_ >= 0; }
   const float* logits_data() const { return buffers_[static_cast<size_t>(logits_)].memory.as<float>(); }
   int logits_width() const { return buffers_[static_cast<size_t>(logits_)].width; }
   bool ok() const { return ok_; }                               // every buffer was granted
@@ -79,8 +83,14 @@ class Program {
     std::atomic<int> next{0};
   };
 
+  Activations acts(const Instruction& i) const;
   float* at(int buffer) const { return buffers_[static_cast<size_t>(buffer)].memory.as<float>(); }
   int width(int buffer) const { return buffers_[static_cast<size_t>(buffer)].width; }
+  bool known(int buffer) const;
+  bool holds(int buffer, int64_t offset, int64_t count) const;
+  const char* fault_of_linear(const Instruction& i) const;
+  const char* fault_of_prepare(const Instruction& i) const;
+  const char* fault_of_attention(const Instruction& i) const;
   void plan(const Step& step);
   void execute(const Instruction& i, const Step& step, Counter& counter, int thread);
   int items(const Instruction& i, const Step& step) const;
@@ -102,6 +112,7 @@ class Program {
   std::vector<Memory> owned_;
   Memory cos_, sin_;
   std::vector<int32_t> row_page_;
+  std::vector<uint8_t> fine_rows_;
   std::vector<Work> work_;
   std::vector<Stats> stats_;
   std::unique_ptr<Counter[]> counters_;

@@ -26,7 +26,7 @@ static float scale_at(const Matrix& m, const uint8_t* p, int lane) {
 
 static int activation(const Activations& a, ptrdiff_t row, int k) {
   const ptrdiff_t at = row * a.k + k;
-  return a.planes == 2 ? a.codes[at] * 256 + a.codes[static_cast<ptrdiff_t>(a.capacity) * a.k + at] : a.codes[at];
+  return planes_of(a, row) == 2 ? a.codes[at] * 256 + a.codes[static_cast<ptrdiff_t>(a.capacity) * a.k + at] : a.codes[at];
 }
 
 // Folds of 32 inputs (16 for finer groups), each an exact integer sum, one after another.

@@ -1,0 +1,133 @@
+"""`sampan bench [MODEL]`: speed on random token ids, one measurement for each batch size.
+
+Every request is there from the start, with `--prompt-tokens` seeded random ids, and gives exactly
+`--decode-tokens` tokens: greedy, the end of sequence ignored. Figures of one batch size:
+`prefill_tps`: prompt tokens / seconds until every sequence has its first token;
+`decode_tps`: tokens given after that moment / the seconds they took (null for one token each);
+`total_tps`: prompt and given tokens / all seconds; `ttft_s`: mean seconds to a sequence's first token;
+`peak_rss_bytes`: of the process so far; `load_s`: seconds to load the model, once for all sizes.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sampan.catalog.catalog import DEFAULT
+from sampan.cli.options import AsJson, ModelName, Seed, Threads
+from sampan.cli.session import open_model
+from sampan.cli.terminal import is_terminal, token_bar
+from sampan.core.errors import RequestError, UsageError
+from sampan.core.types import SamplingParams
+
+if TYPE_CHECKING:
+    from sampan.engine.engine import Engine
+
+Row = dict[str, Any]
+
+_COLUMNS = {
+    "batch": "batch",
+    "prefill_tps": "prefill t/s",
+    "decode_tps": "decode t/s",
+    "total_tps": "total t/s",
+}
+
+
+def command(
+    model: ModelName = DEFAULT,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 512,
+    decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens given to each prompt.")] = 128,
+    batch: Annotated[str, typer.Option(metavar="N,N…", help="Sequences side by side.")] = "1,8,32,64",
+    threads: Threads = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure prefill and decoding for each batch size."""
+    sizes = _sizes(batch)
+    length = prompt_tokens + decode_tokens
+    from sampan.kernels.native import PAGE
+
+    pages = -(-length // PAGE) * max(sizes)
+    with open_model(
+        model, threads=threads, context=length, max_sequences=max(sizes), cache_tokens=pages * PAGE
+    ) as llm:
+        prompts = _prompts(max(sizes), prompt_tokens, llm.config.vocab, seed or 0)
+        _measure(llm.engine, [prompts[0][:64]], min(decode_tokens, 2), lambda _tokens: None)  # warms up
+        for place, size in enumerate(sizes):
+            shown = not (as_json and is_terminal(sys.stdout))
+            with token_bar(f"batch {size}", size * length, shown=shown) as advance:
+                row = _measure(llm.engine, prompts[:size], decode_tokens, advance)
+            row |= {"peak_rss_bytes": _peak_rss(), "load_s": llm.load_seconds}
+            row |= {
+                "prompt_tokens": prompt_tokens,
+                "decode_tokens": decode_tokens,
+                "threads": llm.machine.threads,
+            }
+            print(json.dumps(row) if as_json else _lines(row, header=place == 0), flush=True)
+
+
+def _sizes(text: str) -> list[int]:
+    sizes = text.split(",")
+    if not all(size.strip().isdecimal() and 0 < int(size) <= 4096 for size in sizes):
+        raise UsageError(f"--batch {text!r}: write whole numbers from 1 to 4096 with commas, e.g. 1,8,32")
+    return [int(size) for size in sizes]
+
+
+def _prompts(count: int, tokens: int, vocabulary: int, seed: int) -> list[list[int]]:
+    import numpy as np
+
+    return np.random.default_rng(abs(seed)).integers(0, vocabulary, (count, tokens)).tolist()  # type: ignore[no-any-return]
+
+
+def _measure(
+    engine: "Engine", prompts: list[list[int]], decode_tokens: int, advance: Callable[[int], None]
+) -> Row:
+    """All prompts at once through the engine, until it is idle."""
+    sampling = SamplingParams(max_tokens=decode_tokens, temperature=0, ignore_eos=True)
+    first: dict[int, float] = {}
+    filled = after = 0.0
+    given = before = 0
+    start = time.perf_counter()
+    for prompt in prompts:
+        engine.add(prompt, sampling)
+    while not engine.idle:
+        events = engine.step()
+        after = time.perf_counter() - start
+        for event in events:
+            if event.error is not None:
+                raise RequestError(event.error)
+        fresh = {event.request: after for event in events if event.request not in first}
+        first |= fresh
+        given += len(events)
+        if fresh:
+            filled, before = after, given
+        advance(len(events) + len(fresh) * len(prompts[0]))
+    prompted = sum(len(prompt) for prompt in prompts)
+    return {
+        "batch": len(prompts),
+        "prefill_tps": prompted / filled,
+        "decode_tps": (given - before) / (after - filled) if given > before else None,
+        "total_tps": (prompted + given) / after,
+        "ttft_s": sum(first.values()) / len(first),
+    }
+
+
+def _peak_rss() -> int:
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _lines(row: Row, *, header: bool) -> str:
+    names = [*_COLUMNS.values(), "first token s", "peak memory"]
+    speeds = [
+        f"{row['batch']}",
+        *("-" if row[name] is None else f"{row[name]:.1f}" for name in list(_COLUMNS)[1:]),
+    ]
+    cells = [*speeds, f"{row['ttft_s']:.3f}", f"{row['peak_rss_bytes'] / 1e6:.0f} MB"]
+    lines = [names] * header + [cells]
+    return "\n".join("  ".join(f"{cell:>13}" for cell in line) for line in lines)

@@ -1,0 +1,68 @@
+"""The program `sampan`: words in, an exit code out, and every error on one line of stderr.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. `--debug`, before or after the command's
+name, adds the traceback. Nothing slow is imported here: Ctrl-C works from the first millisecond.
+"""
+
+import io
+import os
+import sys
+
+from sampan.core.errors import SampanError
+
+INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line (`sys.argv` unless given) and return the exit code."""
+    words, debug = _without_debug(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an answer may hold what the locale cannot write
+    return _flushed(_run(words, debug))
+
+
+def _without_debug(words: list[str]) -> tuple[list[str], bool]:
+    end = words.index("--") if "--" in words else len(words)
+    kept = [word for word in words[:end] if word != "--debug"]
+    return kept + words[end:], len(kept) < end
+
+
+def _run(words: list[str], debug: bool) -> int:
+    try:
+        from sampan.cli.app import app
+
+        app(words, prog_name="sampan")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SampanError as error:
+        _report(str(error), debug)
+        return error.exit_code
+    except Exception as error:
+        hint = "" if debug else "; run again with --debug to see where"
+        _report(f"{type(error).__name__}: {error}{hint}", debug)
+    return 1
+
+
+def _report(message: str, debug: bool) -> None:
+    from sampan.cli.terminal import say
+
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    say(f"sampan: {' '.join(message.split())}")
+
+
+def _flushed(code: int) -> int:
+    """Write out what is buffered while errors can still be reported: the interpreter's exit cannot."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            _report(f"stdout: {error.strerror}", debug=False)
+        return code or 1
+    return code

@@ -1,0 +1,54 @@
+"""`sampan doctor`: this machine, measured."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sampan.cli import memory
+
+KEYS = {"isa", "kernels", "threads", "read_gbps", "int8_tops", "bf16_tflops", "memory_bytes"}
+
+
+def test_json_has_the_promised_keys_and_sane_figures(sampan: Any) -> None:
+    done = sampan("doctor", "--json", "--threads", "1", SAMPAN_ISA="scalar")
+    assert (done.returncode, done.stderr) == (0, "")
+    row = json.loads(done.stdout)
+    assert set(row) >= KEYS
+    assert (row["kernels"], row["threads"], row["isa"][-1]) == ("scalar", 1, "scalar")
+    assert 0.3 < row["read_gbps"] < 2000
+    assert 0.001 < row["int8_tops"] < 20
+    assert 0.001 < row["bf16_tflops"] < 20
+    assert row["memory_bytes"] > row["memory_available_bytes"] > 0
+    assert "smollm2-135m" in row["fits"]
+    assert "llama-3.1-70b" not in row["fits"] or row["memory_bytes"] > 1.2 * 141e9
+
+
+def test_words_for_people(sampan: Any) -> None:
+    out = sampan("doctor").stdout
+    for name in (
+        "instruction sets",
+        "kernels",
+        "threads",
+        "read bandwidth",
+        "int8 peak",
+        "bf16 peak",
+        "models that fit",
+    ):
+        assert f"\n{name} " in out
+    assert "GB/s" in out
+
+
+def test_a_containers_limit_is_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(memory, "_LIMIT", limit)
+    machine = memory.total_memory()
+    assert machine is not None
+    limit.write_text("max\n")
+    assert memory.total_memory() == machine
+    limit.write_text("1000000\n")
+    assert memory.total_memory() == 1_000_000
+    assert memory.fits(900_000) is False
+    assert memory.fits(800_000) is True
+    assert memory.fits(None) is None

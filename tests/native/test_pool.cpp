@@ -1,0 +1,224 @@
+// The pool and the program: every thread enters once, barriers order memory, threads end with their pool, callers take
+// turns, and a model's step gives the same bits on any number of threads. Made to run under ThreadSanitizer.
+
+#include <chrono>
+#include <filesystem>
+#include <numeric>
+#include <thread>
+
+#include "harness.h"
+#include "program.h"
+
+namespace sampan::test {
+
+// Each thread writes its cell, and after the barrier reads every other's.
+static void test_barriers(Report& report, int threads, int runs) {
+  Pool pool(threads);
+  std::vector<int> cells(static_cast<size_t>(threads), 0), errors(static_cast<size_t>(threads), 0);
+  int expected = 0;
+  for (int run = 0; run < runs; ++run) {
+    if (run % 100 == 9) std::this_thread::sleep_for(std::chrono::milliseconds(30));  // long enough to park
+    pool.run([&](int thread) {
+      for (int round = 1; round <= 3; ++round) {
+        ++cells[static_cast<size_t>(thread)];
+        pool.barrier();
+        for (int cell : cells) errors[static_cast<size_t>(thread)] += cell != expected + round;
+        pool.barrier();
+      }
+    });
+    expected += 3;
+  }
+  report.check(std::accumulate(errors.begin(), errors.end(), 0) == 0, "barriers with " + std::to_string(threads) + " threads");
+}
+
+static void test_sharing(Report& report, int threads) {
+  Pool pool(threads);
+  std::vector<int> taken(1003, 0);
+  std::atomic<int> next{0};
+  pool.run([&](int) {
+    int begin, end;
+    while (take(next, static_cast<int>(taken.size()), 7, begin, end))
+      for (int i = begin; i < end; ++i) ++taken[static_cast<size_t>(i)];
+  });
+  report.same(std::vector<int32_t>(taken.size(), 1), std::vector<int32_t>(taken.begin(), taken.end()), "items are handed out once");
+}
+
+static long threads_of_process() {
+  const std::filesystem::directory_iterator tasks("/proc/self/task");
+  return std::distance(begin(tasks), end(tasks));
+}
+
+static void test_endings(Report& report) {
+  { Pool pool(2); }  // a sanitizer may start a thread of its own with the first
+  const long before = threads_of_process();
+  for (int i = 0; i < 100; ++i) {
+    Pool pool(1 + i % 4);
+    if (i % 3 == 0) pool.run([](int) {});
+  }
+  report.check(threads_of_process() == before, "pools leave threads behind");
+}
+
+// A model of one layer, small enough to write down: embedding, attention, gated MLP, head.
+class Model {
+ public:
+  static constexpr int kHidden = 64, kHeads = 2, kHeadDim = 32, kVocabulary = 100, kTokens = 70;
+
+  Model(Pool& pool, const Kernels& kernels) : random_(11), program_(pool, kernels, kTokens, cache(), angles()) {
+    cache_.assign(page_bytes(cache()) * 4, 0);
+    const int x = program_.buffer(kHidden), qkv = program_.buffer(4 * 32), attended = program_.buffer(kHidden), hidden = program_.buffer(128);
+    const int act = program_.activations(kHidden, 1), act2 = program_.activations(kHidden, 2);
+    Instruction embed{Op::embed};
+    embed.matrix = weights(kVocabulary, kHidden, Store::u8);
+    embed.out = x;
+    program_.add(embed);
+    Instruction turn{Op::angles};
+    turn.joined = true;
+    program_.add(turn);
+    prepare(Prep::norm, x, act);
+    linear(64, act, qkv, 0, false, false);
+    linear(64, act, qkv, 64, true, false);
+    attention(qkv, attended);
+    prepare(Prep::copy, attended, act);
+    linear(kHidden, act, x, 0, false, true);
+    prepare(Prep::norm, x, act);
+    linear(128, act, hidden, 0, false, false);
+    prepare(Prep::swiglu, hidden, act);
+    linear(kHidden, act, x, 0, false, true);
+    head(x, act2);
+  }
+
+  // A prompt, then one token; the digest of all logits and their summaries.
+  uint64_t digest() {
+    Table t{nullptr};
+    step(t, 0, kTokens - 1);
+    step(t, kTokens - 1, 1);
+    return t.digest;
+  }
+
+ private:
+  static CacheView cache() { return {nullptr, Cache::bf16, 1, 1, kHeadDim}; }
+  static Angles angles() {
+    Angles a;
+    for (int i = 0; i < kHeadDim / 2; ++i) a.inverse_frequency.push_back(1.0 / (1 + i));
+    return a;
+  }
+
+  Matrix weights(int n, int k, Store store) {
+    Matrix m{nullptr, n, k, store, 32, true, false, store == Store::u8 ? 128 : 8};
+    std::vector<uint8_t>& bytes = bytes_.emplace_back(panel_bytes(m) * static_cast<size_t>(panels(m)));
+    for (uint8_t& b : bytes) b = static_cast<uint8_t>(random_.bits());
+    const float scale = 0.002f;
+    for (size_t block = 0; block < bytes.size(); block += superblock_bytes(m))
+      for (size_t lane = 0; lane < kLanes; ++lane) std::memcpy(bytes.data() + block + lane * 4, &scale, 4);
+    m.data = bytes.data();
+    return m;
+  }
+
+  void prepare(Prep op, int in, int act) {
+    Instruction i{Op::prepare};
+    i.prep = op;
+    i.in = in;
+    i.act = act;
+    i.up = op == Prep::swiglu ? kHidden : 0;
+    i.weight = ones_.data();
+    i.eps = 1e-5f;
+    program_.add(i);
+  }
+
+  void linear(int n, int act, int out, int offset, bool joined, bool accumulate) {
+    Instruction i{Op::linear};
+    i.matrix = weights(n, kHidden, Store::u4);
+    i.act = act;
+    i.out = out;
+    i.out_offset = offset;
+    i.joined = joined;
+    i.accumulate = accumulate;
+    program_.add(i);
+  }
+
+  void attention(int qkv, int out) {
+    Instruction rope{Op::rope};
+    rope.in = qkv;
+    rope.heads = kHeads;
+    rope.k_offset = 64;
+    rope.v_offset = 96;
+    rope.q_scale = 0.18f;
+    program_.add(rope);
+    Instruction attend{Op::attend};
+    attend.in = qkv;
+    attend.out = out;
+    attend.heads = kHeads;
+    program_.add(attend);
+  }
+
+  void head(int x, int act) {
+    Instruction norm{Op::prepare};
+    norm.prep = Prep::norm;
+    norm.in = x;
+    norm.act = act;
+    norm.weight = ones_.data();
+    norm.eps = 1e-5f;
+    norm.sampled = true;
+    program_.add(norm);
+    Instruction out{Op::linear};
+    out.matrix = weights(kVocabulary, kHidden, Store::u8);
+    out.act = act;
+    out.out = program_.logits(112);
+    out.sampled = true;
+    program_.add(out);
+    Instruction stats{Op::stats};
+    stats.in = out.out;
+    stats.sampled = true;
+    program_.set_vocabulary(kVocabulary);
+    program_.add(stats);
+  }
+
+  void step(Table& t, int past, int count) {
+    std::vector<int32_t> ids(static_cast<size_t>(count)), positions(ids), sampled{0, count - 1};
+    for (int i = 0; i < count; ++i) {
+      ids[static_cast<size_t>(i)] = (past + i) * 7 % kVocabulary;
+      positions[static_cast<size_t>(i)] = past + i;
+    }
+    const std::vector<int32_t> pages{2, 0, 3};
+    Step step{count, 2, ids.data(), positions.data(), sampled.data(), {{0, count, past, pages.data()}}, cache_.data()};
+    if (!program_.run(step)) return;
+    t.feed(std::vector<float>(program_.logits_data(), program_.logits_data() + 2 * 112));
+    for (int row = 0; row < 2; ++row) t.feed(std::vector<float>{program_.stats()[row].max, program_.stats()[row].sum});
+  }
+
+  Random random_;
+  std::vector<std::vector<uint8_t>> bytes_;
+  std::vector<uint8_t> cache_;
+  std::vector<float> ones_ = std::vector<float>(kHidden, 1.0f);
+  Program program_;
+};
+
+static void test_program(Report& report) {
+  uint64_t want = 0;
+  for (int threads : {1, 2, 3, 4, 8}) {
+    Pool pool(threads);
+    Model model(pool, *choose_kernels(nullptr));
+    for (int run = 0; run < 3; ++run) {
+      const uint64_t digest = model.digest();
+      if (want == 0) want = digest;
+      report.check(digest == want, "a step on " + std::to_string(threads) + " threads, run " + std::to_string(run));
+    }
+  }
+  Pool pool(2);
+  report.check(Model(pool, kScalar).digest() == want, "a step of the scalar kernels");
+}
+
+}  // namespace sampan::test
+
+int main() {
+  sampan::test::Report report;
+  for (int threads = 1; threads <= 4; ++threads) {
+    sampan::test::test_barriers(report, threads, 200);
+    sampan::test::test_sharing(report, threads);
+  }
+  sampan::test::test_barriers(report, 16, 20);
+  sampan::test::test_endings(report);
+  sampan::test::test_program(report);
+  std::printf("%d passed, %d failed\n", report.passed, report.failed);
+  return report.failed == 0 ? 0 : 1;
+}
