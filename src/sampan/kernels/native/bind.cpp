@@ -166,9 +166,9 @@ static void add(Recorded& r, const Instruction& i) {
   r.program->add(i);
 }
 
-static int add_activations(Recorded& r, int k, int planes) {
-  require(planes >= 0 && planes <= 2 && k > 0 && k % (planes ? kBlock : kLanes) == 0, "activations: k must be a multiple of 32, planes 0 to 2");
-  return r.program->activations(k, planes);
+static int add_activations(Recorded& r, int k, bool integer) {
+  require(k > 0 && k % (integer ? kBlock : kLanes) == 0, "activations: k must be a multiple of 32");
+  return r.program->activations(k, integer);
 }
 
 static int add_logits(Recorded& r, int width) {
@@ -189,8 +189,9 @@ static void add_embed(Recorded& r, nb::object table, int out) {
 }
 
 static void add_prepare(Recorded& r, int op, int in, int in_offset, int up, std::optional<Floats> weight, float eps, int act, bool sampled,
-                        bool joined) {
+                        bool fine, bool joined) {
   Instruction i{Op::prepare};
+  i.fine = fine;
   i.joined = joined;
   require(op != static_cast<int>(Prep::norm) || (weight && static_cast<int>(weight->size()) == r.program->inputs(act)),
           "prepare: a norm needs one weight for each input");
@@ -206,7 +207,7 @@ static void add_prepare(Recorded& r, int op, int in, int in_offset, int up, std:
 }
 
 static void add_linear(Recorded& r, nb::object matrix, int act, int out, int out_offset, std::optional<Floats> bias,
-                       bool accumulate, bool sampled, bool joined) {
+                       bool accumulate, bool sampled, bool fine, bool joined) {
   Instruction i{Op::linear};
   i.matrix = nb::cast<Packed&>(matrix).matrix;
   require(!bias || static_cast<int>(bias->size()) == panels(i.matrix) * kLanes, "linear: bias must cover whole panels");
@@ -217,6 +218,7 @@ static void add_linear(Recorded& r, nb::object matrix, int act, int out, int out
   i.weight = keep_floats(r, bias);
   i.accumulate = accumulate;
   i.sampled = sampled;
+  i.fine = fine;
   i.joined = joined;
   add(r, i);
 }
@@ -359,8 +361,8 @@ NB_MODULE(_native, m) {
       .def("logits", &add_logits)
       .def("activations", &add_activations)
       .def("embed", &add_embed)
-      .def("prepare", &add_prepare, nb::arg("op"), nb::arg("source"), nb::arg("offset"), nb::arg("up"), nb::arg("weight").none(), nb::arg("eps"), nb::arg("act"), nb::arg("sampled"), nb::arg("joined"))
-      .def("linear", &add_linear, nb::arg("matrix"), nb::arg("act"), nb::arg("out"), nb::arg("offset"), nb::arg("bias").none(), nb::arg("accumulate"), nb::arg("sampled"), nb::arg("joined"))
+      .def("prepare", &add_prepare, nb::arg("op"), nb::arg("source"), nb::arg("offset"), nb::arg("up"), nb::arg("weight").none(), nb::arg("eps"), nb::arg("act"), nb::arg("sampled"), nb::arg("fine"), nb::arg("joined"))
+      .def("linear", &add_linear, nb::arg("matrix"), nb::arg("act"), nb::arg("out"), nb::arg("offset"), nb::arg("bias").none(), nb::arg("accumulate"), nb::arg("sampled"), nb::arg("fine"), nb::arg("joined"))
       .def("rope", &add_rope, nb::arg("qkv"), nb::arg("heads"), nb::arg("k_offset"), nb::arg("v_offset"), nb::arg("q_scale"), nb::arg("layer"), nb::arg("q_norm").none(), nb::arg("k_norm").none(), nb::arg("eps"))
       .def("attend", &add_attend, nb::arg("qkv"), nb::arg("out"), nb::arg("heads"), nb::arg("layer"))
       .def("stats", &add_stats, nb::arg("logits"), nb::arg("vocabulary"))

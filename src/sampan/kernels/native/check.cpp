@@ -20,7 +20,7 @@ int Program::inputs(int act) const {
 
 const char* Program::fault_of_linear(const Instruction& i) const {
   if (inputs(i.act) != i.matrix.k) return "linear: the activations do not have the matrix's inputs";
-  if ((activations_[static_cast<size_t>(i.act)].planes == 0) == is_integer(i.matrix)) return "linear: integer weights read int8 planes, float weights float rows";
+  if ((activations_[static_cast<size_t>(i.act)].codes != nullptr) != is_integer(i.matrix)) return "linear: integer weights read quantised rows, float weights float rows";
   const int64_t count = static_cast<int64_t>(panels(i.matrix)) * kLanes;
   if (i.sampled && i.out == logits_ && logits_ >= 0) {
     const bool inside = i.out_offset >= 0 && i.out_offset + count <= width(logits_);
