@@ -69,10 +69,18 @@ class LLM:
             pages = -(-(cache_tokens or self.context) // PAGE) + 1
             dtype = _cache_dtype(checkpoint)
             runner = Runner(
-                describe(c), self.weights, self.machine, Cache(pages, c.layers, c.kv_heads, c.head_dim, dtype), _MAX_ROWS
+                describe(c),
+                self.weights,
+                self.machine,
+                Cache(pages, c.layers, c.kv_heads, c.head_dim, dtype),
+                _MAX_ROWS,
             )
         self.engine = Engine(
-            runner, context=self.context, vocabulary=c.vocab, eos_ids=self.tokenizer.eos_ids, max_sequences=max_sequences
+            runner,
+            context=self.context,
+            vocabulary=c.vocab,
+            eos_ids=self.tokenizer.eos_ids,
+            max_sequences=max_sequences,
         )
         self.load_seconds = time.perf_counter() - started
 
@@ -96,7 +104,9 @@ class LLM:
         """Token ids; a templated prompt brings its own beginning-of-sequence token."""
         return self.tokenizer.encode(text, add_bos=not templated)
 
-    def stream(self, prompt: str, sampling: SamplingParams, *, templated: bool) -> Generator[Delta, None, None]:
+    def stream(
+        self, prompt: str, sampling: SamplingParams, *, templated: bool
+    ) -> Generator[Delta, None, None]:
         """One answer as it is made. Closing the iterator stops it."""
         text = TextStream(self.tokenizer, sampling.stop)
         split = ReasoningSplitter(starts_inside=templated and starts_inside_reasoning(prompt))
@@ -128,7 +138,11 @@ def _delta(pieces: Iterable[Any], token: TokenLogprob, reason: FinishReason | No
 
 
 def _tokenizer(files: ModelFiles, checkpoint: Checkpoint) -> Tokenizer:
-    return Tokenizer.from_gguf(checkpoint.metadata) if files.kind == "gguf" else Tokenizer.from_folder(files.path)
+    return (
+        Tokenizer.from_gguf(checkpoint.metadata)
+        if files.kind == "gguf"
+        else Tokenizer.from_folder(files.path)
+    )
 
 
 def _template(files: ModelFiles, checkpoint: Checkpoint) -> ChatTemplate | None:

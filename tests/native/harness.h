@@ -95,26 +95,38 @@ void test_prepare(Tables& tables, Report& report, uint64_t seed);
 void test_stats(Tables& tables, Report& report, uint64_t seed);
 void test_attention(Tables& tables, Report& report, uint64_t seed);
 
+// What activation rows hold: floats, or codes of 8 bits (coarse), 16 bits (fine) or either, row by row.
+enum class Form { floats, coarse, fine, mixed };
+
+inline const char* name_of(Form form) {
+  static const char* const names[] = {"floats", "coarse", "fine", "mixed"};
+  return names[static_cast<int>(form)];
+}
+
 // Rows of activations that own their memory.
 struct Rows {
   Activations view{};
+  std::vector<uint8_t> fine;
   std::vector<float> values, scale, sum16, sum32;
   std::vector<int32_t> isum16, isum32;
   std::vector<int8_t> codes;
 
-  Rows(int capacity, int k, int planes) {
+  Rows(int capacity, int k, Form form) {
     const size_t n = static_cast<size_t>(capacity) * static_cast<size_t>(k);
-    if (planes == 0) {
+    for (int i = 0; form != Form::fine && i < capacity; ++i)  // runs of one row, then of five
+      fine.push_back(form == Form::mixed && (i < 20 ? i : i / 5) % 2 == 1);
+    if (form == Form::floats) {
       values.assign(n, -7.0f);
     } else {
-      codes.assign(n * static_cast<size_t>(planes), 77);
+      codes.assign(2 * n, 77);
       scale.assign(n / 32, -7.0f);
       isum16.assign(n / 16, -7);
       isum32.assign(n / 32, -7);
       sum16.assign(n / 16, -7.0f);
       sum32.assign(n / 32, -7.0f);
     }
-    view = {k, planes, capacity, values.data(), codes.data(), scale.data(), isum16.data(), isum32.data(), sum16.data(), sum32.data()};
+    view = {k, capacity, form == Form::fine ? nullptr : fine.data(), form == Form::floats ? values.data() : nullptr,
+            codes.data(), scale.data(), isum16.data(), isum32.data(), sum16.data(), sum32.data()};
   }
   Rows(const Rows&) = delete;
   Rows& operator=(const Rows&) = delete;
@@ -123,7 +135,8 @@ struct Rows {
   Activations from(int first) const {
     const ptrdiff_t n = static_cast<ptrdiff_t>(first) * view.k;
     Activations a = view;
-    if (a.planes == 0) {
+    if (a.fine) a.fine += first;
+    if (a.values) {
       a.values += n;
       return a;
     }

@@ -1,4 +1,4 @@
-// `linear` and `embed`: every store, group, scale width, min, zero point and plane count. The scalar kernel computes
+// `linear` and `embed`: every store, group, scale width, min, zero point and form of activations. The scalar kernel computes
 // all rows and panels once; every batch of rows and range of panels of every kernel must give the same bits.
 
 #include "harness.h"
@@ -51,11 +51,11 @@ static Weights random_weights(Random& random, Matrix m) {
   return w;
 }
 
-static std::string describe(const Matrix& m, int planes) {
+static std::string describe(const Matrix& m, Form form) {
   static const char* const names[] = {"u4", "u6", "u8", "f16", "bf16", "f32"};
   return std::string(names[static_cast<int>(m.store)]) + " n" + std::to_string(m.n) + " k" + std::to_string(m.k) + " g" +
          std::to_string(m.group) + (m.wide ? " wide" : "") + (m.has_min ? " min" : "") + " zero" + std::to_string(m.zero) +
-         " planes" + std::to_string(planes);
+         " " + name_of(form);
 }
 
 // One matrix against kRows rows: what a case needs to compute any part of the product.
@@ -99,18 +99,18 @@ static void check_parts(const Case& c, const Kernels& k, const std::vector<float
   }
 }
 
-static void check_product(const Weights& w, int planes, Random& random, Tables& tables, Report& report) {
+static void check_product(const Weights& w, Form form, Random& random, Tables& tables, Report& report) {
   const int k = w.m.k, padded = panels(w.m) * kLanes;
-  Rows rows(kRows, k, planes);
+  Rows rows(kRows, k, form);
   const std::vector<float> x = random.bells(static_cast<size_t>(kRows) * static_cast<size_t>(k));
-  if (planes == 0) std::memcpy(rows.values.data(), x.data(), x.size() * 4);
+  if (form == Form::floats) std::memcpy(rows.values.data(), x.data(), x.size() * 4);
   else kScalar.prepare({Prep::copy, x.data(), k, 0, nullptr, 0.0f, nullptr, rows.view}, 0, kRows);
   const ptrdiff_t stride = padded + random.below(20);
   const Case c{w, rows, random.bells(static_cast<size_t>(kRows * stride)),
                random.chance(2) ? random.bells(static_cast<size_t>(padded)) : std::vector<float>(), stride, random.chance(2)};
   const std::vector<float> whole = c.run(kScalar, 0, kRows, 0, panels(w.m));
   for (Table& t : tables) {
-    const std::string what = std::string("linear ") + t.kernels->name + " " + describe(w.m, planes);
+    const std::string what = std::string("linear ") + t.kernels->name + " " + describe(w.m, form);
     const std::vector<float> out = c.run(*t.kernels, 0, kRows, 0, panels(w.m));
     t.feed(out);
     report.same(whole, out, what);
@@ -131,7 +131,7 @@ static void check_embed(const Weights& w, Random& random, Tables& tables, Report
     t.kernels->embed({w.m, ids.data(), out.data(), stride}, split, kIds);
     if (want.empty()) want = out;
     t.feed(out);
-    report.same(want, out, std::string("embed ") + t.kernels->name + " " + describe(w.m, 0));
+    report.same(want, out, std::string("embed ") + t.kernels->name + " " + describe(w.m, Form::floats));
   }
 }
 
@@ -140,10 +140,10 @@ static void integers(Tables& tables, Report& report, Random& random, Store store
   for (int shape = 0; shape < 8; ++shape) {
     const bool wide = shape & 1, has_min = shape & 2;
     const int zero = shape & 4 ? 1 << (bits - 1) : 0;
-    for (int planes = 1; planes <= 2; ++planes) {
+    for (Form form : {Form::coarse, Form::fine, Form::mixed}) {
       const int n = random.between(1, 7 * kLanes), k = block * random.between(1, group > 64 ? 2 : 5);
       const Weights w = random_weights(random, {nullptr, n, k, store, group, wide, has_min, zero});
-      check_product(w, planes, random, tables, report);
+      check_product(w, form, random, tables, report);
       check_embed(w, random, tables, report);
     }
   }
@@ -156,7 +156,7 @@ void test_linear(Tables& tables, Report& report, uint64_t seed) {
   for (Store store : {Store::f16, Store::bf16, Store::f32}) {
     for (int k : {1, 7, 32, 96, 131}) {
       const Weights w = random_weights(random, {nullptr, random.between(1, 7 * kLanes), k, store, 0, false, false, 0});
-      check_product(w, 0, random, tables, report);
+      check_product(w, Form::floats, random, tables, report);
       check_embed(w, random, tables, report);
     }
   }

@@ -55,14 +55,14 @@ static void compare(Table& t, const Rows& want, const Rows& got, Report& report,
 static bool shows_it(const Rows& rows, int row) {
   const int k = rows.view.k;
   float sum = 0.0f;
-  for (int i = 0; rows.view.planes == 0 && i < k; ++i) sum += rows.values[static_cast<size_t>(row * k + i)] * 0.0f;
-  for (int b = 0; rows.view.planes > 0 && b < k / kBlock; ++b) sum += rows.scale[static_cast<size_t>(row * (k / kBlock) + b)] * 0.0f;
+  for (int i = 0; rows.view.values && i < k; ++i) sum += rows.values[static_cast<size_t>(row * k + i)] * 0.0f;
+  for (int b = 0; !rows.view.values && b < k / kBlock; ++b) sum += rows.scale[static_cast<size_t>(row * (k / kBlock) + b)] * 0.0f;
   return sum != 0.0f;
 }
 
 // The product of that row is not finite either: one feature of u8 weights, all of them 1.
 static bool product_shows_it(const Kernels& k, const Rows& rows, int row) {
-  if (rows.view.planes == 0) return true;
+  if (rows.view.values) return true;
   Matrix m{nullptr, 1, rows.view.k, Store::u8, 32, true, false, 128};
   std::vector<uint8_t> bytes(panel_bytes(m), 129), scratch(linear_scratch(m.k));
   const float one = 1.0f;
@@ -74,7 +74,7 @@ static bool product_shows_it(const Kernels& k, const Rows& rows, int row) {
   return !std::isfinite(out[0]);
 }
 
-static void check_prepare(Prep op, int planes, int k, Random& random, Tables& tables, Report& report) {
+static void check_prepare(Prep op, Form form, int k, Random& random, Tables& tables, Report& report) {
   const ptrdiff_t up = op == Prep::swiglu ? k + 16 * random.below(3) : 0, stride = k + up + random.below(7);
   const std::vector<float> x = rows_of_every_kind(stride, k, up, random), weight = random.bells(static_cast<size_t>(k));
   std::vector<int32_t> order(kKinds);
@@ -86,11 +86,11 @@ static void check_prepare(Prep op, int planes, int k, Random& random, Tables& ta
     kernels.prepare(a, 0, first);
     kernels.prepare(a, second, kKinds);
   };
-  Rows want(capacity, k, planes);
+  Rows want(capacity, k, form);
   run(kScalar, want, kKinds, kKinds);
   for (Table& t : tables) {
-    const std::string what = std::string("prepare ") + name_of(op) + " " + t.kernels->name + " k" + std::to_string(k) + " planes" + std::to_string(planes);
-    Rows got(capacity, k, planes);
+    const std::string what = std::string("prepare ") + name_of(op) + " " + t.kernels->name + " k" + std::to_string(k) + " " + name_of(form);
+    Rows got(capacity, k, form);
     run(*t.kernels, got, split, split);
     compare(t, want, got, report, what);
     for (int row = 0; row < kKinds; ++row) {
@@ -105,8 +105,8 @@ static void check_prepare(Prep op, int planes, int k, Random& random, Tables& ta
 void test_prepare(Tables& tables, Report& report, uint64_t seed) {
   Random random(seed);
   for (Prep op : {Prep::copy, Prep::norm, Prep::swiglu})
-    for (int planes = 0; planes <= 2; ++planes)
-      for (int k : {32, 64, 96, 160, 576}) check_prepare(op, planes, k, random, tables, report);
+    for (Form form : {Form::floats, Form::coarse, Form::fine, Form::mixed})
+      for (int k : {32, 64, 96, 160, 576}) check_prepare(op, form, k, random, tables, report);
 }
 
 static Stats summary(const Kernels& k, const std::vector<float>& x, int begin, int end) {

@@ -66,14 +66,14 @@ class Model {
   Model(Pool& pool, const Kernels& kernels) : random_(11), program_(pool, kernels, kTokens, cache(), angles()) {
     cache_.assign(page_bytes(cache()) * 4, 0);
     const int x = program_.buffer(kHidden), qkv = program_.buffer(4 * 32), attended = program_.buffer(kHidden), hidden = program_.buffer(128);
-    const int act = program_.activations(kHidden, 1), act2 = program_.activations(kHidden, 2);
+    const int act = program_.activations(kHidden, true);
     Instruction embed{Op::embed};
     embed.matrix = weights(kVocabulary, kHidden, Store::u8);
     embed.out = x;
-    program_.add(embed);
+    add(embed);
     Instruction turn{Op::angles};
     turn.joined = true;
-    program_.add(turn);
+    add(turn);
     prepare(Prep::norm, x, act);
     linear(64, act, qkv, 0, false, false);
     linear(64, act, qkv, 64, true, false);
@@ -84,7 +84,7 @@ class Model {
     linear(128, act, hidden, 0, false, false);
     prepare(Prep::swiglu, hidden, act);
     linear(kHidden, act, x, 0, false, true);
-    head(x, act2);
+    head(x, act);
   }
 
   // A prompt, then one token; the digest of all logits and their summaries.
@@ -114,6 +114,12 @@ class Model {
     return m;
   }
 
+  void add(const Instruction& i) {
+    const char* fault = program_.fault(i);
+    if (fault) std::printf("FAILED %s\n", fault);
+    else program_.add(i);
+  }
+
   void prepare(Prep op, int in, int act) {
     Instruction i{Op::prepare};
     i.prep = op;
@@ -122,7 +128,7 @@ class Model {
     i.up = op == Prep::swiglu ? kHidden : 0;
     i.weight = ones_.data();
     i.eps = 1e-5f;
-    program_.add(i);
+    add(i);
   }
 
   void linear(int n, int act, int out, int offset, bool joined, bool accumulate) {
@@ -133,7 +139,7 @@ class Model {
     i.out_offset = offset;
     i.joined = joined;
     i.accumulate = accumulate;
-    program_.add(i);
+    add(i);
   }
 
   void attention(int qkv, int out) {
@@ -143,12 +149,12 @@ class Model {
     rope.k_offset = 64;
     rope.v_offset = 96;
     rope.q_scale = 0.18f;
-    program_.add(rope);
+    add(rope);
     Instruction attend{Op::attend};
     attend.in = qkv;
     attend.out = out;
     attend.heads = kHeads;
-    program_.add(attend);
+    add(attend);
   }
 
   void head(int x, int act) {
@@ -159,18 +165,18 @@ class Model {
     norm.weight = ones_.data();
     norm.eps = 1e-5f;
     norm.sampled = true;
-    program_.add(norm);
+    add(norm);
     Instruction out{Op::linear};
     out.matrix = weights(kVocabulary, kHidden, Store::u8);
     out.act = act;
     out.out = program_.logits(112);
     out.sampled = true;
-    program_.add(out);
+    add(out);
     Instruction stats{Op::stats};
     stats.in = out.out;
     stats.sampled = true;
     program_.set_vocabulary(kVocabulary);
-    program_.add(stats);
+    add(stats);
   }
 
   void step(Table& t, int past, int count) {

@@ -102,6 +102,7 @@ class Chat:
             self._check_room(prompt)
             answer = stream_answer(self.llm, prompt, self.sampling, templated=True, show=screen.show)
         except (SampanError, KeyboardInterrupt) as error:
+            screen.end()
             self.messages.pop()
             say(str(error))
             return

@@ -66,8 +66,10 @@ def command(
         screen = Screen()
         full = prompt if raw else llm.prompt(_messages(system, prompt))
         show = (lambda _delta: None) if as_json else screen.show
-        answer = stream_answer(llm, full, sampling, templated=not raw, show=show)
-        screen.end()
+        try:
+            answer = stream_answer(llm, full, sampling, templated=not raw, show=show)
+        finally:
+            screen.end()
         if as_json:
             print(json.dumps(_row(llm, answer, logprobs is not None), ensure_ascii=False))
         note(statistics(answer, llm.load_seconds))

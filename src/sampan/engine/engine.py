@@ -1,7 +1,8 @@
 """The engine: token ids in, token ids out. Text, templates and tools stay outside."""
 
 import secrets
-from collections.abc import Iterator, Sequence as Seq
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
 from itertools import count
 
 import numpy as np
@@ -24,7 +25,9 @@ class Engine:
     `context`: the longest sequence in tokens. `eos_ids`: tokens that end a sequence unless `ignore_eos`.
     """
 
-    def __init__(self, runner: Runner, *, context: int, vocabulary: int, eos_ids: frozenset[int], max_sequences: int) -> None:
+    def __init__(
+        self, runner: Runner, *, context: int, vocabulary: int, eos_ids: frozenset[int], max_sequences: int
+    ) -> None:
         self.runner = runner
         self.context = context
         self.vocabulary = vocabulary
@@ -81,7 +84,9 @@ class Engine:
         if not self.pool.extend(sequence.pages, len(tokens)):
             raise RequestError(f"scoring {len(tokens)} tokens needs more cache than is free")
         try:
-            return np.concatenate([self._score_span(sequence, at) for at in range(0, len(tokens), _SCORE_ROWS)])
+            return np.concatenate(
+                [self._score_span(sequence, at) for at in range(0, len(tokens), _SCORE_ROWS)]
+            )
         finally:
             self.pool.release(sequence.pages)
 
@@ -89,9 +94,13 @@ class Engine:
         end = min(start + min(_SCORE_ROWS, self.runner.max_rows), len(sequence.tokens))
         rows = self.runner.rows([Span(sequence, start, end - start, sample=True)], sample_all=True)
         if not rows.finite.all():
-            raise RequestError(f"the model gave logits that are not finite numbers at tokens {start} to {end}")
+            raise RequestError(
+                f"the model gave logits that are not finite numbers at tokens {start} to {end}"
+            )
         targets = sequence.tokens[start + 1 : end + 1]
-        return rows.logits[np.arange(len(targets)), targets].astype(np.float64) - rows.log_total[: len(targets)]
+        return (
+            rows.logits[np.arange(len(targets)), targets].astype(np.float64) - rows.log_total[: len(targets)]
+        )
 
     def _check(self, prompt: Seq[int]) -> list[int]:
         tokens = [int(t) for t in prompt]
@@ -107,14 +116,20 @@ class Engine:
 
 def _check_sampling(p: SamplingParams, vocabulary: int) -> None:
     """Ranges as the OpenAI and Hugging Face interfaces define them."""
-    limits = [
-        ("temperature", p.temperature, 0.0, 100.0), ("top_p", p.top_p, 0.0, 1.0), ("min_p", p.min_p, 0.0, 1.0),
-        ("top_k", p.top_k, 0, 2**31), ("repetition_penalty", p.repetition_penalty, 1e-3, 100.0),
-        ("presence_penalty", p.presence_penalty, -2.0, 2.0), ("frequency_penalty", p.frequency_penalty, -2.0, 2.0),
-        ("max_tokens", 1 if p.max_tokens is None else p.max_tokens, 1, 2**31), ("logprobs", p.logprobs or 0, 0, vocabulary),
-    ]  # fmt: skip
-    for name, value, low, high in limits:
-        if not low <= value <= high:
+    limits = {
+        "temperature": (0.0, 100.0),
+        "top_k": (0, 2**31),
+        "top_p": (0.0, 1.0),
+        "min_p": (0.0, 1.0),
+        "repetition_penalty": (1e-3, 100.0),
+        "presence_penalty": (-2.0, 2.0),
+        "frequency_penalty": (-2.0, 2.0),
+        "max_tokens": (1, 2**31),
+        "logprobs": (0, vocabulary),
+    }
+    for name, (low, high) in limits.items():
+        value = getattr(p, name)
+        if value is not None and not low <= value <= high:
             raise RequestError(f"{name} is {value}: it must lie between {low:g} and {high:g}")
     for token in [*p.logit_bias, *p.stop_token_ids]:
         if not 0 <= token < vocabulary:

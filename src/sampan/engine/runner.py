@@ -34,7 +34,9 @@ class Rows:
 class Runner:
     """A recorded model with its cache. `max_rows`: tokens of a step."""
 
-    def __init__(self, model: Model, weights: PackedWeights, machine: Machine, cache: Cache, max_rows: int) -> None:
+    def __init__(
+        self, model: Model, weights: PackedWeights, machine: Machine, cache: Cache, max_rows: int
+    ) -> None:
         rope = model.config.rope
         recorder = Recorder(machine, weights, cache, max_rows, rope.inv_freq, rope.scale)
         model.forward(recorder, symbolic_batch())

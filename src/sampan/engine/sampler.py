@@ -26,19 +26,24 @@ def is_greedy(p: SamplingParams) -> bool:
 def changes_logits(p: SamplingParams) -> bool:
     """Penalties or bias move logits before the choice."""
     return (
-        p.repetition_penalty != 1.0 or p.presence_penalty != 0.0 or p.frequency_penalty != 0.0 or bool(p.logit_bias)
+        p.repetition_penalty != 1.0
+        or p.presence_penalty != 0.0
+        or p.frequency_penalty != 0.0
+        or bool(p.logit_bias)
     )
 
 
 def choose(logits: Floats, best: int, log_total: float, sequence: Sequence) -> TokenLogprob:
-    """The next token of one row: `logits` [vocabulary], its argmax, and the log of the sum of its exponentials."""
+    """The next token of one row: `logits` [vocabulary], their argmax, and the log of their exponentials' sum."""
     p = sequence.sampling
     changed = penalised(logits, sequence) if changes_logits(p) else logits
     if is_greedy(p):
         token = int(np.argmax(changed)) if changed is not logits else best
     else:
         token = _draw(changed, p, sequence.seed, len(sequence.tokens))
-    return TokenLogprob(token, float(logits[token]) - log_total, top_logprobs(logits, log_total, p.logprobs or 0))
+    return TokenLogprob(
+        token, float(logits[token]) - log_total, top_logprobs(logits, log_total, p.logprobs or 0)
+    )
 
 
 def top_logprobs(logits: Floats, log_total: float, count: int) -> tuple[tuple[int, float], ...]:

@@ -14,7 +14,7 @@ from sampan.engine.sequence import Event, Sequence, Span
 
 
 class Scheduler:
-    """First come, first served over `pool`, at most `max_rows` tokens and `max_sequences` sequences a step."""
+    """First come, first served over `pool`: at most `max_rows` tokens of `max_sequences` sequences a step."""
 
     def __init__(self, pool: BlockPool, max_rows: int, max_sequences: int) -> None:
         self.pool = pool
@@ -45,7 +45,11 @@ class Scheduler:
         plan: list[Span] = []
         rows = self.max_rows
         for sequence in sorted(self.running, key=lambda s: s.remaining > 1):
-            if rows > 0 and sequence in self.running and self._make_room(sequence, min(rows, sequence.remaining), plan):
+            if (
+                rows > 0
+                and sequence in self.running
+                and self._make_room(sequence, min(rows, sequence.remaining), plan)
+            ):
                 rows -= self._plan(plan, sequence, rows)
         while rows > 0 and self.waiting and len(self.running) < self.max_sequences:
             if not self._admit(self.waiting[0], rows):

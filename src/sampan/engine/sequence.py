@@ -33,7 +33,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Span:
-    """Work of one step: `count` tokens of a sequence from position `start`; `sample` when it reaches the end."""
+    """Work of one step: `count` tokens of a sequence from `start` on; `sample` when they reach its end."""
 
     sequence: Sequence
     start: int

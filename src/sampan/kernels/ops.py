@@ -25,7 +25,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Linear:
-    """Weights [out, in] that read the same input, computed together; `biases` is empty or one for each part."""
+    """Weights [out, in] that read the same input, computed together; `biases`: none, or one for each part."""
 
     parts: tuple[Weight, ...]
     biases: tuple[Weight, ...] = ()

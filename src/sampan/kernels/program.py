@@ -108,7 +108,13 @@ class Recorder:
     """Writes a native program. One recorder writes one program."""
 
     def __init__(
-        self, machine: Machine, weights: WeightSource, cache: Cache, max_rows: int, inv_freq: Sequence[float], rope_scale: float
+        self,
+        machine: Machine,
+        weights: WeightSource,
+        cache: Cache,
+        max_rows: int,
+        inv_freq: Sequence[float],
+        rope_scale: float,
     ) -> None:
         self.weights = weights
         self.buffers: dict[tuple[str, int], int] = {}
@@ -159,7 +165,9 @@ class Recorder:
         gate, up = gate_up
         hidden = self._materialise(gate.linear, "hidden")
         starts = _starts(gate.linear.weight)
-        return _Buffer(hidden.index, hidden.width, starts[gate.index], starts[up.index] - starts[gate.index], _SWIGLU)
+        return _Buffer(
+            hidden.index, hidden.width, starts[gate.index], starts[up.index] - starts[gate.index], _SWIGLU
+        )
 
     def rows(self, x: _Residual, index: Any) -> _Buffer:
         return _Buffer(x.buffer.index, x.buffer.width, sampled=True)
@@ -177,10 +185,19 @@ class Recorder:
         for i, segment in enumerate(self.weights.segments(pending.weight)):
             n = padded(segment.matrix.n)
             part = None if bias is None else np.ascontiguousarray(bias[segment.offset : segment.offset + n])
+            act = pending.acts[segment.integer, segment.fine]
+            offset, joined = out.offset + segment.offset, i > 0
             self.program.linear(
-                segment.matrix, pending.acts[segment.integer, segment.fine], out.index, out.offset + segment.offset, part,
-                accumulate, pending.sampled, segment.fine, i > 0,
-            )  # fmt: skip
+                segment.matrix,
+                act,
+                out.index,
+                offset,
+                part,
+                accumulate,
+                pending.sampled,
+                segment.fine,
+                joined,
+            )
 
     def _floats(self, x: Any) -> _Buffer:
         if isinstance(x, _Residual):

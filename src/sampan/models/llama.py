@@ -47,15 +47,24 @@ def _layer(c: ModelConfig, index: int) -> Layer:
     return Layer(
         attn_norm=Norm(Weight(at + "input_layernorm.weight", (c.hidden,)), c.norm_eps),
         qkv=Linear.of(
-            attn + "q_proj", attn + "k_proj", attn + "v_proj",
-            sizes=(q, kv, kv), inputs=c.hidden, bias=c.qkv_bias, fine=(last, last, last),
+            attn + "q_proj",
+            attn + "k_proj",
+            attn + "v_proj",
+            sizes=(q, kv, kv),
+            inputs=c.hidden,
+            bias=c.qkv_bias,
+            fine=(last, last, last),
         ),
         attention=Attention(index, c.heads, c.kv_heads, c.head_dim),
         out=Linear.of(attn + "o_proj", sizes=(c.hidden,), inputs=q, bias=c.out_bias, fine=(last,)),
         mlp_norm=Norm(Weight(at + "post_attention_layernorm.weight", (c.hidden,)), c.norm_eps),
         gate_up=Linear.of(
-            mlp + "gate_proj", mlp + "up_proj",
-            sizes=(c.ffn, c.ffn), inputs=c.hidden, bias=c.mlp_bias, fine=(last, last),
+            mlp + "gate_proj",
+            mlp + "up_proj",
+            sizes=(c.ffn, c.ffn),
+            inputs=c.hidden,
+            bias=c.mlp_bias,
+            fine=(last, last),
         ),
         down=Linear.of(mlp + "down_proj", sizes=(c.hidden,), inputs=c.ffn, bias=c.mlp_bias, fine=(last,)),
     )

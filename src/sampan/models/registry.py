@@ -44,7 +44,9 @@ def describe(config: ModelConfig) -> Model:
     """The model of this configuration, or UnsupportedModel."""
     family = FAMILIES.get(config.family)
     if family is None:
-        raise UnsupportedModel(f"model family {config.family!r} is not supported; supported: {', '.join(FAMILIES)}")
+        raise UnsupportedModel(
+            f"model family {config.family!r} is not supported; supported: {', '.join(FAMILIES)}"
+        )
     return Model(config, family.build(config), family)
 
 

@@ -19,6 +19,7 @@ from sampan.core.types import ModelFiles
 from sampan.kernels.formats import TensorType, dequantise
 from sampan.models import config as model_config
 from sampan.models.config import ModelConfig
+from sampan.models.registry import describe
 from sampan.weights import names
 from sampan.weights.files import MappedFile, TensorInfo, quoted
 from sampan.weights.gguf import Gguf, read_gguf_parts
@@ -168,15 +169,23 @@ def _ignored(name: str, config: ModelConfig) -> bool:
 
 
 def _check_complete(checkpoint: Checkpoint) -> None:
-    expected = names.expected(checkpoint.config)
-    for name, shape in expected.items():
-        info = checkpoint.tensors.get(name)
-        if info is None:
-            raise WeightsError(f"{checkpoint.path}: tensor {name} is missing: the file is incomplete")
-        if info.shape != shape:
-            problem = f"has shape {list(info.shape)}, the configuration says {list(shape)}"
+    """Every tensor that the model needs, in its shape, and no other; what differs is listed by name."""
+    expected = describe(checkpoint.config).weights()
+    missing = [name for name in expected if name not in checkpoint.tensors]
+    if missing:
+        raise WeightsError(f"{checkpoint.path}: tensor {_listed(missing)} is missing: the file is incomplete")
+    for name, weight in expected.items():
+        info = checkpoint.tensors[name]
+        if info.shape != weight.shape:
+            problem = f"has shape {list(info.shape)}, the configuration says {list(weight.shape)}"
             raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
-    for name in checkpoint.tensors.keys() - expected.keys():
-        raise UnsupportedModel(
-            f"{checkpoint.path}: tensor {quoted(name)} has no place in a {checkpoint.config.family} model"
-        )
+    extra = sorted(checkpoint.tensors.keys() - expected.keys())
+    if extra:
+        family = checkpoint.config.family
+        raise UnsupportedModel(f"{checkpoint.path}: tensor {_listed([quoted(name) for name in extra])} has no place in a {family} model")
+
+
+def _listed(tensors: list[str]) -> str:
+    """Names for one line; a long list is cut and counted."""
+    shown = ", ".join(tensors[:8])
+    return shown if len(tensors) <= 8 else f"{shown} and {len(tensors) - 8} more"

@@ -19,7 +19,7 @@ from sampan.weights.checkpoint import Checkpoint
 
 
 class PackedWeights:
-    """A checkpoint as the recorder reads it (`kernels.program.WeightSource`); packs what is first asked for."""
+    """A checkpoint as the recorder reads it (`kernels.program.WeightSource`); packs at the first request."""
 
     def __init__(self, checkpoint: Checkpoint, machine: Machine) -> None:
         self.checkpoint = checkpoint
@@ -44,7 +44,8 @@ class PackedWeights:
     def bytes(self) -> int:
         """Memory of the packed weights."""
         matrices = {id(s.matrix): s.matrix for parts in self._segments.values() for s in parts}
-        return sum(m.data.nbytes for m in matrices.values()) + sum(v.nbytes for v in self._vectors.values())
+        vectors = sum(vector.nbytes for vector in self._vectors.values())
+        return vectors + sum(int(matrix.data.nbytes) for matrix in matrices.values())
 
     def _pack(self, parts: tuple[Weight, ...]) -> list[Segment]:
         segments: list[Segment] = []
@@ -84,6 +85,8 @@ def require_kernel_sizes(checkpoint: Checkpoint) -> None:
         raise UnsupportedModel(f"{checkpoint.path}: head size {c.head_dim} is not a multiple of 32")
     for field in ("hidden", "ffn"):
         if getattr(c, field) % 32:
-            raise UnsupportedModel(f"{checkpoint.path}: {field} size {getattr(c, field)} is not a multiple of 32")
+            raise UnsupportedModel(
+                f"{checkpoint.path}: {field} size {getattr(c, field)} is not a multiple of 32"
+            )
     if c.heads % c.kv_heads or c.heads // c.kv_heads > 64:
         raise WeightsError(f"{checkpoint.path}: {c.heads} heads cannot share {c.kv_heads} KV heads")

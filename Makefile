@@ -1,0 +1,61 @@
+# make run    set everything up and answer a question with the default model
+# make test   set everything up and pass the tests
+# make check  linters, types, import rules; the C++ build treats warnings as errors
+# make bench  measure against llama.cpp on this machine (builds it first; takes a while)
+# make asan   kernel tests under the address, undefined-behaviour and thread sanitizers
+# make neon   kernel tests of the Arm build, cross-compiled, under emulation
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+QUESTION ?= What is the capital of France?
+NATIVE := $(wildcard src/sampan/kernels/native/*) CMakeLists.txt
+
+.PHONY: run test check bench doctor clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/.base
+	$(BIN)/sampan run "$(QUESTION)" --temperature 0
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.check $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.base $(VENV)-bench/.peers
+	$(BIN)/python benchmarks/speed.py --peer-python $(VENV)-bench/bin/python
+
+clean:
+	rm -rf $(VENV) $(VENV)-bench build
+
+$(VENV)/.python:
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found: install Python 3.11 or newer, or set PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1): Sampan needs 3.11 or newer; set PYTHON=" >&2; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || { echo "make: no C++ compiler ($${CXX:-c++}): install one (Debian: apt install g++, macOS: xcode-select --install), or set CXX=" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || { echo "make: $(PYTHON) has no venv module: install it (Debian: apt install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# Editable: the tests and the command run this tree. A changed kernel rebuilds.
+$(VENV)/.base: $(VENV)/.python pyproject.toml $(NATIVE)
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+$(VENV)/.check: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --editable '.[check]'
+	@touch $@
+
+$(VENV)-bench/.peers:
+	$(PYTHON) -m venv $(VENV)-bench
+	CMAKE_ARGS="-DGGML_NATIVE=ON" $(VENV)-bench/bin/python -m pip install --quiet llama-cpp-python==0.3.36
+	@touch $@
+
+include native.mk

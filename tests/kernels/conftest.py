@@ -1,0 +1,131 @@
+"""Small native programs, and raw bytes of every format, for the tests of the kernels."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sampan.kernels import _native
+from sampan.kernels.formats import TensorType
+
+F32 = TensorType.F32.number
+# Byte offsets of each float16 in a block: these are small numbers, every other byte may be anything.
+HALVES = {
+    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,),
+    "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
+}  # fmt: skip
+
+
+class Small:
+    """A program under construction. Row i of a step reads row i of the values it was given."""
+
+    COPY, NORM, SWIGLU = 0, 1, 2
+
+    def __init__(
+        self, pool: Any, isa: str, *, rows: int = 64, pages: int = 4, cache: int = 1, layers: int = 1,
+        kv_heads: int = 1, head_dim: int = 32, inv_freq: Sequence[float] | None = None, rope_scale: float = 1.0,
+    ) -> None:  # fmt: skip
+        self.pool, self.rows = pool, rows
+        frequencies = list(inv_freq) if inv_freq is not None else [0.0] * (head_dim // 2)
+        self.program = _native.Program(
+            pool, isa, rows, pages, cache, layers, kv_heads, head_dim, frequencies, rope_scale
+        )
+
+    def floats(self, values: np.ndarray) -> Any:
+        """A packed float32 matrix."""
+        matrix = _native.Packed.of(*values.shape, F32)
+        raw = np.ascontiguousarray(values, np.float32).view(np.uint8).reshape(-1)
+        matrix.fill(self.pool, raw, F32, 0, len(values))
+        return matrix
+
+    def values(self, values: np.ndarray) -> int:
+        """A buffer that a step fills with rows of `values` [rows, width]."""
+        return self.embed(self.floats(values))
+
+    def embed(self, table: Any) -> int:
+        buffer = self.program.buffer(table.k)
+        self.program.embed(table, buffer)
+        return buffer
+
+    def prepare(
+        self, buffer: int, k: int, *, op: int = 0, integer: bool = False, offset: int = 0, up: int = 0,
+        weight: np.ndarray | None = None, eps: float = 0.0, sampled: bool = False, fine: bool = False,
+    ) -> int:  # fmt: skip
+        act = self.program.activations(k, integer)
+        self.program.prepare(op, buffer, offset, up, weight, eps, act, sampled, fine, False)
+        return act
+
+    def linear(
+        self, matrix: Any, act: int, out: int, *, offset: int = 0, bias: np.ndarray | None = None,
+        accumulate: bool = False, sampled: bool = False, fine: bool = False,
+    ) -> None:  # fmt: skip
+        self.program.linear(matrix, act, out, offset, bias, accumulate, sampled, fine, False)
+
+    def result(self, buffer: int, width: int) -> None:
+        """The step's logits are this buffer: a product with the identity, which is exact."""
+        self.head(self.prepare(buffer, width, sampled=True), np.eye(width, dtype=np.float32))
+
+    def head(self, act: int, weights: np.ndarray) -> None:
+        padded = -(-len(weights) // _native.LANES) * _native.LANES
+        logits = self.program.logits(padded)
+        self.linear(self.floats(weights), act, logits, sampled=True)
+        self.program.stats(logits, len(weights))
+
+    def run(
+        self, *spans: tuple[int, int, Sequence[int]], ids: Sequence[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and statistics of every row. `spans`: rows, tokens before, pages; one of `ids` by default."""
+        spans = spans or ((len(ids or ()), 0, range(4)),)
+        counts = [count for count, _, _ in spans]
+        starts = np.cumsum([0, *counts])
+        total = int(starts[-1])
+        table = [(start, count, past) for start, (count, past, _) in zip(starts, spans, strict=False)]
+        pages = np.zeros((len(spans), max(len(p) for _, _, p in spans)), np.int32)
+        for row, (_, _, p) in zip(pages, spans, strict=True):
+            row[: len(p)] = p
+        positions = np.concatenate([np.arange(past, past + count) for count, past, _ in spans])
+        every = np.arange(total, dtype=np.int32)
+        logits, stats = self.program.run(
+            every if ids is None else np.array(ids, np.int32), positions.astype(np.int32),
+            np.array(table, np.int32), pages, every,
+        )  # fmt: skip
+        return logits.copy(), stats
+
+
+@pytest.fixture(scope="session")
+def pool() -> Any:
+    """Two threads for every test that does not ask for its own."""
+    return _native.Pool(2)
+
+
+@pytest.fixture(params=_native.isas())
+def isa(request: pytest.FixtureRequest) -> str:
+    """Each instruction set of this machine."""
+    return str(request.param)
+
+
+@pytest.fixture
+def small(pool: Any) -> Callable[..., Small]:
+    """`small(isa, ...)`: an empty program."""
+    return lambda isa="", **sizes: Small(sizes.pop("pool", pool), isa, **sizes)
+
+
+@pytest.fixture
+def random_raw() -> Callable[..., np.ndarray]:
+    """`random_raw(type, rows, columns)`: the bytes of a random matrix of that format."""
+
+    def make(type: TensorType, rows: int, columns: int, seed: int = 7) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        if not type.quantised:
+            values = rng.normal(0, 0.05, (rows, columns)).astype(np.float32)
+            bits = values.view(np.uint32) >> 16 if type is TensorType.BF16 else values
+            kind = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[type.name]
+            return bits.astype(kind).reshape(-1).view(np.uint8)
+        blocks = rng.integers(0, 256, (rows * columns // type.block, type.block_bytes), np.uint8)
+        for offset in HALVES[type.name]:
+            scales = rng.normal(0, 0.02, len(blocks)).astype("<f2")
+            blocks[:, offset : offset + 2] = scales.view(np.uint8).reshape(-1, 2)
+        return blocks.reshape(-1)
+
+    return make

@@ -1,0 +1,105 @@
+"""Norm, SwiGLU and the logits' summary, against float64."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sampan.kernels import _native
+
+K, ROWS = 160, 12
+
+
+def rows(width: int = K, seed: int = 1) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (rng.normal(0, 1, (ROWS, width)) * 10.0 ** rng.integers(-3, 3, (ROWS, 1))).astype(np.float32)
+
+
+def prepared(small: Callable[..., Any], isa: str, x: np.ndarray, **how: Any) -> np.ndarray:
+    program = small(isa)
+    program.head(program.prepare(program.values(x), K, sampled=True, **how), np.eye(K, dtype=np.float32))
+    logits, _ = program.run(ids=range(len(x)))
+    return logits
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-5, 0.1])
+def test_norm_is_rms_norm(eps: float, isa: str, small: Callable[..., Any]) -> None:
+    x, weight = rows(), rows(seed=2)[0]
+    exact = x / np.sqrt((x.astype(np.float64) ** 2).mean(axis=1, keepdims=True) + eps) * weight
+    got = prepared(small, isa, x, op=1, weight=weight, eps=eps)
+    np.testing.assert_allclose(got, exact, rtol=1e-6)
+
+
+def test_swiglu_is_silu_of_the_gate_times_up(isa: str, small: Callable[..., Any]) -> None:
+    x = rows(2 * K + 16)
+    gate, up = x[:, 16 : 16 + K].astype(np.float64), x[:, 16 + K :].astype(np.float64)
+    with np.errstate(over="ignore"):
+        exact = gate / (1 + np.exp(-gate)) * up
+    got = prepared(small, isa, x, op=2, offset=16, up=K)
+    np.testing.assert_allclose(got, exact, rtol=2e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize("how", [{"op": 0}, {"op": 1, "weight": np.ones(K, np.float32)}, {"op": 2}], ids=["copy", "norm", "swiglu"])
+@pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("integer", [False, True])
+def test_what_is_not_finite_stays_so_and_spoils_no_other_row(
+    how: dict[str, Any], special: float, integer: bool, isa: str, small: Callable[..., Any]
+) -> None:
+    x = rows()
+    x[3, 40] = special
+    program = small(isa)
+    act = program.prepare(program.values(x), K, integer=integer, sampled=True, **how)
+    weights = np.ones((16, K), np.float32)
+    if integer:
+        logits = program.program.logits(16)
+        program.linear(eight_bits(program, weights), act, logits, sampled=True)
+        program.program.stats(logits, 16)
+    else:
+        program.head(act, weights)
+    logits, stats = program.run(ids=range(ROWS))
+    finite = [row != 3 for row in range(ROWS)]
+    assert np.isfinite(logits).all(axis=1).tolist() == finite
+    assert (stats[:, 0, 3] == 1).tolist() == finite
+
+
+def eight_bits(program: Any, weights: np.ndarray) -> Any:
+    """`weights`, whole numbers, as 8-bit codes."""
+    n, k = weights.shape
+    matrix = _native.Packed(n, k, 2, 32, False, False, 128)
+    ones = np.ones((n, k // 32), np.float16).view(np.uint16)
+    matrix.fill_codes(program.pool, (weights + 128).astype(np.uint8), ones, None, 0)
+    return matrix
+
+
+def logits_of(small: Callable[..., Any], isa: str, x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    program = small(isa)
+    program.head(program.prepare(program.values(x), x.shape[1], sampled=True), weights)
+    logits, stats = program.run(ids=range(len(x)))
+    return logits, stats
+
+
+@pytest.mark.parametrize("vocabulary", [1, 17, 4096, 4097, 9000])
+def test_statistics_summarise_each_chunk_of_the_logits(vocabulary: int, isa: str, small: Callable[..., Any]) -> None:
+    rng = np.random.default_rng(4)
+    weights = rng.normal(0, 3, (vocabulary, 16)).astype(np.float32)
+    weights[vocabulary // 2 :: 3] = weights[0]  # ties
+    logits, stats = logits_of(small, isa, rng.normal(0, 1, (5, 16)).astype(np.float32), weights)
+    assert logits.shape == (5, vocabulary)
+    assert stats.shape == (5, -(-vocabulary // 4096), 4)
+    for chunk in range(stats.shape[1]):
+        part = logits[:, 4096 * chunk : 4096 * (chunk + 1)].astype(np.float64)
+        top = part.max(axis=1)
+        assert np.array_equal(stats[:, chunk, 0], top)
+        np.testing.assert_allclose(stats[:, chunk, 1], np.exp(part - top[:, None]).sum(axis=1), rtol=1e-5)
+        assert np.array_equal(stats[:, chunk, 2], part.argmax(axis=1) + 4096 * chunk)
+        assert (stats[:, chunk, 3] == 1).all()
+
+
+@pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, 100, 4999])
+def test_a_logit_that_is_not_finite_is_told(special: float, at: int, isa: str, small: Callable[..., Any]) -> None:
+    weights = np.random.default_rng(6).normal(0, 1, (5000, 16)).astype(np.float32)
+    weights[at] = special
+    _, stats = logits_of(small, isa, np.ones((1, 16), np.float32), weights)
+    assert stats[0, :, 3].tolist() == [float(at >= 4096), float(at < 4096)]

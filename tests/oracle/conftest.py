@@ -1,0 +1,152 @@
+"""Tiny random models of every family, written and run by transformers, and the same files run natively."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from sampan.core.settings import Settings
+from sampan.core.types import ModelFiles, SamplingParams
+from sampan.engine.blocks import BlockPool
+from sampan.engine.runner import Runner
+from sampan.engine.sequence import Sequence, Span
+from sampan.kernels.native import PAGE, machine
+from sampan.kernels.program import Cache
+from sampan.models.registry import describe
+from sampan.weights.checkpoint import open_checkpoint
+from sampan.weights.load import PackedWeights
+
+CONTEXT, PAGES = 512, 64
+SMALL = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 160}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+# What differs from SMALL; a vocabulary of 333 and 200 is not a whole number of panels.
+CASES: dict[str, dict[str, object]] = {
+    "llama": {"model_type": "llama", "vocab_size": 333},
+    "llama-tied": {"model_type": "llama", "tie_word_embeddings": True, "num_key_value_heads": 4},
+    "llama-biased": {"model_type": "llama", "attention_bias": True, "mlp_bias": True, "head_dim": 64},
+    "llama-llama3": {
+        "model_type": "llama",
+        "rope_parameters": LLAMA3 | {"original_max_position_embeddings": 64, "rope_theta": 1e4},
+    },
+    "llama-linear": {
+        "model_type": "llama",
+        "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4},
+    },
+    "llama-yarn": {"model_type": "llama", "rope_parameters": YARN | {"rope_theta": 1e5}},
+    "qwen2": {"model_type": "qwen2", "vocab_size": 200, "num_key_value_heads": 1},
+    "qwen2-tied": {"model_type": "qwen2", "tie_word_embeddings": True},
+    "qwen2-yarn": {"model_type": "qwen2", "rope_parameters": YARN | {"rope_theta": 1e6}},
+    "qwen3": {"model_type": "qwen3", "head_dim": 64, "vocab_size": 333, "num_attention_heads": 6},
+    "qwen3-tied": {"model_type": "qwen3", "head_dim": 32, "tie_word_embeddings": True, "hidden_size": 96},
+}
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A model on disk, and transformers' float32 model of the very weights in it."""
+
+    files: ModelFiles
+    oracle: PreTrainedModel
+
+    def expected(self, tokens: list[int]) -> np.ndarray:
+        """Logits after every token [T, vocabulary]."""
+        with torch.no_grad():
+            return self.oracle(torch.tensor([tokens]), use_cache=False).logits[0].numpy()
+
+    def prompt(self, length: int, seed: int = 0) -> list[int]:
+        vocabulary = self.oracle.config.vocab_size
+        return np.random.default_rng(seed).integers(0, vocabulary, length).tolist()
+
+
+class Native:
+    """The native program of a file, without the engine around it: some more tokens in, their logits out."""
+
+    def __init__(self, files: ModelFiles, *, cache: str = "f32", threads: int = 2) -> None:
+        here = machine(Settings(Path()), threads)
+        with open_checkpoint(files) as checkpoint:
+            c = checkpoint.config
+            size = Cache(PAGES, c.layers, c.kv_heads, c.head_dim, cache)
+            self.runner = Runner(describe(c), PackedWeights(checkpoint, here), here, size, max_rows=CONTEXT)
+        self.pool = BlockPool(PAGES, PAGE)
+
+    def sequence(self, tokens: list[int]) -> Sequence:
+        return Sequence(0, tokens, len(tokens), SamplingParams(), 0, CONTEXT, frozenset())
+
+    def step(self, *work: tuple[Sequence, int]) -> list[np.ndarray]:
+        """Each sequence goes some tokens on; logits after each of these, [count, vocabulary]."""
+        plan = []
+        for sequence, count in work:
+            assert self.pool.extend(sequence.pages, sequence.computed + count)
+            plan.append(Span(sequence, sequence.computed, count, sample=True))
+            sequence.computed += count
+        rows = self.runner.rows(plan, sample_all=True)
+        assert rows.finite.all()
+        return np.split(rows.logits.copy(), list(accumulate(count for _, count in work))[:-1])
+
+    def logits(self, tokens: list[int], chunk: int = CONTEXT) -> np.ndarray:
+        """Logits after every token of a new sequence, which is computed `chunk` tokens at a time."""
+        sequence = self.sequence(tokens)
+        parts = []
+        while sequence.remaining:
+            parts += self.step((sequence, min(chunk, sequence.remaining)))
+        self.pool.release(sequence.pages)
+        return np.concatenate(parts)
+
+
+def randomise(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Weights of a trained model's size: nothing is zero or one, and attention is not uniform."""
+    generator = torch.Generator().manual_seed(17)
+    for name, weight in model.named_parameters():
+        noise = torch.randn(weight.shape, generator=generator)
+        scale = 0.3 if weight.ndim == 1 else 1.5 * weight.shape[1] ** -0.5
+        centre = 1.0 if name.endswith("norm.weight") else 0.0
+        weight.data = (centre + scale * noise).to(dtype)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tiny]:
+    """The tiny model of a case in CASES, in some float type; one model is written once."""
+
+    @cache
+    def make(case: str, dtype: torch.dtype = torch.float32, shard: str = "1GB") -> Tiny:
+        common = {"vocab_size": 256, "num_hidden_layers": 2, "max_position_embeddings": CONTEXT}
+        fields = SMALL | common | CASES[case]
+        config = AutoConfig.for_model(**fields)
+        model = AutoModelForCausalLM.from_config(config).to(dtype)
+        randomise(model, dtype)
+        folder = tmp_path_factory.mktemp(case)
+        model.save_pretrained(folder, max_shard_size=shard)
+        oracle = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        )
+        return Tiny(ModelFiles(folder, "folder", case, str(folder)), oracle.eval())
+
+    return make
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def native() -> Callable[..., Native]:
+    return cache(Native)
+
+
+@pytest.fixture(scope="session")
+def error() -> Callable[[np.ndarray, np.ndarray], float]:
+    """The largest difference, as a part of the expected logits' range."""
+
+    def largest(found: np.ndarray, expected: np.ndarray) -> float:
+        assert found.shape == expected.shape
+        return float(np.abs(found - expected).max() / (expected.max() - expected.min()))
+
+    return largest
