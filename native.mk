@@ -18,11 +18,13 @@ CROSS_CXX ?= aarch64-linux-gnu-g++
 QEMU ?= qemu-aarch64
 
 # Flags of one instruction set's file, as in CMakeLists.txt. GCC's own intrinsics trip -Wuninitialized (GCC bug 105593).
-flags_avx2 := -mavx2 -mfma -mf16c -Wno-uninitialized -Wno-maybe-uninitialized
-flags_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -Wno-uninitialized -Wno-maybe-uninitialized
+intrinsics := -Wno-unknown-warning-option -Wno-uninitialized -Wno-maybe-uninitialized
+flags_avx2 := -mavx2 -mfma -mf16c $(intrinsics)
+flags_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni $(intrinsics)
 flags_neon := -march=armv8.2-a+dotprod+fp16
 vectors_x86_64 := avx2 avx512
 vectors_aarch64 := neon
+vectors_arm64 := neon
 
 kernels_files := test_kernels linear rows attention dispatch scalar
 pool_files := test_pool pool program check memory dispatch scalar

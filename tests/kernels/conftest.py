@@ -24,7 +24,8 @@ class Small:
 
     def __init__(
         self, pool: Any, isa: str, *, rows: int = 64, pages: int = 4, cache: int = 1, layers: int = 1,
-        kv_heads: int = 1, head_dim: int = 32, inv_freq: Sequence[float] | None = None, rope_scale: float = 1.0,
+        kv_heads: int = 1, head_dim: int = 32, inv_freq: Sequence[float] | None = None,
+        rope_scale: float = 1.0,
     ) -> None:  # fmt: skip
         self.pool, self.rows = pool, rows
         frequencies = list(inv_freq) if inv_freq is not None else [0.0] * (head_dim // 2)
@@ -75,7 +76,7 @@ class Small:
     def run(
         self, *spans: tuple[int, int, Sequence[int]], ids: Sequence[int] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and statistics of every row. `spans`: rows, tokens before, pages; one of `ids` by default."""
+        """Logits and statistics of every row. `spans`: rows, tokens before, pages."""
         spans = spans or ((len(ids or ()), 0, range(4)),)
         counts = [count for count, _, _ in spans]
         starts = np.cumsum([0, *counts])

@@ -42,7 +42,13 @@ def matrix_of(pool: Any, raw: np.ndarray, type: TensorType) -> Any:
 
 
 def product(
-    small: Callable[..., Any], isa: str, matrix: Any, x: np.ndarray, *, bias: np.ndarray | None = None, times: int = 1
+    small: Callable[..., Any],
+    isa: str,
+    matrix: Any,
+    x: np.ndarray,
+    *,
+    bias: np.ndarray | None = None,
+    times: int = 1,
 ) -> np.ndarray:
     """The layer's output for `x`, accumulated `times`; rows from position FIRST on."""
     program = small(isa)
@@ -109,7 +115,9 @@ def test_bias_and_accumulation_are_added_once_each(
     bias[:N] = np.random.default_rng(2).normal(size=N)
     once = product(small, isa, matrix, x).astype(np.float32)
     assert np.array_equal(product(small, isa, matrix, x, bias=bias), once + bias[:N])
-    assert np.array_equal(product(small, isa, matrix, x, bias=bias, times=2), (once + bias[:N]) + (once + bias[:N]))
+    assert np.array_equal(
+        product(small, isa, matrix, x, bias=bias, times=2), (once + bias[:N]) + (once + bias[:N])
+    )
 
 
 @pytest.mark.parametrize("type", [*QUANTISED, TensorType.BF16], ids=lambda type: type.name)

@@ -1,4 +1,4 @@
-"""Packing loses nothing: what the kernels read back from a packed matrix is the checkpoint's weight, exactly."""
+"""Packing loses nothing: what the kernels read from a packed matrix is the checkpoint's weight, exactly."""
 
 from collections.abc import Callable
 from typing import Any

@@ -40,7 +40,9 @@ def test_swiglu_is_silu_of_the_gate_times_up(isa: str, small: Callable[..., Any]
     np.testing.assert_allclose(got, exact, rtol=2e-6, atol=1e-30)
 
 
-@pytest.mark.parametrize("how", [{"op": 0}, {"op": 1, "weight": np.ones(K, np.float32)}, {"op": 2}], ids=["copy", "norm", "swiglu"])
+@pytest.mark.parametrize(
+    "how", [{"op": 0}, {"op": 1, "weight": np.ones(K, np.float32)}, {"op": 2}], ids=["copy", "norm", "swiglu"]
+)
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("integer", [False, True])
 def test_what_is_not_finite_stays_so_and_spoils_no_other_row(
@@ -72,7 +74,9 @@ def eight_bits(program: Any, weights: np.ndarray) -> Any:
     return matrix
 
 
-def logits_of(small: Callable[..., Any], isa: str, x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def logits_of(
+    small: Callable[..., Any], isa: str, x: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     program = small(isa)
     program.head(program.prepare(program.values(x), x.shape[1], sampled=True), weights)
     logits, stats = program.run(ids=range(len(x)))
@@ -80,7 +84,9 @@ def logits_of(small: Callable[..., Any], isa: str, x: np.ndarray, weights: np.nd
 
 
 @pytest.mark.parametrize("vocabulary", [1, 17, 4096, 4097, 9000])
-def test_statistics_summarise_each_chunk_of_the_logits(vocabulary: int, isa: str, small: Callable[..., Any]) -> None:
+def test_statistics_summarise_each_chunk_of_the_logits(
+    vocabulary: int, isa: str, small: Callable[..., Any]
+) -> None:
     rng = np.random.default_rng(4)
     weights = rng.normal(0, 3, (vocabulary, 16)).astype(np.float32)
     weights[vocabulary // 2 :: 3] = weights[0]  # ties
@@ -98,7 +104,9 @@ def test_statistics_summarise_each_chunk_of_the_logits(vocabulary: int, isa: str
 
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("at", [0, 100, 4999])
-def test_a_logit_that_is_not_finite_is_told(special: float, at: int, isa: str, small: Callable[..., Any]) -> None:
+def test_a_logit_that_is_not_finite_is_told(
+    special: float, at: int, isa: str, small: Callable[..., Any]
+) -> None:
     weights = np.random.default_rng(6).normal(0, 1, (5000, 16)).astype(np.float32)
     weights[at] = special
     _, stats = logits_of(small, isa, np.ones((1, 16), np.float32), weights)

@@ -1,5 +1,5 @@
-"""Compiles and runs the C++ tests: every instruction set of this machine equals the scalar kernels bit for bit,
-and the pool keeps its promises. `make asan` and `make neon` run the same programs elsewhere."""
+"""Compiles and runs the C++ tests: every instruction set of this machine equals the scalar kernels bit for
+bit, and the pool keeps its promises. `make asan` and `make neon` run the same programs elsewhere."""
 
 import re
 import subprocess

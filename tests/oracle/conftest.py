@@ -9,24 +9,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, Cache, PreTrainedModel
+from transformers.utils import logging
 
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles, SamplingParams
 from sampan.engine.blocks import BlockPool
 from sampan.engine.runner import Runner
 from sampan.engine.sequence import Sequence, Span
+from sampan.kernels import program
 from sampan.kernels.native import PAGE, machine
-from sampan.kernels.program import Cache
 from sampan.models.registry import describe
 from sampan.weights.checkpoint import open_checkpoint
 from sampan.weights.load import PackedWeights
 
+logging.disable_progress_bar()
+torch.set_num_threads(1)  # the models are tiny, and machines that test are busy
+
 CONTEXT, PAGES = 512, 64
-SMALL = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 160}
+SMALL = {
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 160,
+    "vocab_size": 256,
+    "max_position_embeddings": CONTEXT,
+}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
-# What differs from SMALL; a vocabulary of 333 and 200 is not a whole number of panels.
+# What differs from SMALL. Vocabularies of 333 and 200 are no whole number of panels; heads of 64 with six or
+# four of them are wider than the hidden size.
 CASES: dict[str, dict[str, object]] = {
     "llama": {"model_type": "llama", "vocab_size": 333},
     "llama-tied": {"model_type": "llama", "tie_word_embeddings": True, "num_key_value_heads": 4},
@@ -55,10 +68,11 @@ class Tiny:
     files: ModelFiles
     oracle: PreTrainedModel
 
-    def expected(self, tokens: list[int]) -> np.ndarray:
-        """Logits after every token [T, vocabulary]."""
+    def expected(self, tokens: list[int], cache: Cache | None = None) -> np.ndarray:
+        """Logits after every token [T, vocabulary]; `cache` is transformers' own kind of cache."""
         with torch.no_grad():
-            return self.oracle(torch.tensor([tokens]), use_cache=False).logits[0].numpy()
+            out = self.oracle(torch.tensor([tokens]), past_key_values=cache, use_cache=cache is not None)
+        return out.logits[0].numpy()
 
     def prompt(self, length: int, seed: int = 0) -> list[int]:
         vocabulary = self.oracle.config.vocab_size
@@ -68,11 +82,11 @@ class Tiny:
 class Native:
     """The native program of a file, without the engine around it: some more tokens in, their logits out."""
 
-    def __init__(self, files: ModelFiles, *, cache: str = "f32", threads: int = 2) -> None:
+    def __init__(self, files: ModelFiles, *, cache: str = "f32", threads: int = 1) -> None:
         here = machine(Settings(Path()), threads)
         with open_checkpoint(files) as checkpoint:
             c = checkpoint.config
-            size = Cache(PAGES, c.layers, c.kv_heads, c.head_dim, cache)
+            size = program.Cache(PAGES, c.layers, c.kv_heads, c.head_dim, cache)
             self.runner = Runner(describe(c), PackedWeights(checkpoint, here), here, size, max_rows=CONTEXT)
         self.pool = BlockPool(PAGES, PAGE)
 
@@ -116,10 +130,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tiny]:
 
     @cache
     def make(case: str, dtype: torch.dtype = torch.float32, shard: str = "1GB") -> Tiny:
-        common = {"vocab_size": 256, "num_hidden_layers": 2, "max_position_embeddings": CONTEXT}
-        fields = SMALL | common | CASES[case]
-        config = AutoConfig.for_model(**fields)
-        model = AutoModelForCausalLM.from_config(config).to(dtype)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SMALL | CASES[case]))
         randomise(model, dtype)
         folder = tmp_path_factory.mktemp(case)
         model.save_pretrained(folder, max_shard_size=shard)

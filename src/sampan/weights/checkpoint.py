@@ -3,11 +3,12 @@
 A checkpoint that opens is complete: its configuration is valid, and every tensor that the configuration asks
 for is there with the right shape, and no other. Tensors go by Hugging Face's names and have its shapes; only
 the rows of a GGUF Llama's query and key projections lie in another order, which `row_order` gives.
+The matrices of a folder that `sampan quantize` wrote have no values to read, only panels for the kernels.
 """
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
@@ -23,6 +24,7 @@ from sampan.models.registry import describe
 from sampan.weights import names
 from sampan.weights.files import MappedFile, TensorInfo, quoted
 from sampan.weights.gguf import Gguf, read_gguf_parts
+from sampan.weights.packed import PackedMatrix, read_packed
 from sampan.weights.safetensors import read_json, read_safetensors_folder
 
 # Rows of these lie interleaved in GGUF files of the llama architecture (convert_hf_to_gguf.py, `permute`).
@@ -35,6 +37,7 @@ class Checkpoint:
 
     `generation`: the fields of `generation_config.json`, none for GGUF. `metadata`: GGUF's key values, or
     `generation_config.json` with `config.json` laid over it. `tensors`: by Hugging Face's names.
+    `packed`: the matrix that holds a tensor, in a folder of packed weights; the tensor itself cannot be read.
     """
 
     path: Path
@@ -44,6 +47,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]
     files: Mapping[Path, MappedFile]
     interleaved: bool
+    packed: Mapping[str, PackedMatrix] = field(default_factory=dict)
 
     def raw(self, name: str) -> NDArray[np.uint8]:
         """The tensor's bytes as they lie in the file, read-only and not copied."""
@@ -53,12 +57,17 @@ class Checkpoint:
     def array(self, name: str) -> NDArray[np.float32]:
         """The tensor as a new float32 array, in Hugging Face's order of rows."""
         info = self._info(name)
-        values = dequantise(self.raw(name), info.type, info.shape)
-        if not np.isfinite(values).all():
-            problem = "holds values that are not finite numbers: the file is damaged"
-            raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
+        values = _finite(info, dequantise(self.raw(name), info.type, info.shape))
         order = self.row_order(name)
         return values if order is None else values[order]
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows [start, stop) of a matrix as a new float32 array, in Hugging Face's order."""
+        info = self._info(name)
+        raw = self.raw(name).reshape(info.shape[0], -1)
+        order = self.row_order(name)
+        chosen = raw[start:stop] if order is None else raw[order[start:stop]]
+        return _finite(info, dequantise(chosen.reshape(-1), info.type, (stop - start, info.shape[1])))
 
     def row_order(self, name: str) -> NDArray[np.intp] | None:
         """Where Hugging Face's rows lie: its row i is the file's row order[i]. None: in the same order."""
@@ -68,6 +77,11 @@ class Checkpoint:
             return None
         heads: int = getattr(self.config, _INTERLEAVED[part])
         return np.arange(info.shape[0]).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+
+    def panels(self, name: str) -> NDArray[np.uint8]:
+        """The packed matrix that holds this tensor, as it lies in the file, read-only and not copied."""
+        info = self.tensors[name]
+        return self.files[info.file].view(info.offset, info.nbytes)
 
     def release(self, name: str) -> None:
         """Give the tensor's pages back to the system, for instance once it is packed."""
@@ -90,6 +104,11 @@ class Checkpoint:
     def _info(self, name: str) -> TensorInfo:
         if name not in self.tensors:
             raise WeightsError(f"{self.path}: has no tensor {quoted(name)}")
+        if name in self.packed:
+            raise UnsupportedModel(
+                f"{self.path}: tensor {name} is packed for the kernels and has no values to read: "
+                "take the model that it was made from"
+            )
         return self.tensors[name]
 
 
@@ -147,7 +166,8 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
     generation: dict[str, object] = {}
     if (folder / "generation_config.json").exists():
         generation = read_json(folder / "generation_config.json")
-    shards = read_safetensors_folder(folder)
+    packed = read_packed(folder)
+    shards = [packed] if packed else read_safetensors_folder(folder)
     for shard in shards:
         undo.callback(shard.file.close)
     found = {name: info for shard in shards for name, info in shard.tensors.items()}
@@ -160,12 +180,20 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
         tensors=MappingProxyType(tensors),
         files={shard.file.path: shard.file for shard in shards},
         interleaved=False,
+        packed=MappingProxyType(packed.matrices if packed else {}),
     )
 
 
 def _ignored(name: str, config: ModelConfig) -> bool:
     """Tensors that transformers ignores too: stored frequencies, and a second copy of a tied head."""
     return name.endswith(".rotary_emb.inv_freq") or (config.tied_head and name == "lm_head.weight")
+
+
+def _finite(info: TensorInfo, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.isfinite(values).all():
+        problem = "holds values that are not finite numbers: the file is damaged"
+        raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
+    return values
 
 
 def _check_complete(checkpoint: Checkpoint) -> None:
@@ -181,8 +209,8 @@ def _check_complete(checkpoint: Checkpoint) -> None:
             raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
     extra = sorted(checkpoint.tensors.keys() - expected.keys())
     if extra:
-        family = checkpoint.config.family
-        raise UnsupportedModel(f"{checkpoint.path}: tensor {_listed([quoted(name) for name in extra])} has no place in a {family} model")
+        listed, family = _listed([quoted(name) for name in extra]), checkpoint.config.family
+        raise UnsupportedModel(f"{checkpoint.path}: tensor {listed} has no place in a {family} model")
 
 
 def _listed(tensors: list[str]) -> str:

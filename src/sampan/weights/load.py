@@ -1,7 +1,7 @@
-"""Packs a checkpoint's weights for the kernels, once, at the file's own precision.
+"""Brings weights to the kernels: packed once, at the file's own precision, or mapped as they lie.
 
 Each tensor's pages are given back to the system as soon as it is packed, so that loading never holds the
-file twice.
+file twice. A folder of packed weights (`weights/packed.py`) is used where it lies, with no work and no copy.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,9 @@ from sampan.kernels.native import Machine, out_of_memory, padded
 from sampan.kernels.ops import Linear, Weight
 from sampan.kernels.program import Floats, Segment
 from sampan.weights.checkpoint import Checkpoint
+from sampan.weights.packed import stacked
+
+_U8 = 2  # kernels.h: the last of the integer stores
 
 
 class PackedWeights:
@@ -50,32 +53,63 @@ class PackedWeights:
     def _pack(self, parts: tuple[Weight, ...]) -> list[Segment]:
         segments: list[Segment] = []
         offset = 0
-        for (kind, fine), run in groupby(parts, key=lambda p: (self.checkpoint.tensors[p.name].type, p.fine)):
-            matrix = self._matrix(list(run), kind.number)
-            segments.append(Segment(matrix, offset, kind.quantised, fine))
+        for run in _runs(self.checkpoint, parts):
+            mapped = run[0].name in self.checkpoint.packed
+            matrix = _mapped(self.checkpoint, run) if mapped else pack(self.checkpoint, run, self.machine)
+            segments.append(Segment(matrix, offset, matrix.store <= _U8, any(part.fine for part in run)))
             offset += padded(matrix.n)
         return segments
 
-    def _matrix(self, parts: list[Weight], source: int) -> Any:
-        rows, inputs = sum(padded(p.shape[0]) for p in parts), parts[0].shape[1]
-        last = parts[-1].shape[0]
-        rows += last - padded(last)
-        try:
-            matrix = _native.Packed.of(rows, inputs, source)
-        except MemoryError as e:
-            raise out_of_memory(f"the weights of {parts[0].name}") from e
-        except ValueError as e:
-            raise UnsupportedModel(f"{self.checkpoint.path}: tensor {parts[0].name!r}: {e}") from e
-        first = 0
-        for part in parts:
-            order = self.checkpoint.row_order(part.name)
-            rows_of_part = None if order is None else np.ascontiguousarray(order, np.int32)
-            raw = self.checkpoint.raw(part.name)
-            matrix.fill(self.machine.pool, raw, source, first, part.shape[0], rows_of_part)
-            del raw
-            self.checkpoint.release(part.name)
-            first += padded(part.shape[0])
-        return matrix
+
+def allocate(checkpoint: Checkpoint, parts: Sequence[Weight]) -> Any:
+    """An empty matrix for neighbouring parts of one type; its memory is taken as it is filled."""
+    source = checkpoint.tensors[parts[0].name].type.number
+    try:
+        return _native.Packed.of(stacked([part.shape[0] for part in parts]), parts[0].shape[1], source)
+    except MemoryError as e:
+        raise out_of_memory(f"the weights of {parts[0].name}") from e
+    except ValueError as e:
+        raise UnsupportedModel(f"{checkpoint.path}: tensor {parts[0].name!r}: {e}") from e
+
+
+def pack(checkpoint: Checkpoint, parts: Sequence[Weight], machine: Machine) -> Any:
+    """Neighbouring parts of one type in one matrix, without loss."""
+    matrix = allocate(checkpoint, parts)
+    source = checkpoint.tensors[parts[0].name].type.number
+    first = 0
+    for part in parts:
+        order = checkpoint.row_order(part.name)
+        rows_of_part = None if order is None else np.ascontiguousarray(order, np.int32)
+        matrix.fill(machine.pool, checkpoint.raw(part.name), source, first, part.shape[0], rows_of_part)
+        checkpoint.release(part.name)
+        first += padded(part.shape[0])
+    return matrix
+
+
+def _runs(checkpoint: Checkpoint, parts: Sequence[Weight]) -> list[list[Weight]]:
+    """Neighbouring parts that share a matrix: the one in the file, or one that takes their type."""
+
+    def kind(part: Weight) -> object:
+        packed = checkpoint.packed.get(part.name)
+        return tuple(packed.parts) if packed else (checkpoint.tensors[part.name].type, part.fine)
+
+    return [list(run) for _, run in groupby(parts, key=kind)]
+
+
+def _mapped(checkpoint: Checkpoint, parts: Sequence[Weight]) -> Any:
+    """The packed matrix that holds exactly these parts, on the mapped bytes."""
+    m = checkpoint.packed[parts[0].name]
+    names = [part.name for part in parts]
+    if names != list(m.parts):
+        problem = f"holds {', '.join(m.parts)} together, the model reads {', '.join(names)}"
+        raise WeightsError(
+            f"{checkpoint.path}: a packed matrix {problem}: write it again with `sampan quantize`"
+        )
+    try:
+        data = checkpoint.panels(names[0])
+        return _native.Packed(m.n, m.k, m.store, m.group, m.wide, m.has_min, m.zero, data)
+    except ValueError as e:
+        raise WeightsError(f"{checkpoint.path}: tensor {names[0]!r}: {e}: the file is damaged") from e
 
 
 def require_kernel_sizes(checkpoint: Checkpoint) -> None:

@@ -4,7 +4,7 @@ Own reader, because loading needs the mapped bytes as they lie in the file: the 
 numpy no bfloat16 at all and copies every other tensor it hands out. Before a header is believed all of it is
 checked: lengths, JSON, dtypes, shapes against byte ranges, and that the ranges cover the data without hole or
 overlap. Damage is a `WeightsError` naming file, field and byte offset; any dtype but BF16, F16 and F32 is an
-`UnsupportedModel`.
+`UnsupportedModel`. Packed files, which hold U8 too, are for `weights/packed.py`; here they are refused.
 """
 
 import json
@@ -12,8 +12,9 @@ import struct
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from sampan.core.errors import UnsupportedModel, WeightsError
 from sampan.kernels.formats import TensorType
@@ -22,7 +23,33 @@ from sampan.weights.files import MappedFile, TensorInfo, damaged, quoted
 _MAX_JSON = 32 * 2**20  # bytes of a header or an index: room for 300,000 tensors
 _MAX_DIMS = 8
 _TYPES = {"BF16": TensorType.BF16, "F16": TensorType.F16, "F32": TensorType.F32}
+_ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "U8": 1}
+PACKED = "sampan"  # the `format` in the `__metadata__` of a packed file
 _INDEX = "model.safetensors.index.json"
+
+
+class Entry(NamedTuple):
+    """A line of the header; `offset` is the tensor's first byte in the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Container:
+    """One file as it lies: its entries in the order of their data, and the texts of its `__metadata__`."""
+
+    file: MappedFile
+    metadata: Mapping[str, str]
+    entries: tuple[Entry, ...]
+
+    @property
+    def packed(self) -> bool:
+        """Whether it holds matrices as the kernels read them."""
+        return self.metadata.get("format") == PACKED
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +60,36 @@ class Safetensors:
     tensors: dict[str, TensorInfo]
 
 
-def read_safetensors(path: Path) -> Safetensors:
+def read_container(path: Path) -> Container:
     """Map a file and read its header; the tensors' data is not touched."""
     with ExitStack() as undo:
         file = MappedFile(path)
         undo.callback(file.close)
-        shard = Safetensors(file, _tensors(file))
+        header, start = _header(file)
+        texts = header.pop("__metadata__", None)
+        given = texts.items() if isinstance(texts, dict) else ()
+        metadata = {name: text for name, text in given if isinstance(text, str)}
+        readable = tuple(_ITEM_BYTES if metadata.get("format") == PACKED else _TYPES)
+        entries = [_entry(file, start, name, fields, readable) for name, fields in header.items()]
+        container = Container(file, metadata, _in_order(file, entries, start))
         undo.pop_all()
-        return shard
+        return container
+
+
+def read_safetensors(path: Path) -> Safetensors:
+    """The tensors of a file, every one of a type that has values."""
+    container = read_container(path)
+    if container.packed:
+        container.file.close()
+        raise UnsupportedModel(
+            f"{path}: holds weights packed by `sampan quantize`, no plain tensors: take the original model"
+        )
+    return Safetensors(container.file, {entry.name: typed(path, entry) for entry in container.entries})
+
+
+def typed(path: Path, entry: Entry) -> TensorInfo:
+    """An entry of the file at `path`, which is not U8, as a tensor that has values."""
+    return TensorInfo(entry.name, entry.shape, _TYPES[entry.dtype], path, entry.offset, entry.nbytes)
 
 
 def read_safetensors_folder(folder: Path) -> list[Safetensors]:
@@ -91,24 +140,20 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _tensors(file: MappedFile) -> dict[str, TensorInfo]:
-    header, start = _header(file)
-    header.pop("__metadata__", None)
-    tensors = [_tensor(file, start, name, entry) for name, entry in header.items()]
-    tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
+def _in_order(file: MappedFile, entries: list[Entry], start: int) -> tuple[Entry, ...]:
+    """Entries by their data, once it is certain that together they cover all of it from byte `start`."""
+    entries.sort(key=lambda entry: (entry.offset, entry.nbytes))
     end = start
-    for tensor in tensors:
-        if tensor.offset != end:
-            field = f"tensor {quoted(tensor.name)} data_offsets"
-            raise damaged(
-                file.path, field, tensor.offset, f"leave a hole or overlap: the data before ends at {end}"
-            )
-        end += tensor.nbytes
+    for entry in entries:
+        if entry.offset != end:
+            field = f"tensor {quoted(entry.name)} data_offsets"
+            problem = f"leave a hole or overlap: the data before ends at {end}"
+            raise damaged(file.path, field, entry.offset, problem)
+        end += entry.nbytes
     if end != file.size:
-        raise damaged(
-            file.path, "data", end, f"ends, but the file has {file.size} bytes: it is cut short or damaged"
-        )
-    return {tensor.name: tensor for tensor in tensors}
+        problem = f"ends, but the file has {file.size} bytes: it is cut short or damaged"
+        raise damaged(file.path, "data", end, problem)
+    return tuple(entries)
 
 
 def _header(file: MappedFile) -> tuple[dict[str, object], int]:
@@ -122,26 +167,26 @@ def _header(file: MappedFile) -> tuple[dict[str, object], int]:
     return _parse(file.data[8 : 8 + length], f"{file.path}: header at byte 8"), 8 + length
 
 
-def _tensor(file: MappedFile, start: int, name: str, entry: object) -> TensorInfo:
+def _entry(file: MappedFile, start: int, name: str, fields: object, readable: tuple[str, ...]) -> Entry:
     field = f"tensor {quoted(name)}"
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
         raise damaged(file.path, field, 8, "must have dtype, shape and data_offsets, and nothing else")
-    shape, offsets = _sizes(entry["shape"]), _sizes(entry["data_offsets"])
+    shape, offsets = _sizes(fields["shape"]), _sizes(fields["data_offsets"])
     if shape is None or offsets is None or len(offsets) != 2:
         raise damaged(
             file.path, field, 8, "must have a shape and two data_offsets of whole numbers below 2^63"
         )
-    dtype = entry["dtype"]
-    if not isinstance(dtype, str) or dtype not in _TYPES:
+    dtype = fields["dtype"]
+    if not isinstance(dtype, str) or dtype not in readable:
         raise UnsupportedModel(
-            f"{file.path}: {field} has dtype {quoted(dtype)}: readable are {', '.join(_TYPES)}"
+            f"{file.path}: {field} has dtype {quoted(dtype)}: readable are {', '.join(readable)}"
         )
     begin, end = offsets
-    nbytes = _TYPES[dtype].nbytes(shape)
+    nbytes = prod(shape) * _ITEM_BYTES[dtype]
     if end - begin != nbytes:
         problem = f"span {end - begin} bytes, but {dtype} of shape {list(shape)} has {nbytes}"
         raise damaged(file.path, f"{field} data_offsets", start + begin, problem)
-    return TensorInfo(name, shape, _TYPES[dtype], file.path, start + begin, nbytes)
+    return Entry(name, dtype, shape, start + begin, nbytes)
 
 
 def _sizes(values: object) -> tuple[int, ...] | None:

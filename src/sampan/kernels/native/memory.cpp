@@ -22,6 +22,20 @@ Memory::~Memory() {
   if (data_) munmap(data_, bytes_);
 }
 
+constexpr size_t kChunk = size_t{64} << 20;
+
+Piece Arena::take(size_t bytes) {
+  const size_t size = (bytes + 63) / 64 * 64;
+  if (!chunk_ || used_ + size > chunk_->bytes()) {
+    chunk_ = std::make_shared<Memory>(size > kChunk ? size : kChunk);
+    used_ = 0;
+  }
+  if (!chunk_->data()) return {};
+  uint8_t* data = chunk_->data() + used_;
+  used_ += size;
+  return {chunk_, data};
+}
+
 Memory& Memory::operator=(Memory&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);

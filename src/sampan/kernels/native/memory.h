@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 namespace sampan {
 
@@ -24,6 +25,22 @@ class Memory {
  private:
   uint8_t* data_ = nullptr;
   size_t bytes_ = 0;
+};
+
+// A piece of a chunk that several pieces share; data null when the system refused.
+struct Piece {
+  std::shared_ptr<Memory> chunk;
+  uint8_t* data = nullptr;
+};
+
+// Hands out pieces of large chunks one after another, so that small matrices lie in huge pages too.
+class Arena {
+ public:
+  Piece take(size_t bytes);
+
+ private:
+  std::shared_ptr<Memory> chunk_;
+  size_t used_ = 0;
 };
 
 }  // namespace sampan

@@ -1,0 +1,122 @@
+"""Perplexity and KL divergence against transformers in float32 on the dequantised weights of the same file.
+
+    python benchmarks/accuracy.py
+
+reads at least 20,000 tokens of licence texts and source code that every machine has: the licences and the
+standard library that come with Python and its packages. Needs the `test` extra (PyTorch, transformers).
+"""
+
+import argparse
+import json
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+from sampan.catalog.catalog import resolve
+from sampan.core.settings import Settings
+from sampan.core.types import ModelFiles, SamplingParams
+from sampan.engine.sequence import Sequence, Span
+from sampan.llm import LLM
+from sampan.weights.checkpoint import open_checkpoint
+
+MODULES = ("argparse.py", "json/decoder.py", "heapq.py", "textwrap.py", "queue.py", "statistics.py")
+
+
+def texts() -> Iterator[str]:
+    """Licence texts of installed packages, then modules of the standard library."""
+    packages = Path(sysconfig.get_path("purelib"))
+    licences = sorted({*packages.glob("*.dist-info/**/LICENSE*"), *packages.glob("*.dist-info/**/COPYING*")})
+    seen: set[str] = set()
+    for path in licences:
+        text = path.read_text(errors="ignore")
+        if path.is_file() and len(text) > 4000 and text[:500] not in seen:
+            seen.add(text[:500])
+            yield text[:12000]
+    for name in MODULES:
+        yield (Path(sysconfig.get_path("stdlib")) / name).read_text()[:16000]
+
+
+def oracle(files: ModelFiles) -> torch.nn.Module:
+    """transformers' model with the file's weights, dequantised to float32."""
+    with open_checkpoint(files) as checkpoint:
+        c = checkpoint.config
+        config = transformers.LlamaConfig(
+            hidden_size=c.hidden, intermediate_size=c.ffn, num_hidden_layers=c.layers, vocab_size=c.vocab,
+            num_attention_heads=c.heads, num_key_value_heads=c.kv_heads, head_dim=c.head_dim,
+            max_position_embeddings=c.context, rms_norm_eps=c.norm_eps, tie_word_embeddings=c.tied_head,
+            rope_theta=float(checkpoint.metadata["llama.rope.freq_base"]),
+        )  # fmt: skip
+        model = transformers.LlamaForCausalLM(config).eval()
+        weights = {name: torch.from_numpy(checkpoint.array(name)) for name in checkpoint.tensors}
+    missing = model.load_state_dict(weights, strict=False).missing_keys
+    assert missing in ([], ["lm_head.weight"]), missing
+    return model
+
+
+def native_logits(llm: LLM, ids: list[int]) -> np.ndarray:
+    """Logits after every token, float32 [tokens, vocabulary], in chunks as a prompt is read."""
+    sequence = Sequence(0, ids, len(ids), SamplingParams(), 0, len(ids), frozenset())
+    llm.engine.pool.extend(sequence.pages, len(ids))
+    rows = []
+    for start in range(0, len(ids), 128):
+        span = Span(sequence, start, min(128, len(ids) - start), sample=True)
+        rows.append(llm.engine.runner.rows([span], sample_all=True).logits.copy())
+    llm.engine.pool.release(sequence.pages)
+    return np.concatenate(rows)
+
+
+def compare(llm: LLM, model: torch.nn.Module, ids: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log-probabilities of ids[1:] by the oracle and by Sampan, and the KL divergence at every token."""
+    with torch.no_grad():
+        wanted = torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), -1)
+    found = torch.log_softmax(torch.from_numpy(native_logits(llm, ids)).double(), -1)
+    divergence = (wanted.exp() * (wanted - found)).sum(-1)
+    following = torch.tensor(ids[1:])[:, None]
+    return (
+        wanted[:-1].gather(-1, following)[:, 0].numpy(),
+        found[:-1].gather(-1, following)[:, 0].numpy(),
+        divergence.numpy(),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=20000)
+    parser.add_argument("--context", type=int, default=1024)
+    args = parser.parse_args()
+    settings = Settings.from_env()
+    files = resolve("smollm2-135m", settings)
+    model = oracle(files)
+    collected: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    done = 0
+    with LLM(files, settings=settings) as llm:
+        for text in texts():
+            ids = llm.encode(text, templated=False)
+            for start in range(0, len(ids) - 1, args.context):
+                window = ids[start : start + args.context]
+                if len(window) > 1:
+                    collected.append(compare(llm, model, window))
+                    done += len(window)
+            print(f"{done} tokens", file=sys.stderr)
+    wanted, found, divergence = (np.concatenate(parts) for parts in zip(*collected, strict=True))
+    assert done >= args.tokens, f"only {done} tokens of text found"
+    ppl = {"transformers": float(np.exp(-wanted.mean())), "sampan": float(np.exp(-found.mean()))}
+    result = {
+        "tokens": done,
+        "perplexity": ppl,
+        "perplexity_ratio": ppl["sampan"] / ppl["transformers"],
+        "kl_mean": float(divergence.mean()),
+        "kl_median": float(np.median(divergence)),
+        "kl_p99": float(np.quantile(divergence, 0.99)),
+        "kl_max": float(divergence.max()),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Draws the README's picture: real commands, run now, as a terminal would show them.
+
+    python benchmarks/pictures.py
+"""
+
+import io
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+COMMANDS = ('run "What is the capital of France?" --temperature 0', "models show smollm2-135m", "doctor")
+OUT = Path(__file__).parent.parent / "docs" / "images" / "session.svg"
+
+
+def main() -> None:
+    console = Console(record=True, width=100, force_terminal=True, file=io.StringIO())
+    for command in COMMANDS:
+        console.print(Text(f"$ sampan {command}", style="bold"))
+        argv = [sys.executable, "-m", "sampan", *shlex.split(command)]
+        result = subprocess.run(argv, capture_output=True, text=True, check=True)
+        console.print(Text.from_ansi(result.stdout.rstrip() + "\n"))
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    console.save_svg(str(OUT), title="sampan")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Packed weights on disk: the kernels' panels, mapped and used as they lie.
+
+A packed file is a `model.safetensors` in the standard container. Its `__metadata__` says `format` "sampan"
+and `version` "1". Every matrix is one U8 tensor: the panels of `kernels/native/kernels.h`, then zeros up to a
+multiple of 64 bytes. Under the tensor's name the `__metadata__` holds a JSON object: `parts` (the tensors
+that lie one after another in the matrix, by Hugging Face's name, each from a whole panel on, with their
+rows), `n`, `k`, `store`, `group`, `wide`, `has_min`, `zero` (of kernels.h), `bytes` (without the zeros) and
+`source` (the type whose formula the codes follow: the file's own where it was kept, otherwise Q8_0 or Q4_1,
+whatever the group). Norms and biases are F32 tensors. The header is padded with spaces and the matrices come
+first, so that each starts at a multiple of 64 bytes.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+from sampan.core.errors import WeightsError
+from sampan.kernels.formats import TensorType
+from sampan.kernels.native import padded
+from sampan.models.fields import Fields
+from sampan.weights.files import MappedFile, TensorInfo, damaged, quoted
+from sampan.weights.safetensors import PACKED, Container, Entry, read_container, typed
+
+ALIGNMENT = 64
+_VERSION = "1"
+_MAX_SIZE = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class PackedMatrix:
+    """What the `__metadata__` says of one matrix [n, k]; the fields are described in the module's text."""
+
+    parts: Mapping[str, int]
+    n: int
+    k: int
+    store: int
+    group: int
+    wide: bool
+    has_min: bool
+    zero: int
+    bytes: int
+    source: TensorType
+
+    @property
+    def stored(self) -> int:
+        """Bytes in the file, with the zeros at the end."""
+        return -(-self.bytes // ALIGNMENT) * ALIGNMENT
+
+    def text(self) -> str:
+        """The JSON object."""
+        return json.dumps(vars(self) | {"parts": dict(self.parts), "source": self.source.name})
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A packed file. `tensors`: every part of every matrix, and the vectors, by Hugging Face's names;
+    `matrices`: the matrix that holds a part."""
+
+    file: MappedFile
+    tensors: dict[str, TensorInfo]
+    matrices: dict[str, PackedMatrix]
+
+
+def stacked(rows: list[int]) -> int:
+    """Rows of a matrix whose parts have these: every part starts at a whole panel, the last is not padded."""
+    return sum(map(padded, rows[:-1])) + rows[-1]
+
+
+def header(matrices: Mapping[str, PackedMatrix], vectors: Mapping[str, int]) -> bytes:
+    """The first bytes of a packed file, up to its data: length and JSON; `vectors` gives float32 elements."""
+    sizes = {name: ("U8", matrix.stored, matrix.stored) for name, matrix in matrices.items()}
+    sizes |= {name: ("F32", size, 4 * size) for name, size in vectors.items()}
+    ends = list(accumulate(nbytes for _, _, nbytes in sizes.values()))
+    texts = {name: matrix.text() for name, matrix in matrices.items()}
+    entries: dict[str, object] = {"__metadata__": {"format": PACKED, "version": _VERSION} | texts}
+    for end, (name, (dtype, size, nbytes)) in zip(ends, sizes.items(), strict=True):
+        entries[name] = {"dtype": dtype, "shape": [size], "data_offsets": [end - nbytes, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def read_packed(folder: Path) -> Packed | None:
+    """The packed file of a folder; None where its weights are plain tensors."""
+    path = folder / "model.safetensors"
+    if not path.exists():
+        return None
+    container = read_container(path)
+    with ExitStack() as undo:
+        undo.callback(container.file.close)
+        if not container.packed:
+            return None
+        packed = _read(path, container)
+        undo.pop_all()
+        return packed
+
+
+def _read(path: Path, container: Container) -> Packed:
+    version = container.metadata.get("version")
+    if version != _VERSION:
+        raise WeightsError(
+            f"{path}: is packed in format {quoted(version)}, this version of Sampan reads {_VERSION}: "
+            "write it again with `sampan quantize`"
+        )
+    tensors: dict[str, TensorInfo] = {}
+    matrices: dict[str, PackedMatrix] = {}
+    for entry in container.entries:
+        found = {entry.name: typed(path, entry)} if entry.dtype != "U8" else {}
+        if entry.dtype == "U8":
+            matrix = _matrix(path, entry, container.metadata.get(entry.name))
+            matrices |= dict.fromkeys(matrix.parts, matrix)
+            found = {name: _part(path, entry, matrix, name) for name in matrix.parts}
+        if twice := tensors.keys() & found.keys():
+            raise WeightsError(f"{path}: tensor {quoted(min(twice))} is there twice")
+        tensors |= found
+    return Packed(container.file, tensors, matrices)
+
+
+def _matrix(path: Path, entry: Entry, text: str | None) -> PackedMatrix:
+    """The matrix of a U8 tensor, once what is said of it agrees with itself and with the tensor."""
+    where = f"{path}: __metadata__ of tensor {quoted(entry.name)}"
+    try:
+        values = json.loads(text or "null")
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{where} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{where} is no JSON object")
+    fields = Fields(values, where)
+    source = fields.text("source")
+    if source not in TensorType.__members__:
+        raise fields.fail("source", f"is {quoted(source)}, which is no known type")
+    matrix = PackedMatrix(
+        parts=_parts(fields),
+        n=fields.integer("n", high=_MAX_SIZE),
+        k=fields.integer("k", high=_MAX_SIZE),
+        store=fields.integer("store", low=0, high=255),
+        group=fields.integer("group", high=255),
+        wide=fields.flag("wide"),
+        has_min=fields.flag("has_min"),
+        zero=fields.integer("zero", low=0, high=255),
+        bytes=fields.integer("bytes", high=2**62),
+        source=TensorType[source],
+    )
+    if matrix.n != (rows := stacked(list(matrix.parts.values()))):
+        raise fields.fail("n", f"is {matrix.n}, but the parts have {rows} rows")
+    if entry.shape != (matrix.stored,):
+        problem = f"has shape {list(entry.shape)}, but {matrix.bytes} bytes are stored as {matrix.stored}"
+        raise damaged(path, f"tensor {quoted(entry.name)}", entry.offset, problem)
+    return matrix
+
+
+def _parts(fields: Fields) -> dict[str, int]:
+    section = fields.section("parts")
+    parts = {name: section.integer(name, high=_MAX_SIZE) for name in section.values}
+    if not parts:
+        raise fields.fail("parts", "names no tensor")
+    return parts
+
+
+def _part(path: Path, entry: Entry, matrix: PackedMatrix, name: str) -> TensorInfo:
+    """A part's shape; its bytes are those of the whole matrix."""
+    return TensorInfo(name, (matrix.parts[name], matrix.k), matrix.source, path, entry.offset, matrix.bytes)

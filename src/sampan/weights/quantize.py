@@ -1,0 +1,197 @@
+"""Rounds weights to 8 or 4 bits, and packs them.
+
+w = scale * (q - zero) + minimum over groups of inputs, with float16 scales and minima; codes are chosen for the
+scale and minimum as they are rounded. 8 bits: q - 128 from -127 to 127, no minimum. 4 bits: q from 0 to 15,
+scale and minimum searched for the least squared error: ranges cut at either end, each fitted to its codes by
+least squares, the best fitted once more. What a model is most sensitive to (embedding, head, and the value and
+down projections: llama.cpp's mixtures keep these finer too) stays at 8 bits.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampan.core.errors import WeightsError
+from sampan.kernels import _native  # type: ignore[attr-defined]
+from sampan.kernels.formats import Codes, TensorType
+from sampan.kernels.native import LANES, Machine, out_of_memory, padded
+from sampan.kernels.ops import Weight
+from sampan.weights.checkpoint import Checkpoint
+from sampan.weights.packed import stacked
+
+Floats = NDArray[np.float32]
+
+GROUPS = (32, 64, 128)
+_SENSITIVE = ("embed_tokens", "lm_head", "v_proj", "down_proj")
+_STORES = {4: 0, 8: 2}  # kernels.h
+_CUTS = (-0.04, 0.0, 0.04, 0.08)  # parts of a group's range that a candidate leaves out at one end
+_TASK = 2**18  # weights that a thread reads and packs at a time
+_CHUNK = 2**15  # weights searched at a time: the temporaries stay in the second-level cache
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How one matrix is rounded: to `bits` (4 or 8), with a scale for each `group` inputs."""
+
+    bits: int
+    group: int
+
+    @property
+    def has_min(self) -> bool:
+        """Whether a group has a minimum beside its scale."""
+        return self.bits == 4
+
+    @property
+    def zero(self) -> int:
+        """The code that stands for zero, where there is no minimum."""
+        return 0 if self.has_min else 128
+
+    @property
+    def type(self) -> TensorType:
+        """The type that has the same formula."""
+        return TensorType.Q4_1 if self.has_min else TensorType.Q8_0
+
+
+def scheme_for(weight: Weight, bits: int, group: int) -> Scheme:
+    """A matrix's scheme when `bits` and `group` are asked for; a group that does not divide its inputs gives way
+    to the largest that does."""
+    fits = max(size for size in GROUPS if size <= group and weight.shape[1] % size == 0)
+    return Scheme(8 if weight.name.split(".")[-2] in _SENSITIVE else bits, fits)
+
+
+def allocate(parts: Sequence[Weight], scheme: Scheme) -> Any:
+    """An empty matrix for neighbouring parts; its memory is taken as it is filled."""
+    rows, store = stacked([part.shape[0] for part in parts]), _STORES[scheme.bits]
+    try:
+        return _native.Packed(
+            rows, parts[0].shape[1], store, scheme.group, False, scheme.has_min, scheme.zero
+        )
+    except MemoryError as e:
+        raise out_of_memory(f"the weights of {parts[0].name}") from e
+
+
+def pack(checkpoint: Checkpoint, parts: Sequence[Weight], scheme: Scheme, machine: Machine) -> Any:
+    """Neighbouring parts, rounded, in one matrix."""
+    matrix = allocate(parts, scheme)
+
+    def task(work: tuple[Weight, int, int, int]) -> None:
+        part, first, start, stop = work
+        codes = quantise(checkpoint.rows(part.name, start, stop), scheme)
+        scales = _halves(checkpoint, part, codes.scale)
+        mins = None if codes.minimum is None else _halves(checkpoint, part, codes.minimum)
+        matrix.fill_codes(machine.pool, codes.q, scales, mins, first + start)
+
+    with ThreadPoolExecutor(machine.threads) as threads:
+        for _ in threads.map(task, list(_work(parts))):
+            pass  # raises what a task raised; what has not begun by then is cancelled
+    for part in parts:
+        checkpoint.release(part.name)
+    return matrix
+
+
+def quantise(values: Floats, scheme: Scheme) -> Codes:
+    """A matrix [N, K] in codes; scales and minima are float32 values that float16 can hold, or infinite."""
+    rows, columns = values.shape
+    groups = np.ascontiguousarray(values).reshape(-1, scheme.group)
+    q = np.empty(groups.shape, np.uint8)
+    scale, minimum = (np.empty(len(groups), np.float32) for _ in range(2))
+    step = _CHUNK // scheme.group
+    for start in range(0, len(groups), step):
+        part = slice(start, start + step)
+        search = _search if scheme.has_min else _round
+        q[part], scale[part], minimum[part] = search(groups[part])
+    shape = (rows, columns // scheme.group)
+    least = minimum.reshape(shape) if scheme.has_min else None
+    return Codes(q.reshape(values.shape), scale.reshape(shape), least, scheme.zero, scheme.group, scheme.bits)
+
+
+def _work(parts: Sequence[Weight]) -> Iterator[tuple[Weight, int, int, int]]:
+    """Part, its first row in the matrix, and its rows [start, stop): whole panels, about `_TASK` weights."""
+    first = 0
+    for part in parts:
+        rows, inputs = part.shape
+        step = padded(max(_TASK // inputs, LANES))
+        for start in range(0, rows, step):
+            yield part, first, start, min(start + step, rows)
+        first += padded(rows)
+
+
+def _halves(checkpoint: Checkpoint, part: Weight, values: Floats) -> NDArray[np.uint16]:
+    if not np.isfinite(values).all():
+        problem = f"tensor {part.name} holds weights too large for float16 scales: leave --bits out"
+        raise WeightsError(f"{checkpoint.path}: {problem}")
+    return values.astype(np.float16).view(np.uint16)
+
+
+def _round(x: Floats) -> tuple[Floats, Floats, float]:
+    """Codes [G, group] around 128, scales [G] and no minimum."""
+    # Never below largest / 127, so that no weight is cut off; a spacing is at least 2^-24.
+    exact = np.abs(x).max(axis=1) / np.float32(127)
+    with np.errstate(over="ignore"):
+        half = exact.astype(np.float16)
+        half = np.where(half < exact, np.nextafter(half, np.float16(np.inf)), half)
+    scale = half.astype(np.float32)
+    return np.rint(x * _inverse(scale)[:, None]) + np.float32(128), scale, 0.0
+
+
+def _search(x: Floats) -> tuple[Floats, Floats, Floats]:
+    """Codes [G, group], scales [G] and minima [G] of nearly the least squared error."""
+    low, high = x.min(axis=1), x.max(axis=1)
+    span = high - low
+    best = _fitted(x, span / np.float32(15), low)
+    for under, over in product(_CUTS, _CUTS):
+        scale = span * np.float32((1 - under - over) / 15)
+        start = low + span * np.float32(under)
+        _keep_better(best, _fitted(x, *_least_squares(x, _codes(x, scale, start))))
+    _keep_better(best, _fitted(x, *_least_squares(x, best[1])))
+    _, q, scale, minimum = best
+    return q, scale, minimum
+
+
+Fit = tuple[Floats, Floats, Floats, Floats]
+
+
+def _fitted(x: Floats, scale: Floats, minimum: Floats) -> Fit:
+    """Squared errors, codes, and the scales and minima as float16 has them."""
+    with np.errstate(over="ignore"):
+        scale, minimum = (values.astype(np.float16).astype(np.float32) for values in (scale, minimum))
+    q = _codes(x, scale, minimum)
+    with np.errstate(invalid="ignore"):
+        error = q * scale[:, None]
+        error += minimum[:, None]
+        error -= x
+        return np.einsum("ij,ij->i", error, error), q, scale, minimum
+
+
+def _codes(x: Floats, scale: Floats, minimum: Floats) -> Floats:
+    q: Floats = x - minimum[:, None]
+    q *= _inverse(scale)[:, None]
+    np.rint(q, out=q)
+    return np.clip(q, 0, 15, out=q)
+
+
+def _inverse(scale: Floats) -> Floats:
+    """1 / scale, and 0 for a group without range."""
+    return np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
+
+
+def _least_squares(x: Floats, q: Floats) -> tuple[Floats, Floats]:
+    """The scale and minimum that fit these codes best."""
+    count = np.float32(x.shape[1])
+    mean_q, mean_x = q.mean(axis=1), x.mean(axis=1)
+    covariance = np.einsum("ij,ij->i", q, x) - count * mean_q * mean_x
+    variance = np.einsum("ij,ij->i", q, q) - count * mean_q * mean_q
+    scale = np.divide(covariance, variance, out=np.zeros_like(variance), where=variance > 0)
+    return scale, mean_x - scale * mean_q
+
+
+def _keep_better(best: Fit, other: Fit) -> None:
+    """Replace the groups of `best` where `other` has the smaller error."""
+    better = other[0] < best[0]
+    for kept, new in zip(best, other, strict=True):
+        kept[better] = new[better]

@@ -1,0 +1,121 @@
+"""A folder of safetensors gives transformers' logits: whole, in chunks, token by token and in company."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import DynamicCache
+
+from sampan.core.types import SamplingParams
+from sampan.engine.engine import Engine
+
+# Largest difference in parts of the logits' range. Both compute in float32, in another order: measured up to
+# 2.6e-6. A prompt without its first token, which moves every position by one, gives 0.4.
+NOISE = 1e-5
+# A bf16 cache against transformers' with every key and value rounded to bf16. A float32 difference at a
+# rounding boundary then becomes one of 2^-8 in that value: measured up to 1.1e-3, in the median row up to
+# 4.4e-5. Not rounding at all gives up to 1.2e-2.
+ROUNDED, ROUNDED_MEDIAN = 4e-3, 2e-4
+LENGTH = 150
+
+
+class RoundedCache(DynamicCache):
+    """Transformers' cache, with the keys and values that bf16 can hold."""
+
+    def update(self, k, v, *more, **options):
+        return super().update(k.bfloat16().float(), v.bfloat16().float(), *more, **options)
+
+
+def test_every_row_of_a_prompt_has_the_logits_of_transformers(case, tiny, native, error):
+    model = tiny(case)
+    prompt = model.prompt(LENGTH)
+    assert error(native(model.files).logits(prompt), model.expected(prompt)) < NOISE
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_two_byte_weights_are_computed_in_float32(case, dtype, tiny, native, error):
+    model = tiny(case, dtype)
+    prompt = model.prompt(LENGTH)
+    assert error(native(model.files).logits(prompt), model.expected(prompt)) < NOISE
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_bf16_cache_rounds_keys_and_values_and_nothing_else(case, dtype, tiny, native, error):
+    model = tiny(case, dtype)
+    prompt = model.prompt(LENGTH)
+    found = native(model.files, cache="bf16").logits(prompt)
+    expected = model.expected(prompt, RoundedCache())
+    assert error(found, expected) < ROUNDED
+    rows = np.abs(found - expected).max(axis=1) / np.ptp(expected)
+    assert np.median(rows) < ROUNDED_MEDIAN
+
+
+def test_decoding_token_by_token_goes_on_as_transformers_does(case, tiny, native, error):
+    model = tiny(case)
+    prompt = model.prompt(70)
+    cache = DynamicCache()
+    expected = [model.expected(prompt[:25], cache)] + [model.expected([t], cache) for t in prompt[25:]]
+    runner = native(model.files)
+    sequence = runner.sequence(prompt)
+    found = runner.step((sequence, 25)) + [runner.step((sequence, 1))[0] for _ in prompt[25:]]
+    runner.pool.release(sequence.pages)
+    assert error(np.concatenate(found), np.concatenate(expected)) < NOISE
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 33, 64])
+def test_a_prompt_in_chunks_has_the_same_bits(case, chunk, tiny, native):
+    model = tiny(case)
+    prompt = model.prompt(LENGTH)
+    runner = native(model.files)
+    assert np.array_equal(runner.logits(prompt, chunk), runner.logits(prompt))
+
+
+@pytest.mark.parametrize("cache", ["f32", "bf16"])
+def test_a_sequence_in_company_has_the_same_bits(case, cache, tiny, native):
+    model = tiny(case)
+    runner = native(model.files, cache=cache)
+    prompts = [model.prompt(length, seed=length) for length in (40, 90, LENGTH)]
+    alone = [runner.logits(prompt) for prompt in prompts]
+    a, b, c = (runner.sequence(prompt) for prompt in prompts)
+    found = {id(sequence): [] for sequence in (a, b, c)}
+    for work in [[(a, 39)], [(c, 70), (a, 1), (b, 50)], [(b, 1), (c, 79)], [(b, 39), (c, 1)]]:
+        for (sequence, _), logits in zip(work, runner.step(*work), strict=True):
+            found[id(sequence)].append(logits)
+    for sequence, expected in zip((a, b, c), alone, strict=True):
+        assert np.array_equal(np.concatenate(found[id(sequence)]), expected)
+        runner.pool.release(sequence.pages)
+
+
+def test_a_folder_of_several_shards_is_read_whole(tiny, native, error):
+    model = tiny("llama", torch.float32, "100KB")
+    assert len(list(model.files.path.glob("*.safetensors"))) > 2
+    prompt = model.prompt(50)
+    assert error(native(model.files).logits(prompt), model.expected(prompt)) < NOISE
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_the_number_of_threads_changes_no_bit(threads, tiny, native):
+    model = tiny("qwen2")
+    prompt = model.prompt(LENGTH)
+    found = native(model.files, threads=threads).logits(prompt, 64)
+    assert np.array_equal(found, native(model.files).logits(prompt))
+
+
+def test_greedy_answers_are_those_of_transformers(case, tiny, native):
+    model = tiny(case)
+    runner, eos = native(model.files).runner, 2
+    vocabulary = model.oracle.config.vocab_size
+    engine = Engine(runner, context=256, vocabulary=vocabulary, eos_ids=frozenset({eos}), max_sequences=4)
+    prompt = model.prompt(20)
+    answer = model.oracle.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, 20),
+        max_new_tokens=40,
+        do_sample=False,
+        eos_token_id=eos,
+        pad_token_id=0,
+    )
+    events = list(engine.stream(prompt, SamplingParams(max_tokens=40, temperature=0)))
+    tokens = [event.token.token for event in events]
+    assert tokens == answer[0, 20:].tolist()
+    assert events[-1].finish_reason == ("stop" if tokens[-1] == eos else "length")
+    assert engine.pool.free == engine.pool.count

@@ -1,0 +1,103 @@
+"""The PyTorch backend runs the unchanged model files: transformers' logits, and its gradients."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from sampan.kernels.reference import History, TorchOps, batch
+from sampan.models.registry import Model, describe
+from sampan.weights.checkpoint import open_checkpoint
+
+Make = Callable[..., Any]
+NOISE = 1e-5  # of the range; measured up to 1.1e-6
+
+
+class Reference:
+    """A checkpoint's weights as leaves of autograd, and the model that runs on them."""
+
+    def __init__(self, model: Model, weights: dict[str, torch.Tensor]) -> None:
+        rope = model.config.rope
+        self.model, self.weights = model, weights
+        self.ops = TorchOps(weights, rope.inv_freq, rope.scale)
+
+    def __call__(self, *work: tuple[History, list[int]]) -> torch.Tensor:
+        """Logits of every row."""
+        logits: torch.Tensor = self.model.forward(self.ops, batch(work, sample_all=True))
+        return logits
+
+
+@pytest.fixture
+def reference(case: str, tiny: Make) -> Iterator[Reference]:
+    with open_checkpoint(tiny(case).files) as checkpoint:
+        model = describe(checkpoint.config)
+        arrays = {name: torch.from_numpy(checkpoint.array(name)) for name in model.weights()}
+    yield Reference(model, {name: array.requires_grad_() for name, array in arrays.items()})
+
+
+def test_logits_are_those_of_transformers(case: str, tiny: Make, reference: Reference, error: Make) -> None:
+    model = tiny(case)
+    prompt = model.prompt(100)
+    assert error(reference((History(), prompt)).detach().numpy(), model.expected(prompt)) < NOISE
+
+
+def test_chunks_and_company_change_nothing(case: str, tiny: Make, reference: Reference, error: Make) -> None:
+    model = tiny(case)
+    one, other = model.prompt(60), model.prompt(45, seed=1)
+    a, b = History(), History()
+    with torch.no_grad():
+        first = reference((a, one[:40]))
+        both = reference((b, other[:44]), (a, one[40:59]))
+        last = reference((a, one[59:]), (b, other[44:]))
+    assert (a.tokens, b.tokens) == (60, 45)
+    assert error(torch.cat([first, both[44:], last[:1]]).numpy(), model.expected(one)) < NOISE
+    assert error(torch.cat([both[:44], last[1:]]).numpy(), model.expected(other)) < NOISE
+
+
+def test_a_batch_samples_the_last_row_of_each_sequence(case: str, tiny: Make, reference: Reference) -> None:
+    model = tiny(case)
+    work = [(History(), model.prompt(10)), (History(), model.prompt(7, seed=1))]
+    with torch.no_grad():
+        sampled = reference.model.forward(reference.ops, batch(work))
+        every = reference(*[(History(), ids) for _, ids in work])
+    torch.testing.assert_close(sampled, every[[9, 16]])
+
+
+def test_gradients_are_those_of_transformers(case: str, tiny: Make, reference: Reference) -> None:
+    model = tiny(case)
+    prompt = model.prompt(48)
+    targets = torch.tensor(prompt[1:])
+    model.oracle.zero_grad()
+    expected = model.oracle(torch.tensor([prompt]), use_cache=False).logits[0, :-1]
+    cross_entropy(expected, targets).backward()
+    cross_entropy(reference((History(), prompt))[:-1], targets).backward()
+    theirs = dict(model.oracle.named_parameters())
+    assert reference.weights.keys() == theirs.keys()
+    for name, weight in reference.weights.items():
+        assert weight.grad is not None, name
+        assert theirs[name].grad is not None, name
+        largest = theirs[name].grad.abs().max()
+        assert largest > 0, name
+        torch.testing.assert_close(weight.grad, theirs[name].grad, rtol=0, atol=2e-5 * float(largest))
+
+
+def test_native_and_reference_agree_on_what_a_cached_token_sees(
+    case: str, tiny: Make, native: Make, reference: Reference, error: Make
+) -> None:
+    model = tiny(case)
+    prompt = model.prompt(80)
+    history = History()
+    with torch.no_grad():
+        reference((history, prompt[:70]))
+        expected = reference((history, prompt[70:])).numpy()
+    assert error(native(model.files).logits(prompt, 70)[70:], expected) < NOISE
+
+
+@pytest.mark.parametrize("module", ["sampan", "sampan.llm", "sampan.cli.main"])
+def test_the_base_install_does_not_need_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
