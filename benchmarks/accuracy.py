@@ -28,17 +28,19 @@ MODULES = ("argparse.py", "json/decoder.py", "heapq.py", "textwrap.py", "queue.p
 
 
 def texts() -> Iterator[str]:
-    """Licence texts of installed packages, then modules of the standard library."""
-    packages = Path(sysconfig.get_path("purelib"))
-    licences = sorted({*packages.glob("*.dist-info/**/LICENSE*"), *packages.glob("*.dist-info/**/COPYING*")})
-    seen: set[str] = set()
-    for path in licences:
-        text = path.read_text(errors="ignore")
-        if path.is_file() and len(text) > 4000 and text[:500] not in seen:
-            seen.add(text[:500])
-            yield text[:12000]
-    for name in MODULES:
-        yield (Path(sysconfig.get_path("stdlib")) / name).read_text()[:16000]
+    """Licence texts of installed packages and modules of the standard library, in turn."""
+    packages, library = Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("stdlib"))
+    licences = {
+        text[:500]: text[:12000]
+        for path in sorted(
+            {*packages.glob("*.dist-info/**/LICENSE*"), *packages.glob("*.dist-info/**/COPYING*")}
+        )
+        if path.is_file() and len(text := path.read_text(errors="ignore")) > 4000
+    }
+    modules = [(library / name).read_text()[:16000] for name in MODULES]
+    for licence, module in zip(licences.values(), modules, strict=False):
+        yield licence
+        yield module
 
 
 def oracle(files: ModelFiles) -> torch.nn.Module:
@@ -103,6 +105,8 @@ def main() -> None:
                     collected.append(compare(llm, model, window))
                     done += len(window)
             print(f"{done} tokens", file=sys.stderr)
+            if done >= args.tokens:
+                break
     wanted, found, divergence = (np.concatenate(parts) for parts in zip(*collected, strict=True))
     assert done >= args.tokens, f"only {done} tokens of text found"
     ppl = {"transformers": float(np.exp(-wanted.mean())), "sampan": float(np.exp(-found.mean()))}

@@ -1,6 +1,6 @@
 """Draws the README's picture: real commands, run now, as a terminal would show them.
 
-    python benchmarks/pictures.py
+python benchmarks/pictures.py
 """
 
 import io
