@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sampan.core.errors import RequestError, SampanError
+from sampan.core.memory import available_memory
 from sampan.core.settings import Settings
 from sampan.core.types import FinishReason, ModelFiles, SamplingParams, TokenLogprob
 from sampan.engine.engine import Engine
@@ -16,6 +17,7 @@ from sampan.engine.runner import Runner
 from sampan.kernels.formats import TensorType
 from sampan.kernels.native import PAGE, machine
 from sampan.kernels.program import Cache
+from sampan.models.config import ModelConfig
 from sampan.models.registry import describe
 from sampan.text.chat import ChatTemplate
 from sampan.text.reasoning import ReasoningSplitter, starts_inside_reasoning
@@ -40,8 +42,9 @@ class Delta:
 class LLM:
     """An open model in this process. Use as a context manager, or `close()` it.
 
-    `context`: tokens of the longest sequence (the model's own by default). `max_sequences`: how many run
-    side by side; the cache holds `cache_tokens`, by default one full context.
+    `context`: tokens of the longest sequence; by default the model's own, or as many as half of the free
+    memory caches. `max_sequences`: how many run side by side; the cache holds `cache_tokens`, by default one
+    full context.
     """
 
     def __init__(
@@ -64,10 +67,10 @@ class LLM:
             self.template = _template(files, checkpoint)
             self.defaults = _defaults(checkpoint.generation)
             self.weights = PackedWeights(checkpoint, self.machine)
-            self.context = min(context or self.config.context, self.config.context)
             c = self.config
-            pages = -(-(cache_tokens or self.context) // PAGE) + 1
             dtype = _cache_dtype(checkpoint)
+            self.context = min(context or _default_context(c, dtype), c.context)
+            pages = -(-(cache_tokens or self.context) // PAGE) + 1
             runner = Runner(
                 describe(c),
                 self.weights,
@@ -154,6 +157,15 @@ def _cache_dtype(checkpoint: Checkpoint) -> str:
     """The cache keeps bf16 unless every matrix is float32."""
     kinds = {info.type for info in checkpoint.tensors.values() if len(info.shape) == 2}
     return "f32" if kinds == {TensorType.F32} else "bf16"
+
+
+def _default_context(c: ModelConfig, dtype: str) -> int:
+    """The model's context, or what half of the free memory caches where that is less."""
+    free = available_memory()
+    if free is None:
+        return c.context
+    token_bytes = 2 * c.layers * c.kv_heads * c.head_dim * (4 if dtype == "f32" else 2)
+    return max(min(c.context, free // 2 // token_bytes), PAGE)
 
 
 def _defaults(generation: Mapping[str, object]) -> SamplingParams:

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,11 +32,11 @@ class Reference:
 
 
 @pytest.fixture
-def reference(case: str, tiny: Make) -> Iterator[Reference]:
+def reference(case: str, tiny: Make) -> Reference:
     with open_checkpoint(tiny(case).files) as checkpoint:
         model = describe(checkpoint.config)
         arrays = {name: torch.from_numpy(checkpoint.array(name)) for name in model.weights()}
-    yield Reference(model, {name: array.requires_grad_() for name, array in arrays.items()})
+    return Reference(model, {name: array.requires_grad_() for name, array in arrays.items()})
 
 
 def test_logits_are_those_of_transformers(case: str, tiny: Make, reference: Reference, error: Make) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 from sampan.catalog.catalog import entries
 from sampan.catalog.disk import gigabytes
-from sampan.cli.memory import available_memory, fits, total_memory
 from sampan.cli.options import AsJson, Threads
 from sampan.core.errors import OutOfMemory
+from sampan.core.memory import available_memory, fits, total_memory
 from sampan.core.settings import Settings
 
 Row = dict[str, Any]

@@ -11,10 +11,10 @@ from sampan.catalog import catalog
 from sampan.catalog.catalog import Entry
 from sampan.catalog.disk import gigabytes
 from sampan.catalog.source import FORMS, parse_source
-from sampan.cli.memory import fits, total_memory
 from sampan.cli.options import AsJson
 from sampan.cli.progress import TerminalProgress
 from sampan.core.errors import UsageError
+from sampan.core.memory import fits, total_memory
 from sampan.core.settings import Settings
 
 if TYPE_CHECKING:

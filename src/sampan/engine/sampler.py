@@ -34,7 +34,7 @@ def changes_logits(p: SamplingParams) -> bool:
 
 
 def choose(logits: Floats, best: int, log_total: float, sequence: Sequence) -> TokenLogprob:
-    """The next token of one row: `logits` [vocabulary], their argmax, and the log of their exponentials' sum."""
+    """One row's next token: `logits` [vocabulary], their argmax, and the log of their exponentials' sum."""
     p = sequence.sampling
     changed = penalised(logits, sequence) if changes_logits(p) else logits
     if is_greedy(p):

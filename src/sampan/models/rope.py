@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampan.core.errors import UnsupportedModel, WeightsError
-from sampan.models.fields import Fields
+from sampan.models.fields import TINY, Fields
 
 Floats = NDArray[np.float32]
 
@@ -84,6 +84,8 @@ def from_hf(fields: Fields, head_dim: int, context: int) -> Rotation:
             f"{given.source}: rotating part of a head, or some layers only, is not supported"
         )
     kind = given.text("rope_type", given.text("type", "default"))
+    if kind == "frequencies":
+        return _listed_from_hf(given, head_dim, context)
     inv_freq = frequencies(theta, head_dim)
     if kind == "default":
         return Rotation(inv_freq, 1.0, context)
@@ -138,6 +140,15 @@ def _original(fields: Fields, given: Fields, context: int) -> int:
     name = "original_max_position_embeddings"
     holder = fields if name in fields else given
     return holder.integer(name, context, high=_MAX_CONTEXT)
+
+
+def _listed_from_hf(given: Fields, head_dim: int, context: int) -> Rotation:
+    """Sampan's own type: every frequency, as it was computed from a GGUF file."""
+    listed = given.values.get("inv_freq")
+    values = listed if isinstance(listed, list) and len(listed) == head_dim // 2 else [None]
+    if not all(isinstance(value, float) and TINY <= value <= 1e9 for value in values):
+        raise given.fail("inv_freq", f"must list {head_dim // 2} positive numbers")
+    return Rotation(np.array(values, np.float32), given.number("attention_factor", 1.0), context)
 
 
 def _llama3_from_hf(given: Fields, inv_freq: Floats, original: int) -> Floats:

@@ -27,6 +27,7 @@ class PackedWeights:
     def __init__(self, checkpoint: Checkpoint, machine: Machine) -> None:
         self.checkpoint = checkpoint
         self.machine = machine
+        self._arena = _native.Arena()
         self._segments: dict[tuple[str, ...], list[Segment]] = {}
         self._vectors: dict[str, Floats] = {}
 
@@ -54,27 +55,33 @@ class PackedWeights:
         segments: list[Segment] = []
         offset = 0
         for run in _runs(self.checkpoint, parts):
-            mapped = run[0].name in self.checkpoint.packed
-            matrix = _mapped(self.checkpoint, run) if mapped else pack(self.checkpoint, run, self.machine)
+            if run[0].name in self.checkpoint.packed:
+                matrix = _mapped(self.checkpoint, run)
+            else:
+                matrix = pack(self.checkpoint, run, self.machine, self._arena)
             segments.append(Segment(matrix, offset, matrix.store <= _U8, any(part.fine for part in run)))
             offset += padded(matrix.n)
         return segments
 
 
-def allocate(checkpoint: Checkpoint, parts: Sequence[Weight]) -> Any:
-    """An empty matrix for neighbouring parts of one type; its memory is taken as it is filled."""
+def allocate(checkpoint: Checkpoint, parts: Sequence[Weight], arena: Any = None) -> Any:
+    """An empty matrix for neighbouring parts of one type; its memory is taken as it is filled.
+
+    `arena`: matrices of one native arena share its chunks of memory, and free them together.
+    """
     source = checkpoint.tensors[parts[0].name].type.number
+    rows, inputs = stacked([part.shape[0] for part in parts]), parts[0].shape[1]
     try:
-        return _native.Packed.of(stacked([part.shape[0] for part in parts]), parts[0].shape[1], source)
+        return _native.Packed.of(rows, inputs, source, arena)
     except MemoryError as e:
         raise out_of_memory(f"the weights of {parts[0].name}") from e
     except ValueError as e:
         raise UnsupportedModel(f"{checkpoint.path}: tensor {parts[0].name!r}: {e}") from e
 
 
-def pack(checkpoint: Checkpoint, parts: Sequence[Weight], machine: Machine) -> Any:
+def pack(checkpoint: Checkpoint, parts: Sequence[Weight], machine: Machine, arena: Any = None) -> Any:
     """Neighbouring parts of one type in one matrix, without loss."""
-    matrix = allocate(checkpoint, parts)
+    matrix = allocate(checkpoint, parts, arena)
     source = checkpoint.tensors[parts[0].name].type.number
     first = 0
     for part in parts:

@@ -1,9 +1,9 @@
 """Rounds weights to 8 or 4 bits, and packs them.
 
-w = scale * (q - zero) + minimum over groups of inputs, with float16 scales and minima; codes are chosen for the
-scale and minimum as they are rounded. 8 bits: q - 128 from -127 to 127, no minimum. 4 bits: q from 0 to 15,
-scale and minimum searched for the least squared error: ranges cut at either end, each fitted to its codes by
-least squares, the best fitted once more. What a model is most sensitive to (embedding, head, and the value and
+w = scale * (q - zero) + minimum over groups of inputs, with float16 scales and minima; codes are chosen for
+the scale and minimum as they are rounded. 8 bits: q - 128 from -127 to 127, no minimum. 4 bits: q from 0 to
+15, scale and minimum searched for the least squared error: ranges cut at either end, each fitted to its codes
+by least squares, the best fitted again. What a model is most sensitive to (embedding, head, and the value and
 down projections: llama.cpp's mixtures keep these finer too) stays at 8 bits.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +29,10 @@ Floats = NDArray[np.float32]
 GROUPS = (32, 64, 128)
 _SENSITIVE = ("embed_tokens", "lm_head", "v_proj", "down_proj")
 _STORES = {4: 0, 8: 2}  # kernels.h
-_CUTS = (-0.04, 0.0, 0.04, 0.08)  # parts of a group's range that a candidate leaves out at one end
+_CUTS = (-0.04, -0.01, 0.02, 0.05, 0.09)  # parts of a group's range that a candidate leaves out at one end
+_FITS = 2  # of the best candidate
 _TASK = 2**18  # weights that a thread reads and packs at a time
-_CHUNK = 2**15  # weights searched at a time: the temporaries stay in the second-level cache
+_CHUNK = 2**16  # weights rounded at a time: the temporaries stay in the cache
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Scheme:
 
 
 def scheme_for(weight: Weight, bits: int, group: int) -> Scheme:
-    """A matrix's scheme when `bits` and `group` are asked for; a group that does not divide its inputs gives way
-    to the largest that does."""
+    """A matrix's scheme when `bits` and `group` are asked for: a group that does not divide its inputs gives
+    way to the largest that does."""
     fits = max(size for size in GROUPS if size <= group and weight.shape[1] % size == 0)
     return Scheme(8 if weight.name.split(".")[-2] in _SENSITIVE else bits, fits)
 
@@ -97,14 +98,16 @@ def pack(checkpoint: Checkpoint, parts: Sequence[Weight], scheme: Scheme, machin
 def quantise(values: Floats, scheme: Scheme) -> Codes:
     """A matrix [N, K] in codes; scales and minima are float32 values that float16 can hold, or infinite."""
     rows, columns = values.shape
-    groups = np.ascontiguousarray(values).reshape(-1, scheme.group)
+    groups = values.reshape(-1, scheme.group)
     q = np.empty(groups.shape, np.uint8)
     scale, minimum = (np.empty(len(groups), np.float32) for _ in range(2))
+    search = _search if scheme.has_min else _round
     step = _CHUNK // scheme.group
-    for start in range(0, len(groups), step):
-        part = slice(start, start + step)
-        search = _search if scheme.has_min else _round
-        q[part], scale[part], minimum[part] = search(groups[part])
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, len(groups), step):
+            part = slice(start, start + step)
+            found = search(np.ascontiguousarray(groups[part].T))
+            q[part], scale[part], minimum[part] = found[0].T, found[1], found[2]
     shape = (rows, columns // scheme.group)
     least = minimum.reshape(shape) if scheme.has_min else None
     return Codes(q.reshape(values.shape), scale.reshape(shape), least, scheme.zero, scheme.group, scheme.bits)
@@ -128,51 +131,77 @@ def _halves(checkpoint: Checkpoint, part: Weight, values: Floats) -> NDArray[np.
     return values.astype(np.float16).view(np.uint16)
 
 
+# Below, G groups are the columns of [group, G]: sums over a group are sums of rows, which are fast.
+
+
 def _round(x: Floats) -> tuple[Floats, Floats, float]:
-    """Codes [G, group] around 128, scales [G] and no minimum."""
-    # Never below largest / 127, so that no weight is cut off; a spacing is at least 2^-24.
-    exact = np.abs(x).max(axis=1) / np.float32(127)
-    with np.errstate(over="ignore"):
-        half = exact.astype(np.float16)
-        half = np.where(half < exact, np.nextafter(half, np.float16(np.inf)), half)
-    scale = half.astype(np.float32)
-    return np.rint(x * _inverse(scale)[:, None]) + np.float32(128), scale, 0.0
+    """Codes [group, G] around 128, scales [G] and no minimum."""
+    exact = np.abs(x).max(axis=0) / np.float32(127)
+    half = exact.astype(np.float16)
+    # Never below, so that no weight is cut off.
+    scale = np.where(half < exact, np.nextafter(half, np.float16(np.inf)), half).astype(np.float32)
+    return np.rint(x * _inverse(scale)) + np.float32(128), scale, 0.0
 
 
 def _search(x: Floats) -> tuple[Floats, Floats, Floats]:
-    """Codes [G, group], scales [G] and minima [G] of nearly the least squared error."""
-    low, high = x.min(axis=1), x.max(axis=1)
-    span = high - low
-    best = _fitted(x, span / np.float32(15), low)
+    """Codes [group, G], scales [G] and minima [G] of nearly the least squared error."""
+    low = x.min(axis=0)
+    above = x - low
+    span = above.max(axis=0)
+    in_steps = above * (_inverse(span) * np.float32(15))
+    fit = _fit(above, np.rint(in_steps))
     for under, over in product(_CUTS, _CUTS):
-        scale = span * np.float32((1 - under - over) / 15)
-        start = low + span * np.float32(under)
-        _keep_better(best, _fitted(x, *_least_squares(x, _codes(x, scale, start))))
-    _keep_better(best, _fitted(x, *_least_squares(x, best[1])))
-    _, q, scale, minimum = best
-    return q, scale, minimum
+        stretch = 1 / (1 - under - over)
+        q = in_steps * np.float32(stretch)
+        q -= np.float32(15 * under * stretch)
+        better = _fit(above, np.clip(np.rint(q, out=q), 0, 15, out=q))
+        _keep_better(fit, better, better.gain > fit.gain)
+    best = _rounded(x, span / np.float32(15), low)
+    for _ in range(1 + _FITS):
+        other = _rounded(x, fit.scale, low + fit.minimum)
+        _keep_better(best, other, other.error < best.error)
+        fit = _fit(above, best.q)
+    return best.q, best.scale, best.minimum
 
 
-Fit = tuple[Floats, Floats, Floats, Floats]
+class _Fit(NamedTuple):
+    """The scale and minimum [G] that fit codes best, and by how much the squared error is below that of one
+    mean value."""
+
+    gain: Floats
+    scale: Floats
+    minimum: Floats
 
 
-def _fitted(x: Floats, scale: Floats, minimum: Floats) -> Fit:
-    """Squared errors, codes, and the scales and minima as float16 has them."""
-    with np.errstate(over="ignore"):
-        scale, minimum = (values.astype(np.float16).astype(np.float32) for values in (scale, minimum))
-    q = _codes(x, scale, minimum)
-    with np.errstate(invalid="ignore"):
-        error = q * scale[:, None]
-        error += minimum[:, None]
-        error -= x
-        return np.einsum("ij,ij->i", error, error), q, scale, minimum
+class _Rounded(NamedTuple):
+    """Squared errors [G], codes [group, G], and scales and minima [G] as float16 has them."""
+
+    error: Floats
+    q: Floats
+    scale: Floats
+    minimum: Floats
 
 
-def _codes(x: Floats, scale: Floats, minimum: Floats) -> Floats:
-    q: Floats = x - minimum[:, None]
-    q *= _inverse(scale)[:, None]
-    np.rint(q, out=q)
-    return np.clip(q, 0, 15, out=q)
+def _fit(x: Floats, q: Floats) -> _Fit:
+    count = np.float32(len(x))
+    mean_q, mean_x = q.sum(axis=0) / count, x.sum(axis=0) / count
+    products = q * x
+    covariance = products.sum(axis=0) - count * mean_q * mean_x
+    np.multiply(q, q, out=products)
+    variance = products.sum(axis=0) - count * mean_q * mean_q
+    scale = np.divide(covariance, variance, out=np.zeros_like(variance), where=variance > 0)
+    return _Fit(scale * covariance, scale, mean_x - scale * mean_q)
+
+
+def _rounded(x: Floats, scale: Floats, minimum: Floats) -> _Rounded:
+    scale, minimum = (values.astype(np.float16).astype(np.float32) for values in (scale, minimum))
+    q = (x - minimum) * _inverse(scale)
+    np.clip(np.rint(q, out=q), 0, 15, out=q)
+    error = q * scale
+    error += minimum
+    error -= x
+    error *= error
+    return _Rounded(error.sum(axis=0), q, scale, minimum)
 
 
 def _inverse(scale: Floats) -> Floats:
@@ -180,18 +209,7 @@ def _inverse(scale: Floats) -> Floats:
     return np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
 
 
-def _least_squares(x: Floats, q: Floats) -> tuple[Floats, Floats]:
-    """The scale and minimum that fit these codes best."""
-    count = np.float32(x.shape[1])
-    mean_q, mean_x = q.mean(axis=1), x.mean(axis=1)
-    covariance = np.einsum("ij,ij->i", q, x) - count * mean_q * mean_x
-    variance = np.einsum("ij,ij->i", q, q) - count * mean_q * mean_q
-    scale = np.divide(covariance, variance, out=np.zeros_like(variance), where=variance > 0)
-    return scale, mean_x - scale * mean_q
-
-
-def _keep_better(best: Fit, other: Fit) -> None:
-    """Replace the groups of `best` where `other` has the smaller error."""
-    better = other[0] < best[0]
+def _keep_better(best: _Fit | _Rounded, other: _Fit | _Rounded, better: NDArray[np.bool_]) -> None:
+    """Write the better groups of `other` into `best`."""
     for kept, new in zip(best, other, strict=True):
-        kept[better] = new[better]
+        np.copyto(kept, new, where=better)

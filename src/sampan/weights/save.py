@@ -1,0 +1,240 @@
+"""Writes a model as a folder of packed weights: the way back from `weights/load.py`.
+
+The folder is complete and self-contained, or it is not there: it is written beside its place under another
+name, made to survive a power cut, and renamed.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from sampan.core.errors import SampanError, UnsupportedModel, UsageError
+from sampan.kernels.native import Machine
+from sampan.kernels.ops import Linear, Weight
+from sampan.models import config as model_config
+from sampan.models.config import RopeConfig
+from sampan.models.registry import describe
+from sampan.weights import load, quantize
+from sampan.weights.checkpoint import Checkpoint
+from sampan.weights.packed import PackedMatrix, header
+from sampan.weights.quantize import Scheme
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# What a folder keeps of the one it was made from, beside the weights.
+_COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
+    "LICENSE*",
+    "NOTICE*",
+)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Neighbouring parts that are written as one matrix: rounded by `scheme`, or as they are."""
+
+    parts: tuple[Weight, ...]
+    scheme: Scheme | None
+
+    @property
+    def name(self) -> str:
+        """Of the tensor in the packed file."""
+        return f"{self.parts[0].name}.packed"
+
+    def allocate(self, checkpoint: Checkpoint) -> Any:
+        """An empty matrix of its layout."""
+        if self.scheme is None:
+            return load.allocate(checkpoint, self.parts)
+        return quantize.allocate(self.parts, self.scheme)
+
+    def pack(self, checkpoint: Checkpoint, machine: Machine) -> Any:
+        """The matrix."""
+        if self.scheme is None:
+            return load.pack(checkpoint, self.parts, machine)
+        return quantize.pack(checkpoint, self.parts, self.scheme, machine)
+
+
+def pieces(checkpoint: Checkpoint, scheme_of: Callable[[Weight], Scheme | None]) -> list[Piece]:
+    """Every matrix of the model once, in the order of use; `scheme_of` says how a tensor is rounded."""
+
+    def kind(part: Weight) -> object:
+        return scheme_of(part) or checkpoint.tensors[part.name].type, part.fine
+
+    found: dict[str, Piece] = {}
+    for linear in _linears(describe(checkpoint.config).description):
+        for _, run in groupby(linear.parts, key=kind):
+            parts = tuple(run)
+            found.setdefault(parts[0].name, Piece(parts, scheme_of(parts[0])))  # a tied head comes twice
+    return list(found.values())
+
+
+class PackedFile:
+    """A packed file that is about to be written; `bytes` is its size."""
+
+    def __init__(self, checkpoint: Checkpoint, pieces: Sequence[Piece]) -> None:
+        self._checkpoint = checkpoint
+        self._pieces = pieces
+        self._matrices = {piece.name: _described(checkpoint, piece) for piece in pieces}
+        model = describe(checkpoint.config)
+        self._vectors = {w.name: w.shape[0] for w in model.weights().values() if len(w.shape) == 1}
+        self._header = header(self._matrices, self._vectors)
+        stored = sum(matrix.stored for matrix in self._matrices.values())
+        self.bytes = len(self._header) + stored + 4 * sum(self._vectors.values())
+
+    def write(self, path: Path, machine: Machine, advance: Callable[[int], None]) -> None:
+        """Pack and write one matrix after another; `advance` is told the bytes written."""
+        with path.open("wb") as file:
+            advance(file.write(self._header))
+            for piece in self._pieces:
+                matrix = self._matrices[piece.name]
+                file.write(piece.pack(self._checkpoint, machine).data)
+                file.write(bytes(matrix.stored - matrix.bytes))
+                advance(matrix.stored)
+            for name in self._vectors:
+                advance(file.write(self._checkpoint.array(name).data))
+
+
+def hf_config(checkpoint: Checkpoint) -> dict[str, object]:
+    """The `config.json` of a GGUF file's model, from which `models.config.from_hf` reads the same again."""
+    c = checkpoint.config
+    given: dict[str, object] = {
+        "architectures": [f"{c.family.capitalize()}ForCausalLM"],
+        "model_type": c.family,
+        "hidden_size": c.hidden,
+        "num_hidden_layers": c.layers,
+        "num_attention_heads": c.heads,
+        "num_key_value_heads": c.kv_heads,
+        "head_dim": c.head_dim,
+        "intermediate_size": c.ffn,
+        "vocab_size": c.vocab,
+        "max_position_embeddings": c.context,
+        "hidden_act": "silu",
+        "rms_norm_eps": c.norm_eps,
+        "rope_theta": checkpoint.metadata.get(f"{c.family}.rope.freq_base", 10000.0),
+        "tie_word_embeddings": c.tied_head,
+        "attention_bias": c.out_bias,
+        "mlp_bias": c.mlp_bias,
+    }
+    if model_config.from_hf(given).rope != c.rope:
+        given["rope_scaling"] = _listed(c.rope)
+    if model_config.from_hf(given) != c:
+        raise UnsupportedModel(f"{checkpoint.path}: its biases cannot be written as a {c.family} config.json")
+    return given
+
+
+def write_json(path: Path, values: object) -> None:
+    """A JSON file as people read it."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Configuration, tokenizer, template and licence of a model folder."""
+    for pattern in _COMPANIONS:
+        for file in filter(Path.is_file, source.glob(pattern)):
+            target = folder / file.relative_to(source)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target)
+
+
+def free_place(out: Path) -> Path:
+    """The absolute path of a folder that is not there yet, or is empty; UsageError for anything else."""
+    place = out.expanduser().resolve()
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UsageError(f"{out} is there already and is no empty folder: give another OUT or remove it")
+    if not place.parent.is_dir():
+        raise UsageError(f"{place.parent} is no folder: make it first")
+    return place
+
+
+@contextmanager
+def staged(place: Path) -> Iterator[Path]:
+    """A folder beside `place` that becomes `place` when the block ends well, and goes away otherwise."""
+    staging = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    try:
+        staging.mkdir()
+        yield staging
+        for path in [*staging.rglob("*"), staging]:
+            _sync(path)
+        staging.replace(place)
+        _sync(place.parent)
+    except OSError as error:
+        raise _unwritten(place, error) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_room(place: Path, needed: int) -> None:
+    """SampanError when the file system of `place` has less than `needed` bytes free."""
+    free = shutil.disk_usage(place.parent).free
+    if needed > free:
+        raise SampanError(
+            f"{place} needs {needed / 1e6:.1f} MB and {place.parent} has {free / 1e6:.1f} MB free: make room"
+        )
+
+
+def _linears(node: Any) -> Iterator[Linear]:
+    """The matrices of a model's description, in its order; a table that is no linear counts as one."""
+    if isinstance(node, Linear):
+        yield node
+    elif isinstance(node, Weight):
+        if len(node.shape) == 2:
+            yield Linear((node,))
+    elif isinstance(node, tuple):
+        for item in node:
+            yield from _linears(item)
+    elif is_dataclass(node):
+        for field in fields(node):
+            yield from _linears(getattr(node, field.name))
+
+
+def _described(checkpoint: Checkpoint, piece: Piece) -> PackedMatrix:
+    m = piece.allocate(checkpoint)
+    own = checkpoint.tensors[piece.parts[0].name].type
+    return PackedMatrix(
+        parts={part.name: part.shape[0] for part in piece.parts},
+        n=m.n,
+        k=m.k,
+        store=m.store,
+        group=m.group,
+        wide=m.wide,
+        has_min=m.has_min,
+        zero=m.zero,
+        bytes=m.data.nbytes,
+        source=own if piece.scheme is None else piece.scheme.type,
+    )
+
+
+def _listed(rope: RopeConfig) -> dict[str, object]:
+    """Frequencies one by one: GGUF's divisors have no other exact form."""
+    return {
+        "rope_type": "frequencies",
+        "inv_freq": list(rope.inv_freq),
+        "attention_factor": rope.scale,
+    }
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unwritten(place: Path, error: OSError) -> SampanError:
+    if error.errno in _FULL:
+        return SampanError(f"no space left for {place}: make room; what was written is removed")
+    where = f" ({error.filename})" if error.filename else ""
+    return SampanError(f"{place} cannot be written: {error.strerror or error}{where}")
