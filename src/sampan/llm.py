@@ -69,7 +69,7 @@ class LLM:
             self.weights = PackedWeights(checkpoint, self.machine)
             c = self.config
             dtype = _cache_dtype(checkpoint)
-            self.context = min(context or _default_context(c, dtype), c.context)
+            self.context = min(context or _default_context(c, dtype), c.context, cache_tokens or c.context)
             pages = -(-(cache_tokens or self.context) // PAGE) + 1
             runner = Runner(
                 describe(c),

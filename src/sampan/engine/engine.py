@@ -22,14 +22,15 @@ _SCORE_ROWS = 128  # rows of logits held at once while scoring
 class Engine:
     """Continuous batching over one model. Not thread-safe: one caller steps it.
 
-    `context`: the longest sequence in tokens. `eos_ids`: tokens that end a sequence unless `ignore_eos`.
+    `context`: the longest sequence in tokens, or fewer where the runner's cache cannot hold that many.
+    `eos_ids`: tokens that end a sequence unless `ignore_eos`.
     """
 
     def __init__(
         self, runner: Runner, *, context: int, vocabulary: int, eos_ids: frozenset[int], max_sequences: int
     ) -> None:
         self.runner = runner
-        self.context = context
+        self.context = min(context, runner.cache.pages * PAGE - 1)  # the scheduler admits one token more
         self.vocabulary = vocabulary
         self.eos_ids = eos_ids
         self.pool = BlockPool(runner.cache.pages, PAGE)
@@ -83,15 +84,16 @@ class Engine:
         sequence = Sequence(-1, tokens, len(tokens), SamplingParams(), 0, len(tokens), frozenset())
         if not self.pool.extend(sequence.pages, len(tokens)):
             raise RequestError(f"scoring {len(tokens)} tokens needs more cache than is free")
+        rows = min(_SCORE_ROWS, self.runner.max_rows)
         try:
             return np.concatenate(
-                [self._score_span(sequence, at) for at in range(0, len(tokens), _SCORE_ROWS)]
+                [self._score_span(sequence, at, rows) for at in range(0, len(tokens), rows)]
             )
         finally:
             self.pool.release(sequence.pages)
 
-    def _score_span(self, sequence: Sequence, start: int) -> npt.NDArray[np.float64]:
-        end = min(start + min(_SCORE_ROWS, self.runner.max_rows), len(sequence.tokens))
+    def _score_span(self, sequence: Sequence, start: int, count: int) -> npt.NDArray[np.float64]:
+        end = min(start + count, len(sequence.tokens))
         rows = self.runner.rows([Span(sequence, start, end - start, sample=True)], sample_all=True)
         if not rows.finite.all():
             raise RequestError(
@@ -131,6 +133,9 @@ def _check_sampling(p: SamplingParams, vocabulary: int) -> None:
         value = getattr(p, name)
         if value is not None and not low <= value <= high:
             raise RequestError(f"{name} is {value}: it must lie between {low:g} and {high:g}")
+    for token, bias in p.logit_bias.items():
+        if not -100 <= bias <= 100:
+            raise RequestError(f"logit_bias of token {token} is {bias}: it must lie between -100 and 100")
     for token in [*p.logit_bias, *p.stop_token_ids]:
         if not 0 <= token < vocabulary:
             raise RequestError(f"token id {token} is outside the vocabulary of {vocabulary}")

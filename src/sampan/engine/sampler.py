@@ -73,7 +73,9 @@ def penalised(logits: Floats, sequence: Sequence) -> Floats:
 
 
 def _draw(logits: Floats, p: SamplingParams, seed: int, position: int) -> int:
-    index, weights = _candidates(logits.astype(np.float64) / p.temperature, p)
+    with np.errstate(over="ignore"):  # near temperature zero all but the best become minus infinity
+        scaled = (logits.astype(np.float64) - logits.max()) / p.temperature
+    index, weights = _candidates(scaled, p)
     totals = np.cumsum(weights)
     uniform = np.random.Generator(np.random.Philox(key=seed, counter=position)).random()
     chosen = int(np.searchsorted(totals, uniform * totals[-1], side="right"))
@@ -84,8 +86,8 @@ def _draw(logits: Floats, p: SamplingParams, seed: int, position: int) -> int:
 def _candidates(
     scaled: npt.NDArray[np.float64], p: SamplingParams
 ) -> tuple[npt.NDArray[np.intp] | None, npt.NDArray[np.float64]]:
-    """Candidate tokens (None: all, in order) and their unnormalised probabilities."""
-    weights = np.exp(scaled - scaled.max())
+    """Candidate tokens (None: all, in order) and their probabilities in parts of the best one's."""
+    weights = np.exp(scaled)
     if p.top_k == 0 and p.top_p >= 1.0:
         if p.min_p > 0:
             weights[weights < p.min_p] = 0.0

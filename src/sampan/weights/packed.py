@@ -11,8 +11,9 @@ first, so that each starts at a multiple of 64 bytes.
 """
 
 import json
+import mmap
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -94,8 +95,16 @@ def read_packed(folder: Path) -> Packed | None:
         if not container.packed:
             return None
         packed = _read(path, container)
+        _prefer_huge_pages(container.file)
         undo.pop_all()
         return packed
+
+
+def _prefer_huge_pages(file: MappedFile) -> None:
+    # What is not in the page cache yet is then read into huge pages, where the file system can; a hint.
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):
+            file.data.madvise(mmap.MADV_HUGEPAGE)
 
 
 def _read(path: Path, container: Container) -> Packed:

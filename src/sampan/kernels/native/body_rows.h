@@ -172,6 +172,9 @@ static inline void rotate_head(const RopeArgs& a, float* x, const float* weight,
   }
 }
 
+// Some NaNs would round to 0 as bf16; the quiet one does not.
+static inline F storable(F x) { return pick_less(x, set1(INFINITY), x, set1(NAN)); }
+
 static inline void append(const RopeArgs& a, const float* k, const float* v, int page, int slot, int head) {
   const int d = a.cache.head_dim;
   uint8_t* base = page_at(a.cache, page, a.layer, head);
@@ -184,9 +187,9 @@ static inline void append(const RopeArgs& a, const float* k, const float* v, int
   uint16_t* keys = reinterpret_cast<uint16_t*>(base);
   uint16_t column[kLanes];
   for (int i = 0; i < d; i += kLanes) {
-    store_bf16(column, load(k + i));
+    store_bf16(column, storable(load(k + i)));
     for (int j = 0; j < kLanes; ++j) keys[(i + j) * kPage + slot] = column[j];
-    store_bf16(keys + kPage * d + slot * d + i, load(v + i));
+    store_bf16(keys + kPage * d + slot * d + i, storable(load(v + i)));
   }
 }
 

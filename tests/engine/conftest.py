@@ -1,0 +1,113 @@
+"""Engines on a tiny random model, whose weights a test may edit first."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from sampan.core.settings import Settings
+from sampan.core.types import ModelFiles, TokenLogprob
+from sampan.engine.engine import Engine
+from sampan.engine.runner import Runner
+from sampan.engine.sequence import Event
+from sampan.kernels.native import machine
+from sampan.kernels.program import Cache
+from sampan.models.registry import describe
+from sampan.weights.checkpoint import open_checkpoint
+from sampan.weights.load import PackedWeights
+
+HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB = 64, 2, 2, 1, 32, 96, 97
+Weights = dict[str, np.ndarray]
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS,
+    "head_dim": HEAD_DIM,
+    "intermediate_size": FFN,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+}
+
+
+def random_weights() -> Weights:
+    layer = {
+        "input_layernorm": (HIDDEN,),
+        "self_attn.q_proj": (HEADS * HEAD_DIM, HIDDEN),
+        "self_attn.k_proj": (KV_HEADS * HEAD_DIM, HIDDEN),
+        "self_attn.v_proj": (KV_HEADS * HEAD_DIM, HIDDEN),
+        "self_attn.o_proj": (HIDDEN, HEADS * HEAD_DIM),
+        "post_attention_layernorm": (HIDDEN,),
+        "mlp.gate_proj": (FFN, HIDDEN),
+        "mlp.up_proj": (FFN, HIDDEN),
+        "mlp.down_proj": (HIDDEN, FFN),
+    }
+    shapes = {
+        f"model.layers.{n}.{name}.weight": shape for n in range(LAYERS) for name, shape in layer.items()
+    }
+    shapes |= {"model.embed_tokens.weight": (VOCAB, HIDDEN), "lm_head.weight": (VOCAB, HIDDEN)}
+    rng = np.random.default_rng(3)
+    weights = {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
+    weights["model.norm.weight"] = np.ones(HIDDEN, np.float32)
+    return weights | {n: np.ones_like(w) for n, w in weights.items() if w.ndim == 1}
+
+
+@pytest.fixture
+def make_engine(tmp_path: Path) -> Callable[..., Engine]:
+    """An engine on the weights after `edit`; `pages` of 32 tokens, by default enough for every sequence."""
+
+    def make(
+        edit: Callable[[Weights], None] = lambda _: None,
+        *,
+        context: int = 128,
+        pages: int = 64,
+        max_rows: int = 64,
+        max_sequences: int = 8,
+        eos: Iterable[int] = (),
+    ) -> Engine:
+        weights = random_weights()
+        edit(weights)
+        (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+        save_file(weights, tmp_path / "model.safetensors")
+        here = machine(Settings(tmp_path), threads=1)
+        with open_checkpoint(ModelFiles(tmp_path, "folder", "tiny", str(tmp_path))) as checkpoint:
+            size = Cache(pages, LAYERS, KV_HEADS, HEAD_DIM)
+            runner = Runner(
+                describe(checkpoint.config), PackedWeights(checkpoint, here), here, size, max_rows
+            )
+        return Engine(
+            runner, context=context, vocabulary=VOCAB, eos_ids=frozenset(eos), max_sequences=max_sequences
+        )
+
+    return make
+
+
+@pytest.fixture
+def finish() -> Callable[..., dict[int, list[Event]]]:
+    """Steps an engine until it is idle; gives the events of each request, and checks that no page is lost."""
+
+    def run(engine: Engine, most: int = 10000) -> dict[int, list[Event]]:
+        events: dict[int, list[Event]] = {}
+        for _ in range(most):
+            if engine.idle:
+                break
+            for event in engine.step():
+                events.setdefault(event.request, []).append(event)
+        assert engine.idle
+        assert engine.pool.free == engine.pool.count
+        return events
+
+    return run
+
+
+@pytest.fixture
+def tokens_of() -> Callable[[Iterable[Event]], list[TokenLogprob]]:
+    def tokens(events: Iterable[Event]) -> list[TokenLogprob]:
+        return [event.token for event in events if event.token is not None]
+
+    return tokens

@@ -1,0 +1,65 @@
+"""Every family is found by its name, and describes the tensors of transformers' model."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from sampan.core.errors import UnsupportedModel
+from sampan.models import config, registry
+from sampan.models.config import ModelConfig
+
+SIZES = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "intermediate_size": 96,
+    "vocab_size": 80,
+}
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("llama", {}),
+    ("llama", {"tie_word_embeddings": True}),
+    ("llama", {"attention_bias": True, "mlp_bias": True}),
+    ("qwen2", {"tie_word_embeddings": True}),
+    ("qwen2", {}),
+    ("qwen3", {"tie_word_embeddings": True}),
+    ("qwen3", {"attention_bias": True}),
+]
+
+
+def both(family: str, fields: dict[str, Any]) -> tuple[ModelConfig, dict[str, tuple[int, ...]]]:
+    """Our configuration of a model, and transformers' parameters."""
+    theirs = AutoConfig.for_model(family, **SIZES | fields)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(theirs)
+    return config.from_hf(theirs.to_dict()), {name: tuple(p.shape) for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(("family", "fields"), VARIANTS, ids=str)
+def test_a_description_names_the_tensors_of_transformers(family: str, fields: dict[str, Any]) -> None:
+    ours, parameters = both(family, fields)
+    weights = registry.describe(ours).weights()
+    assert {name: weight.shape for name, weight in weights.items()} == parameters
+    assert all(name == weight.name for name, weight in weights.items())
+
+
+@pytest.mark.parametrize("family", registry.FAMILIES)
+def test_the_last_layer_and_the_head_keep_sixteen_bits(family: str) -> None:
+    weights = registry.describe(both(family, {})[0]).weights().values()
+    matrices = {weight.name for weight in weights if len(weight.shape) == 2}
+    fine = {weight.name for weight in weights if weight.fine}
+    assert fine == {name for name in matrices if ".layers.2." in name or name == "lm_head.weight"}
+
+
+def test_the_registry_and_the_readers_know_the_same_families() -> None:
+    assert tuple(registry.FAMILIES) == config.FAMILIES
+
+
+def test_an_unknown_family_is_unsupported() -> None:
+    known = both("llama", {})[0]
+    with pytest.raises(UnsupportedModel, match="'mamba' is not supported; supported: llama, qwen2, qwen3"):
+        registry.describe(replace(known, family="mamba"))
