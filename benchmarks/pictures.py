@@ -23,7 +23,8 @@ def main() -> None:
         console.print(Text(f"$ sampan {command}", style="bold"))
         argv = [sys.executable, "-m", "sampan", *shlex.split(command)]
         result = subprocess.run(argv, capture_output=True, text=True, check=True)
-        console.print(Text.from_ansi(result.stdout.rstrip() + "\n"))
+        shown = result.stdout.rstrip().replace(str(Path.home()), "~")
+        console.print(Text.from_ansi(shown + "\n"))
     OUT.parent.mkdir(parents=True, exist_ok=True)
     picture = console.export_svg(title="sampan")
     # rich links a font on a server; the reader's own monospace will do.
