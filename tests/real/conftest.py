@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
@@ -54,7 +55,7 @@ def engine(llm: LLM, settings: Settings) -> Callable[..., Engine]:
 
 
 @pytest.fixture(scope="session")
-def oracle(default_model: ModelFiles) -> PreTrainedModel:
+def oracle(default_model: ModelFiles) -> LlamaForCausalLM:
     """Transformers' float32 model of the file's dequantised weights."""
     with open_checkpoint(default_model) as checkpoint:
         c = checkpoint.config
@@ -72,7 +73,10 @@ def oracle(default_model: ModelFiles) -> PreTrainedModel:
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": theta},
     )
-    model: Any = AutoModelForCausalLM.from_config(config)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+    with torch.device("meta"):  # no time spent on random weights
+        model: Any = LlamaForCausalLM(config)
+    missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
     assert (missing, unexpected) == (["lm_head.weight"], [])  # which is the embedding
+    model.tie_weights()
+    model.model.rotary_emb = LlamaRotaryEmbedding(config)
     return model.eval()

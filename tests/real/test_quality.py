@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import LlamaForCausalLM
 
 from sampan.core.types import SamplingParams
 from sampan.engine.engine import Engine
@@ -31,8 +31,9 @@ class Compared:
 
 
 @pytest.fixture(scope="module")
-def compared(llm: LLM, engine: Callable[..., Engine], oracle: PreTrainedModel, text: str) -> Compared:
+def compared(llm: LLM, engine: Callable[..., Engine], oracle: LlamaForCausalLM, text: str) -> Compared:
     ids = llm.tokenizer.encode(text, add_bos=False)[: TOKENS + 1]
+    torch.set_num_threads(2)
     with torch.no_grad():
         expected = oracle(torch.tensor([ids[:-1]]), use_cache=False).logits[0]
     own = engine(threads=2)

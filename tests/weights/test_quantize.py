@@ -115,7 +115,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ModelFil
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**TINY | fields))
             generator = torch.Generator().manual_seed(17)
             for weight in model.parameters():
-                weight.data += 0.08 * torch.randn(weight.shape, generator=generator)
+                noise = 0.08 * torch.randn(weight.shape, generator=generator)
+                weight.data = noise + (weight.data if weight.ndim == 1 else 0)
             model.to(dtype).save_pretrained(folder)
             backend = Tokenizer(models.BPE(vocab={f"t{i}": i for i in range(200)}, merges=[]))
             backend.pre_tokenizer = pre_tokenizers.ByteLevel()
@@ -211,7 +212,7 @@ def test_a_rounded_model_is_close_to_the_original(
     assert found.keys() == state.keys() - ({"lm_head.weight"} if oracle.config.tie_word_embeddings else set())
     native = scores(folder)
     error = np.abs(native - logprobs(oracle))  # the kernels compute with these very weights,
-    assert error[:60].max() < 0.02  # on inputs in 16 bits,
+    assert error[:60].max() < 0.03  # on inputs in 16 bits,
     assert error.max() < 0.08  # then 8
     assert np.abs(native - original).mean() < (0.03 if scheme.bits == 8 else 0.3)
 

@@ -33,7 +33,10 @@ def machine(settings: Settings, threads: int | None = None) -> Machine:
     except ValueError as e:
         names = ", ".join(_native.isas())
         raise UsageError(f"SAMPAN_ISA is {settings.isa!r}: this machine runs {names}") from e
-    return Machine(_native.Pool(count), isa)
+    try:
+        return Machine(_native.Pool(count), isa)
+    except RuntimeError as e:
+        raise UsageError(f"{count} threads were asked for, and the system refused them: ask for fewer") from e
 
 
 def available_cores() -> int:

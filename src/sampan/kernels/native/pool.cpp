@@ -6,16 +6,17 @@
 
 namespace sampan {
 
-static inline void relax() {
+constexpr int kSpinsBeforeYield = 2000;  // another thread may need this core
+constexpr int kSpinsBeforePark = 4000;   // longer than the pause between two tokens
+
+void relax(int spins) {
+  if (spins >= kSpinsBeforeYield) return std::this_thread::yield();
 #if defined(__x86_64__)
   _mm_pause();
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
 }
-
-constexpr int kSpinsBeforeYield = 4000;     // a sibling may need this core
-constexpr int kSpinsBeforePark = 20000;     // about the pause between two tokens
 
 Pool::Pool(int threads) : size_(threads < 1 ? 1 : threads) {
   try {
@@ -40,7 +41,7 @@ void Pool::work(int thread) {
   while (true) {
     int spins = 0;
     while (generation_.load(std::memory_order_acquire) == seen) {
-      if (++spins < kSpinsBeforePark) relax();
+      if (++spins < kSpinsBeforePark) relax(spins);
       else generation_.wait(seen, std::memory_order_acquire);
     }
     seen = generation_.load(std::memory_order_acquire);
@@ -65,11 +66,7 @@ void Pool::barrier() {
     phase_.store(phase + 1, std::memory_order_release);
     return;
   }
-  int spins = 0;
-  while (phase_.load(std::memory_order_acquire) == phase) {
-    if (++spins < kSpinsBeforeYield) relax();
-    else std::this_thread::yield();
-  }
+  for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) relax(spins);
 }
 
 }  // namespace sampan

@@ -1,4 +1,4 @@
-// A pool of threads that enter a step together and meet at spin barriers. Parks when idle.
+// A pool of threads that enter a step together and leave it together. Parks when idle.
 #pragma once
 
 #include <atomic>
@@ -38,6 +38,9 @@ class Pool {
   std::mutex turn_;
   std::vector<std::thread> threads_;
 };
+
+// One turn of a spin loop: a pause at first, then the core for another thread.
+void relax(int spins);
 
 // Hands out [0, items) in pieces of `grain`, in any order, from inside a job.
 inline bool take(std::atomic<int>& next, int items, int grain, int& begin, int& end) {

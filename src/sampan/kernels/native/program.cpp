@@ -64,8 +64,10 @@ void Program::add(Instruction instruction) {
       ok_ = ok_ && linear_scratch_.back().data();
     }
   }
+  if (!instructions_.empty()) instruction.phase = instructions_.back().phase + !instruction.joined;
   instructions_.push_back(instruction);
-  counters_ = std::make_unique<Counter[]>(instructions_.size());
+  next_ = std::make_unique<Counter[]>(instructions_.size());
+  remaining_ = std::make_unique<Counter[]>(instructions_.size());
 }
 
 size_t Program::bytes() const {
@@ -105,11 +107,15 @@ bool Program::run(const Step& step) {
     if (b.memory.bytes() < bytes) b.memory = Memory(bytes);
     if (bytes > 0 && !b.memory.data()) return false;
   }
-  for (size_t i = 0; i < instructions_.size(); ++i) counters_[i].next.store(0, std::memory_order_relaxed);
+  for (size_t i = 0; i < instructions_.size(); ++i) {
+    next_[i].value.store(0, std::memory_order_relaxed);
+    remaining_[i].value.store(0, std::memory_order_relaxed);
+  }
+  for (const Instruction& i : instructions_) remaining_[static_cast<size_t>(i.phase)].value += items(i, step);
   pool_.run([&](int thread) {
     for (size_t i = 0; i < instructions_.size(); ++i) {
-      if (i > 0 && !instructions_[i].joined) pool_.barrier();
-      execute(instructions_[i], step, counters_[i], thread);
+      if (instructions_[i].phase > 0) wait_for(instructions_[i].phase - 1);
+      execute(instructions_[i], step, next_[i], thread);
     }
   });
   return true;
@@ -133,10 +139,20 @@ int Program::grain(const Instruction& i, int items) const {
   return std::max(1, even);
 }
 
-void Program::execute(const Instruction& i, const Step& step, Counter& counter, int thread) {
+void Program::execute(const Instruction& i, const Step& step, Counter& next, int thread) {
   const int n = items(i, step), g = grain(i, n);
   int begin, end;
-  while (take(counter.next, n, g, begin, end)) piece(i, step, begin, end, thread);
+  while (take(next.value, n, g, begin, end)) {
+    piece(i, step, begin, end, thread);
+    remaining_[static_cast<size_t>(i.phase)].value.fetch_sub(end - begin, std::memory_order_acq_rel);
+  }
+}
+
+// Until the phase's work is done, not until its threads are here: a thread that the system has put aside holds
+// nobody up unless it left in the middle of a piece.
+void Program::wait_for(int phase) const {
+  const std::atomic<int>& remaining = remaining_[static_cast<size_t>(phase)].value;
+  for (int spins = 0; remaining.load(std::memory_order_acquire) > 0; ++spins) relax(spins);
 }
 
 void Program::piece(const Instruction& i, const Step& step, int begin, int end, int thread) {

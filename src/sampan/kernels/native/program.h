@@ -13,10 +13,12 @@ namespace sampan {
 
 enum class Op : int32_t { embed, angles, prepare, linear, rope, attend, stats };
 
-// One instruction; buffers are named by index and resolved when a step runs. `joined`: no barrier before it.
+// One instruction; buffers are named by index and resolved when a step runs. `joined`: it runs beside the one
+// before it. A phase is an instruction with those joined to it.
 struct Instruction {
   Op op;
   bool joined = false;
+  int phase = 0;
   bool sampled = false;    // works on the sampled rows
   bool fine = false;       // every row keeps 16 bits, not only early positions
   int in = -1, out = -1;   // float buffers
@@ -80,7 +82,7 @@ class Program {
     int span, row, count, head;
   };
   struct alignas(64) Counter {
-    std::atomic<int> next{0};
+    std::atomic<int> value{0};
   };
 
   Activations acts(const Instruction& i) const;
@@ -92,7 +94,8 @@ class Program {
   const char* fault_of_prepare(const Instruction& i) const;
   const char* fault_of_attention(const Instruction& i) const;
   void plan(const Step& step);
-  void execute(const Instruction& i, const Step& step, Counter& counter, int thread);
+  void execute(const Instruction& i, const Step& step, Counter& next, int thread);
+  void wait_for(int phase) const;
   int items(const Instruction& i, const Step& step) const;
   int grain(const Instruction& i, int items) const;
   void piece(const Instruction& i, const Step& step, int begin, int end, int thread);
@@ -115,7 +118,8 @@ class Program {
   std::vector<uint8_t> fine_rows_;
   std::vector<Work> work_;
   std::vector<Stats> stats_;
-  std::unique_ptr<Counter[]> counters_;
+  std::unique_ptr<Counter[]> next_;       // [instructions] the next piece to hand out
+  std::unique_ptr<Counter[]> remaining_;  // [phases] items not done yet
   std::vector<Memory> linear_scratch_, attend_scratch_;
   int logits_ = -1, vocabulary_ = 0, max_k_ = 0;
   bool ok_ = true;
