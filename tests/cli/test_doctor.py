@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sampan.cli import memory
+from sampan.core import memory
 
 KEYS = {"isa", "kernels", "threads", "read_gbps", "int8_tops", "bf16_tflops", "memory_bytes"}
 

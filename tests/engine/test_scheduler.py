@@ -203,6 +203,21 @@ def test_a_long_prompt_does_not_stall_those_who_decode() -> None:
     assert event_of(events, 3) is not None
 
 
+def test_the_youngest_gives_way_and_comes_back_before_those_who_came_later() -> None:
+    simulation = Simulation(Traffic(6, 4, 8, 8, ()))
+    scheduler = simulation.scheduler
+    for number in range(4):
+        scheduler.add(Sequence(number, [number + 1] * 3, 3, SamplingParams(), 0, 16, frozenset()))
+    scheduler.max_sequences = 3
+    while len(scheduler.running) != 2:
+        scheduler.postprocess(*both(simulation))
+    assert [sequence.id for sequence in scheduler.running] == [0, 1]
+    assert [sequence.id for sequence in scheduler.waiting] == [2, 3]
+    while len(scheduler.running) == 2:
+        scheduler.postprocess(*both(simulation))
+    assert scheduler.running[0].id == 2
+
+
 def both(simulation: Simulation) -> tuple[list[Span], list[TokenLogprob]]:
     plan = simulation.scheduler.schedule()
     return plan, simulation.compute(plan)

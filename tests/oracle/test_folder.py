@@ -1,5 +1,8 @@
 """A folder of safetensors gives transformers' logits: whole, in chunks, token by token and in company."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,8 @@ from transformers import DynamicCache
 
 from sampan.core.types import SamplingParams
 from sampan.engine.engine import Engine
+
+Make = Callable[..., Any]
 
 # Largest difference in parts of the logits' range. Both compute in float32, in another order: measured up to
 # 2.6e-6. A prompt without its first token, which moves every position by one, gives 0.4.
@@ -21,25 +26,31 @@ LENGTH = 150
 class RoundedCache(DynamicCache):
     """Transformers' cache, with the keys and values that bf16 can hold."""
 
-    def update(self, k, v, *more, **options):
+    def update(self, k: torch.Tensor, v: torch.Tensor, *more: Any, **options: Any) -> Any:
         return super().update(k.bfloat16().float(), v.bfloat16().float(), *more, **options)
 
 
-def test_every_row_of_a_prompt_has_the_logits_of_transformers(case, tiny, native, error):
+def test_every_row_of_a_prompt_has_the_logits_of_transformers(
+    case: str, tiny: Make, native: Make, error: Make
+) -> None:
     model = tiny(case)
     prompt = model.prompt(LENGTH)
     assert error(native(model.files).logits(prompt), model.expected(prompt)) < NOISE
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_two_byte_weights_are_computed_in_float32(case, dtype, tiny, native, error):
+def test_two_byte_weights_are_computed_in_float32(
+    case: str, dtype: torch.dtype, tiny: Make, native: Make, error: Make
+) -> None:
     model = tiny(case, dtype)
     prompt = model.prompt(LENGTH)
     assert error(native(model.files).logits(prompt), model.expected(prompt)) < NOISE
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_a_bf16_cache_rounds_keys_and_values_and_nothing_else(case, dtype, tiny, native, error):
+def test_a_bf16_cache_rounds_keys_and_values_and_nothing_else(
+    case: str, dtype: torch.dtype, tiny: Make, native: Make, error: Make
+) -> None:
     model = tiny(case, dtype)
     prompt = model.prompt(LENGTH)
     found = native(model.files, cache="bf16").logits(prompt)
@@ -49,7 +60,9 @@ def test_a_bf16_cache_rounds_keys_and_values_and_nothing_else(case, dtype, tiny,
     assert np.median(rows) < ROUNDED_MEDIAN
 
 
-def test_decoding_token_by_token_goes_on_as_transformers_does(case, tiny, native, error):
+def test_decoding_token_by_token_goes_on_as_transformers_does(
+    case: str, tiny: Make, native: Make, error: Make
+) -> None:
     model = tiny(case)
     prompt = model.prompt(70)
     cache = DynamicCache()
@@ -62,7 +75,7 @@ def test_decoding_token_by_token_goes_on_as_transformers_does(case, tiny, native
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 33, 64])
-def test_a_prompt_in_chunks_has_the_same_bits(case, chunk, tiny, native):
+def test_a_prompt_in_chunks_has_the_same_bits(case: str, chunk: int, tiny: Make, native: Make) -> None:
     model = tiny(case)
     prompt = model.prompt(LENGTH)
     runner = native(model.files)
@@ -70,7 +83,7 @@ def test_a_prompt_in_chunks_has_the_same_bits(case, chunk, tiny, native):
 
 
 @pytest.mark.parametrize("cache", ["f32", "bf16"])
-def test_a_sequence_in_company_has_the_same_bits(case, cache, tiny, native):
+def test_a_sequence_in_company_has_the_same_bits(case: str, cache: str, tiny: Make, native: Make) -> None:
     model = tiny(case)
     runner = native(model.files, cache=cache)
     prompts = [model.prompt(length, seed=length) for length in (40, 90, LENGTH)]
@@ -85,7 +98,7 @@ def test_a_sequence_in_company_has_the_same_bits(case, cache, tiny, native):
         runner.pool.release(sequence.pages)
 
 
-def test_a_folder_of_several_shards_is_read_whole(tiny, native, error):
+def test_a_folder_of_several_shards_is_read_whole(tiny: Make, native: Make, error: Make) -> None:
     model = tiny("llama", torch.float32, "100KB")
     assert len(list(model.files.path.glob("*.safetensors"))) > 2
     prompt = model.prompt(50)
@@ -93,14 +106,14 @@ def test_a_folder_of_several_shards_is_read_whole(tiny, native, error):
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-def test_the_number_of_threads_changes_no_bit(threads, tiny, native):
+def test_the_number_of_threads_changes_no_bit(threads: int, tiny: Make, native: Make) -> None:
     model = tiny("qwen2")
     prompt = model.prompt(LENGTH)
     found = native(model.files, threads=threads).logits(prompt, 64)
     assert np.array_equal(found, native(model.files).logits(prompt))
 
 
-def test_greedy_answers_are_those_of_transformers(case, tiny, native):
+def test_greedy_answers_are_those_of_transformers(case: str, tiny: Make, native: Make) -> None:
     model = tiny(case)
     runner, eos = native(model.files).runner, 2
     vocabulary = model.oracle.config.vocab_size

@@ -20,6 +20,8 @@ from sampan.llm import LLM
 from sampan.models.registry import describe
 from sampan.weights.checkpoint import open_checkpoint
 
+torch.set_num_threads(1)  # two wait for each other where the machine is busy
+
 
 @pytest.fixture(scope="session")
 def settings() -> Settings:

@@ -33,7 +33,6 @@ class Compared:
 @pytest.fixture(scope="module")
 def compared(llm: LLM, engine: Callable[..., Engine], oracle: LlamaForCausalLM, text: str) -> Compared:
     ids = llm.tokenizer.encode(text, add_bos=False)[: TOKENS + 1]
-    torch.set_num_threads(2)
     with torch.no_grad():
         expected = oracle(torch.tensor([ids[:-1]]), use_cache=False).logits[0]
     own = engine(threads=2)

@@ -81,10 +81,11 @@ def test_an_error_is_half_a_step_or_less_than_plain_rounding(scheme: Scheme, kin
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), power=st.integers(-30, 15), scheme=st.sampled_from(SCHEMES))
 def test_weights_of_any_size(seed: int, power: int, scheme: Scheme) -> None:
-    """Float16 reaches from 2^-24 to 65504: below, a weight may become zero."""
+    """Float16 reaches from 2^-24 to 65504: where a scale has few bits left, so has a weight."""
     x = np.ldexp(sample(seed, (2, 128)), power)
     error = np.abs(dequantised(quantise(x, scheme)) - x)
-    assert error.max() <= np.abs(x).max() * (0.005 if scheme.bits == 8 else 0.15) + 2**-24
+    steps, few = (0.005, 2**-24) if scheme.bits == 8 else (0.3, 2**-21)
+    assert error.max() <= np.abs(x).max() * steps + few
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)

@@ -5,6 +5,7 @@ file twice. A folder of packed weights (`weights/packed.py`) is used where it li
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -36,7 +37,8 @@ class PackedWeights:
         key = tuple(part.name for part in weight.parts)
         if key not in self._segments:
             self._segments[key] = self._pack(weight.parts)
-        return self._segments[key]
+        # A tied head asks for the embedding's matrix with finer input.
+        return [replace(s, fine=any(part.fine for part in weight.parts)) for s in self._segments[key]]
 
     def vector(self, weight: Weight) -> Floats:
         """A norm's weight or a bias as float32."""
@@ -59,7 +61,7 @@ class PackedWeights:
                 matrix = _mapped(self.checkpoint, run)
             else:
                 matrix = pack(self.checkpoint, run, self.machine, self._arena)
-            segments.append(Segment(matrix, offset, matrix.store <= _U8, any(part.fine for part in run)))
+            segments.append(Segment(matrix, offset, matrix.store <= _U8, fine=False))
             offset += padded(matrix.n)
         return segments
 
@@ -98,7 +100,7 @@ def _runs(checkpoint: Checkpoint, parts: Sequence[Weight]) -> list[list[Weight]]
 
     def kind(part: Weight) -> object:
         packed = checkpoint.packed.get(part.name)
-        return tuple(packed.parts) if packed else (checkpoint.tensors[part.name].type, part.fine)
+        return tuple(packed.parts) if packed else checkpoint.tensors[part.name].type
 
     return [list(run) for _, run in groupby(parts, key=kind)]
 
