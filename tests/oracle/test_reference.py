@@ -14,7 +14,7 @@ from sampan.models.registry import Model, describe
 from sampan.weights.checkpoint import open_checkpoint
 
 Make = Callable[..., Any]
-NOISE = 1e-5  # of the range; measured up to 1.1e-6
+NOISE, GRADIENT_NOISE = 1e-5, 2e-5  # of the range and of the largest gradient; measured up to 2.4e-6, 3.2e-6
 
 
 class Reference:
@@ -85,7 +85,9 @@ def test_gradients_are_those_of_transformers(case: str, chunk: int, tiny: Make, 
         assert theirs[name].grad is not None, name
         largest = theirs[name].grad.abs().max()
         assert largest > 0, name
-        torch.testing.assert_close(weight.grad, theirs[name].grad, rtol=0, atol=2e-5 * float(largest))
+        torch.testing.assert_close(
+            weight.grad, theirs[name].grad, rtol=0, atol=GRADIENT_NOISE * float(largest)
+        )
 
 
 def test_native_and_reference_agree_on_what_a_cached_token_sees(
