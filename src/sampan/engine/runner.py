@@ -44,11 +44,6 @@ class Runner:
         self.cache = cache
         self.max_rows = max_rows
 
-    @property
-    def bytes(self) -> int:
-        """Memory of the cache and the workspace, as reserved."""
-        return int(self.program.bytes)
-
     def run(self, plan: Seq[Span]) -> list[TokenLogprob | str]:
         """A token for each span that samples, or why there is none."""
         rows = self.rows(plan)

@@ -46,13 +46,6 @@ class PackedWeights:
             self._vectors[weight.name] = np.ascontiguousarray(self.checkpoint.array(weight.name))
         return self._vectors[weight.name]
 
-    @property
-    def bytes(self) -> int:
-        """Memory of the packed weights."""
-        matrices = {id(s.matrix): s.matrix for parts in self._segments.values() for s in parts}
-        vectors = sum(vector.nbytes for vector in self._vectors.values())
-        return vectors + sum(int(matrix.data.nbytes) for matrix in matrices.values())
-
     def _pack(self, parts: tuple[Weight, ...]) -> list[Segment]:
         segments: list[Segment] = []
         offset = 0
