@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -248,6 +249,10 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pat
     return make
 
 
+def _default_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+
+
 @pytest.fixture
 def elsewhere(settings: Settings) -> Callable[..., subprocess.Popen[str]]:
     """Start `resolve(MODEL)` in a process of its own; `before` is Python to run first."""
@@ -259,6 +264,7 @@ def elsewhere(settings: Settings) -> Callable[..., subprocess.Popen[str]]:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "HF_ENDPOINT": settings.hf_endpoint or ""},
+            preexec_fn=_default_interrupt,
         )
 
     return start

