@@ -227,8 +227,7 @@ void bind_program(nb::module_& m) {
       .def("stats", &add_stats, nb::arg("logits"), nb::arg("vocabulary"))
       .def("run", [](nb::handle self, Ints a, Ints b, IntTable c, IntTable d, Ints e) { return run_program(self, a, b, c, d, e); },
            nb::arg("ids"), nb::arg("positions"), nb::arg("spans"), nb::arg("pages"), nb::arg("sampled"))
-      .def_prop_ro("pages", [](const Recorded& r) { return r.pages; })
-      .def_prop_ro("bytes", [](const Recorded& r) { return r.program->bytes() + r.cache_memory.bytes(); });
+      .def_prop_ro("pages", [](const Recorded& r) { return r.pages; });
 }
 
 }  // namespace sampan
