@@ -48,8 +48,8 @@ def program_of(
 ) -> Any:
     """A layer's attention over rows of `qkv`, in the second of two layers; the result is what it gives."""
     program = small(
-        isa, rows=len(qkv), cache=int(shape.cache == "f32"), layers=2, kv_heads=shape.kv_heads,
-        head_dim=shape.head_dim, inv_freq=shape.inv_freq, rope_scale=shape.rope_scale, **sizes,
+        isa, rows=len(qkv), cache=("bf16", "f32", "int8").index(shape.cache), layers=2,
+        kv_heads=shape.kv_heads, head_dim=shape.head_dim, inv_freq=shape.inv_freq, rope_scale=shape.rope_scale, **sizes,
     )  # fmt: skip
     buffer = program.values(qkv)
     k_offset, v_offset = shape.out, shape.out + shape.kv_heads * shape.head_dim
@@ -97,11 +97,19 @@ def bfloat16(x: np.ndarray) -> np.ndarray:
     )
 
 
+def int8(x: np.ndarray) -> np.ndarray:
+    """Codes of -127 to 127 with one float32 scale for each token and head."""
+    scale = (np.abs(x).max(axis=-1, keepdims=True) / 127).astype(np.float32).astype(np.float64)
+    return np.rint(x / np.where(scale == 0, 1, scale)) * scale
+
+
 def attended(shape: Shape, qkv: np.ndarray) -> np.ndarray:
     """Causal attention of one sequence, [T, heads * D]."""
     q, k, v = rotated(shape, qkv, np.arange(len(qkv)))
     if shape.cache == "bf16":
         k, v = bfloat16(k), bfloat16(v)
+    if shape.cache == "int8":
+        k, v = int8(k), int8(v)
     k, v = (np.repeat(a, shape.heads // shape.kv_heads, axis=1) for a in (k, v))
     scores = np.einsum("qhd,khd->hqk", q, k)
     scores[:, ~np.tri(len(qkv), dtype=bool)] = -np.inf
@@ -113,6 +121,7 @@ def attended(shape: Shape, qkv: np.ndarray) -> np.ndarray:
 SHAPES = [
     Shape(4, 4, 32), Shape(9, 3, 64, "bf16"), Shape(8, 1, 96, "f32", norms=True),
     Shape(14, 2, 64, "bf16", rope_scale=1.2), Shape(4, 2, 128, "bf16", norms=True),
+    Shape(9, 3, 64, "int8"), Shape(8, 1, 96, "int8", norms=True),
 ]  # fmt: skip
 
 
@@ -131,8 +140,8 @@ def test_rope_turns_queries_and_keys_and_leaves_values(
 
 
 def tolerance(shape: Shape) -> float:
-    """A key that rounds to the other neighbour in bfloat16 moves a score by 2^-9 of itself."""
-    return 2e-3 if shape.cache == "bf16" else 5e-6
+    """A key that rounds to its other neighbour moves a score by 2^-9 or 2^-8 (int8) of the largest."""
+    return {"bf16": 2e-3, "int8": 1e-2}.get(shape.cache, 5e-6)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=repr)
@@ -178,7 +187,7 @@ def test_a_prompt_gives_the_same_bits_in_chunks_of_any_size(
         assert np.array_equal(whole, fed(program_of(small, isa, shape, qkv), sizes, tokens, pages))
 
 
-@pytest.mark.parametrize("cache", ["bf16", "f32"])
+@pytest.mark.parametrize("cache", ["bf16", "f32", "int8"])
 def test_sequences_in_one_step_do_not_see_each_other(cache: str, isa: str, small: Callable[..., Any]) -> None:
     shape = Shape(6, 2, 64, cache)
     qkv = projections(shape, 90)

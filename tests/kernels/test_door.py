@@ -98,7 +98,7 @@ def test_instruction_sets_and_programs_are_known(pool: Any) -> None:
     with pytest.raises(ValueError, match="frequency"):
         _native.Program(pool, "", 1, 1, 1, 1, 1, 32, [1.0], 1.0)
     with pytest.raises(ValueError, match="cache type"):
-        _native.Program(pool, "", 1, 1, 2, 1, 1, 32, [1.0] * 16, 1.0)
+        _native.Program(pool, "", 1, 1, 3, 1, 1, 32, [1.0] * 16, 1.0)
 
 
 # A program's first buffer, of 128 features, and its first activations, of 64; one layer, one KV head of 32.

@@ -17,7 +17,7 @@ struct Shape {
 
 static std::string describe(const Shape& s) {
   return "d" + std::to_string(s.head_dim) + " group" + std::to_string(s.group) + " kv" + std::to_string(s.kv_heads) + " tokens" +
-         std::to_string(s.tokens) + (s.type == Cache::f32 ? " f32" : " bf16") + (s.norms ? " norms" : "");
+         std::to_string(s.tokens) + (s.type == Cache::f32 ? " f32" : s.type == Cache::bf16 ? " bf16" : " int8") + (s.norms ? " norms" : "");
 }
 
 // A sequence's projections, angles and page table. Two layers, of which the second is used.
@@ -54,8 +54,8 @@ struct Sequence {
 
 // What one run leaves: rotated projections, the cache (as raw elements) and the attended rows.
 struct Result {
-  std::vector<float> qkv, out, cache32;
-  std::vector<uint16_t> cache16;
+  std::vector<float> qkv, out;
+  std::vector<int32_t> cache;
 };
 
 class Run {
@@ -65,16 +65,16 @@ class Run {
     const size_t bytes = page_bytes(view) * 2 * static_cast<size_t>(s.shape.kv_heads) * static_cast<size_t>(s.page_count());
     result_.qkv = s.qkv;
     result_.out.assign(static_cast<size_t>(s.shape.tokens * s.out_width()), 3.0f);
-    result_.cache32.assign(s.shape.type == Cache::f32 ? bytes / 4 : 0, NAN);
-    result_.cache16.assign(s.shape.type == Cache::bf16 ? bytes / 2 : 0, 0x7fc0);
+    result_.cache.assign(bytes / 4, s.shape.type == Cache::bf16 ? 0x7fc07fc0 : 0x7fc00000);  // NaN, where it is a float
     scratch_.assign(attend_scratch(s.shape.head_dim), NAN);
-    view.data = s.shape.type == Cache::f32 ? reinterpret_cast<uint8_t*>(result_.cache32.data()) : reinterpret_cast<uint8_t*>(result_.cache16.data());
+    view.data = reinterpret_cast<uint8_t*>(result_.cache.data());
     cache_ = view;
   }
   const Result& result() const { return result_; }
 
-  // Appends tokens [first, first + count), then attends them in items of at most `most` tokens.
-  void chunk(int first, int count, int most) {
+  // Appends tokens [first, first + count), then attends them in items of at most `most` tokens, over the whole cache or
+  // split by split.
+  void chunk(int first, int count, int most, bool splits = false) {
     const Shape& shape = s_.shape;
     const ptrdiff_t half = static_cast<ptrdiff_t>(first) * (shape.head_dim / 2);
     const RopeArgs rope{result_.qkv.data() + first * s_.stride, s_.stride, s_.out_width(), s_.out_width() + shape.kv_heads * shape.head_dim,
@@ -85,10 +85,21 @@ class Run {
     const Span span{first, count, first, s_.pages.data()};
     for (int head = 0; head < shape.kv_heads; ++head)
       for (int row = std::max(0, shape.attend_from - first); row < count; row += most)
-        k_.attend(attend, span, row, std::min(most, count - row), head, scratch_.data());
+        item(attend, {span, row, std::min(most, count - row), head}, splits);
   }
 
  private:
+  void item(const AttendArgs& a, const Queries& queries, bool splits) {
+    const int length = queries.span.past + queries.row + queries.count;
+    if (!splits) return k_.attend(a, queries, 0, length, nullptr, scratch_.data());
+    const int rows = queries.count * s_.shape.group, count = (length + kSplit - 1) / kSplit;
+    const ptrdiff_t stride = static_cast<ptrdiff_t>(rows) * (s_.shape.head_dim + 2);
+    std::vector<float> parts(static_cast<size_t>(count * stride), NAN);
+    for (int split = count - 1; split >= 0; --split)
+      k_.attend(a, queries, split * kSplit, std::min((split + 1) * kSplit, length), parts.data() + split * stride, scratch_.data());
+    k_.merge(a, queries, parts.data(), count, scratch_.data());
+  }
+
   const Sequence& s_;
   const Kernels& k_;
   Result result_;
@@ -101,15 +112,14 @@ static Result fed(const Sequence& s, const Kernels& k, int largest_chunk, Random
   const int most = std::max(1, kAttendRows / s.shape.group);
   for (int first = 0, count; first < s.shape.tokens; first += count) {
     count = std::min(s.shape.tokens - first, largest_chunk == 1 ? 1 : random.between(1, largest_chunk));
-    run.chunk(first, count, random.between(1, most));
+    run.chunk(first, count, random.between(1, most), random.chance(2));
   }
   return run.result();
 }
 
 static void compare(const Result& want, const Result& got, Report& report, const std::string& what) {
   report.same(want.qkv, got.qkv, what + " rotated");
-  report.same(want.cache16, got.cache16, what + " cache");
-  report.same(want.cache32, got.cache32, what + " cache");
+  report.same(want.cache, got.cache, what + " cache");
   report.same(want.out, got.out, what + " attended");
 }
 
@@ -149,14 +159,14 @@ static void check(const Shape& shape, Random& random, Tables& tables, Report& re
       if (scalar && largest == shape.tokens && shape.tokens > 200) continue;  // that is `want`
       const Result got = fed(s, *t.kernels, largest, random);
       compare(want, got, report, what + " in chunks of " + std::to_string(largest));
-      if (largest == 40) t.feed(got.qkv), t.feed(got.cache16), t.feed(got.cache32), t.feed(got.out);
+      if (largest == 40) t.feed(got.qkv), t.feed(got.cache), t.feed(got.out);
     }
   }
 }
 
 // A value that is not finite in a query, a key or a value reaches the attended row, even from another split.
-static void check_not_finite(float special, int feature, int token, Random& random, Tables& tables, Report& report) {
-  const Shape shape{32, 2, 1, 600, Cache::bf16, false, 599};
+static void check_not_finite(Cache type, float special, int feature, int token, Random& random, Tables& tables, Report& report) {
+  const Shape shape{32, 2, 1, 600, type, false, 599};
   Sequence s(shape, random);
   for (float& v : s.qkv) v *= 0.25f;  // so that nothing else overflows
   s.qkv[static_cast<size_t>(token * s.stride + feature)] = special;
@@ -173,26 +183,27 @@ static void check_not_finite(float special, int feature, int token, Random& rand
 
 void test_attention(Tables& tables, Report& report, uint64_t seed) {
   Random random(seed);
+  constexpr Cache kTypes[] = {Cache::bf16, Cache::f32, Cache::int8};
   for (int head_dim : {32, 64, 96, 128})
-    for (int group = 1; group <= 8; ++group) {
-      const Cache type = random.chance(2) ? Cache::f32 : Cache::bf16;
-      check({head_dim, group, random.between(1, 2), random.between(1, 100), type, random.chance(2), 0}, random, tables, report);
-    }
-  for (Cache type : {Cache::bf16, Cache::f32}) {
+    for (int group = 1; group <= 8; ++group)
+      check({head_dim, group, random.between(1, 2), random.between(1, 100), kTypes[random.below(3)], random.chance(2), 0}, random, tables, report);
+  for (Cache type : kTypes) {
     check({32, 3, 1, 560, type, false, 480}, random, tables, report);
     check({64, 1, 1, 1100, type, true, 1000}, random, tables, report);
     check({128, 4, 1, 1024, type, false, 1000}, random, tables, report);
     check({96, 2, 2, 513, type, true, 505}, random, tables, report);
   }
-  for (float special : {static_cast<float>(NAN), static_cast<float>(INFINITY), -static_cast<float>(INFINITY)}) {
-    check_not_finite(special, 3, 599, random, tables, report);     // query
-    check_not_finite(special, 96 + 3, 5, random, tables, report);  // value of the first split
-    check_not_finite(special, 96 + 3, 590, random, tables, report);
-  }
-  for (float special : {static_cast<float>(NAN), float_of(0xffffffffu)}) {  // the second rounds to 0 if nothing cares
-    check_not_finite(special, 64 + 3, 5, random, tables, report);           // key; an infinite one may rightly get no weight
-    check_not_finite(special, 64 + 3, 590, random, tables, report);
-    check_not_finite(special, 96 + 3, 5, random, tables, report);
+  for (Cache type : {Cache::bf16, Cache::int8}) {
+    for (float special : {static_cast<float>(NAN), static_cast<float>(INFINITY), -static_cast<float>(INFINITY)}) {
+      check_not_finite(type, special, 3, 599, random, tables, report);     // query
+      check_not_finite(type, special, 96 + 3, 5, random, tables, report);  // value of the first split
+      check_not_finite(type, special, 96 + 3, 590, random, tables, report);
+    }
+    for (float special : {static_cast<float>(NAN), float_of(0xffffffffu)}) {  // the second rounds to 0 if nothing cares
+      check_not_finite(type, special, 64 + 3, 5, random, tables, report);     // key; an infinite one may rightly get no weight
+      check_not_finite(type, special, 64 + 3, 590, random, tables, report);
+      check_not_finite(type, special, 96 + 3, 5, random, tables, report);
+    }
   }
 }
 

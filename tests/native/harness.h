@@ -107,47 +107,25 @@ inline const char* name_of(Form form) {
 struct Rows {
   Activations view{};
   std::vector<uint8_t> fine;
-  std::vector<float> values, scale, sum16, sum32;
-  std::vector<int32_t> isum16, isum32;
-  std::vector<int8_t> codes;
+  std::vector<float> values;
+  std::vector<int32_t> blocks;  // raw words of the quads' blocks
+  std::vector<int8_t> low;
 
   Rows(int capacity, int k, Form form) {
-    const size_t n = static_cast<size_t>(capacity) * static_cast<size_t>(k);
+    const size_t n = static_cast<size_t>(capacity) * static_cast<size_t>(k), all = static_cast<size_t>(quads(capacity)) * static_cast<size_t>(k / kBlock);
     for (int i = 0; form != Form::fine && i < capacity; ++i)  // runs of one row, then of five
       fine.push_back(form == Form::mixed && (i < 20 ? i : i / 5) % 2 == 1);
     if (form == Form::floats) {
       values.assign(n, -7.0f);
     } else {
-      codes.assign(2 * n, 77);
-      scale.assign(n / 32, -7.0f);
-      isum16.assign(n / 16, -7);
-      isum32.assign(n / 32, -7);
-      sum16.assign(n / 16, -7.0f);
-      sum32.assign(n / 32, -7.0f);
+      blocks.assign(all * sizeof(QuadBlock) / 4, 0x4d4d4d4d);
+      low.assign(all * kLowBytes, 77);
     }
     view = {k, capacity, form == Form::fine ? nullptr : fine.data(), form == Form::floats ? values.data() : nullptr,
-            codes.data(), scale.data(), isum16.data(), isum32.data(), sum16.data(), sum32.data()};
+            form == Form::floats ? nullptr : reinterpret_cast<QuadBlock*>(blocks.data()), low.data()};
   }
   Rows(const Rows&) = delete;
   Rows& operator=(const Rows&) = delete;
-
-  // The same rows from `first` on.
-  Activations from(int first) const {
-    const ptrdiff_t n = static_cast<ptrdiff_t>(first) * view.k;
-    Activations a = view;
-    if (a.fine) a.fine += first;
-    if (a.values) {
-      a.values += n;
-      return a;
-    }
-    a.codes += n;
-    a.scale += n / 32;
-    a.isum16 += n / 16;
-    a.isum32 += n / 32;
-    a.sum16 += n / 16;
-    a.sum32 += n / 32;
-    return a;
-  }
 };
 
 }  // namespace sampan::test

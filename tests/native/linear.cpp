@@ -1,6 +1,8 @@
 // `linear` and `embed`: every store, group, scale width, min, zero point and form of activations. The scalar kernel computes
 // all rows and panels once; every batch of rows and range of panels of every kernel must give the same bits.
 
+#include <algorithm>
+
 #include "harness.h"
 
 namespace sampan::test {
@@ -73,8 +75,8 @@ struct Case {
     return out;
   }
   void part(const Kernels& k, std::vector<float>& out, std::vector<uint8_t>& scratch, int first, int count, int begin, int end) const {
-    const LinearArgs a{w.m, rows.from(first), count, out.data() + first * stride, stride, bias.empty() ? nullptr : bias.data(), accumulate};
-    k.linear(a, begin, end, scratch.data());
+    const LinearArgs a{w.m, rows.view, out.data(), stride, bias.empty() ? nullptr : bias.data(), accumulate};
+    k.linear(a, begin, end, first, first + count, scratch.data());
   }
   // `initial`, with the given rows and panels from `whole`.
   std::vector<float> expected(const std::vector<float>& whole, int first, int count, int begin, int end) const {
@@ -118,6 +120,35 @@ static void check_product(const Weights& w, Form form, Random& random, Tables& t
   }
 }
 
+// Gates and ups in one matrix: the quantised rows that `linear`, then `prepare` with SwiGLU would give.
+static void check_gated(Store store, int group, Form form, Random& random, Tables& tables, Report& report) {
+  const int bits = store == Store::u4 ? 4 : store == Store::u6 ? 6 : 8, block = group < kBlock ? kBlock : group;
+  const bool has_min = random.chance(2);
+  const int blocks = random.between(1, 12), outputs = blocks * kBlock, k = block * random.between(1, 3);
+  const Weights w = random_weights(random, {nullptr, 2 * outputs, k, store, group, false, has_min, has_min ? 0 : 1 << (bits - 1)});
+  Rows rows(kRows, k, form), want(kRows, outputs, form);
+  const std::vector<float> x = random.bells(static_cast<size_t>(kRows) * static_cast<size_t>(k));
+  kScalar.prepare({Prep::copy, x.data(), k, 0, nullptr, 0.0f, nullptr, rows.view}, 0, kRows);
+  std::vector<float> product(static_cast<size_t>(kRows * 2 * outputs));
+  std::vector<uint8_t> scratch(linear_scratch(k), 0xff);
+  kScalar.linear({w.m, rows.view, product.data(), 2 * outputs, nullptr, false}, 0, panels(w.m), 0, kRows, scratch.data());
+  kScalar.prepare({Prep::swiglu, product.data(), 2 * outputs, outputs, nullptr, 0.0f, nullptr, want.view}, 0, kRows);
+  for (Table& t : tables) {
+    const std::string what = std::string("gated ") + t.kernels->name + " " + describe(w.m, form);
+    Rows got(kRows, outputs, form);
+    const GatedArgs args{w.m, rows.view, got.view, outputs / kLanes};
+    const int middle = random.between(0, blocks);
+    for (int row = 0, count; row < kRows; row += count) {  // few rows are read in place, many from unpacked panels
+      count = std::min(kRows - row, random.between(1, 24));
+      t.kernels->gated(args, 0, middle, row, row + count, scratch.data());
+      t.kernels->gated(args, middle, blocks, row, row + count, scratch.data());
+    }
+    t.feed(got.blocks), t.feed(got.low);
+    report.same(want.blocks, got.blocks, what + " blocks");
+    report.same(want.low, got.low, what + " low");
+  }
+}
+
 static void check_embed(const Weights& w, Random& random, Tables& tables, Report& report) {
   constexpr int kIds = 9;
   std::vector<int32_t> ids(kIds);
@@ -138,8 +169,8 @@ static void check_embed(const Weights& w, Random& random, Tables& tables, Report
 static void integers(Tables& tables, Report& report, Random& random, Store store, int group) {
   const int bits = store == Store::u4 ? 4 : store == Store::u6 ? 6 : 8, block = group < kBlock ? kBlock : group;
   for (int shape = 0; shape < 8; ++shape) {
-    const bool wide = shape & 1, has_min = shape & 2;
-    const int zero = shape & 4 ? 1 << (bits - 1) : 0;
+    const bool wide = shape & 1, has_min = shape & 2;  // a minimum takes the zero point's place
+    const int zero = !has_min && shape & 4 ? 1 << (bits - 1) : 0;
     for (Form form : {Form::coarse, Form::fine, Form::mixed}) {
       const int n = random.between(1, 7 * kLanes), k = block * random.between(1, group > 64 ? 2 : 5);
       const Weights w = random_weights(random, {nullptr, n, k, store, group, wide, has_min, zero});
@@ -152,7 +183,10 @@ static void integers(Tables& tables, Report& report, Random& random, Store store
 void test_linear(Tables& tables, Report& report, uint64_t seed) {
   Random random(seed);
   for (Store store : {Store::u4, Store::u6, Store::u8})
-    for (int group : {16, 32, 64, 128}) integers(tables, report, random, store, group);
+    for (int group : {16, 32, 64, 128}) {
+      integers(tables, report, random, store, group);
+      for (Form form : {Form::coarse, Form::fine, Form::mixed}) check_gated(store, group, form, random, tables, report);
+    }
   for (Store store : {Store::f16, Store::bf16, Store::f32}) {
     for (int k : {1, 7, 32, 96, 131}) {
       const Weights w = random_weights(random, {nullptr, random.between(1, 7 * kLanes), k, store, 0, false, false, 0});

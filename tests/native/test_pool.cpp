@@ -62,12 +62,12 @@ static void test_endings(Report& report) {
 // A model of one layer, small enough to write down: embedding, attention, gated MLP, head.
 class Model {
  public:
-  static constexpr int kHidden = 64, kHeads = 2, kHeadDim = 32, kVocabulary = 100, kTokens = 70;
+  static constexpr int kHidden = 64, kHeads = 2, kHeadDim = 32, kFfn = 96, kVocabulary = 100, kTokens = 70, kPrompt = 8 * kTokens, kPages = kPrompt / kPage + 1;
 
   Model(Pool& pool, const Kernels& kernels) : random_(11), program_(pool, kernels, kTokens, cache(), angles()) {
-    cache_.assign(page_bytes(cache()) * 4, 0);
-    const int x = program_.buffer(kHidden), qkv = program_.buffer(4 * 32), attended = program_.buffer(kHidden), hidden = program_.buffer(128);
-    const int act = program_.activations(kHidden, true);
+    cache_.assign(page_bytes(cache()) * kPages, 0);
+    const int x = program_.buffer(kHidden), qkv = program_.buffer(4 * 32), attended = program_.buffer(kHidden);
+    const int act = program_.activations(kHidden, true), hidden = program_.activations(kFfn, true);
     Instruction embed{Op::embed};
     embed.matrix = weights(kVocabulary, kHidden, Store::u8);
     embed.out = x;
@@ -82,17 +82,16 @@ class Model {
     prepare(Prep::copy, attended, act);
     linear(kHidden, act, x, 0, false, true);
     prepare(Prep::norm, x, act);
-    linear(128, act, hidden, 0, false, false);
-    prepare(Prep::swiglu, hidden, act);
-    linear(kHidden, act, x, 0, false, true);
+    gated(act, hidden);
+    linear(kHidden, hidden, x, 0, false, true);
     head(x, act);
   }
 
-  // A prompt, then one token; the digest of all logits and their summaries.
+  // A prompt in chunks, then one token, which attends in two splits; the digest of all logits and their summaries.
   uint64_t digest() {
     Table t{nullptr};
-    step(t, 0, kTokens - 1);
-    step(t, kTokens - 1, 1);
+    for (int past = 0; past < kPrompt; past += kTokens) step(t, past, kTokens);
+    step(t, kPrompt, 1);
     return t.digest;
   }
 
@@ -121,12 +120,20 @@ class Model {
     else program_.add(i);
   }
 
+  void gated(int act, int result) {
+    Instruction i{Op::gated};
+    i.matrix = weights(2 * kFfn, kHidden, Store::u4);
+    i.act = act;
+    i.result = result;
+    i.up = kFfn / kLanes;
+    add(i);
+  }
+
   void prepare(Prep op, int in, int act) {
     Instruction i{Op::prepare};
     i.prep = op;
     i.in = in;
     i.act = act;
-    i.up = op == Prep::swiglu ? kHidden : 0;
     i.weight = ones_.data();
     i.eps = 1e-5f;
     add(i);
@@ -134,7 +141,7 @@ class Model {
 
   void linear(int n, int act, int out, int offset, bool joined, bool accumulate) {
     Instruction i{Op::linear};
-    i.matrix = weights(n, kHidden, Store::u4);
+    i.matrix = weights(n, program_.inputs(act), Store::u4);
     i.act = act;
     i.out = out;
     i.out_offset = offset;
@@ -186,7 +193,8 @@ class Model {
       ids[static_cast<size_t>(i)] = (past + i) * 7 % kVocabulary;
       positions[static_cast<size_t>(i)] = past + i;
     }
-    const std::vector<int32_t> pages{2, 0, 3};
+    std::vector<int32_t> pages;
+    for (int i = 0; i < kPages; ++i) pages.push_back((i * 5 + 2) % kPages);
     Step step{count, 2, ids.data(), positions.data(), sampled.data(), {{0, count, past, pages.data()}}, cache_.data()};
     if (!program_.run(step)) return;
     t.feed(std::vector<float>(program_.logits_data(), program_.logits_data() + 2 * 112));

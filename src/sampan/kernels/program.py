@@ -1,9 +1,10 @@
 """Records a model's forward, once, into the program that the native core executes in one entry per step.
 
-The recorder is an `Ops` backend whose values are promises. A norm, SwiGLU or plain input becomes a
-`prepare` instruction when a linear reads it (fusing it with quantisation); a linear becomes an instruction
-when its reader is known: an addition accumulates into the residual, anything else gets a buffer; RoPE, the
-head norms and the cache's append become one instruction when attention reads them.
+The recorder is an `Ops` backend whose values are promises. A norm or plain input becomes a `prepare`
+instruction when a linear reads it (fusing it with quantisation), and SwiGLU joins the product before it; a
+linear becomes an instruction when its reader is known: an addition accumulates into the residual, anything
+else gets a buffer; RoPE, the head norms and the cache's append become one instruction when attention reads
+them.
 
 Where weights are integers, activations are int8 in blocks of 32; they keep 16 bits (two int8 planes) at the
 first 64 positions of a sequence and before weights marked `fine`. docs/numerics.md has the figures.
@@ -23,7 +24,7 @@ from sampan.kernels.ops import Attention, Batch, Linear, Norm, Weight
 Floats = npt.NDArray[np.float32]
 
 _COPY, _NORM, _SWIGLU = 0, 1, 2
-_CACHE_TYPES = {"bf16": 0, "f32": 1}
+_CACHE_TYPES = {"bf16": 0, "f32": 1, "int8": 2}
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,15 @@ class _Pending:
 
 
 @dataclass(frozen=True)
+class _Gated:
+    """SwiGLU whose reader is not known yet."""
+
+    linear: _Pending
+    gate: int
+    up: int
+
+
+@dataclass(frozen=True)
 class _Part:
     """One part of a pending linear, with the norm its heads get."""
 
@@ -140,7 +150,10 @@ class Recorder:
         return _Part(x.linear, x.index, norm)
 
     def linear(self, x: Any, weight: Linear) -> Any:
-        pending = self._prepare(self._floats(x), weight)
+        if isinstance(x, _Gated):
+            pending = self._fused(x, weight) or self._prepare(self._hidden(x), weight)
+        else:
+            pending = self._prepare(self._floats(x), weight)
         if len(weight.parts) == 1:
             return pending
         return tuple(_Part(pending, i) for i in range(len(weight.parts)))
@@ -161,13 +174,9 @@ class Recorder:
         self.program.attend(qkv.index, out.index, shape.heads, shape.layer)
         return out
 
-    def swiglu(self, gate_up: tuple[_Part, _Part]) -> _Buffer:
+    def swiglu(self, gate_up: tuple[_Part, _Part]) -> _Gated:
         gate, up = gate_up
-        hidden = self._materialise(gate.linear, "hidden")
-        starts = _starts(gate.linear.weight)
-        return _Buffer(
-            hidden.index, hidden.width, starts[gate.index], starts[up.index] - starts[gate.index], _SWIGLU
-        )
+        return _Gated(gate.linear, gate.index, up.index)
 
     def rows(self, x: _Residual, index: Any) -> _Buffer:
         return _Buffer(x.buffer.index, x.buffer.width, sampled=True)
@@ -217,6 +226,24 @@ class Recorder:
             joined = len(acts) > 1
             self.program.prepare(x.op, x.index, x.offset, x.up, scale, eps, act, x.sampled, fine, joined)
         return _Pending(weight, acts, x.sampled)
+
+    def _hidden(self, x: _Gated) -> _Buffer:
+        hidden, starts = self._materialise(x.linear, "hidden"), _starts(x.linear.weight)
+        gate, up = starts[x.gate], starts[x.up]
+        return _Buffer(hidden.index, hidden.width, gate, up - gate, _SWIGLU)
+
+    def _fused(self, x: _Gated, weight: Linear) -> _Pending | None:
+        """Gate, up and SwiGLU as one instruction that quantises its result, where both sides are integer."""
+        read = {(s.integer, s.fine) for s in self.weights.segments(weight)}
+        made = self.weights.segments(x.linear.weight)
+        fits = len(made) == 1 and made[0].integer and len(read) == 1 and not x.linear.weight.biases
+        if not fits or (x.gate, x.up) != (0, 1) or not next(iter(read))[0]:
+            return None
+        fine = next(iter(read))[1]
+        act = self._activations(weight.parts[0].shape[1], True, fine)
+        source = x.linear.acts[True, made[0].fine]
+        self.program.gated(made[0].matrix, source, act, made[0].fine, fine)
+        return _Pending(weight, {(True, fine): act}, sampled=False)
 
     def _materialise(self, pending: _Pending, role: str) -> _Buffer:
         buffer = self._buffer(role, sum(padded(p.shape[0]) for p in pending.weight.parts))

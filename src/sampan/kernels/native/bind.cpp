@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "bind.h"
+#include "pack.h"
 #include "pool.h"
 #include "probe.h"
 
@@ -36,5 +37,14 @@ NB_MODULE(_native, m) {
   const nb::call_guard<nb::gil_scoped_release> unlocked;
   m.def("read_bandwidth", &read_bandwidth, nb::arg("pool"), unlocked);
   m.def("int8_peak", [](Pool& pool) { return as_pair(int8_peak(pool)); }, nb::arg("pool"), unlocked);
+  m.def("linear_speed", [](Pool& pool, const std::string& isa, int n, int k, int source, int rows) {
+    Matrix m{};
+    m.group = kBlock;
+    require(layout_of(static_cast<Source>(source), m) && is_integer(m), "linear_speed: source must be an integer type");
+    require(n > 0 && k > 0 && k % superblock(m) == 0 && rows > 0, "linear_speed: sizes must be positive, k a multiple of the group");
+    m.n = n;
+    m.k = k;
+    return linear_speed(pool, find_kernels(isa), m, rows);
+  }, nb::arg("pool"), nb::arg("isa"), nb::arg("n"), nb::arg("k"), nb::arg("source"), nb::arg("rows"), unlocked);
   m.def("float_peak", [](Pool& pool) { return as_pair(float_peak(pool)); }, nb::arg("pool"), unlocked);
 }

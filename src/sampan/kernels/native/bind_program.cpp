@@ -29,7 +29,7 @@ static Recorded* make_program(nb::object pool, const std::string& isa, int max_r
   require(max_rows > 0 && pages > 0 && layers > 0 && kv_heads > 0 && head_dim > 0 && head_dim % 32 == 0,
           "program: sizes must be positive and head_dim a multiple of 32");
   require(static_cast<int>(inverse_frequency.size()) * 2 == head_dim, "program: one frequency for each pair of a head");
-  require(cache_type == 0 || cache_type == 1, "program: unknown cache type");
+  require(cache_type >= 0 && cache_type <= 2, "program: unknown cache type");
   auto r = std::make_unique<Recorded>();
   r->pool_owner = pool;
   r->cache = {nullptr, static_cast<Cache>(cache_type), layers, kv_heads, head_dim};
@@ -107,6 +107,18 @@ static void add_linear(Recorded& r, nb::object matrix, int act, int out, int out
   i.sampled = sampled;
   i.fine = fine;
   i.joined = joined;
+  add(r, i);
+}
+
+static void add_gated(Recorded& r, nb::object matrix, int act, int result, bool fine, bool result_fine) {
+  Instruction i{Op::gated};
+  i.matrix = nb::cast<Packed&>(matrix).matrix;
+  r.keep.push_back(matrix);
+  i.act = act;
+  i.result = result;
+  i.fine = fine;
+  i.result_fine = result_fine;
+  i.up = i.matrix.n / 2 / kLanes;
   add(r, i);
 }
 
@@ -222,11 +234,13 @@ void bind_program(nb::module_& m) {
       .def("embed", &add_embed)
       .def("prepare", &add_prepare, nb::arg("op"), nb::arg("source"), nb::arg("offset"), nb::arg("up"), nb::arg("weight").none(), nb::arg("eps"), nb::arg("act"), nb::arg("sampled"), nb::arg("fine"), nb::arg("joined"))
       .def("linear", &add_linear, nb::arg("matrix"), nb::arg("act"), nb::arg("out"), nb::arg("offset"), nb::arg("bias").none(), nb::arg("accumulate"), nb::arg("sampled"), nb::arg("fine"), nb::arg("joined"))
+      .def("gated", &add_gated, nb::arg("matrix"), nb::arg("act"), nb::arg("result"), nb::arg("fine"), nb::arg("result_fine"))
       .def("rope", &add_rope, nb::arg("qkv"), nb::arg("heads"), nb::arg("k_offset"), nb::arg("v_offset"), nb::arg("q_scale"), nb::arg("layer"), nb::arg("q_norm").none(), nb::arg("k_norm").none(), nb::arg("eps"))
       .def("attend", &add_attend, nb::arg("qkv"), nb::arg("out"), nb::arg("heads"), nb::arg("layer"))
       .def("stats", &add_stats, nb::arg("logits"), nb::arg("vocabulary"))
       .def("run", [](nb::handle self, Ints a, Ints b, IntTable c, IntTable d, Ints e) { return run_program(self, a, b, c, d, e); },
            nb::arg("ids"), nb::arg("positions"), nb::arg("spans"), nb::arg("pages"), nb::arg("sampled"))
+      .def_prop_ro("workspace_bytes", [](const Recorded& r) { return r.program->workspace_bytes(); })
       .def_prop_ro("pages", [](const Recorded& r) { return r.pages; });
 }
 

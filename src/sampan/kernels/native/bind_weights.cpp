@@ -21,7 +21,7 @@ static Packed* make_packed(int n, int k, int store, int group, bool wide, bool h
   if (is_integer(m)) {
     require(group == 16 || group == 32 || group == 64 || group == 128, "matrix: group must be 16, 32, 64 or 128");
     require(k % kBlock == 0 && k % superblock(m) == 0, "matrix: k must be a multiple of the group");
-    require(zero >= 0 && zero <= 255, "matrix: zero must be a code");
+    require(zero >= 0 && zero <= 255 && (zero == 0 || !has_min), "matrix: zero must be a code, and a minimum takes its place");
   }
   if (data) {
     require(data->size() == packed->bytes(), "matrix: packed bytes do not match the shape");

@@ -14,86 +14,52 @@ struct AttendRow {
   float* merged;               // [head_dim]
   float* partial;              // [head_dim]
 };
+constexpr float kNoTop = -3.0e38f;
 
-// A page as floats: keys [head_dim][32], values [32][head_dim].
-static inline void widen_page(const CacheView& c, const uint8_t* page, float* keys) {
-  const int n = 2 * kPage * c.head_dim;
-  if (c.type == Cache::f32) {
-    std::memcpy(keys, page, static_cast<size_t>(n) * 4);
-    return;
-  }
-  for (int i = 0; i < n; i += kLanes) store(keys + i, load_bf16(page + 2 * i));
+// A page's keys [head_dim][32] and values [32][head_dim]; scales of int8 pages, or null.
+struct Page {
+  const uint8_t* keys;
+  const uint8_t* values;
+  const float* key_scales;
+  const float* value_scales;
+};
+
+static inline Page page_of(const CacheView& c, const uint8_t* data) {
+  const size_t half = element_bytes(c.type) * static_cast<size_t>(kPage * c.head_dim);
+  const float* scales = reinterpret_cast<const float*>(data + 2 * half);
+  return c.type == Cache::int8 ? Page{data, data + half, scales, scales + kPage} : Page{data, data + half, nullptr, nullptr};
+}
+
+// Elements [at, at + 32).
+template <Cache C>
+static inline Pair load_pair(const uint8_t* p, int at) {
+  if constexpr (C == Cache::bf16) return load_pair_bf16(p + 2 * at);
+  else if constexpr (C == Cache::int8) return {load_i8(p + at), load_i8(p + at + kLanes)};
+  else return {load(reinterpret_cast<const float*>(p) + at), load(reinterpret_cast<const float*>(p) + at + kLanes)};
 }
 
 // Scores of R rows against a page's 32 keys, masked beyond each row's length.
-template <int R>
-static inline void page_scores(const AttendRow* rows, const float* keys, int d, int first, float (*scores)[kPage]) {
+template <int R, Cache C>
+static inline void page_scores(const AttendRow* rows, const Page& page, int d, int first, float (*scores)[kPage]) {
   F low[R], high[R];
   for (int r = 0; r < R; ++r) low[r] = high[r] = set1(0.0f);
   for (int i = 0; i < d; ++i) {
-    const F k0 = load(keys + i * kPage), k1 = load(keys + i * kPage + kLanes);
+    const Pair k = load_pair<C>(page.keys, i * kPage);
     for (int r = 0; r < R; ++r) {
       const F q = set1(rows[r].q[i]);
-      low[r] = fma(q, k0, low[r]);
-      high[r] = fma(q, k1, high[r]);
+      low[r] = fma(q, k.low, low[r]);
+      high[r] = fma(q, k.high, high[r]);
     }
   }
   for (int r = 0; r < R; ++r) {
+    if (page.key_scales) {
+      low[r] = mul(low[r], load(page.key_scales));
+      high[r] = mul(high[r], load(page.key_scales + kLanes));
+    }
     store(scores[r], low[r]);
     store(scores[r] + kLanes, high[r]);
     for (int t = rows[r].length - first; t < kPage; ++t) scores[r][t < 0 ? 0 : t] = -INFINITY;
   }
-}
-
-// Turns scores into probabilities and rescales the row's partial.
-static inline void page_softmax(AttendRow& row, float* scores, int d) {
-  float best[kLanes], top = row.split_top;
-  store(best, max(load(scores), load(scores + kLanes)));
-  for (int i = 0; i < kLanes; ++i) top = best[i] > top ? best[i] : top;
-  const F shift = set1(top);
-  const F low = exponential(sub(load(scores), shift)), high = exponential(sub(load(scores + kLanes), shift));
-  store(scores, low);
-  store(scores + kLanes, high);
-  float factor[kLanes];
-  store(factor, exponential(set1(row.split_top - top)));
-  row.split_total = row.split_total * factor[0] + fold_lanes(add(low, high));
-  if (top != row.split_top) {
-    const F scale = set1(factor[0]);
-    for (int i = 0; i < d; i += kLanes) store(row.partial + i, mul(load(row.partial + i), scale));
-  }
-  row.split_top = top;
-}
-
-// partial += probabilities x values, 64 features at a time.
-template <int R, int V>
-static inline void page_values(const AttendRow* rows, const float (*p)[kPage], const float* values, int d, int at, int tokens) {
-  F acc[R][V];
-  for (int r = 0; r < R; ++r) for (int v = 0; v < V; ++v) acc[r][v] = load(rows[r].partial + at + v * kLanes);
-  for (int t = 0; t < tokens; ++t) {
-    F x[V];
-    for (int v = 0; v < V; ++v) x[v] = load(values + t * d + at + v * kLanes);
-    for (int r = 0; r < R; ++r) {
-      const F weight = set1(p[r][t]);
-      for (int v = 0; v < V; ++v) acc[r][v] = fma(weight, x[v], acc[r][v]);
-    }
-  }
-  for (int r = 0; r < R; ++r) for (int v = 0; v < V; ++v) store(rows[r].partial + at + v * kLanes, acc[r][v]);
-}
-
-template <int R>
-static inline void page_step(AttendRow* rows, const float* keys, int d, int first) {
-  float scores[R][kPage];
-  page_scores<R>(rows, keys, d, first, scores);
-  int tokens = 0;
-  for (int r = 0; r < R; ++r) {
-    page_softmax(rows[r], scores[r], d);
-    tokens = rows[r].length - first > tokens ? rows[r].length - first : tokens;
-  }
-  tokens = tokens < kPage ? tokens : kPage;
-  const float* values = keys + kPage * d;
-  int at = 0;
-  for (; at + 4 * kLanes <= d; at += 4 * kLanes) page_values<R, 4>(rows, scores, values, d, at, tokens);
-  for (; at < d; at += 2 * kLanes) page_values<R, 2>(rows, scores, values, d, at, tokens);
 }
 
 static inline float exponential_of(float x) {
@@ -102,8 +68,67 @@ static inline float exponential_of(float x) {
   return v[0];
 }
 
-// Merges the split's partial into the row and starts a new split.
+// Turns scores into the values' weights and rescales the row's partial.
+static inline void page_softmax(AttendRow& row, float* scores, const float* value_scales, int d) {
+  const float best = max_lanes(max(load(scores), load(scores + kLanes)));
+  const float top = best > row.split_top ? best : row.split_top;
+  const F shift = set1(top);
+  F low = exponential(sub(load(scores), shift)), high = exponential(sub(load(scores + kLanes), shift));
+  const float total = fold_lanes(add(low, high));
+  if (value_scales) {
+    low = mul(low, load(value_scales));
+    high = mul(high, load(value_scales + kLanes));
+  }
+  store(scores, low);
+  store(scores + kLanes, high);
+  if (top == row.split_top) {
+    row.split_total += total;
+    return;
+  }
+  const float factor = exponential_of(row.split_top - top);
+  row.split_total = row.split_total * factor + total;
+  const F scale = set1(factor);
+  for (int i = 0; i < d; i += kLanes) store(row.partial + i, mul(load(row.partial + i), scale));
+  row.split_top = top;
+}
+
+// partial += weights x values, V times 32 features from `at` on.
+template <int R, int V, Cache C>
+static inline void page_values(const AttendRow* rows, const float (*p)[kPage], const uint8_t* values, int d, int at, int tokens) {
+  F acc[R][2 * V];
+  for (int r = 0; r < R; ++r) for (int v = 0; v < 2 * V; ++v) acc[r][v] = load(rows[r].partial + at + v * kLanes);
+  for (int t = 0; t < tokens; ++t) {
+    Pair x[V];
+    for (int v = 0; v < V; ++v) x[v] = load_pair<C>(values, t * d + at + v * kPage);
+    for (int r = 0; r < R; ++r) {
+      const F weight = set1(p[r][t]);
+      for (int v = 0; v < V; ++v) {
+        acc[r][2 * v] = fma(weight, x[v].low, acc[r][2 * v]);
+        acc[r][2 * v + 1] = fma(weight, x[v].high, acc[r][2 * v + 1]);
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r) for (int v = 0; v < 2 * V; ++v) store(rows[r].partial + at + v * kLanes, acc[r][v]);
+}
+
+template <int R, Cache C>
+static inline void page_step(AttendRow* rows, const Page& page, int d, int first) {
+  float scores[R][kPage];
+  page_scores<R, C>(rows, page, d, first, scores);
+  int tokens = 0;
+  for (int r = 0; r < R; ++r) {
+    page_softmax(rows[r], scores[r], page.value_scales, d);
+    tokens = rows[r].length - first > tokens ? rows[r].length - first : tokens;
+  }
+  tokens = tokens < kPage ? tokens : kPage;
+  int at = 0;
+  for (; at + 2 * kPage <= d; at += 2 * kPage) page_values<R, 2, C>(rows, scores, page.values, d, at, tokens);
+  if (at < d) page_values<R, 1, C>(rows, scores, page.values, d, at, tokens);
+}
+
+// Merges the split's partial into the row and starts a new split. A row that saw none of the split stays as it is.
 static inline void merge_split(AttendRow& row, int d) {
+  if (row.split_total == 0.0f) return;
   const float top = row.split_top > row.top ? row.split_top : row.top;
   const float old = exponential_of(row.top - top), fresh = exponential_of(row.split_top - top);
   row.total = row.total * old + row.split_total * fresh;
@@ -113,44 +138,76 @@ static inline void merge_split(AttendRow& row, int d) {
     store(row.partial + i, set1(0.0f));
   }
   row.top = top;
-  row.split_top = -3.0e38f;
+  row.split_top = kNoTop;
   row.split_total = 0.0f;
 }
 
 // Rows whose length reaches `first`, a tile at a time; rows are ordered by length.
-static inline void page_rows(AttendRow* rows, int count, const float* keys, int d, int first) {
+template <Cache C>
+static inline void page_rows(AttendRow* rows, int count, const Page& page, int d, int first) {
   int begin = 0;
   while (begin < count && rows[begin].length <= first) ++begin;
   for (int r = begin; r < count; r += kAttendTile)
-    with_count<kAttendTile>(count - r, [&](auto n) { page_step<n>(rows + r, keys, d, first); });
+    with_count<kAttendTile>(count - r, [&](auto n) { page_step<n, C>(rows + r, page, d, first); });
 }
 
-static void attend(const AttendArgs& a, const Span& span, int row, int count, int head, float* scratch) {
+// The rows of `queries`, ordered by length; their state lies in `state` [rows][2][head_dim].
+static inline int start_rows(const AttendArgs& a, const Queries& queries, AttendRow* rows, float* state) {
   const int d = a.cache.head_dim, group = a.heads / a.cache.kv_heads;
-  float* keys = scratch;
-  float* state = scratch + 2 * kPage * d;
-  AttendRow rows[kAttendRows];
   int n = 0;
-  for (int i = 0; i < count; ++i) {
-    const ptrdiff_t at = span.start + row + i;
+  for (int i = 0; i < queries.count; ++i) {
+    const ptrdiff_t at = queries.span.start + queries.row + i;
     for (int g = 0; g < group; ++g, ++n, state += 2 * d) {
-      const ptrdiff_t feature = static_cast<ptrdiff_t>(head * group + g) * d;
-      rows[n] = {a.q + at * a.q_stride + feature, a.out + at * a.out_stride + feature, span.past + row + i + 1,
-                 -3.0e38f, 0.0f, -3.0e38f, 0.0f, state, state + d};
+      const ptrdiff_t feature = static_cast<ptrdiff_t>(queries.head * group + g) * d;
+      rows[n] = {a.q + at * a.q_stride + feature, a.out + at * a.out_stride + feature,
+                 queries.span.past + queries.row + i + 1, kNoTop, 0.0f, kNoTop, 0.0f, state, state + d};
       for (int k = 0; k < 2 * d; ++k) state[k] = 0.0f;
     }
   }
-  const int longest = rows[n - 1].length;
-  for (int first = 0; first < longest; first += kPage) {
-    widen_page(a.cache, page_at(a.cache, span.pages[first / kPage], a.layer, head), keys);
-    page_rows(rows, n, keys, d, first);
-    const bool ends = (first + kPage) % kSplit == 0 || first + kPage >= longest;
-    for (int r = 0; ends && r < n; ++r) if (rows[r].split_total != 0.0f) merge_split(rows[r], d);
-  }
+  return n;
+}
+
+static inline void finish_rows(const AttendRow* rows, int n, int d) {
   for (int r = 0; r < n; ++r) {
     const F inverse = set1(1.0f / rows[r].total);
     for (int i = 0; i < d; i += kLanes) store(rows[r].out + i, mul(load(rows[r].merged + i), inverse));
   }
+}
+
+static void attend(const AttendArgs& a, const Queries& queries, int begin, int end, float* parts, float* scratch) {
+  const int d = a.cache.head_dim;
+  AttendRow rows[kAttendRows];
+  const int n = start_rows(a, queries, rows, scratch);
+  for (int first = begin; first < end; first += kPage) {
+    const uint8_t* data = page_at(a.cache, queries.span.pages[first / kPage], a.layer, queries.head);
+    const Page page = page_of(a.cache, data);
+    if (a.cache.type == Cache::bf16) page_rows<Cache::bf16>(rows, n, page, d, first);
+    else if (a.cache.type == Cache::int8) page_rows<Cache::int8>(rows, n, page, d, first);
+    else page_rows<Cache::f32>(rows, n, page, d, first);
+    const bool ends = (first + kPage) % kSplit == 0 || first + kPage >= end;
+    for (int r = 0; ends && !parts && r < n; ++r) merge_split(rows[r], d);
+  }
+  if (!parts) return finish_rows(rows, n, d);
+  for (int r = 0; r < n; ++r, parts += d + 2) {
+    parts[0] = rows[r].split_top;
+    parts[1] = rows[r].split_total;
+    std::memcpy(parts + 2, rows[r].partial, static_cast<size_t>(d) * sizeof(float));
+  }
+}
+
+static void merge(const AttendArgs& a, const Queries& queries, const float* parts, int splits, float* scratch) {
+  const int d = a.cache.head_dim;
+  AttendRow rows[kAttendRows];
+  const int n = start_rows(a, queries, rows, scratch);
+  for (int split = 0; split < splits; ++split) {
+    for (int r = 0; r < n; ++r, parts += d + 2) {
+      rows[r].split_top = parts[0];
+      rows[r].split_total = parts[1];
+      std::memcpy(rows[r].partial, parts + 2, static_cast<size_t>(d) * sizeof(float));
+      merge_split(rows[r], d);
+    }
+  }
+  finish_rows(rows, n, d);
 }
 
 }  // namespace sampan::SAMPAN_ISA

@@ -16,62 +16,152 @@ static inline void with_count(int n, Fn f) {
   f(Count<Max>{});
 }
 
-// Rows from `row` on, at most `most`, that have as many planes as `row`.
-static inline int alike(const LinearArgs& a, int row, int most) {
-  const int planes = planes_of(a.a, row);
+// Rows from `row` on, at most `most` and of one quad, that have as many planes as `row`.
+static inline int alike(const Activations& a, int row, int end, int most) {
+  const int planes = planes_of(a, row), last = row / kQuad * kQuad + kQuad;
   int n = 1;
-  while (n < most && row + n < a.rows && planes_of(a.a, row + n) == planes) ++n;
+  while (n < most && row + n < end && row + n < last && planes_of(a, row + n) == planes) ++n;
   return n;
 }
 
-template <Store S>
-static void linear_direct(const LinearArgs& a, int begin, int end) {
-  for (int panel = begin; panel < end; ++panel)
-    for (int row = 0; row < a.rows;)
-      with_count<kMaxRowsDirect>(alike(a, row, kMaxRowsDirect), [&](auto r) {
-        direct<S, r>(a, row, panel);
-        row += r;
-      });
+// Calls f with the matrix's and the row's compile-time properties: folds of sixteen inputs, a minimum, planes.
+template <class Fn>
+static inline void with_form(const LinearArgs& a, int row, Fn f) {
+  const auto with_planes = [&](auto half, auto min) {
+    if (planes_of(a.a, row) == 2) f(half, min, Count<2>{});
+    else f(half, min, Count<1>{});
+  };
+  const auto with_min = [&](auto half) {
+    if (a.w.has_min) with_planes(half, Count<1>{});
+    else with_planes(half, Count<0>{});
+  };
+  if (a.w.group < kBlock) with_min(Count<1>{});
+  else with_min(Count<0>{});
 }
 
-template <Store S, bool Fine>
-static void linear_tiled(const LinearArgs& a, int begin, int end, uint8_t* scratch) {
-  for (int panel = begin; panel < end; panel += kTilePanels) {
-    with_count<kTilePanels>(end - panel, [&](auto p) {
-      for (int i = 0; i < p; ++i) unpack_panel<S>(a.w, panel + i, i, p, scratch);
-      for (int row = 0; row < a.rows;)
-        with_count<kTileRows>(alike(a, row, kTileRows), [&](auto r) {
-          tile<r, p, S == Store::u8, Fine>(a, row, panel, scratch);
-          row += r;
-        });
+template <Store S>
+static void linear_direct(const LinearArgs& a, int begin, int end, int row_begin, int row_end) {
+  for (int panel = begin; panel < end; ++panel) {
+    for (int row = row_begin, n; row < row_end; row += n) {
+      n = alike(a.a, row, row_end, kDirectRows);
+      with_form(a, row, [&](auto half, auto min, auto planes) {
+        with_count<kDirectRows>(n, [&](auto r) { direct<S, r, half, min, planes>(a, row, panel); });
+      });
+    }
+  }
+}
+
+template <Store S, int P>
+static void tile_rows(const LinearArgs& a, int panel, int row_begin, int row_end, const uint8_t* scratch) {
+  for (int row = row_begin, n; row < row_end; row += n) {
+    n = alike(a.a, row, row_end, kTileRows);
+    with_form(a, row, [&](auto half, auto min, auto planes) {
+      with_count<kTileRows>(n, [&](auto r) { tile<r, P, S == Store::u8, half, min, planes>(a, row, panel, scratch); });
     });
   }
 }
 
 template <Store S>
-static void linear_integer(const LinearArgs& a, int begin, int end, uint8_t* scratch) {
-  if (a.rows <= kMaxRowsDirect) linear_direct<S>(a, begin, end);
-  else if (a.w.group < kBlock) linear_tiled<S, true>(a, begin, end, scratch);
-  else linear_tiled<S, false>(a, begin, end, scratch);
+static void linear_tiled(const LinearArgs& a, int begin, int end, int row_begin, int row_end, uint8_t* scratch) {
+  for (int panel = begin; panel < end; panel += kTilePanels) {
+    with_count<kTilePanels>(end - panel, [&](auto p) {
+      for (int i = 0; i < p; ++i) unpack_panel<S>(a.w, panel + i, i, p, scratch);
+      tile_rows<S, p>(a, panel, row_begin, row_end, scratch);
+    });
+  }
 }
 
 template <Store S>
-static void linear_float(const LinearArgs& a, int begin, int end) {
+static void linear_integer(const LinearArgs& a, int begin, int end, int row_begin, int row_end, uint8_t* scratch) {
+  if (row_end - row_begin <= kMaxRowsDirect) linear_direct<S>(a, begin, end, row_begin, row_end);
+  else linear_tiled<S>(a, begin, end, row_begin, row_end, scratch);
+}
+
+template <Store S>
+static void linear_float(const LinearArgs& a, int begin, int end, int row_begin, int row_end) {
   for (int panel = begin; panel < end; panel += kFloatPanels)
     with_count<kFloatPanels>(end - panel, [&](auto p) {
-      for (int row = 0; row < a.rows; row += kFloatRows)
-        with_count<kFloatRows>(a.rows - row, [&](auto r) { float_tile<r, p, S>(a, row, panel); });
+      for (int row = row_begin; row < row_end; row += kFloatRows)
+        with_count<kFloatRows>(row_end - row, [&](auto r) { float_tile<r, p, S>(a, row, panel); });
     });
 }
 
-static void linear(const LinearArgs& a, int begin, int end, uint8_t* scratch) {
+// silu(gate) * up of n rows of a block, quantised. `x`: [rows][stride], gates, and ups from `up` on.
+static inline void finish_gated(const Activations& out, int row, int n, int block, const float* x, ptrdiff_t stride, ptrdiff_t up) {
+  for (int i = 0; i < n; ++i, x += stride)
+    quantise_block(out, row + i, block * kBlock, swish(load(x), load(x + up)), swish(load(x + kLanes), load(x + up + kLanes)));
+}
+
+// Few rows: all gates of the blocks, then all their ups, each one stream of weights.
+template <Store S>
+static void gated_direct(const GatedArgs& g, int begin, int end, int row_begin, int row_end, float* product) {
+  const int width = (end - begin) * kBlock, gate = 2 * begin, up = g.up + gate;
+  const ptrdiff_t stride = 2 * width;
+  linear_direct<S>({g.w, g.a, product, stride, nullptr, false, row_begin, gate}, gate, 2 * end, row_begin, row_end);
+  linear_direct<S>({g.w, g.a, product + width, stride, nullptr, false, row_begin, up}, up, g.up + 2 * end, row_begin, row_end);
+  for (int block = begin; block < end; ++block)
+    finish_gated(g.out, row_begin, row_end - row_begin, block, product + (block - begin) * kBlock, stride, width);
+}
+
+// The two panels from `panel` on, side by side or one after the other, as tiles take them.
+constexpr int kPair = kTilePanels > 1 ? 2 : 1;
+template <Store S>
+static inline void unpack_pair(const Matrix& m, int panel, uint8_t* scratch) {
+  for (int i = 0; i < 2; ++i) unpack_panel<S>(m, panel + i, i % kPair, kPair, scratch + linear_scratch_of(m.k, i / kPair));
+}
+template <Store S, int R>
+static inline void tile_pair(const LinearArgs& a, int row, int panel, const uint8_t* scratch) {
+  with_form(a, row, [&](auto half, auto min, auto planes) {
+    for (int i = 0; i < 2; i += kPair)
+      tile<R, kPair, S == Store::u8, half, min, planes>(a, row, panel + i, scratch + linear_scratch_of(a.w.k, i));
+  });
+}
+
+template <Store S>
+static void gated_tiled(const GatedArgs& g, int begin, int end, int row_begin, int row_end, uint8_t* scratch) {
+  constexpr int kWidth = 2 * kBlock;
+  uint8_t* const unpacked_ups = scratch + linear_scratch_of(g.w.k, 2);
+  float product[kTileRows * kWidth];
+  for (int block = begin; block < end; ++block) {
+    const int gate = 2 * block, up = g.up + gate;
+    unpack_pair<S>(g.w, gate, scratch);
+    unpack_pair<S>(g.w, up, unpacked_ups);
+    for (int row = row_begin, n; row < row_end; row += n) {
+      n = alike(g.a, row, row_end, kTileRows);
+      with_count<kTileRows>(n, [&](auto r) {
+        tile_pair<S, r>({g.w, g.a, product, kWidth, nullptr, false, row, gate}, row, gate, scratch);
+        tile_pair<S, r>({g.w, g.a, product + kBlock, kWidth, nullptr, false, row, up}, row, up, unpacked_ups);
+      });
+      finish_gated(g.out, row, n, block, product, kWidth, kBlock);
+    }
+  }
+}
+
+template <Store S>
+static void gated_integer(const GatedArgs& g, int begin, int end, int row_begin, int row_end, uint8_t* scratch) {
+  if (row_end - row_begin > kMaxRowsDirect) return gated_tiled<S>(g, begin, end, row_begin, row_end, scratch);
+  for (int block = begin; block < end; block += kGatedBlocks) {
+    const int last = block + kGatedBlocks < end ? block + kGatedBlocks : end;
+    gated_direct<S>(g, block, last, row_begin, row_end, reinterpret_cast<float*>(scratch));
+  }
+}
+
+static void gated(const GatedArgs& g, int begin, int end, int row_begin, int row_end, uint8_t* scratch) {
+  switch (g.w.store) {
+    case Store::u4: return gated_integer<Store::u4>(g, begin, end, row_begin, row_end, scratch);
+    case Store::u6: return gated_integer<Store::u6>(g, begin, end, row_begin, row_end, scratch);
+    default: return gated_integer<Store::u8>(g, begin, end, row_begin, row_end, scratch);
+  }
+}
+
+static void linear(const LinearArgs& a, int begin, int end, int row_begin, int row_end, uint8_t* scratch) {
   switch (a.w.store) {
-    case Store::u4: return linear_integer<Store::u4>(a, begin, end, scratch);
-    case Store::u6: return linear_integer<Store::u6>(a, begin, end, scratch);
-    case Store::u8: return linear_integer<Store::u8>(a, begin, end, scratch);
-    case Store::f16: return linear_float<Store::f16>(a, begin, end);
-    case Store::bf16: return linear_float<Store::bf16>(a, begin, end);
-    case Store::f32: return linear_float<Store::f32>(a, begin, end);
+    case Store::u4: return linear_integer<Store::u4>(a, begin, end, row_begin, row_end, scratch);
+    case Store::u6: return linear_integer<Store::u6>(a, begin, end, row_begin, row_end, scratch);
+    case Store::u8: return linear_integer<Store::u8>(a, begin, end, row_begin, row_end, scratch);
+    case Store::f16: return linear_float<Store::f16>(a, begin, end, row_begin, row_end);
+    case Store::bf16: return linear_float<Store::bf16>(a, begin, end, row_begin, row_end);
+    case Store::f32: return linear_float<Store::f32>(a, begin, end, row_begin, row_end);
   }
 }
 

@@ -9,7 +9,7 @@ static inline F load_scale(const uint8_t* p, bool wide) {
 }
 
 static inline void finish(const LinearArgs& a, int row, int panel, F y) {
-  float* out = a.out + row * a.stride + panel * kLanes;
+  float* out = a.out + (row - a.first_row) * a.stride + (panel - a.first_panel) * kLanes;
   if (a.bias) y = add(y, load(a.bias + panel * kLanes));
   store(out, a.accumulate ? add(load(out), y) : y);
 }
@@ -31,68 +31,86 @@ static inline void block_codes(const uint8_t* p, W (&w)[8]) {
   }
 }
 
-// Integer sums of rows (all fine, or none) x one block of 32 inputs; `low` takes inputs 0..15, `high` 16..31.
-template <int R, bool Wide>
-static inline void dot_block(const LinearArgs& a, int row, int k, const W (&w)[8], I (&low)[R], I (&high)[R]) {
-  const ptrdiff_t plane = static_cast<ptrdiff_t>(a.a.capacity) * a.a.k;
-  const bool fine = a.w.group < kBlock;
-  for (int r = 0; r < R; ++r) low[r] = high[r] = set1_i32(0);
-  const int planes = planes_of(a.a, row);
-  for (int p = 0; p < planes; ++p) {
-    for (int r = 0; p > 0 && r < R; ++r) {
-      low[r] = shift8(low[r]);
-      high[r] = shift8(high[r]);
-    }
-    const int8_t* codes = a.a.codes + p * plane + static_cast<ptrdiff_t>(row) * a.a.k + k;
-    for (int c = 0; c < 4; ++c) {
-      for (int r = 0; r < R; ++r) {
-        low[r] = dot<Wide>(low[r], w[c], four(codes + static_cast<ptrdiff_t>(r) * a.a.k + 4 * c));
-        high[r] = dot<Wide>(high[r], w[c + 4], four(codes + static_cast<ptrdiff_t>(r) * a.a.k + 4 * c + 16));
-      }
-    }
-  }
-  if (a.w.zero == 0) return;
+// Rows [row, row + R) of a quad: where their blocks and low planes start.
+struct Quad {
+  const QuadBlock* blocks;
+  const int8_t* low;
+  int lane;
+};
+static inline Quad quad_of(const Activations& a, int row) {
+  const ptrdiff_t first = block_index(a, row, 0);
+  return {a.blocks + first, a.low + first * kLowBytes, row % kQuad};
+}
+
+// acc += R rows of a block x a fold's sums, scaled. `Half`: the fold is sixteen inputs, `half` says which.
+template <int R, bool Half, bool Min>
+static inline void fold_in(F (&acc)[R], const I (&dots)[R], const QuadBlock& x, int lane, int half, F scale, F least) {
   for (int r = 0; r < R; ++r) {
-    const ptrdiff_t at = static_cast<ptrdiff_t>(row + r) * (a.a.k / kBlock) + k / kBlock;
-    low[r] = add_i32(low[r], set1_i32(-a.w.zero * (fine ? a.a.isum16[2 * at] : a.a.isum32[at])));
-    if (fine) high[r] = add_i32(high[r], set1_i32(-a.w.zero * a.a.isum16[2 * at + 1]));
+    const F s = set1(x.scale[lane + r]);
+    acc[r] = fma(mul(to_float(dots[r]), scale), s, acc[r]);
+    if (!Min) continue;
+    const F total = Half ? mul(s, to_float(set1_i32(x.isum16[half][lane + r]))) : set1(x.sum[lane + r]);
+    acc[r] = fma(least, total, acc[r]);
   }
 }
 
-// One panel against R rows, codes read in place: for few rows, where memory is the limit.
-template <Store S, int R>
+// Sums of a fold start at the correction for the weights' zero point; a minimum takes the zero point's place.
+template <bool Half, bool Min>
+static inline I first_sum(const QuadBlock& x, int row, int half, I minus_zero) {
+  return Min ? set1_i32(0) : mul_i32(set1_i32(Half ? x.isum16[half][row] : x.isum[row]), minus_zero);
+}
+
+template <int N>
+static inline I folded(const I (&x)[N]) {
+  if constexpr (N == 1) return x[0];
+  else if constexpr (N == 2) return add_i32(x[0], x[1]);
+  else return add_i32(add_i32(x[0], x[1]), add_i32(x[2], x[3]));
+}
+
+// One panel against R rows (all fine, or none) of a quad, codes read in place: for few rows, where memory is the limit.
+template <Store S, int R, bool Half, bool Min, int Planes>
 static void direct(const LinearArgs& a, int row, int panel) {
-  constexpr bool wide_codes = S == Store::u8;
+  constexpr bool kWide = S == Store::u8;
+  constexpr int kFolds = Half ? 2 : 1, kChunks = 8 / kFolds, kChains = R == 1 ? 4 : R == 2 ? 2 : 1;
   const Matrix& m = a.w;
   const uint8_t* p = m.data + panel_bytes(m) * static_cast<size_t>(panel);
   const size_t scales = scale_bytes(m), vector = static_cast<size_t>(kLanes) * (m.wide ? 4 : 2);
-  const bool fine = m.group < kBlock;
   const int blocks = superblock(m) / kBlock;
+  const I minus_zero = set1_i32(-m.zero);
+  Quad x = quad_of(a.a, row);
   F acc[R];
   for (int r = 0; r < R; ++r) acc[r] = set1(0.0f);
   for (int k = 0; k < m.k;) {
-    const uint8_t* mins = p + scales;
-    const uint8_t* codes = mins + (m.has_min ? scales : 0);
-    const F scale = load_scale(p, m.wide), scale2 = fine ? load_scale(p + vector, m.wide) : scale;
-    const F least = m.has_min ? load_scale(mins, m.wide) : scale, least2 = m.has_min && fine ? load_scale(mins + vector, m.wide) : least;
-    for (int b = 0; b < blocks; ++b, k += kBlock, codes += code_bytes(m)) {
+    const uint8_t* codes = p + scales * (Min ? 2 : 1);
+    F scale[kFolds], least[kFolds];
+    for (int f = 0; f < kFolds; ++f) {
+      scale[f] = load_scale(p + static_cast<size_t>(f) * vector, m.wide);
+      least[f] = Min ? load_scale(p + scales + static_cast<size_t>(f) * vector, m.wide) : scale[f];
+    }
+    for (int b = 0; b < blocks; ++b, k += kBlock, codes += code_bytes(m), ++x.blocks, x.low += kLowBytes) {
       for (size_t line = 0; line < code_bytes(m); line += 64) prefetch(codes + 4096 + line);
       W w[8];
-      I low[R], high[R];
       block_codes<S>(codes, w);
-      dot_block<R, wide_codes>(a, row, k, w, low, high);
-      for (int r = 0; r < R; ++r) {
-        const ptrdiff_t at = static_cast<ptrdiff_t>(row + r) * (a.a.k / kBlock) + k / kBlock;
-        const F s = set1(a.a.scale[at]);
-        if (fine) {
-          acc[r] = fma(mul(to_float(low[r]), scale), s, acc[r]);
-          if (m.has_min) acc[r] = fma(least, set1(a.a.sum16[2 * at]), acc[r]);
-          acc[r] = fma(mul(to_float(high[r]), scale2), s, acc[r]);
-          if (m.has_min) acc[r] = fma(least2, set1(a.a.sum16[2 * at + 1]), acc[r]);
-        } else {
-          acc[r] = fma(mul(to_float(add_i32(low[r], high[r])), scale), s, acc[r]);
-          if (m.has_min) acc[r] = fma(least, set1(a.a.sum32[at]), acc[r]);
+      for (int f = 0; f < kFolds; ++f) {
+        I dots[R], highs[R][kChains], lows[R][kChains];
+        for (int r = 0; r < R; ++r) {
+          for (int i = 0; i < kChains; ++i) highs[r][i] = lows[r][i] = set1_i32(0);
+          lows[r][0] = first_sum<Half, Min>(*x.blocks, x.lane + r, f, minus_zero);
         }
+#pragma GCC unroll 8
+        for (int c = 0; c < kChunks; ++c) {
+          const int chunk = f * kChunks + c, i = c % kChains;
+          for (int r = 0; r < R; ++r) {
+            I& last = Planes == 2 ? highs[r][i] : lows[r][i];
+            last = dot<kWide>(last, w[chunk], four(x.blocks->codes[chunk][x.lane + r]));
+            if (Planes == 2) lows[r][i] = dot<kWide>(lows[r][i], w[chunk], four(x.low + (chunk * kQuad + x.lane + r) * 4));
+          }
+        }
+        for (int r = 0; r < R; ++r) {
+          dots[r] = folded(lows[r]);
+          if (Planes == 2) dots[r] = add_i32(dots[r], shift8(folded(highs[r])));
+        }
+        fold_in<R, Half, Min>(acc, dots, *x.blocks, x.lane, f, scale[f], least[f]);
       }
     }
     p = codes;
@@ -123,56 +141,54 @@ static void unpack_panel(const Matrix& m, int panel, int slot, int count, uint8_
   }
 }
 
-// R rows (all fine, or none) x P unpacked panels: for many rows, where arithmetic is the limit. Folds are 32 inputs, or 16 if Fine.
-template <int R, int P, bool Wide, bool Fine>
+// dots += four chunks or eight of a fold.
+template <int R, int P, int Chunks, bool Wide>
+static inline void tile_dots(I (&dots)[R][P], const uint8_t* w, const int8_t* x) {
+#pragma GCC unroll 8
+  for (int c = 0; c < Chunks; ++c) {
+    W v[P];
+    for (int p = 0; p < P; ++p) v[p] = load_codes(w + (c * P + p) * 64);
+    for (int r = 0; r < R; ++r) {
+      const I q = four(x + (c * kQuad + r) * 4);
+      for (int p = 0; p < P; ++p) dots[r][p] = dot<Wide>(dots[r][p], v[p], q);
+    }
+  }
+}
+
+// R rows (all fine, or none) of a quad x P unpacked panels: for many rows, where arithmetic is the limit.
+template <int R, int P, bool Wide, bool Half, bool Min, int Planes>
 static void tile(const LinearArgs& a, int row, int panel, const uint8_t* w) {
-  constexpr int kFold = Fine ? 16 : 32, kFolds = kBlock / kFold, kChunks = kFold / 4;
-  const Activations& x = a.a;
-  const ptrdiff_t plane = static_cast<ptrdiff_t>(x.capacity) * x.k;
-  const int planes = planes_of(x, row);
-  const int8_t* codes[R];
-  for (int r = 0; r < R; ++r) codes[r] = x.codes + static_cast<ptrdiff_t>(row + r) * x.k;
-  const int32_t* isum = Fine ? x.isum16 : x.isum32;
-  const float* sums = Fine ? x.sum16 : x.sum32;
+  constexpr int kFolds = Half ? 2 : 1, kChunks = 8 / kFolds;
+  const int blocks = a.a.k / kBlock;
+  const I minus_zero = set1_i32(-a.w.zero);
+  Quad x = quad_of(a.a, row);
   F acc[R][P];
   for (int r = 0; r < R; ++r) for (int p = 0; p < P; ++p) acc[r][p] = set1(0.0f);
-  for (int b = 0; b < x.k / kBlock; ++b) {
+  for (int b = 0; b < blocks; ++b, ++x.blocks, x.low += kLowBytes) {
     const float* scales = reinterpret_cast<const float*>(w + 512 * P);
     const float* mins = scales + kFolds * P * kLanes;
     for (int f = 0; f < kFolds; ++f) {
+      const ptrdiff_t codes = (f * kChunks * kQuad + x.lane) * 4;
       I dots[R][P];
-      for (int r = 0; r < R; ++r) {
-        const I start = set1_i32(planes == 1 ? -a.w.zero * isum[(row + r) * (x.k / kFold) + b * kFolds + f] : 0);
-        for (int p = 0; p < P; ++p) dots[r][p] = start;
+      for (int r = 0; r < R; ++r) for (int p = 0; p < P; ++p) dots[r][p] = set1_i32(0);
+      if (Planes == 2) {
+        tile_dots<R, P, kChunks, Wide>(dots, w + f * kChunks * P * 64, x.blocks->codes[0][0] + codes);
+        for (int r = 0; r < R; ++r) for (int p = 0; p < P; ++p) dots[r][p] = shift8(dots[r][p]);
       }
-      for (int plane_index = 0; plane_index < planes; ++plane_index) {
-        if (plane_index > 0) {
-          for (int r = 0; r < R; ++r) {
-            const I start = set1_i32(-a.w.zero * isum[(row + r) * (x.k / kFold) + b * kFolds + f]);
-            for (int p = 0; p < P; ++p) dots[r][p] = add_i32(shift8(dots[r][p]), start);
-          }
-        }
-        const ptrdiff_t at = plane_index * plane + b * kBlock + f * kFold;
-#pragma GCC unroll 8
-        for (int c = 0; c < kChunks; ++c) {
-          W v[P];
-          for (int p = 0; p < P; ++p) v[p] = load_codes(w + ((f * kChunks + c) * P + p) * 64);
-          for (int r = 0; r < R; ++r) {
-            const I q = four(codes[r] + at + 4 * c);
-            for (int p = 0; p < P; ++p) dots[r][p] = dot<Wide>(dots[r][p], v[p], q);
-          }
-        }
+      for (int r = 0; !Min && r < R; ++r) {
+        const I start = first_sum<Half, Min>(*x.blocks, x.lane + r, f, minus_zero);
+        for (int p = 0; p < P; ++p) dots[r][p] = Planes == 2 ? add_i32(dots[r][p], start) : start;
       }
+      tile_dots<R, P, kChunks, Wide>(dots, w + f * kChunks * P * 64, Planes == 2 ? x.low + codes : x.blocks->codes[0][0] + codes);
       for (int p = 0; p < P; ++p) {
-        const F scale = load(scales + (f * P + p) * kLanes);
-        for (int r = 0; r < R; ++r)
-          acc[r][p] = fma(mul(to_float(dots[r][p]), scale), set1(x.scale[(row + r) * (x.k / kBlock) + b]), acc[r][p]);
-        if (!a.w.has_min) continue;
-        const F least = load(mins + (f * P + p) * kLanes);
-        for (int r = 0; r < R; ++r) acc[r][p] = fma(least, set1(sums[(row + r) * (x.k / kFold) + b * kFolds + f]), acc[r][p]);
+        F sums[R];
+        I column[R];
+        for (int r = 0; r < R; ++r) sums[r] = acc[r][p], column[r] = dots[r][p];
+        fold_in<R, Half, Min>(sums, column, *x.blocks, x.lane, f, load(scales + (f * P + p) * kLanes), Min ? load(mins + (f * P + p) * kLanes) : set1(0.0f));
+        for (int r = 0; r < R; ++r) acc[r][p] = sums[r];
       }
     }
-    w += P * (512 + 64 * kFolds * (a.w.has_min ? 2 : 1));
+    w += P * (512 + 64 * kFolds * (Min ? 2 : 1));
   }
   for (int r = 0; r < R; ++r) for (int p = 0; p < P; ++p) finish(a, row + r, panel + p, acc[r][p]);
 }

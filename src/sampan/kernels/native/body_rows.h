@@ -22,15 +22,6 @@ static inline F exponential(F x) {
   return pick_less(x, low, set1(0.0f), mul(p, power_of_two(n)));
 }
 
-// Lanes folded in halves: a fixed order.
-static inline float fold_lanes(F x) {
-  float v[kLanes];
-  store(v, x);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) v[i] += v[i + width];
-  return v[0];
-}
-
 static inline float inverse_rms(const float* x, int n, float eps) {
   F squares = set1(0.0f);
   for (int i = 0; i < n; i += kLanes) squares = fma(load(x + i), load(x + i), squares);
@@ -85,6 +76,11 @@ static void embed(const EmbedArgs& a, int begin, int end) {
   for (int row = begin; row < end; ++row) unpack_row(a.table, a.ids[row], a.out + row * a.stride);
 }
 
+// Chunks of four codes to their places in a quad.
+static inline void store_chunks(int8_t (*to)[kQuad][4], int lane, const int8_t* codes) {
+  for (int c = 0; c < 8; ++c) std::memcpy(to[c][lane], codes + 4 * c, 4);
+}
+
 // Codes, scale and sums of one block of 32 values. Codes are zero where the scale is not finite (the scale
 // tells the reader) or too small for its inverse to be finite.
 static inline void quantise_block(const Activations& out, ptrdiff_t row, int k, F a, F b) {
@@ -96,30 +92,29 @@ static inline void quantise_block(const Activations& out, ptrdiff_t row, int k, 
   const F inverse = set1(usable ? limit / top : 0.0f);
   if (!usable) a = b = set1(0.0f);
   const I qa = nearest(mul(a, inverse)), qb = nearest(mul(b, inverse));
-  int8_t* codes = out.codes + row * out.k + k;
+  const ptrdiff_t at = block_index(out, row, k);
+  const int lane = static_cast<int>(row % kQuad);
+  QuadBlock& block = out.blocks[at];
+  int8_t codes[kBlock];
   if (!fine) {
     store_i8(codes, qa);
     store_i8(codes + kLanes, qb);
   } else {
-    int32_t q[kBlock];
-    store_i32(q, qa);
-    store_i32(q + kLanes, qb);
-    int8_t* low = codes + static_cast<ptrdiff_t>(out.capacity) * out.k;
-    for (int i = 0; i < kBlock; ++i) {
-      const int32_t high = (q[i] + 128) >> 8;
-      codes[i] = static_cast<int8_t>(high);
-      low[i] = static_cast<int8_t>(q[i] - high * 256);
-    }
+    const I ha = high_byte(qa), hb = high_byte(qb);
+    int8_t low[kBlock];
+    store_i8(codes, ha);
+    store_i8(codes + kLanes, hb);
+    store_i8(low, sub_i32(qa, shift8(ha)));
+    store_i8(low + kLanes, sub_i32(qb, shift8(hb)));
+    store_chunks(reinterpret_cast<int8_t (*)[kQuad][4]>(out.low + at * kLowBytes), lane, low);
   }
-  const ptrdiff_t at = row * (out.k / kBlock) + k / kBlock;
+  store_chunks(block.codes, lane, codes);
   const int32_t sa = sum(qa), sb = sum(qb);
-  out.scale[at] = scale;
-  out.isum16[2 * at] = sa;
-  out.isum16[2 * at + 1] = sb;
-  out.isum32[at] = sa + sb;
-  out.sum16[2 * at] = scale * static_cast<float>(sa);
-  out.sum16[2 * at + 1] = scale * static_cast<float>(sb);
-  out.sum32[at] = scale * static_cast<float>(sa + sb);
+  block.scale[lane] = scale;
+  block.isum[lane] = sa + sb;
+  block.isum16[0][lane] = sa;
+  block.isum16[1][lane] = sb;
+  block.sum[lane] = scale * static_cast<float>(sa + sb);
 }
 
 static inline F swish(F gate, F up) {
@@ -175,22 +170,51 @@ static inline void rotate_head(const RopeArgs& a, float* x, const float* weight,
 // Some NaNs would round to 0 as bf16; the quiet one does not.
 static inline F storable(F x) { return pick_less(x, set1(INFINITY), x, set1(NAN)); }
 
-static inline void append(const RopeArgs& a, const float* k, const float* v, int page, int slot, int head) {
-  const int d = a.cache.head_dim;
-  uint8_t* base = page_at(a.cache, page, a.layer, head);
-  if (a.cache.type == Cache::f32) {
-    float* keys = reinterpret_cast<float*>(base);
-    for (int i = 0; i < d; ++i) keys[i * kPage + slot] = k[i];
-    std::memcpy(keys + kPage * d + slot * d, v, static_cast<size_t>(d) * 4);
-    return;
-  }
-  uint16_t* keys = reinterpret_cast<uint16_t*>(base);
+// Where the i-th of 32 bf16 elements lies.
+static inline int place(int i) { return i < kLanes ? 2 * i : 2 * (i - kLanes) + 1; }
+
+static inline void append_bf16(uint16_t* keys, const float* k, const float* v, int d, int slot) {
+  uint16_t* values = keys + kPage * d + slot * d;
   uint16_t column[kLanes];
   for (int i = 0; i < d; i += kLanes) {
     store_bf16(column, storable(load(k + i)));
-    for (int j = 0; j < kLanes; ++j) keys[(i + j) * kPage + slot] = column[j];
-    store_bf16(keys + kPage * d + slot * d + i, storable(load(v + i)));
+    for (int j = 0; j < kLanes; ++j) keys[(i + j) * kPage + place(slot)] = column[j];
+    store_bf16(column, storable(load(v + i)));
+    for (int j = 0; j < kLanes; ++j) values[i / kPage * kPage + place(i % kPage + j)] = column[j];
   }
+}
+
+// Codes at `to`, `step` apart; returns the scale. A scale that is not finite tells the reader.
+static inline float append_codes(int8_t* to, int step, const float* x, int d) {
+  float top = 0.0f;
+  for (int i = 0; i < d; i += 2 * kLanes) {
+    const float block = max_magnitude(load(x + i), load(x + i + kLanes));
+    top = block > top || block != block ? block : top;
+  }
+  const bool usable = top > 1e-30f && top < INFINITY;
+  const F inverse = set1(usable ? 127.0f / top : 0.0f);
+  int8_t codes[kLanes];
+  for (int i = 0; i < d; i += kLanes) {
+    store_i8(codes, nearest(mul(usable ? load(x + i) : set1(0.0f), inverse)));
+    for (int j = 0; j < kLanes; ++j) to[(i + j) * step] = codes[j];
+  }
+  return top / 127.0f;
+}
+
+static inline void append(const RopeArgs& a, const float* k, const float* v, int page, int slot, int head) {
+  const int d = a.cache.head_dim;
+  uint8_t* base = page_at(a.cache, page, a.layer, head);
+  if (a.cache.type == Cache::bf16) return append_bf16(reinterpret_cast<uint16_t*>(base), k, v, d, slot);
+  if (a.cache.type == Cache::int8) {
+    int8_t* codes = reinterpret_cast<int8_t*>(base);
+    float* scales = reinterpret_cast<float*>(base + 2 * kPage * d);
+    scales[slot] = append_codes(codes + slot, kPage, k, d);
+    scales[kPage + slot] = append_codes(codes + kPage * d + slot * d, 1, v, d);
+    return;
+  }
+  float* keys = reinterpret_cast<float*>(base);
+  for (int i = 0; i < d; ++i) keys[i * kPage + slot] = k[i];
+  std::memcpy(keys + kPage * d + slot * d, v, static_cast<size_t>(d) * 4);
 }
 
 static void rope(const RopeArgs& a, int begin, int end) {

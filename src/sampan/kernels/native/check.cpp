@@ -20,13 +20,23 @@ int Program::inputs(int act) const {
 
 const char* Program::fault_of_linear(const Instruction& i) const {
   if (inputs(i.act) != i.matrix.k) return "linear: the activations do not have the matrix's inputs";
-  if ((activations_[static_cast<size_t>(i.act)].codes != nullptr) != is_integer(i.matrix)) return "linear: integer weights read quantised rows, float weights float rows";
+  if ((activations_[static_cast<size_t>(i.act)].blocks != nullptr) != is_integer(i.matrix)) return "linear: integer weights read quantised rows, float weights float rows";
   const int64_t count = static_cast<int64_t>(panels(i.matrix)) * kLanes;
   if (i.sampled && i.out == logits_ && logits_ >= 0) {
     const bool inside = i.out_offset >= 0 && i.out_offset + count <= width(logits_);
     return inside ? nullptr : "linear: the logits have no room for the outputs";
   }
   return holds(i.out, i.out_offset, count) ? nullptr : "linear: the buffer has no room for the outputs";
+}
+
+const char* Program::fault_of_gated(const Instruction& i) const {
+  const int outputs = inputs(i.result);
+  if (inputs(i.act) != i.matrix.k || !is_integer(i.matrix) || !activations_[static_cast<size_t>(i.act)].blocks)
+    return "gated: integer weights must read their quantised inputs";
+  if (outputs <= 0 || !activations_[static_cast<size_t>(i.result)].blocks) return "gated: the result must be quantised rows";
+  if (i.result == i.act) return "gated: the result cannot be its own input";
+  if (i.up * kLanes != outputs || 2 * outputs != i.matrix.n) return "gated: the matrix must hold as many gates as ups, and the result has their number";
+  return nullptr;
 }
 
 const char* Program::fault_of_prepare(const Instruction& i) const {
@@ -58,6 +68,7 @@ const char* Program::fault(const Instruction& i) const {
     case Op::angles: return nullptr;
     case Op::prepare: return fault_of_prepare(i);
     case Op::linear: return fault_of_linear(i);
+    case Op::gated: return fault_of_gated(i);
     case Op::rope:
     case Op::attend: return fault_of_attention(i);
     case Op::stats: return logits_ >= 0 && i.in == logits_ ? nullptr : "stats: not the program's logits";

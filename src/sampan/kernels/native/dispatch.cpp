@@ -1,5 +1,6 @@
 // Picks the kernels this machine can run.
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels.h"
@@ -21,7 +22,9 @@ const Kernels* choose_kernels(const char* forced) {
   return nullptr;
 }
 
-size_t linear_scratch(int max_k) { return static_cast<size_t>(max_k / kBlock + 1) * 4 * (512 + 4 * 64); }
-size_t attend_scratch(int head_dim) { return static_cast<size_t>(2 * kPage + 2 * kAttendRows) * static_cast<size_t>(head_dim); }
+size_t linear_scratch(int max_k) {
+  return std::max(linear_scratch_of(max_k, 4), sizeof(float) * kMaxRowsDirect * kGatedBlocks * 2 * kBlock);
+}
+size_t attend_scratch(int head_dim) { return static_cast<size_t>(2 * kAttendRows) * static_cast<size_t>(head_dim); }
 
 }  // namespace sampan

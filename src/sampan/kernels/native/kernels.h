@@ -11,10 +11,12 @@ namespace sampan {
 
 constexpr int kLanes = 16;      // output features of one panel
 constexpr int kBlock = 32;      // input features that share one activation scale
+constexpr int kQuad = 4;        // rows of activations that lie together
 constexpr int kPage = 32;       // tokens of one KV page
 constexpr int kSplit = 512;     // tokens after which an attention partial is merged
 constexpr int kStatsChunk = 4096;  // logits summarised by one partial
 constexpr int kMaxRowsDirect = 8;  // rows up to which packed weights are read in place
+constexpr int kGatedBlocks = 8;    // blocks of a gated product that few rows compute at once
 constexpr int kFinePositions = 64; // every later token attends to these: their activations keep 16 bits
 
 enum class Store : int32_t { u4 = 0, u6 = 1, u8 = 2, f16 = 3, bf16 = 4, f32 = 5 };
@@ -52,18 +54,23 @@ struct Matrix {
   return static_cast<size_t>(m.k) * kLanes * (m.store == Store::f32 ? 4 : 2);
 }
 
-// Rows of activations, float or quantised: a = scale * q per row and block of 32, q = code[0] (8 bits) or, in
-// fine rows, 256 * code[0] + code[1] (16 bits). Sums serve zero points and mins.
+// Quantised activations lie in quads of rows, so that a tile reads one stream. a = scale * q, one scale for a row
+// and 32 inputs; q = code (8 bits) or, in fine rows, 256 * code + low (16 bits). Sums serve zero points and minima.
+struct QuadBlock {             // four rows x 32 inputs
+  int8_t codes[8][kQuad][4];   // [chunk of four inputs][row][input]
+  float scale[kQuad];
+  float sum[kQuad];            // scale * isum
+  int32_t isum[kQuad];         // of q
+  int32_t isum16[2][kQuad];    // of either half of the inputs
+};
+
+// Rows of activations, float or quantised.
 struct Activations {
   int32_t k, capacity;   // capacity: rows allocated
   const uint8_t* fine;   // [rows] 0 or 1; null: every row is fine
   float* values;         // [rows][k]; null when quantised
-  int8_t* codes;         // [2][capacity][k]
-  float* scale;          // [rows][k/32]
-  int32_t* isum16;       // [rows][k/16] sums of q
-  int32_t* isum32;       // [rows][k/32]
-  float* sum16;          // [rows][k/16] scale * isum16
-  float* sum32;          // [rows][k/32]
+  QuadBlock* blocks;     // [quads][k/32]
+  int8_t* low;           // [quads][k/32][8][kQuad][4], laid out like `codes`
 };
 
 enum class Prep : int32_t { copy = 0, norm = 1, swiglu = 2 };
@@ -71,6 +78,12 @@ enum class Prep : int32_t { copy = 0, norm = 1, swiglu = 2 };
 [[maybe_unused]] static inline int planes_of(const Activations& a, ptrdiff_t row) {
   return !a.fine || a.fine[row] ? 2 : 1;
 }
+[[maybe_unused]] static inline ptrdiff_t quads(int rows) { return (rows + kQuad - 1) / kQuad; }
+// The block of a row's 32 inputs from `k` on, and its low plane.
+[[maybe_unused]] static inline ptrdiff_t block_index(const Activations& a, ptrdiff_t row, int k) {
+  return row / kQuad * (a.k / kBlock) + k / kBlock;
+}
+constexpr ptrdiff_t kLowBytes = kBlock * kQuad;  // of one block's low plane
 
 struct PrepArgs {
   Prep op;
@@ -86,11 +99,19 @@ struct PrepArgs {
 struct LinearArgs {
   Matrix w;
   Activations a;
-  int32_t rows;
   float* out;              // [rows][stride], padded to whole panels
   ptrdiff_t stride;
   const float* bias;       // padded to whole panels, or null
   bool accumulate;         // out += result
+  int32_t first_row = 0, first_panel = 0;  // what out[0] is
+};
+
+// silu(gate) * up, quantised into the next product's rows: features [0, out.k) of the product are gates, those from
+// panel `up` on are ups.
+struct GatedArgs {
+  Matrix w;
+  Activations a, out;
+  int32_t up;
 };
 
 struct EmbedArgs {
@@ -106,16 +127,19 @@ struct Span {
   const int32_t* pages;
 };
 
-enum class Cache : int32_t { bf16 = 0, f32 = 1 };
+enum class Cache : int32_t { bf16 = 0, f32 = 1, int8 = 2 };
 
-// Paged cache. Page b of layer l and KV head h: K as [head_dim][32], then V as [32][head_dim].
+// Paged cache. Page b of layer l and KV head h: K as [head_dim][32], then V as [32][head_dim]. Of every 32 bf16 elements
+// the first sixteen lie at even places, the others at odd ones. int8 pages end with one f32 scale for each key and each value.
 struct CacheView {
   uint8_t* data;
   Cache type;
   int32_t layers, kv_heads, head_dim;
 };
+[[maybe_unused]] static inline size_t element_bytes(Cache type) { return type == Cache::f32 ? 4 : type == Cache::bf16 ? 2 : 1; }
 [[maybe_unused]] static inline size_t page_bytes(const CacheView& c) {  // one layer, one KV head
-  return static_cast<size_t>(2) * kPage * static_cast<size_t>(c.head_dim) * (c.type == Cache::f32 ? 4 : 2);
+  const size_t scales = c.type == Cache::int8 ? 2 * kPage * sizeof(float) : 0;
+  return static_cast<size_t>(2) * kPage * static_cast<size_t>(c.head_dim) * element_bytes(c.type) + scales;
 }
 [[maybe_unused]] static inline uint8_t* page_at(const CacheView& c, int page, int layer, int head) {
   const size_t index = (static_cast<size_t>(page) * static_cast<size_t>(c.layers) + static_cast<size_t>(layer)) *
@@ -148,6 +172,12 @@ struct AttendArgs {
   CacheView cache;
 };
 
+// Rows [row, row + count) of a span, all query heads of one KV head.
+struct Queries {
+  Span span;
+  int32_t row, count, head;
+};
+
 struct Stats {             // of one chunk of logits
   float max, sum;          // sum of exp(x - max)
   int32_t argmax;
@@ -158,10 +188,15 @@ struct Kernels {
   const char* name;
   void (*embed)(const EmbedArgs&, int row_begin, int row_end);
   void (*prepare)(const PrepArgs&, int row_begin, int row_end);
-  void (*linear)(const LinearArgs&, int panel_begin, int panel_end, uint8_t* scratch);
+  void (*linear)(const LinearArgs&, int panel_begin, int panel_end, int row_begin, int row_end, uint8_t* scratch);
+  // Blocks of 32 outputs [begin, end).
+  void (*gated)(const GatedArgs&, int begin, int end, int row_begin, int row_end, uint8_t* scratch);
   void (*rope)(const RopeArgs&, int row_begin, int row_end);
-  // Rows [row, row + count) of a span against KV head `head`.
-  void (*attend)(const AttendArgs&, const Span&, int row, int count, int head, float* scratch);
+  // Queries against the tokens [begin, end) of the cache, `begin` a multiple of kSplit. With `parts` they lie in one split,
+  // whose state [queries][head_dim + 2] is left there for `merge`.
+  void (*attend)(const AttendArgs&, const Queries&, int begin, int end, float* parts, float* scratch);
+  // The result of `splits` parts, as if `attend` had gone over all of them.
+  void (*merge)(const AttendArgs&, const Queries&, const float* parts, int splits, float* scratch);
   void (*stats)(const float* logits, int begin, int end, Stats* out);
 };
 
@@ -171,7 +206,9 @@ const Kernels* kernels_avx512();
 const Kernels* kernels_neon();
 const Kernels* choose_kernels(const char* forced);  // null: unknown or not runnable
 
-// Scratch of `linear` in bytes and of `attend` in floats, for any instruction set.
+// Bytes of unpacked panels of k inputs.
+[[maybe_unused]] static inline size_t linear_scratch_of(int k, int panels) { return static_cast<size_t>(k / kBlock * panels) * (512 + 4 * 64); }
+// Scratch of `linear` and `gated` in bytes and of `attend` in floats, for any instruction set.
 size_t linear_scratch(int max_k);
 size_t attend_scratch(int head_dim);
 constexpr int kAttendRows = 64;   // query rows (tokens x heads of one KV head) per attention item

@@ -6,7 +6,7 @@
 #include "body_attend.h"
 
 namespace sampan {
-static const Kernels kTable = {"neon", neon::embed, neon::prepare, neon::linear, neon::rope, neon::attend, neon::stats};
+static const Kernels kTable = {"neon", neon::embed, neon::prepare, neon::linear, neon::gated, neon::rope, neon::attend, neon::merge, neon::stats};
 
 const Kernels* kernels_neon() { return &kTable; }
 }  // namespace sampan

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 
 #include "memory.h"
@@ -16,7 +15,6 @@ namespace sampan {
 namespace {
 
 constexpr size_t kMegabyte = size_t{1} << 20;
-constexpr double kSeconds = 0.1;  // for each measurement
 constexpr int64_t kRounds = 200000;
 constexpr int kChains = 12;  // covers latency 4-5 on two or three ports, and fits sixteen registers
 
@@ -28,23 +26,6 @@ struct Unit {
 
 // Makes values unknown to the compiler and seen by somebody: it would compute equal chains once, and unread ones never.
 inline void touch(void* values) { asm volatile("" : : "r"(values) : "memory"); }
-
-double seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// The fastest of the runs that fit in the time: the others were disturbed.
-template <class Run>
-double fastest(Run run) {
-  double best = 1e30;
-  const double end = seconds() + kSeconds;
-  do {
-    const double start = seconds();
-    run();
-    best = std::min(best, seconds() - start);
-  } while (seconds() < end);
-  return best;
-}
 
 Peak measure(Pool& pool, const Unit& unit) {
   const double time = fastest([&] { pool.run([&](int) { unit.work(kRounds); }); });

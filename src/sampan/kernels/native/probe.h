@@ -1,6 +1,10 @@
 // What this machine can do at best, measured: the limits that `sampan doctor` shows and kernels are held to.
 #pragma once
 
+#include <algorithm>
+#include <chrono>
+
+#include "kernels.h"
 #include "pool.h"
 
 namespace sampan {
@@ -20,5 +24,25 @@ Peak int8_peak(Pool& pool);
 
 // bfloat16 multiply-adds into float sums where the machine has them, otherwise fused float ones.
 Peak float_peak(Pool& pool);
+
+// The integer matrix product of `rows` quantised rows and `m`, whose data is not read: operations a second.
+double linear_speed(Pool& pool, const Kernels& kernels, Matrix m, int rows);
+
+inline double seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// The fastest of the runs that fit in a tenth of a second: the others were disturbed.
+template <class Run>
+double fastest(Run run) {
+  double best = 1e30;
+  const double end = seconds() + 0.1;
+  do {
+    const double start = seconds();
+    run();
+    best = std::min(best, seconds() - start);
+  } while (seconds() < end);
+  return best;
+}
 
 }  // namespace sampan

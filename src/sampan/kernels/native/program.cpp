@@ -5,6 +5,11 @@
 
 namespace sampan {
 
+constexpr int kRowBlock = 256;
+constexpr int kPiecePanels = 3;
+
+static int ceiling(int n, int divisor) { return (n + divisor - 1) / divisor; }
+
 Program::Program(Pool& pool, const Kernels& kernels, int max_rows, CacheView cache, Angles angles)
     : pool_(pool), kernels_(kernels), max_rows_(max_rows), cache_(cache), angles_(std::move(angles)) {
   const size_t bytes = static_cast<size_t>(max_rows) * angles_.inverse_frequency.size() * 4;
@@ -44,19 +49,16 @@ int Program::activations(int k, bool integer) {
   if (!integer) {
     a.values = reinterpret_cast<float*>(own(rows * n * 4));
   } else {
-    a.codes = reinterpret_cast<int8_t*>(own(rows * n * 2));
-    a.scale = reinterpret_cast<float*>(own(rows * n / kBlock * 4));
-    a.isum16 = reinterpret_cast<int32_t*>(own(rows * n / 16 * 4));
-    a.isum32 = reinterpret_cast<int32_t*>(own(rows * n / 32 * 4));
-    a.sum16 = reinterpret_cast<float*>(own(rows * n / 16 * 4));
-    a.sum32 = reinterpret_cast<float*>(own(rows * n / 32 * 4));
+    const size_t blocks = static_cast<size_t>(quads(max_rows_)) * (n / kBlock);
+    a.blocks = reinterpret_cast<QuadBlock*>(own(blocks * sizeof(QuadBlock)));
+    a.low = reinterpret_cast<int8_t*>(own(blocks * kLowBytes));
   }
   activations_.push_back(a);
   return static_cast<int>(activations_.size()) - 1;
 }
 
 void Program::add(Instruction instruction) {
-  if (instruction.op == Op::linear && instruction.matrix.k > max_k_) {
+  if ((instruction.op == Op::linear || instruction.op == Op::gated) && instruction.matrix.k > max_k_) {
     max_k_ = instruction.matrix.k;
     linear_scratch_.clear();
     for (int t = 0; t < pool_.size(); ++t) {
@@ -70,23 +72,24 @@ void Program::add(Instruction instruction) {
   remaining_ = std::make_unique<Counter[]>(instructions_.size());
 }
 
-// Attention items (as many tokens of one span as fill kAttendRows query rows) and each row's page.
+size_t Program::workspace_bytes() const {
+  size_t bytes = cos_.bytes() + sin_.bytes();
+  for (size_t i = 0; i < buffers_.size(); ++i) if (static_cast<int>(i) != logits_) bytes += buffers_[i].memory.bytes();
+  for (const std::vector<Memory>* all : {&owned_, &linear_scratch_, &attend_scratch_})
+    for (const Memory& memory : *all) bytes += memory.bytes();
+  return bytes;
+}
+
+// Each row's page and precision, and the attention's items.
 void Program::plan(const Step& step) {
-  work_.clear();
-  const int heads = instructions_.empty() ? 0 : cache_.kv_heads;
-  int group = 1;
-  for (const Instruction& i : instructions_) if (i.op == Op::attend) group = i.heads / cache_.kv_heads;
-  const int tokens = std::max(1, std::min(kAttendRows / group, 16));
-  for (size_t s = 0; s < step.spans.size(); ++s) {
-    const Span& span = step.spans[s];
-    for (int row = 0; row < span.count; row += tokens)
-      for (int head = 0; head < heads; ++head)
-        work_.push_back({static_cast<int>(s), row, std::min(tokens, span.count - row), head});
-    for (int row = 0; row < span.count; ++row)
+  for (const Span& span : step.spans) {
+    for (int row = 0; row < span.count; ++row) {
       row_page_[static_cast<size_t>(span.start + row)] = span.pages[(span.past + row) / kPage];
-    for (int row = 0; row < span.count; ++row)
       fine_rows_[static_cast<size_t>(span.start + row)] = span.past + row < kFinePositions;
+    }
   }
+  for (const Instruction& i : instructions_)
+    if (i.op == Op::attend) return attention_.build(step.spans, cache_, i.heads / cache_.kv_heads, pool_.size());
 }
 
 bool Program::run(const Step& step) {
@@ -113,22 +116,38 @@ bool Program::run(const Step& step) {
   return true;
 }
 
+// Few rows: long streams of weights. Many: a few panels, unpacked once for as many rows as the L2 cache holds, and
+// enough items that no thread waits long for another's last one.
+Program::Tile Program::tile(int panels, int rows) const {
+  if (rows <= kMaxRowsDirect) return {std::max(kPiecePanels, ceiling(panels, 4 * pool_.size())), rows};
+  int block = kRowBlock;
+  while (block > 2 * kMaxRowsDirect && ceiling(panels, kPiecePanels) * ceiling(rows, block) < 8 * pool_.size()) block /= 2;
+  return {kPiecePanels, block};
+}
+
+// Panels of a product; of a gated one, pairs of panels and their ups.
+static int columns(const Instruction& i) { return i.op == Op::gated ? i.up / 2 : panels(i.matrix); }
+
+int Program::tiles(const Instruction& i, int rows) const {
+  if (rows == 0) return 0;
+  const Tile t = tile(columns(i), rows);
+  return ceiling(columns(i), t.panels) * ceiling(rows, t.rows);
+}
+
 int Program::items(const Instruction& i, const Step& step) const {
-  const int rows = i.sampled ? step.sampled : step.rows;
+  const int count = rows(i, step);
   switch (i.op) {
-    case Op::linear: return rows > 0 ? panels(i.matrix) : 0;
-    case Op::attend: return static_cast<int>(work_.size());
-    case Op::stats: return rows * stats_chunks();
-    default: return rows;
+    case Op::linear:
+    case Op::gated: return tiles(i, count);
+    case Op::attend: return attention_.items();
+    case Op::stats: return count * stats_chunks();
+    default: return count;
   }
 }
 
 int Program::grain(const Instruction& i, int items) const {
-  if (i.op == Op::attend || i.op == Op::stats) return 1;
-  const int pieces = pool_.size() * 4, even = (items + pieces - 1) / pieces;
-  // Twelve panels: whole tiles, and long enough streams.
-  if (i.op == Op::linear) return std::max(3, (even + 2) / 3 * 3);
-  return std::max(1, even);
+  if (i.op == Op::attend || i.op == Op::stats || i.op == Op::linear || i.op == Op::gated) return 1;
+  return std::max(1, ceiling(items, 4 * pool_.size()));
 }
 
 void Program::execute(const Instruction& i, const Step& step, Counter& next, int thread) {
@@ -155,14 +174,12 @@ void Program::piece(const Instruction& i, const Step& step, int begin, int end, 
     case Op::angles: angles(step, begin, end); break;
     case Op::prepare: prepare(i, step, begin, end); break;
     case Op::linear: linear(i, step, begin, end, thread); break;
+    case Op::gated: gated(i, step, begin, end, thread); break;
     case Op::rope: rope(i, step, begin, end); break;
     case Op::attend: {
       const AttendArgs a{at(i.in), width(i.in), at(i.out), width(i.out), i.heads, i.layer, cache_};
-      for (int w = begin; w < end; ++w) {
-        const Work& item = work_[static_cast<size_t>(w)];
-        kernels_.attend(a, step.spans[static_cast<size_t>(item.span)], item.row, item.count, item.head,
-                        attend_scratch_[static_cast<size_t>(thread)].as<float>());
-      }
+      for (int item = begin; item < end; ++item)
+        attention_.run(kernels_, a, item, attend_scratch_[static_cast<size_t>(thread)].as<float>());
       break;
     }
     case Op::stats:
@@ -186,22 +203,46 @@ void Program::angles(const Step& step, int begin, int end) {
   }
 }
 
-Activations Program::acts(const Instruction& i) const {
-  Activations a = activations_[static_cast<size_t>(i.act)];
-  a.fine = i.fine || i.sampled ? nullptr : fine_rows_.data();
+Activations Program::acts(int act, bool all_fine) const {
+  Activations a = activations_[static_cast<size_t>(act)];
+  a.fine = all_fine ? nullptr : fine_rows_.data();
   return a;
 }
 
 void Program::prepare(const Instruction& i, const Step& step, int begin, int end) {
   kernels_.prepare({i.prep, at(i.in) + i.in_offset, width(i.in), i.up, i.weight, i.eps,
-                    i.sampled ? step.sampled_rows : nullptr, acts(i)},
+                    i.sampled ? step.sampled_rows : nullptr, acts(i.act, i.fine || i.sampled)},
                    begin, end);
 }
 
+// Calls f(first column, end, first row, end) for items [begin, end).
+template <class Fn>
+static void each_tile(int columns, int rows, int width, int height, int begin, int end, Fn f) {
+  const int across = ceiling(columns, width);
+  for (int item = begin; item < end; ++item) {
+    const int column = item % across * width, row = item / across * height;
+    f(column, std::min(column + width, columns), row, std::min(row + height, rows));
+  }
+}
+
 void Program::linear(const Instruction& i, const Step& step, int begin, int end, int thread) {
-  kernels_.linear({i.matrix, acts(i), i.sampled ? step.sampled : step.rows,
-                   at(i.out) + i.out_offset, width(i.out), i.weight, i.accumulate},
-                  begin, end, linear_scratch_[static_cast<size_t>(thread)].data());
+  const int count = rows(i, step);
+  const Tile t = tile(columns(i), count);
+  const LinearArgs a{i.matrix, acts(i.act, i.fine || i.sampled), at(i.out) + i.out_offset, width(i.out), i.weight, i.accumulate};
+  uint8_t* scratch = linear_scratch_[static_cast<size_t>(thread)].data();
+  each_tile(columns(i), count, t.panels, t.rows, begin, end, [&](int panel, int last, int row, int last_row) {
+    kernels_.linear(a, panel, last, row, last_row, scratch);
+  });
+}
+
+void Program::gated(const Instruction& i, const Step& step, int begin, int end, int thread) {
+  const int count = rows(i, step);
+  const Tile t = tile(columns(i), count);
+  const GatedArgs a{i.matrix, acts(i.act, i.fine), acts(i.result, i.result_fine), i.up};
+  uint8_t* scratch = linear_scratch_[static_cast<size_t>(thread)].data();
+  each_tile(columns(i), count, t.panels, t.rows, begin, end, [&](int block, int last, int row, int last_row) {
+    kernels_.gated(a, block, last, row, last_row, scratch);
+  });
 }
 
 void Program::rope(const Instruction& i, const Step& step, int begin, int end) {

@@ -5,13 +5,14 @@
 #include <memory>
 #include <vector>
 
+#include "attention_plan.h"
 #include "kernels.h"
 #include "memory.h"
 #include "pool.h"
 
 namespace sampan {
 
-enum class Op : int32_t { embed, angles, prepare, linear, rope, attend, stats };
+enum class Op : int32_t { embed, angles, prepare, linear, gated, rope, attend, stats };
 
 // One instruction; buffers are named by index and resolved when a step runs. `joined`: it runs beside the one
 // before it. A phase is an instruction with those joined to it.
@@ -23,6 +24,8 @@ struct Instruction {
   bool fine = false;       // every row keeps 16 bits, not only early positions
   int in = -1, out = -1;   // float buffers
   int act = -1;            // activations
+  int result = -1;         // activations that `gated` makes
+  bool result_fine = false;
   int in_offset = 0, out_offset = 0, up = 0;
   Prep prep = Prep::copy;
   Matrix matrix{};
@@ -62,6 +65,7 @@ class Program {
   // Runs every instruction. Returns false when memory for the logits is refused.
   bool run(const Step& step);
 
+  size_t workspace_bytes() const;                               // of everything but the logits
   int max_rows() const { return max_rows_; }
   int stats_chunks() const { return (vocabulary_ + kStatsChunk - 1) / kStatsChunk; }
   int vocabulary() const { return vocabulary_; }
@@ -77,19 +81,20 @@ class Program {
     Memory memory;
     int width;
   };
-  struct Work {  // an attention item
-    int span, row, count, head;
+  struct Tile {  // of a matrix product: one item
+    int panels, rows;
   };
   struct alignas(64) Counter {
     std::atomic<int> value{0};
   };
 
-  Activations acts(const Instruction& i) const;
+  Activations acts(int act, bool all_fine) const;
   float* at(int buffer) const { return buffers_[static_cast<size_t>(buffer)].memory.as<float>(); }
   int width(int buffer) const { return buffers_[static_cast<size_t>(buffer)].width; }
   bool known(int buffer) const;
   bool holds(int buffer, int64_t offset, int64_t count) const;
   const char* fault_of_linear(const Instruction& i) const;
+  const char* fault_of_gated(const Instruction& i) const;
   const char* fault_of_prepare(const Instruction& i) const;
   const char* fault_of_attention(const Instruction& i) const;
   void plan(const Step& step);
@@ -97,6 +102,10 @@ class Program {
   void wait_for(int phase) const;
   int items(const Instruction& i, const Step& step) const;
   int grain(const Instruction& i, int items) const;
+  int rows(const Instruction& i, const Step& step) const { return i.sampled ? step.sampled : step.rows; }
+  Tile tile(int panels, int rows) const;
+  int tiles(const Instruction& i, int rows) const;
+  void gated(const Instruction& i, const Step& step, int begin, int end, int thread);
   void piece(const Instruction& i, const Step& step, int begin, int end, int thread);
   void angles(const Step& step, int begin, int end);
   void rope(const Instruction& i, const Step& step, int begin, int end);
@@ -115,7 +124,7 @@ class Program {
   Memory cos_, sin_;
   std::vector<int32_t> row_page_;
   std::vector<uint8_t> fine_rows_;
-  std::vector<Work> work_;
+  AttentionPlan attention_;
   std::vector<Stats> stats_;
   std::unique_ptr<Counter[]> next_;       // [instructions] the next piece to hand out
   std::unique_ptr<Counter[]> remaining_;  // [phases] items not done yet

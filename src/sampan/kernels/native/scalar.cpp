@@ -25,8 +25,10 @@ static float scale_at(const Matrix& m, const uint8_t* p, int lane) {
 }
 
 static int activation(const Activations& a, ptrdiff_t row, int k) {
-  const ptrdiff_t at = row * a.k + k;
-  return planes_of(a, row) == 2 ? a.codes[at] * 256 + a.codes[static_cast<ptrdiff_t>(a.capacity) * a.k + at] : a.codes[at];
+  const ptrdiff_t at = block_index(a, row, k);
+  const int chunk = k % kBlock / 4, lane = static_cast<int>(row % kQuad);
+  const int code = a.blocks[at].codes[chunk][lane][k % 4];
+  return planes_of(a, row) == 2 ? code * 256 + a.low[at * kLowBytes + (chunk * kQuad + lane) * 4 + k % 4] : code;
 }
 
 // Folds of 32 inputs (16 for finer groups), each an exact integer sum, one after another.
@@ -45,7 +47,7 @@ static float integer_output(const Matrix& m, const Activations& a, int row, int 
       total += (code_at(m, codes, chunk, lane, i % 4) - m.zero) * q;
       sum += q;
     }
-    const float scale = a.scale[row * (m.k / kBlock) + k / kBlock];
+    const float scale = a.blocks[block_index(a, row, k)].scale[row % kQuad];
     const int group = in / m.group * vector;
     acc = std::fma(static_cast<float>(total) * scale_at(m, block + group, lane), scale, acc);
     if (m.has_min) acc = std::fma(scale_at(m, mins + group, lane), scale * static_cast<float>(sum), acc);
@@ -67,12 +69,12 @@ static float float_output(const Matrix& m, const Activations& a, int row, int pa
   return acc;
 }
 
-static void linear(const LinearArgs& a, int begin, int end, uint8_t*) {
+static void linear(const LinearArgs& a, int begin, int end, int row_begin, int row_end, uint8_t*) {
   for (int panel = begin; panel < end; ++panel) {
-    for (int row = 0; row < a.rows; ++row) {
+    for (int row = row_begin; row < row_end; ++row) {
       for (int lane = 0; lane < kLanes; ++lane) {
         float y = is_integer(a.w) ? integer_output(a.w, a.a, row, panel, lane) : float_output(a.w, a.a, row, panel, lane);
-        float* out = a.out + row * a.stride + panel * kLanes + lane;
+        float* out = a.out + (row - a.first_row) * a.stride + (panel - a.first_panel) * kLanes + lane;
         if (a.bias) y += a.bias[panel * kLanes + lane];
         *out = a.accumulate ? *out + y : y;
       }
@@ -80,8 +82,20 @@ static void linear(const LinearArgs& a, int begin, int end, uint8_t*) {
   }
 }
 
+static void gated(const GatedArgs& g, int begin, int end, int row_begin, int row_end, uint8_t* scratch) {
+  float gates[kBlock], ups[kBlock];
+  for (int block = begin; block < end; ++block) {
+    const int gate = 2 * block, up = g.up + gate;
+    for (int row = row_begin; row < row_end; ++row) {
+      linear({g.w, g.a, gates, kBlock, nullptr, false, row, gate}, gate, gate + 2, row, row + 1, scratch);
+      linear({g.w, g.a, ups, kBlock, nullptr, false, row, up}, up, up + 2, row, row + 1, scratch);
+      quantise_block(g.out, row, block * kBlock, swish(load(gates), load(ups)), swish(load(gates + kLanes), load(ups + kLanes)));
+    }
+  }
+}
+
 }  // namespace sampan::scalar
 
 namespace sampan {
-const Kernels kScalar = {"scalar", scalar::embed, scalar::prepare, scalar::linear, scalar::rope, scalar::attend, scalar::stats};
+const Kernels kScalar = {"scalar", scalar::embed, scalar::prepare, scalar::linear, scalar::gated, scalar::rope, scalar::attend, scalar::merge, scalar::stats};
 }

@@ -56,7 +56,6 @@ static inline F power_of_two(I n) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.a, bias), 23)),
           _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.b, bias), 23))};
 }
-static inline void store_i32(int32_t* p, I x) { put(p, 0, x.a); put(p, 1, x.b); }
 static inline void store_i8(int8_t* p, I x) {
   const __m256i pairs = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
   const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
@@ -73,6 +72,20 @@ static inline F load_bf16(const void* p) {
   const __m128i* h = static_cast<const __m128i*>(p);
   return {widen_bf16(_mm_loadu_si128(h)), widen_bf16(_mm_loadu_si128(h + 1))};
 }
+struct Pair { F low, high; };
+static inline __m256 even_bf16(__m256i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)); }
+static inline __m256 odd_bf16(__m256i x) {
+  return _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+// 32 elements, of which the even ones are `low`: two shifts widen them.
+static inline Pair load_pair_bf16(const void* p) {
+  const __m256i a = at(p, 0), b = at(p, 1);
+  return {{even_bf16(a), even_bf16(b)}, {odd_bf16(a), odd_bf16(b)}};
+}
+static inline __m256 eight_i8(const char* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+static inline F load_i8(const void* p) { return {eight_i8(static_cast<const char*>(p)), eight_i8(static_cast<const char*>(p) + 8)}; }
 static inline __m256i round_bf16(__m256 x) {
   const __m256i bits = _mm256_castps_si256(x);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
@@ -85,6 +98,23 @@ static inline void store_bf16(uint16_t* p, F x) {
 static inline I set1_i32(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 static inline I shift8(I x) { return {_mm256_slli_epi32(x.a, 8), _mm256_slli_epi32(x.b, 8)}; }
 static inline I add_i32(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+static inline I sub_i32(I x, I y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
+static inline I mul_i32(I x, I y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
+static inline __m256i high_byte8(__m256i x) { return _mm256_srai_epi32(_mm256_add_epi32(x, _mm256_set1_epi32(128)), 8); }
+static inline I high_byte(I x) { return {high_byte8(x.a), high_byte8(x.b)}; }
+// Lanes folded in halves: a fixed order.
+static inline float fold_lanes(F x) {
+  const __m256 eight = _mm256_add_ps(x.a, x.b);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+static inline float max_lanes(F x) {
+  const __m256 eight = _mm256_max_ps(x.a, x.b);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
 static inline W load_codes(const uint8_t* p) { return {at(p, 0), at(p, 1)}; }
 static inline void store_codes(uint8_t* p, W w) { put(p, 0, w.a); put(p, 1, w.b); }
 static inline W low_nibbles(W w) {
@@ -122,6 +152,7 @@ template <bool Wide>
 static inline I dot(I acc, W w, I a) { return {dot8<Wide>(acc.a, w.a, a.a), dot8<Wide>(acc.b, w.b, a.b)}; }
 static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
+constexpr int kDirectRows = 2;
 constexpr int kTileRows = 2, kTilePanels = 1;
 constexpr int kFloatRows = 4, kFloatPanels = 1;
 constexpr int kAttendTile = 2;

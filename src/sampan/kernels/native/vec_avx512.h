@@ -36,6 +36,19 @@ static inline float max_magnitude(F a, F b) {
   std::memcpy(&r, &bits, 4);
   return r;
 }
+// Lanes folded in halves: a fixed order.
+static inline float fold_lanes(F x) {
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+static inline float max_lanes(F x) {
+  const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
 static inline int32_t sum(I a) { return _mm512_reduce_add_epi32(a.v); }
 static inline F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
 static inline F power_of_two(I n) {
@@ -44,13 +57,22 @@ static inline F power_of_two(I n) {
 static inline void store_i8(int8_t* p, I a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
 }
-static inline void store_i32(int32_t* p, I a) { _mm512_storeu_si512(p, a.v); }
 static inline F load_f16(const void* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
 }
 static inline F load_bf16(const void* p) {
   const __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(x, 16))};
+}
+struct Pair { F low, high; };
+// 32 elements, of which the even ones are `low`: two shifts widen them.
+static inline Pair load_pair_bf16(const void* p) {
+  const __m512i x = _mm512_loadu_si512(p);
+  return {{_mm512_castsi512_ps(_mm512_slli_epi32(x, 16))},
+          {_mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))}};
+}
+static inline F load_i8(const void* p) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))))};
 }
 static inline void store_bf16(uint16_t* p, F a) {
   const __m512i bits = _mm512_castps_si512(a.v);
@@ -62,6 +84,9 @@ static inline void store_bf16(uint16_t* p, F a) {
 static inline I set1_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
 static inline I shift8(I a) { return {_mm512_slli_epi32(a.v, 8)}; }
 static inline I add_i32(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
+static inline I sub_i32(I a, I b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+static inline I mul_i32(I a, I b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+static inline I high_byte(I a) { return {_mm512_srai_epi32(_mm512_add_epi32(a.v, _mm512_set1_epi32(128)), 8)}; }
 static inline W load_codes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 static inline void store_codes(uint8_t* p, W w) { _mm512_storeu_si512(p, w.v); }
 static inline W low_nibbles(W w) { return {_mm512_and_si512(w.v, _mm512_set1_epi8(15))}; }
@@ -80,6 +105,7 @@ template <bool Wide>
 static inline I dot(I acc, W w, I a) { return {_mm512_dpbusd_epi32(acc.v, w.v, a.v)}; }
 static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
+constexpr int kDirectRows = 4;
 constexpr int kTileRows = 4, kTilePanels = 3;       // 12 + 12 accumulators, 3 weights, 1 broadcast
 constexpr int kFloatRows = 6, kFloatPanels = 3;
 constexpr int kAttendTile = 6;

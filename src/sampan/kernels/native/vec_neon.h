@@ -51,7 +51,6 @@ static inline F power_of_two(I n) {
   SAMPAN_EACH r.v[i] = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n.v[i], vdupq_n_s32(127)), 23));
   return r;
 }
-static inline void store_i32(int32_t* p, I a) { SAMPAN_EACH vst1q_s32(p + 4 * i, a.v[i]); }
 static inline void store_i8(int8_t* p, I a) {
   const int16x8_t low = vcombine_s16(vmovn_s32(a.v[0]), vmovn_s32(a.v[1]));
   const int16x8_t high = vcombine_s16(vmovn_s32(a.v[2]), vmovn_s32(a.v[3]));
@@ -69,6 +68,24 @@ static inline F load_bf16(const void* p) {
   SAMPAN_EACH r.v[i] = vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(h + 4 * i), 16));
   return r;
 }
+struct Pair { F low, high; };
+// 32 elements, of which the even ones are `low`: two shifts widen them.
+static inline Pair load_pair_bf16(const void* p) {
+  const uint16_t* h = static_cast<const uint16_t*>(p);
+  Pair r;
+  SAMPAN_EACH {
+    const uint32x4_t x = vreinterpretq_u32_u16(vld1q_u16(h + 8 * i));
+    r.low.v[i] = vreinterpretq_f32_u32(vshlq_n_u32(x, 16));
+    r.high.v[i] = vreinterpretq_f32_u32(vandq_u32(x, vdupq_n_u32(0xffff0000u)));
+  }
+  return r;
+}
+static inline F load_i8(const void* p) {
+  const int8x16_t x = vld1q_s8(static_cast<const int8_t*>(p));
+  const int16x8_t low = vmovl_s8(vget_low_s8(x)), high = vmovl_s8(vget_high_s8(x));
+  return {{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
+           vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))}};
+}
 static inline void store_bf16(uint16_t* p, F a) {
   SAMPAN_EACH {
     const uint32x4_t bits = vreinterpretq_u32_f32(a.v[i]);
@@ -80,6 +97,22 @@ static inline void store_bf16(uint16_t* p, F a) {
 static inline I set1_i32(int32_t x) { I r; SAMPAN_EACH r.v[i] = vdupq_n_s32(x); return r; }
 static inline I shift8(I a) { SAMPAN_EACH a.v[i] = vshlq_n_s32(a.v[i], 8); return a; }
 static inline I add_i32(I a, I b) { SAMPAN_EACH a.v[i] = vaddq_s32(a.v[i], b.v[i]); return a; }
+static inline I sub_i32(I a, I b) { SAMPAN_EACH a.v[i] = vsubq_s32(a.v[i], b.v[i]); return a; }
+static inline I mul_i32(I a, I b) { SAMPAN_EACH a.v[i] = vmulq_s32(a.v[i], b.v[i]); return a; }
+static inline I high_byte(I a) { SAMPAN_EACH a.v[i] = vshrq_n_s32(vaddq_s32(a.v[i], vdupq_n_s32(128)), 8); return a; }
+// Lanes folded in halves: a fixed order.
+static inline float fold_lanes(F x) {
+  const float32x4_t four = vaddq_f32(vaddq_f32(x.v[0], x.v[2]), vaddq_f32(x.v[1], x.v[3]));
+  const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+  return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
+static inline float max_lanes(F x) {
+  const auto larger = [](float32x4_t a, float32x4_t b) { return vbslq_f32(vcltq_f32(b, a), a, b); };
+  float v[4];
+  vst1q_f32(v, larger(larger(x.v[0], x.v[2]), larger(x.v[1], x.v[3])));
+  const float even = v[0] > v[2] ? v[0] : v[2], odd = v[1] > v[3] ? v[1] : v[3];
+  return even > odd ? even : odd;
+}
 static inline W load_codes(const uint8_t* p) { W r; SAMPAN_EACH r.v[i] = vld1q_u8(p + 16 * i); return r; }
 static inline void store_codes(uint8_t* p, W w) { SAMPAN_EACH vst1q_u8(p + 16 * i, w.v[i]); }
 static inline W low_nibbles(W w) { SAMPAN_EACH w.v[i] = vandq_u8(w.v[i], vdupq_n_u8(15)); return w; }
@@ -116,6 +149,7 @@ static inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 #undef SAMPAN_EACH
 
+constexpr int kDirectRows = 2;
 constexpr int kTileRows = 2, kTilePanels = 1;
 constexpr int kFloatRows = 4, kFloatPanels = 1;
 constexpr int kAttendTile = 2;

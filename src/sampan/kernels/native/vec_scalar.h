@@ -55,7 +55,20 @@ static inline F power_of_two(I n) {
   return r;
 }
 static inline void store_i8(int8_t* p, I a) { SAMPAN_EACH p[i] = static_cast<int8_t>(a.v[i]); }
-static inline void store_i32(int32_t* p, I a) { std::memcpy(p, a.v, sizeof a.v); }
+static inline I sub_i32(I a, I b) { SAMPAN_EACH a.v[i] -= b.v[i]; return a; }
+static inline I shift8(I a) { SAMPAN_EACH a.v[i] *= 256; return a; }
+static inline I high_byte(I a) { SAMPAN_EACH a.v[i] = (a.v[i] + 128) >> 8; return a; }  // to nearest
+// Lanes folded in halves: a fixed order.
+static inline float fold_lanes(F x) {
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) x.v[i] += x.v[i + width];
+  return x.v[0];
+}
+static inline float max_lanes(F x) {
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) x.v[i] = x.v[i] > x.v[i + width] ? x.v[i] : x.v[i + width];
+  return x.v[0];
+}
 
 static inline float half_to_float(uint16_t h) {
   const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, mantissa = h & 0x3ffu;
@@ -81,6 +94,24 @@ static inline F load_bf16(const void* p) {
   std::memcpy(h, p, sizeof h);
   F r;
   SAMPAN_EACH { const uint32_t bits = static_cast<uint32_t>(h[i]) << 16; std::memcpy(&r.v[i], &bits, 4); }
+  return r;
+}
+struct Pair { F low, high; };
+// 32 elements, of which the even ones are `low`: two shifts widen them.
+static inline Pair load_pair_bf16(const void* p) {
+  uint16_t h[2 * kLanes];
+  std::memcpy(h, p, sizeof h);
+  Pair r;
+  SAMPAN_EACH {
+    const uint32_t low = static_cast<uint32_t>(h[2 * i]) << 16, high = static_cast<uint32_t>(h[2 * i + 1]) << 16;
+    std::memcpy(&r.low.v[i], &low, 4);
+    std::memcpy(&r.high.v[i], &high, 4);
+  }
+  return r;
+}
+static inline F load_i8(const void* p) {
+  F r;
+  SAMPAN_EACH r.v[i] = static_cast<float>(static_cast<const int8_t*>(p)[i]);
   return r;
 }
 static inline void store_bf16(uint16_t* p, F a) {  // round to nearest even

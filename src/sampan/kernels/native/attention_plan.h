@@ -1,0 +1,45 @@
+// One step's attention as items of work for the pool's threads.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "kernels.h"
+
+namespace sampan {
+
+class AttentionPlan {
+ public:
+  // As many tokens of one span as fill kAttendRows query rows, for each KV head. Where that is too little work for the
+  // threads, the splits of long sequences become items of their own. `group`: query heads of one KV head.
+  void build(const std::vector<Span>& spans, const CacheView& cache, int group, int threads);
+  int items() const { return static_cast<int>(items_.size()); }
+  // Any thread, any order, each item once a layer. `scratch`: attend_scratch floats.
+  void run(const Kernels& kernels, const AttendArgs& args, int item, float* scratch);
+
+ private:
+  struct Item {  // queries against tokens [begin, end)
+    Queries queries;
+    int begin, end;
+    int group;   // whose part it makes, or -1: it makes the result
+  };
+  struct Group {  // parts of one result, one for each split
+    Queries queries;
+    int splits;
+    size_t parts;  // where they start
+  };
+  struct Left {
+    std::atomic<int> value{0};
+  };
+
+  void add(const Queries& queries, bool split);
+
+  std::vector<Item> items_;
+  std::vector<Group> groups_;
+  std::vector<float> parts_;
+  size_t part_floats_ = 0, used_ = 0;
+  std::unique_ptr<Left[]> left_;  // [groups] parts that are not made yet
+};
+
+}  // namespace sampan
