@@ -1,6 +1,6 @@
 """Perplexity and KL divergence against transformers in float32 on the dequantised weights of the same file.
 
-    python benchmarks/accuracy.py
+    python benchmarks/accuracy.py [--cache int8]
 
 reads at least 20,000 tokens of licence texts and source code that every machine has: the licences and the
 standard library that come with Python and its packages. Needs the `test` extra (PyTorch, transformers).
@@ -20,8 +20,10 @@ import transformers
 from sampan.catalog.catalog import resolve
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles, SamplingParams
+from sampan.engine.budget import Wish
+from sampan.engine.engine import Engine
 from sampan.engine.sequence import Sequence, Span
-from sampan.llm import LLM
+from sampan.llm.load import load
 from sampan.weights.checkpoint import open_checkpoint
 
 MODULES = ("argparse.py", "json/decoder.py", "heapq.py", "textwrap.py", "queue.py", "statistics.py")
@@ -60,23 +62,25 @@ def oracle(files: ModelFiles) -> torch.nn.Module:
     return model
 
 
-def native_logits(llm: LLM, ids: list[int]) -> np.ndarray:
+def native_logits(engine: Engine, ids: list[int]) -> np.ndarray:
     """Logits after every token, float32 [tokens, vocabulary], in chunks as a prompt is read."""
     sequence = Sequence(0, ids, len(ids), SamplingParams(), 0, len(ids), frozenset())
-    llm.engine.pool.extend(sequence.pages, len(ids))
+    engine.pool.extend(sequence.pages, len(ids))
     rows = []
     for start in range(0, len(ids), 128):
         span = Span(sequence, start, min(128, len(ids) - start), sample=True)
-        rows.append(llm.engine.runner.rows([span], sample_all=True).logits.copy())
-    llm.engine.pool.release(sequence.pages)
+        rows.append(engine.runner.rows([span], sample_all=True).logits.copy())
+    engine.pool.release(sequence.pages)
     return np.concatenate(rows)
 
 
-def compare(llm: LLM, model: torch.nn.Module, ids: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def compare(
+    engine: Engine, model: torch.nn.Module, ids: list[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Log-probabilities of ids[1:] by the oracle and by Sampan, and the KL divergence at every token."""
     with torch.no_grad():
         wanted = torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), -1)
-    found = torch.log_softmax(torch.from_numpy(native_logits(llm, ids)).double(), -1)
+    found = torch.log_softmax(torch.from_numpy(native_logits(engine, ids)).double(), -1)
     divergence = (wanted.exp() * (wanted - found)).sum(-1)
     following = torch.tensor(ids[1:])[:, None]
     return (
@@ -90,28 +94,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=20000)
     parser.add_argument("--context", type=int, default=1024)
+    parser.add_argument("--cache", default="bf16", help="type of the KV cache: bf16, int8 or f32")
     args = parser.parse_args()
     settings = Settings.from_env()
     files = resolve("smollm2-135m", settings)
     model = oracle(files)
     collected: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     done = 0
-    with LLM(files, settings=settings) as llm:
-        for text in texts():
-            ids = llm.encode(text, templated=False)
-            for start in range(0, len(ids) - 1, args.context):
-                window = ids[start : start + args.context]
-                if len(window) > 1:
-                    collected.append(compare(llm, model, window))
-                    done += len(window)
-            print(f"{done} tokens", file=sys.stderr)
-            if done >= args.tokens:
-                break
+    wish = Wish(context=args.context, cache=args.cache)
+    loaded = load(files, settings, wish, threads=None, prefix_cache=False, speculation=False)
+    for text in texts():
+        ids = loaded.tokenizer.encode(text, add_bos=True)
+        for start in range(0, len(ids) - 1, args.context):
+            window = ids[start : start + args.context]
+            if len(window) > 1:
+                collected.append(compare(loaded.engine, model, window))
+                done += len(window)
+        print(f"{done} tokens", file=sys.stderr)
+        if done >= args.tokens:
+            break
     wanted, found, divergence = (np.concatenate(parts) for parts in zip(*collected, strict=True))
     assert done >= args.tokens, f"only {done} tokens of text found"
     ppl = {"transformers": float(np.exp(-wanted.mean())), "sampan": float(np.exp(-found.mean()))}
     result = {
         "tokens": done,
+        "cache": args.cache,
         "perplexity": ppl,
         "perplexity_ratio": ppl["sampan"] / ppl["transformers"],
         "kl_mean": float(divergence.mean()),

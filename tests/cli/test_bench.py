@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 KEYS = {"batch", "prefill_tps", "decode_tps", "total_tps", "ttft_s", "peak_rss_bytes", "load_s"}
+SIZES = {"weights_bytes", "workspace_bytes", "cache_bytes", "cache_tokens", "cache"}
 WORDS = ("bench", "--batch", "1,3", "--prompt-tokens", "40")
 
 
@@ -13,9 +14,11 @@ def test_json_has_the_promised_keys_for_each_batch_size(sampan: Any) -> None:
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["batch"] for row in rows] == [1, 3]
     for row in rows:
-        assert set(row) >= KEYS
+        assert set(row) >= KEYS | SIZES
         assert (row["threads"], row["prompt_tokens"], row["decode_tokens"]) == (1, 40, 5)
         assert row["load_s"] > 0
+        assert (row["cache"], row["cache_bytes"]) == ("bf16", row["cache_tokens"] * 23_040)
+        assert 3 * 45 <= row["cache_tokens"] <= 3 * 45 + 4 * 32
         assert 50e6 < row["peak_rss_bytes"] < 4e9
         prefill = row["batch"] * 40 / row["prefill_tps"]
         assert 0 < row["ttft_s"] <= prefill * 1.001
@@ -28,3 +31,13 @@ def test_table_says_when_nothing_was_decoded(sampan: Any) -> None:
     header, *lines = sampan(*WORDS, "--decode-tokens", "1").stdout.splitlines()
     assert header.split()[0] == "batch"
     assert [(line.split()[0], line.split()[2]) for line in lines] == [("1", "-"), ("3", "-")]
+
+
+def test_a_budget_holds_or_is_refused(sampan: Any) -> None:
+    words = (*WORDS, "--decode-tokens", "2", "--json")
+    row = json.loads(sampan(*words, "--memory", "160MB").stdout.splitlines()[0])
+    assert row["weights_bytes"] + row["workspace_bytes"] + row["cache_bytes"] <= 160e6
+    done = sampan("bench", "--batch", "64", "--memory", "500MB", "--json")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "500.0 MB are allowed: " in done.stderr
+    assert "sequences with bf16 cache would fit" in done.stderr

@@ -1,12 +1,7 @@
 """`sampan doctor`: this machine, measured."""
 
 import json
-from pathlib import Path
 from typing import Any
-
-import pytest
-
-from sampan.core import memory
 
 KEYS = {"isa", "kernels", "threads", "read_gbps", "int8_tops", "bf16_tflops", "memory_bytes"}
 
@@ -22,6 +17,10 @@ def test_json_has_the_promised_keys_and_sane_figures(sampan: Any) -> None:
     assert 0.001 < row["bf16_tflops"] < 20
     assert row["memory_bytes"] > row["memory_available_bytes"] > 0
     assert "smollm2-135m" in row["fits"]
+    capacity = row["capacity"]["smollm2-135m"]
+    assert 9e7 < capacity["weights_bytes"] < 1e8 < capacity["weights_bytes"] + capacity["workspace_bytes"]
+    per_token = row["memory_available_bytes"] / capacity["cache_tokens"]["bf16"]
+    assert 23_040 <= per_token < 40_000
     assert "llama-3.1-70b" not in row["fits"] or row["memory_bytes"] > 1.2 * 141e9
 
 
@@ -35,20 +34,7 @@ def test_words_for_people(sampan: Any) -> None:
         "int8 peak",
         "bf16 peak",
         "models that fit",
+        "cache that fits",
     ):
         assert f"\n{name} " in out
     assert "GB/s" in out
-
-
-def test_a_containers_limit_is_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(memory, "_LIMIT", limit)
-    machine = memory.total_memory()
-    assert machine is not None
-    limit.write_text("max\n")
-    assert memory.total_memory() == machine
-    limit.write_text("1000000\n")
-    assert memory.total_memory() == 1_000_000
-    assert memory.fits(900_000) is False
-    assert memory.fits(800_000) is True
-    assert memory.fits(None) is None

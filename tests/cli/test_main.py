@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from sampan.kernels.native import available_cores
+
 HEAVY = {
     "torch",
     "transformers",
@@ -90,6 +92,13 @@ def test_importing_and_running_load_nothing_heavy(sampan: Any) -> None:
     assert not _imported(sampan.env, "-c", "import sampan, sampan.llm") & (HEAVY | UNUSED_BY_RUN)
     run = ("-m", "sampan", "run", "Hi", "--max-tokens", "1")
     assert not _imported(sampan.env, *run) & (HEAVY | UNUSED_BY_RUN)
+
+
+def test_too_many_threads_are_told_once(sampan: Any) -> None:
+    cores = available_cores()
+    done = sampan("run", "Hi", "--max-tokens", "2", "--threads", str(cores + 1))
+    assert done.returncode == 0
+    assert done.stderr == f"sampan: {cores + 1} threads on {cores} cores wait for each other: use {cores}\n"
 
 
 def test_output_that_the_locale_cannot_write_is_no_crash(sampan: Any) -> None:

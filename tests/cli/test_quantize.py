@@ -1,6 +1,7 @@
 """`sampan quantize`: a folder that says what its source says, loads at once, and is whole or not there."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -8,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 
@@ -113,7 +113,7 @@ def perplexity(files: ModelFiles) -> float:
         ids = llm.encode(
             "The Danube flows through ten countries, more than any other river.", templated=False
         )
-        return float(np.exp(-llm.score(ids).mean()))
+        return llm.score(ids).perplexity or math.inf
 
 
 def test_an_interrupt_leaves_nothing(sampan: Any, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Engines on a tiny random model, whose weights a test may edit first."""
+"""Engines on a tiny random model, whose weights a test may edit first, and what holds for every pool."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from safetensors.numpy import save_file
 
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles, TokenLogprob
-from sampan.engine.engine import Engine
+from sampan.engine.blocks import BlockPool
+from sampan.engine.engine import DRAFT_ROWS, Engine
 from sampan.engine.runner import Runner
 from sampan.engine.sequence import Event
 from sampan.kernels.native import machine
@@ -69,6 +71,8 @@ def make_engine(tmp_path: Path) -> Callable[..., Engine]:
         max_rows: int = 64,
         max_sequences: int = 8,
         eos: Iterable[int] = (),
+        prefix_cache: bool = True,
+        draft_rows: int = DRAFT_ROWS,
     ) -> Engine:
         weights = random_weights()
         edit(weights)
@@ -81,7 +85,13 @@ def make_engine(tmp_path: Path) -> Callable[..., Engine]:
                 describe(checkpoint.config), PackedWeights(checkpoint, here), here, size, max_rows
             )
         return Engine(
-            runner, context=context, vocabulary=VOCAB, eos_ids=frozenset(eos), max_sequences=max_sequences
+            runner,
+            context=context,
+            vocabulary=VOCAB,
+            eos_ids=frozenset(eos),
+            max_sequences=max_sequences,
+            prefix_cache=prefix_cache,
+            draft_rows=draft_rows,
         )
 
     return make
@@ -111,3 +121,28 @@ def tokens_of() -> Callable[[Iterable[Event]], list[TokenLogprob]]:
         return [event.token for event in events if event.token is not None]
 
     return tokens
+
+
+@pytest.fixture(scope="session")
+def check_pool() -> Callable[[BlockPool, Iterable[Iterable[int]]], None]:
+    """Every page is empty, idle or held; held as often as it has holders; findable by one key of its own."""
+
+    def check(pool: BlockPool, holders: Iterable[Iterable[int]]) -> None:
+        held = Counter(page for pages in holders for page in pages)
+        assert sorted([*pool._empty, *pool._idle, *held]) == list(range(pool.count))
+        assert pool._holders == [held[page] for page in range(pool.count)]
+        assert pool.free == pool.count - len(held)
+        assert {page: key for key, page in pool._found.items()} == pool._keys
+        assert set(pool._idle) <= set(pool._keys)
+        assert not set(pool._empty) & set(pool._keys)
+        # Whoever finds a page has found the one before it, and that one is needed longer.
+        serials = {pool._serials[page]: page for page in pool._keys}
+        assert len(serials) == pool.cached
+        order = {page: place for place, page in enumerate(pool._idle)}
+        for page, (before, _) in pool._keys.items():
+            if before:
+                parent = serials[before]
+                assert order.get(page, -1) < order.get(parent, pool.count)
+                assert held[parent] >= held[page]
+
+    return check

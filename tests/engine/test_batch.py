@@ -1,12 +1,14 @@
 """A plan's arrays: rows one sequence after another, with positions, page tables and sampled rows."""
 
+from array import array
+
 from sampan.core.types import SamplingParams
 from sampan.engine.batch import arrays
 from sampan.engine.sequence import Sequence, Span
 
 
 def sequence(tokens: list[int], pages: list[int]) -> Sequence:
-    return Sequence(0, tokens, len(tokens), SamplingParams(), 0, 99, frozenset(), pages)
+    return Sequence(0, tokens, len(tokens), SamplingParams(), 0, 99, frozenset(), array("i", pages))
 
 
 def test_spans_become_rows() -> None:
@@ -25,3 +27,12 @@ def test_a_plan_may_sample_nothing() -> None:
     got = arrays([Span(sequence([1, 2], [0]), 0, 1, sample=False)])
     assert got.sampled.shape == (0,)
     assert got.ids.tolist() == [1]
+
+
+def test_a_draft_adds_rows_that_are_sampled_too() -> None:
+    a, b = sequence([10, 11, 12], [4, 2]), sequence([20, 21], [7])
+    got = arrays([Span(a, 2, 3, True, (13, 14)), Span(b, 1, 1, True)])
+    assert got.ids.tolist() == [12, 13, 14, 21]
+    assert got.positions.tolist() == [2, 3, 4, 1]
+    assert got.spans.tolist() == [[0, 3, 2], [3, 1, 1]]
+    assert got.sampled.tolist() == [0, 1, 2, 3]

@@ -245,6 +245,18 @@ def test_seeds_make_a_draw_repeatable(make_engine: Make, tokens_of: Make) -> Non
     assert tokens_of(engine.stream([1, 2], warm)) != tokens_of(engine.stream([1, 2], warm))
 
 
+@pytest.mark.parametrize("prefix_cache", [True, False])
+def test_a_prompt_that_is_known_is_not_computed_again(make_engine: Make, prefix_cache: bool) -> None:
+    engine = make_engine(prefix_cache=prefix_cache)
+    prompt = [1 + n % 90 for n in range(100)]
+    first, again = (list(engine.stream(prompt, GREEDY)) for _ in range(2))
+    assert [event.token for event in again] == [event.token for event in first]
+    assert {event.cached_tokens for event in first} == {0}
+    assert {event.cached_tokens for event in again} == {96 if prefix_cache else 0}
+    assert engine.counters.pages_found == (3 if prefix_cache else 0)
+    assert untouched(engine)
+
+
 def test_the_callers_list_is_not_kept(make_engine: Make, finish: Make, tokens_of: Make) -> None:
     engine = make_engine()
     expected = tokens_of(engine.stream([1, 2, 3], GREEDY))

@@ -78,6 +78,7 @@ SAMPLINGS = [
     SamplingParams(top_k=5),
     SamplingParams(top_k=100),
     SamplingParams(top_p=0.7),
+    SamplingParams(top_p=0.3),
     SamplingParams(top_p=0.0),
     SamplingParams(top_p=1e-6),
     SamplingParams(min_p=0.1),

@@ -49,7 +49,8 @@ def program_of(
     """A layer's attention over rows of `qkv`, in the second of two layers; the result is what it gives."""
     program = small(
         isa, rows=len(qkv), cache=("bf16", "f32", "int8").index(shape.cache), layers=2,
-        kv_heads=shape.kv_heads, head_dim=shape.head_dim, inv_freq=shape.inv_freq, rope_scale=shape.rope_scale, **sizes,
+        kv_heads=shape.kv_heads, head_dim=shape.head_dim, inv_freq=shape.inv_freq,
+        rope_scale=shape.rope_scale, **sizes,
     )  # fmt: skip
     buffer = program.values(qkv)
     k_offset, v_offset = shape.out, shape.out + shape.kv_heads * shape.head_dim

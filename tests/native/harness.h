@@ -110,8 +110,10 @@ struct Rows {
   std::vector<float> values;
   std::vector<int32_t> blocks;  // raw words of the quads' blocks
   std::vector<int8_t> low;
+  std::vector<int32_t> unsound;
 
   Rows(int capacity, int k, Form form) {
+    unsound.assign(static_cast<size_t>(capacity), -1);
     const size_t n = static_cast<size_t>(capacity) * static_cast<size_t>(k), all = static_cast<size_t>(quads(capacity)) * static_cast<size_t>(k / kBlock);
     for (int i = 0; form != Form::fine && i < capacity; ++i)  // runs of one row, then of five
       fine.push_back(form == Form::mixed && (i < 20 ? i : i / 5) % 2 == 1);

@@ -67,6 +67,7 @@ struct Case {
   std::vector<float> initial, bias;
   ptrdiff_t stride;
   bool accumulate;
+  int in_place;  // rows up to which weights are read in place
 
   std::vector<float> run(const Kernels& k, int first, int count, int begin, int end) const {
     std::vector<float> out = initial;
@@ -75,7 +76,7 @@ struct Case {
     return out;
   }
   void part(const Kernels& k, std::vector<float>& out, std::vector<uint8_t>& scratch, int first, int count, int begin, int end) const {
-    const LinearArgs a{w.m, rows.view, out.data(), stride, bias.empty() ? nullptr : bias.data(), accumulate};
+    const LinearArgs a{w.m, rows.view, out.data(), stride, bias.empty() ? nullptr : bias.data(), accumulate, count <= in_place};
     k.linear(a, begin, end, first, first + count, scratch.data());
   }
   // `initial`, with the given rows and panels from `whole`.
@@ -106,10 +107,10 @@ static void check_product(const Weights& w, Form form, Random& random, Tables& t
   Rows rows(kRows, k, form);
   const std::vector<float> x = random.bells(static_cast<size_t>(kRows) * static_cast<size_t>(k));
   if (form == Form::floats) std::memcpy(rows.values.data(), x.data(), x.size() * 4);
-  else kScalar.prepare({Prep::copy, x.data(), k, 0, nullptr, 0.0f, nullptr, rows.view}, 0, kRows);
+  else kScalar.prepare({Prep::copy, x.data(), k, 0, nullptr, 0.0f, nullptr, rows.view, nullptr, 0, nullptr}, 0, kRows);
   const ptrdiff_t stride = padded + random.below(20);
   const Case c{w, rows, random.bells(static_cast<size_t>(kRows * stride)),
-               random.chance(2) ? random.bells(static_cast<size_t>(padded)) : std::vector<float>(), stride, random.chance(2)};
+               random.chance(2) ? random.bells(static_cast<size_t>(padded)) : std::vector<float>(), stride, random.chance(2), random.below(kMaxRowsDirect + 1)};
   const std::vector<float> whole = c.run(kScalar, 0, kRows, 0, panels(w.m));
   for (Table& t : tables) {
     const std::string what = std::string("linear ") + t.kernels->name + " " + describe(w.m, form);
@@ -128,18 +129,19 @@ static void check_gated(Store store, int group, Form form, Random& random, Table
   const Weights w = random_weights(random, {nullptr, 2 * outputs, k, store, group, false, has_min, has_min ? 0 : 1 << (bits - 1)});
   Rows rows(kRows, k, form), want(kRows, outputs, form);
   const std::vector<float> x = random.bells(static_cast<size_t>(kRows) * static_cast<size_t>(k));
-  kScalar.prepare({Prep::copy, x.data(), k, 0, nullptr, 0.0f, nullptr, rows.view}, 0, kRows);
+  kScalar.prepare({Prep::copy, x.data(), k, 0, nullptr, 0.0f, nullptr, rows.view, nullptr, 0, nullptr}, 0, kRows);
   std::vector<float> product(static_cast<size_t>(kRows * 2 * outputs));
   std::vector<uint8_t> scratch(linear_scratch(k), 0xff);
-  kScalar.linear({w.m, rows.view, product.data(), 2 * outputs, nullptr, false}, 0, panels(w.m), 0, kRows, scratch.data());
-  kScalar.prepare({Prep::swiglu, product.data(), 2 * outputs, outputs, nullptr, 0.0f, nullptr, want.view}, 0, kRows);
+  kScalar.linear({w.m, rows.view, product.data(), 2 * outputs, nullptr, false, false}, 0, panels(w.m), 0, kRows, scratch.data());
+  kScalar.prepare({Prep::swiglu, product.data(), 2 * outputs, outputs, nullptr, 0.0f, nullptr, want.view, nullptr, 0, nullptr}, 0, kRows);
   for (Table& t : tables) {
     const std::string what = std::string("gated ") + t.kernels->name + " " + describe(w.m, form);
     Rows got(kRows, outputs, form);
-    const GatedArgs args{w.m, rows.view, got.view, outputs / kLanes};
+    GatedArgs args{w.m, rows.view, got.view, outputs / kLanes, false};
     const int middle = random.between(0, blocks);
     for (int row = 0, count; row < kRows; row += count) {  // few rows are read in place, many from unpacked panels
       count = std::min(kRows - row, random.between(1, 24));
+      args.in_place = count <= kMaxRowsDirect && random.chance(2);
       t.kernels->gated(args, 0, middle, row, row + count, scratch.data());
       t.kernels->gated(args, middle, blocks, row, row + count, scratch.data());
     }

@@ -44,6 +44,7 @@ static void compare(Table& t, const Rows& want, const Rows& got, Report& report,
   report.same(want.values, got.values, what + " values");
   report.same(want.blocks, got.blocks, what + " blocks");
   report.same(want.low, got.low, what + " low");
+  report.same(want.unsound, got.unsound, what + " unsound");
 }
 
 // A row with an infinity or a NaN must not look finite to whoever reads it.
@@ -65,7 +66,7 @@ static bool product_shows_it(const Kernels& k, const Rows& rows, int row) {
     for (size_t lane = 0; lane < kLanes; ++lane) std::memcpy(bytes.data() + block + lane * 4, &one, 4);
   m.data = bytes.data();
   std::vector<float> out(static_cast<size_t>(row + 1) * kLanes);
-  k.linear({m, rows.view, out.data(), kLanes, nullptr, false}, 0, 1, row, row + 1, scratch.data());
+  k.linear({m, rows.view, out.data(), kLanes, nullptr, false, row % 2 == 0}, 0, 1, row, row + 1, scratch.data());
   return !std::isfinite(out[static_cast<size_t>(row) * kLanes]);
 }
 
@@ -77,7 +78,7 @@ static void check_prepare(Prep op, Form form, int k, Random& random, Tables& tab
   const bool gathered = random.chance(2);
   const int capacity = kKinds + random.below(3), split = random.below(kKinds);
   const auto run = [&](const Kernels& kernels, Rows& rows, int first, int second) {
-    const PrepArgs a{op, x.data(), stride, up, weight.data(), 1e-5f, gathered ? order.data() : nullptr, rows.view};
+    const PrepArgs a{op, x.data(), stride, up, weight.data(), 1e-5f, gathered ? order.data() : nullptr, rows.view, rows.unsound.data(), 5, nullptr};
     kernels.prepare(a, 0, first);
     kernels.prepare(a, second, kKinds);
   };
@@ -91,6 +92,7 @@ static void check_prepare(Prep op, Form form, int k, Random& random, Tables& tab
     for (int row = 0; row < kKinds; ++row) {
       const int kind = gathered ? order[static_cast<size_t>(row)] : row;
       if (kind < infinite) continue;
+      report.check(op != Prep::norm || got.unsound[static_cast<size_t>(row)] == 5, what + " does not mark the kind " + std::to_string(kind));
       report.check(shows_it(got, row), what + " hides the kind " + std::to_string(kind));
       report.check(product_shows_it(*t.kernels, got, row), what + " product hides the kind " + std::to_string(kind));
     }

@@ -43,7 +43,7 @@ def compared(llm: LLM, engine: Callable[..., Engine], oracle: LlamaForCausalLM, 
         found = own.runner.rows([Span(sequence, start, CHUNK, sample=True)], sample_all=True)
         logits = torch.from_numpy(found.logits.copy())
         rows.append(_rows(expected[start : start + CHUNK], logits, ids[start + 1 : start + CHUNK + 1]))
-    return Compared(*map(torch.cat, zip(*rows, strict=True)), torch.from_numpy(llm.score(ids)))
+    return Compared(*map(torch.cat, zip(*rows, strict=True)), torch.from_numpy(llm.engine.score(ids)))
 
 
 def _rows(expected: torch.Tensor, found: torch.Tensor, targets: list[int]) -> tuple[torch.Tensor, ...]:

@@ -97,7 +97,7 @@ def files_of(folder: Path) -> ModelFiles:
 
 def scores(files: ModelFiles) -> list[float]:
     with LLM(files, settings=SETTINGS, threads=1) as llm:
-        return llm.score(IDS).tolist()
+        return llm.engine.score(IDS).tolist()
 
 
 def refusal(folder: Path) -> str:

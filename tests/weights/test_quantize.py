@@ -148,7 +148,7 @@ def pack(tmp_path: Path) -> Pack:
 
 def scores(folder: Path) -> np.ndarray:
     with LLM(ModelFiles(folder, "folder", "", ""), settings=HERE, threads=2) as llm:
-        return llm.score(IDS)
+        return llm.engine.score(IDS)
 
 
 def unpacked(folder: Path) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:

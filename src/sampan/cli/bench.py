@@ -6,6 +6,7 @@ Every request is there from the start, with `--prompt-tokens` seeded random ids,
 `decode_tps`: tokens given after that moment / the seconds they took (null for one token each);
 `total_tps`: prompt and given tokens / all seconds; `ttft_s`: mean seconds to a sequence's first token;
 `peak_rss_bytes`: of the process so far; `load_s`: seconds to load the model, once for all sizes.
+Reuse of prefixes and speculation are off: random ids would not gain by them, and the figures should not.
 """
 
 import json
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sampan.catalog.catalog import DEFAULT
-from sampan.cli.options import AsJson, ModelName, Seed, Threads
+from sampan.cli.options import AsJson, CacheType, Memory, ModelName, Seed, Threads
 from sampan.cli.session import open_model
 from sampan.cli.terminal import is_terminal, token_bar
 from sampan.core.errors import RequestError, UsageError
@@ -42,6 +43,8 @@ def command(
     decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens given to each prompt.")] = 128,
     batch: Annotated[str, typer.Option(metavar="N,N…", help="Sequences side by side.")] = "1,8,32,64",
     threads: Threads = None,
+    memory: Memory = None,
+    cache: CacheType = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -52,7 +55,15 @@ def command(
 
     pages = -(-length // PAGE) * max(sizes)
     with open_model(
-        model, threads=threads, context=length, max_sequences=max(sizes), cache_tokens=pages * PAGE
+        model,
+        threads=threads,
+        context=length,
+        max_sequences=max(sizes),
+        cache_tokens=pages * PAGE,
+        memory=memory,
+        cache=cache,
+        prefix_cache=False,
+        speculation=False,
     ) as llm:
         prompts = _prompts(max(sizes), prompt_tokens, llm.config.vocab, seed or 0)
         _measure(llm.engine, [prompts[0][:64]], min(decode_tokens, 2), lambda _tokens: None)  # warms up
@@ -65,6 +76,11 @@ def command(
                 "prompt_tokens": prompt_tokens,
                 "decode_tokens": decode_tokens,
                 "threads": llm.machine.threads,
+                "cache": llm.plan.cache,
+                "cache_tokens": llm.plan.cache_tokens,
+                "weights_bytes": llm.plan.weights_bytes,
+                "workspace_bytes": llm.plan.workspace_bytes,
+                "cache_bytes": llm.plan.cache_bytes,
             }
             print(json.dumps(row) if as_json else _lines(row, header=place == 0), flush=True)
 
@@ -77,9 +93,10 @@ def _sizes(text: str) -> list[int]:
 
 
 def _prompts(count: int, tokens: int, vocabulary: int, seed: int) -> list[list[int]]:
-    import numpy as np
+    import random
 
-    return np.random.default_rng(abs(seed)).integers(0, vocabulary, (count, tokens)).tolist()  # type: ignore[no-any-return]
+    source = random.Random(seed)
+    return [source.choices(range(vocabulary), k=tokens) for _ in range(count)]
 
 
 def _measure(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sampan.catalog.catalog import DEFAULT
 from sampan.cli import options as o
-from sampan.cli.session import Screen, open_model, statistics, stream_answer
+from sampan.cli.session import Screen, open_model, read_answer, statistics
 from sampan.cli.terminal import is_terminal, note, say
 from sampan.core.errors import RequestError, SampanError
 from sampan.core.types import SamplingParams
@@ -43,10 +43,12 @@ def command(
     seed: o.Seed = None,
     threads: o.Threads = None,
     context: o.Context = None,
+    memory: o.Memory = None,
+    cache: o.CacheType = None,
 ) -> None:
     """Converse with a model. /help tells what else can be typed."""
     chosen: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
-    with open_model(model, threads=threads, context=context) as llm:
+    with open_model(model, threads=threads, context=context, memory=memory, cache=cache) as llm:
         if llm.template is None:
             raise RequestError(f"{model} has no chat template: use `sampan run --raw`")
         sampling = replace(
@@ -100,7 +102,7 @@ class Chat:
         try:
             prompt = self.llm.prompt(self.conversation)
             self._check_room(prompt)
-            answer = stream_answer(self.llm, prompt, self.sampling, templated=True, show=screen.show)
+            answer = read_answer(self.llm.stream(prompt, self.sampling, templated=True), screen.show)
         except (SampanError, KeyboardInterrupt) as error:
             screen.end()
             self.messages.pop()

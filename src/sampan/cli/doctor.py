@@ -3,21 +3,26 @@
 `isa`: instruction sets with kernels that run here, best first; `kernels`: the one in use. `read_gbps`: 10^9
 bytes a second from memory by all threads; `int8_tops`, `bf16_tflops`: 10^12 operations a second, a multiply
 and an add being two, with the instructions named beside them (float ones where the machine has no bf16;
-matrix units such as AMX are not measured). Other work on the machine lowers all three.
+matrix units such as AMX are not measured). Other work on the machine lowers all three. `capacity`: of the
+catalogue's models on this disk, the bytes they take and the tokens of cache that fit beside them.
 """
 
 import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sampan.catalog.catalog import entries
+from sampan.catalog.catalog import cached, entries
 from sampan.catalog.disk import gigabytes
 from sampan.cli.options import AsJson, Threads
 from sampan.core.errors import OutOfMemory
 from sampan.core.memory import available_memory, fits, total_memory
 from sampan.core.settings import Settings
+from sampan.core.types import ModelFiles
+
+if TYPE_CHECKING:
+    from sampan.kernels.native import Machine
 
 Row = dict[str, Any]
 
@@ -56,9 +61,33 @@ def _examine(settings: Settings, threads: int | None) -> Row:
         "bf16_instruction": float_instruction,
         "cpu": _cpu(),
         "fits": [entry.alias for entry in entries() if entry.supported and fits(entry.bytes)],
+        "capacity": _capacity(settings, here),
         "version": version("sampan"),
         "python": platform.python_version(),
     }
+
+
+def _capacity(settings: Settings, here: "Machine") -> dict[str, Row]:
+    """What the local models take, and the tokens that what is free now holds beside them."""
+    from sampan.engine.footprint import measure
+    from sampan.llm.load import MAX_ROWS
+    from sampan.weights.checkpoint import open_checkpoint
+
+    free = available_memory()
+    found = {}
+    for entry in entries():
+        model = cached(entry.alias, settings)
+        if not entry.supported or model is None or free is None:
+            continue
+        files = ModelFiles(model.path, model.kind, entry.alias, entry.source)
+        with open_checkpoint(files) as checkpoint:
+            size = measure(checkpoint, entry.alias, here, MAX_ROWS)
+        found[entry.alias] = {
+            "weights_bytes": size.weights,
+            "workspace_bytes": size.fixed(1) - size.weights,
+            "cache_tokens": {dtype: max(0, size.tokens(free, 1, dtype)) for dtype in size.page},
+        }
+    return found
 
 
 def _cpu() -> str:
@@ -85,9 +114,20 @@ def _words(row: Row, settings: Settings) -> dict[str, str]:
         "memory": f"{_size(row['memory_bytes'])}, {_size(row['memory_available_bytes'])} available",
         "cache": f"{settings.home}{', offline' if settings.offline else ''}",
         "models that fit": ", ".join(row["fits"]) or "none of the catalogue",
+        "cache that fits": _caches(row["capacity"]) or "no model is here yet",
         "too large": ", ".join(alias for alias in known if alias not in row["fits"])
         or "none of the catalogue",
     }
+
+
+def _caches(capacity: dict[str, Row]) -> str:
+    """Tokens beside each local model."""
+    found = []
+    for alias, size in capacity.items():
+        counts = {dtype: count for dtype, count in size["cache_tokens"].items() if dtype != "f32"}
+        tokens = ", ".join(f"{count:,} tokens in {dtype}" for dtype, count in counts.items())
+        found.append(f"beside {alias} {tokens}")
+    return "; ".join(found)
 
 
 def _size(value: int | None) -> str:

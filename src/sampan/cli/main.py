@@ -7,6 +7,7 @@ name, adds the traceback. Nothing slow is imported here: Ctrl-C works from the f
 import io
 import os
 import sys
+import warnings
 
 from sampan.core.errors import SampanError
 
@@ -31,7 +32,9 @@ def _run(words: list[str], debug: bool) -> int:
     try:
         from sampan.cli.app import app
 
-        app(words, prog_name="sampan")
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            app(words, prog_name="sampan")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0
     except KeyboardInterrupt:
@@ -43,6 +46,12 @@ def _run(words: list[str], debug: bool) -> int:
         hint = "" if debug else "; run again with --debug to see where"
         _report(f"{type(error).__name__}: {error}{hint}", debug)
     return 1
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    from sampan.cli.terminal import say
+
+    say(f"sampan: {message}")
 
 
 def _report(message: str, debug: bool) -> None:

@@ -17,6 +17,14 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Threads; every core un
 Context = Annotated[
     int | None, typer.Option(min=2, help="Tokens of the longest sequence; the model's unless given.")
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="What weights, cache and workspace stay under: 4GiB, 800MB."),
+]
+CacheType = Annotated[
+    str | None,
+    typer.Option("--cache", metavar="TYPE", help="bf16, int8 (half as large) or auto; bf16 unless given."),
+]
 System = Annotated[str | None, typer.Option(help="The system message.")]
 
 MaxTokens = Annotated[

@@ -9,7 +9,7 @@ import typer
 from sampan.catalog.catalog import DEFAULT
 from sampan.cli import options as o
 from sampan.cli.main import INTERRUPTED
-from sampan.cli.session import Answer, Screen, open_model, statistics, stream_answer
+from sampan.cli.session import Answer, Screen, open_model, read_answer, statistics
 from sampan.cli.terminal import note, read_stdin
 from sampan.core.errors import UsageError
 from sampan.core.types import TokenLogprob
@@ -45,6 +45,8 @@ def command(
     ] = False,
     threads: o.Threads = None,
     context: o.Context = None,
+    memory: o.Memory = None,
+    cache: o.CacheType = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Answer one prompt. Sampling options that are not given are the model's own."""
@@ -59,15 +61,14 @@ def command(
         "logit_bias": o.parse_logit_bias(logit_bias or []), "logprobs": logprobs,
     }  # fmt: skip
     model, prompt = _model_and_prompt(words, raw)
-    with open_model(model, threads=threads, context=context) as llm:
+    with open_model(model, threads=threads, context=context, memory=memory, cache=cache) as llm:
         sampling = replace(
             llm.defaults, **{name: value for name, value in chosen.items() if value is not None}
         )
         screen = Screen()
-        full = prompt if raw else llm.prompt(_messages(system, prompt))
-        show = (lambda _delta: None) if as_json else screen.show
+        stream = llm.stream(prompt if raw else _messages(system, prompt), sampling)
         try:
-            answer = stream_answer(llm, full, sampling, templated=not raw, show=show)
+            answer = read_answer(stream, (lambda _delta: None) if as_json else screen.show)
         finally:
             screen.end()
         if as_json:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sampan.catalog.catalog import DEFAULT
-from sampan.cli.options import AsJson, Context, ModelName, Threads
+from sampan.cli.options import AsJson, CacheType, Context, Memory, ModelName, Threads
 from sampan.cli.session import open_model
 from sampan.cli.terminal import is_terminal, token_bar
 from sampan.core.errors import RequestError, UsageError
@@ -34,6 +34,8 @@ def command(
     text: Annotated[Path | None, typer.Option(help="A UTF-8 text, which is tokenized.")] = None,
     context: Context = None,
     threads: Threads = None,
+    memory: Memory = None,
+    cache: CacheType = None,
     as_json: AsJson = False,
 ) -> None:
     """Log-probabilities of given tokens or text, and their perplexity.
@@ -44,7 +46,7 @@ def command(
         raise UsageError("give either --ids FILE or --text FILE")
     sequences = _read_ids(ids) if ids is not None else []
     prose = _read_text(text) if text is not None else ""
-    with open_model(model, threads=threads, context=context) as llm:
+    with open_model(model, threads=threads, context=context, memory=memory, cache=cache) as llm:
         if ids is not None:
             _check_ids(ids, sequences, llm.config.vocab)
         else:
@@ -61,11 +63,9 @@ def command(
 def _score(llm: "LLM", windows: list[list[int]], *, shown: bool) -> Iterator[Row]:
     with token_bar("scoring", sum(len(window) for window in windows), shown=shown) as advance:
         for window in windows:
-            logprobs = llm.score(window).tolist()
-            nll = 0.0 - math.fsum(logprobs)  # never -0.0
-            perplexity = math.exp(nll / len(logprobs)) if logprobs else None
+            row = vars(llm.score(window))
             advance(len(window))
-            yield {"ids": window, "logprobs": [None, *logprobs], "nll": nll, "perplexity": perplexity}
+            yield row
 
 
 def _windows(sequence: list[int], size: int) -> Iterable[list[int]]:

@@ -3,45 +3,23 @@
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sampan.catalog.catalog import resolve
 from sampan.cli.progress import TerminalProgress
 from sampan.cli.terminal import dim, is_terminal, printable
-from sampan.core.errors import UsageError
-from sampan.core.settings import Settings
-from sampan.core.types import FinishReason, SamplingParams, TokenLogprob
+from sampan.core.types import Delta, FinishReason, TokenLogprob
 
 if TYPE_CHECKING:
-    from sampan.llm import LLM, Delta
+    from sampan.llm import LLM
+    from sampan.llm.streams import Stream
 
 
-def open_model(
-    model: str,
-    *,
-    threads: int | None = None,
-    context: int | None = None,
-    max_sequences: int = 1,
-    cache_tokens: int | None = None,
-) -> "LLM":
-    """MODEL, fetched if need be and loaded; `UsageError` when it has not this much `context`."""
-    settings = Settings.from_env()
-    files = resolve(model, settings, TerminalProgress())
+def open_model(model: str, *, max_sequences: int = 1, **options: Any) -> "LLM":
+    """MODEL, fetched if need be and loaded; `options` are those of `LLM`."""
     from sampan.llm import LLM
 
-    llm = LLM(
-        files,
-        settings=settings,
-        threads=threads,
-        context=context,
-        max_sequences=max_sequences,
-        cache_tokens=cache_tokens,
-    )
-    if context is not None and llm.context < context:
-        raise UsageError(f"a context of {context} tokens was asked for: {model} holds {llm.context}")
-    return llm
+    return LLM(model, max_sequences=max_sequences, progress=TerminalProgress(), **options)
 
 
 @dataclass
@@ -57,7 +35,7 @@ class Answer:
     first: float | None = None
     last: float | None = None
 
-    def add(self, delta: "Delta") -> None:
+    def add(self, delta: Delta) -> None:
         """Take one token's part."""
         self.last = time.perf_counter()
         if self.first is None:
@@ -82,14 +60,12 @@ class Answer:
         return (len(self.tokens) - 1) / (self.last - self.first)
 
 
-def stream_answer(
-    llm: "LLM", prompt: str, sampling: SamplingParams, *, templated: bool, show: Callable[["Delta"], None]
-) -> Answer:
-    """Make one answer and `show` it as it grows. Ctrl-C ends it: what there is stays, as "abort"."""
-    answer = Answer(len(llm.encode(prompt, templated=templated)))
+def read_answer(stream: "Stream", show: Callable[[Delta], None]) -> Answer:
+    """Read one answer and `show` it as it grows. Ctrl-C ends it: what there is stays, as "abort"."""
+    answer = Answer(stream.prompt_tokens)
     try:
-        with closing(llm.stream(prompt, sampling, templated=templated)) as deltas:
-            for delta in deltas:
+        with stream:
+            for delta in stream:
                 answer.add(delta)
                 show(delta)
     except KeyboardInterrupt:
@@ -104,7 +80,7 @@ class Screen:
         self._terminal = is_terminal(sys.stdout)
         self._line_open = False
 
-    def show(self, delta: "Delta") -> None:
+    def show(self, delta: Delta) -> None:
         """One part, at once."""
         if self._terminal and delta.reasoning:
             self._write(dim(printable(delta.reasoning)), delta.reasoning)

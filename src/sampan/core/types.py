@@ -1,9 +1,12 @@
 """Frozen data that crosses folders."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal
+
+from sampan.core.errors import RequestError
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -27,8 +30,9 @@ class SamplingParams:
     """How tokens are chosen. `temperature == 0` is greedy; `top_k == 0` and `top_p == 1` mean off.
 
     `logprobs`: None for none, otherwise the number of alternatives reported beside the chosen token.
-    `seed`: None draws a fresh one. Penalties follow the OpenAI (presence, frequency) and CTRL
-    (repetition, arXiv:1909.05858) definitions.
+    `seed`: None draws a fresh one. `stop`: texts that end the answer and are not part of it; one may be given
+    alone. Penalties follow the OpenAI (presence, frequency) and CTRL (repetition, arXiv:1909.05858)
+    definitions. A field of the wrong type is a `RequestError`; ranges are checked with the request.
     """
 
     max_tokens: int | None = None
@@ -41,10 +45,22 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
+    stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(self, Integral, "a whole number", "top_k")
+        _require(self, Integral, "a whole number or None", "max_tokens", "seed", "logprobs", optional=True)
+        _require(self, Real, "a number", "temperature", "top_p", "min_p")
+        _require(self, Real, "a number", "repetition_penalty", "presence_penalty", "frequency_penalty")
+        object.__setattr__(self, "stop", _tuple("stop", self.stop, str))
+        object.__setattr__(self, "stop_token_ids", _tuple("stop_token_ids", self.stop_token_ids, Integral))
+        if not isinstance(self.logit_bias, Mapping) or not all(
+            isinstance(token, Integral) and isinstance(bias, Real) for token, bias in self.logit_bias.items()
+        ):
+            raise RequestError(f"logit_bias is {self.logit_bias!r:.80}: give numbers by token id")
 
 
 @dataclass(frozen=True)
@@ -57,6 +73,55 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
+class Delta:
+    """What one token added: text to show, reasoning to show, or the end (with whatever was held back)."""
+
+    text: str = ""
+    reasoning: str = ""
+    token: TokenLogprob | None = None
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer.
+
+    `reasoning`: what a reasoning model thought before it, without the tags. `tokens`: the ids that were
+    sampled, an end-of-sequence token included; `logprobs` has one entry for each. `finish_reason`: "stop" (a
+    stop token or text), "length" (`max_tokens`, or the context is full), "abort" (as far as it got).
+    `cached_tokens`: tokens of the prompt that an earlier request had computed; what an answer cost does not
+    count when answers are compared.
+    """
+
+    text: str
+    reasoning: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    cached_tokens: int = field(default=0, compare=False)
+
+    @property
+    def completion_tokens(self) -> int:
+        """How many tokens were sampled."""
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Teacher-forced log-probabilities.
+
+    `logprobs`: of each id after those before it, natural logarithms; the first is None. `nll`: minus their
+    sum, in nats. `perplexity`: exp(nll / scored ids), None where nothing is scored.
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float | None, ...]
+    nll: float
+    perplexity: float | None
+
+
+@dataclass(frozen=True)
 class Licence:
     """A licence in words: what it allows and what it asks."""
 
@@ -65,3 +130,19 @@ class Licence:
     allows: str
     asks: str
     url: str = ""
+
+
+def _require(p: SamplingParams, kind: type, what: str, *names: str, optional: bool = False) -> None:
+    for name in names:
+        value = getattr(p, name)
+        if not isinstance(value, kind) and not (optional and value is None):
+            raise RequestError(f"{name} is {value!r:.80}: give {what}")
+
+
+def _tuple(name: str, value: object, kind: type) -> tuple[object, ...]:
+    """A sequence as a tuple; one item alone counts as a sequence of one."""
+    items = (value,) if isinstance(value, kind) else value
+    if not isinstance(items, Sequence) or not all(isinstance(item, kind) for item in items):
+        what = "texts" if kind is str else "token ids"
+        raise RequestError(f"{name} is {value!r:.80}: give a list of {what}")
+    return tuple(items)

@@ -29,18 +29,20 @@ def arrays(plan: Sequence[Span], *, sample_all: bool = False) -> Arrays:
     table: list[tuple[int, int, int]] = []
     sampled: list[int] = []
     for span in plan:
-        first, end = len(ids), span.start + span.count
+        first, last = len(ids), len(ids) + span.count
         table.append((first, span.count, span.start))
-        ids.extend(span.sequence.tokens[span.start : end])
-        positions.extend(range(span.start, end))
-        if sample_all:
-            sampled.extend(range(first, len(ids)))
-        elif span.sample:
-            sampled.append(len(ids) - 1)
-    pages = np.zeros((len(plan), max(len(s.sequence.pages) for s in plan)), np.int32)
-    for row, span in zip(pages, plan, strict=True):
-        row[: len(span.sequence.pages)] = span.sequence.pages
-    return Arrays(_ints(ids), _ints(positions), _ints(table), pages, _ints(sampled))
+        ids += span.sequence.tokens[span.start : span.start + span.count - len(span.draft)]
+        ids += span.draft
+        positions += range(span.start, span.start + span.count)
+        sampled += range(first if sample_all else last - span.sampled, last)
+    return Arrays(_ints(ids), _ints(positions), _ints(table), _pages(plan), _ints(sampled))
+
+
+def _pages(plan: Sequence[Span]) -> Ints:
+    held = [span.sequence.pages for span in plan]
+    width = max(map(len, held))
+    rows = b"".join([pages.tobytes().ljust(4 * width, b"\0") for pages in held])
+    return np.frombuffer(rows, np.int32).reshape(len(plan), width)
 
 
 def _ints(values: Sequence[int] | Sequence[tuple[int, int, int]]) -> Ints:

@@ -1,6 +1,6 @@
 """The engine: token ids in, token ids out. Text, templates and tools stay outside."""
 
-import secrets
+import os
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from itertools import count
@@ -12,10 +12,11 @@ from sampan.core.errors import ContextOverflow, RequestError
 from sampan.core.types import SamplingParams
 from sampan.engine.blocks import BlockPool
 from sampan.engine.runner import Runner
-from sampan.engine.scheduler import Scheduler
+from sampan.engine.scheduler import Counters, Scheduler
 from sampan.engine.sequence import Event, Sequence, Span
 from sampan.kernels.native import PAGE
 
+DRAFT_ROWS = 8  # up to about here a step reads weights longer than it computes
 _SCORE_ROWS = 128  # rows of logits held at once while scoring
 
 
@@ -23,18 +24,28 @@ class Engine:
     """Continuous batching over one model. Not thread-safe: one caller steps it.
 
     `context`: the longest sequence in tokens, or fewer where the runner's cache cannot hold that many.
-    `eos_ids`: tokens that end a sequence unless `ignore_eos`.
+    `eos_ids`: tokens that end a sequence unless `ignore_eos`. `prefix_cache`: full pages of known text are
+    shared, not computed again. `draft_rows`: rows up to which a step that only decodes is filled with drafts
+    (`lookup.py`), 0 for none. Neither changes a bit of any answer.
     """
 
     def __init__(
-        self, runner: Runner, *, context: int, vocabulary: int, eos_ids: frozenset[int], max_sequences: int
+        self,
+        runner: Runner,
+        *,
+        context: int,
+        vocabulary: int,
+        eos_ids: frozenset[int],
+        max_sequences: int,
+        prefix_cache: bool = True,
+        draft_rows: int = DRAFT_ROWS,
     ) -> None:
         self.runner = runner
         self.context = min(context, runner.cache.pages * PAGE - 1)  # the scheduler admits one token more
         self.vocabulary = vocabulary
         self.eos_ids = eos_ids
-        self.pool = BlockPool(runner.cache.pages, PAGE)
-        self.scheduler = Scheduler(self.pool, runner.max_rows, max_sequences)
+        self.pool = BlockPool(runner.cache.pages, PAGE, reuse=prefix_cache)
+        self.scheduler = Scheduler(self.pool, runner.max_rows, max_sequences, draft_rows)
         self._ids = count()
 
     def add(self, prompt: Seq[int], sampling: SamplingParams) -> int:
@@ -45,7 +56,7 @@ class Engine:
         if sampling.max_tokens is not None:
             limit = min(limit, len(tokens) + sampling.max_tokens)
         stops = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else self.eos_ids)
-        seed = secrets.randbits(63) if sampling.seed is None else sampling.seed % 2**63
+        seed = int.from_bytes(os.urandom(8)) >> 1 if sampling.seed is None else sampling.seed % 2**63
         request = next(self._ids)
         self.scheduler.add(Sequence(request, tokens, len(tokens), sampling, seed, limit, stops))
         return request
@@ -55,6 +66,11 @@ class Engine:
         plan = self.scheduler.schedule()
         tokens = self.runner.run(plan) if plan else []
         return self.scheduler.postprocess(plan, tokens)
+
+    @property
+    def counters(self) -> Counters:
+        """What the cache and the drafts have been good for since the start."""
+        return self.scheduler.counters
 
     def abort(self, request: int) -> bool:
         """Forget a request; its pages are free before the next step."""
@@ -96,9 +112,8 @@ class Engine:
         end = min(start + count, len(sequence.tokens))
         rows = self.runner.rows([Span(sequence, start, end - start, sample=True)], sample_all=True)
         if not rows.finite.all():
-            raise RequestError(
-                f"the model gave logits that are not finite numbers at tokens {start} to {end}"
-            )
+            wrong = int(np.flatnonzero(~rows.finite)[0])
+            raise RequestError(f"after token {start + wrong}: {self.runner.fault(rows, wrong)}")
         targets = sequence.tokens[start + 1 : end + 1]
         return (
             rows.logits[np.arange(len(targets)), targets].astype(np.float64) - rows.log_total[: len(targets)]

@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from sampan.core.types import TokenLogprob
 from sampan.engine.batch import arrays
-from sampan.engine.sampler import choose
+from sampan.engine.sampler import choose, takes_best
+from sampan.engine.scheduler import Sampled
 from sampan.engine.sequence import Span
 from sampan.kernels.native import Machine, out_of_memory
 from sampan.kernels.program import Cache, Recorder, symbolic_batch
@@ -22,13 +23,15 @@ Floats = npt.NDArray[np.float32]
 class Rows:
     """Logits of S sampled rows [S, vocabulary], valid until the next step, and their summary.
 
-    `log_total`: natural log of the sum of the exponentials; `finite`: no NaN or infinity in the row.
+    `log_total`: natural log of the sum of the exponentials; `finite`: no NaN or infinity in the row;
+    `unsound`: number of the first norm that read a NaN or an infinity, or -1.
     """
 
     logits: Floats
     best: npt.NDArray[np.int64]
     log_total: npt.NDArray[np.float64]
     finite: npt.NDArray[np.bool_]
+    unsound: list[int]
 
 
 class Runner:
@@ -41,32 +44,71 @@ class Runner:
         recorder = Recorder(machine, weights, cache, max_rows, rope.inv_freq, rope.scale)
         model.forward(recorder, symbolic_batch())
         self.program = recorder.program
+        self.norms = recorder.norms
         self.cache = cache
         self.max_rows = max_rows
 
-    def run(self, plan: Seq[Span]) -> list[TokenLogprob | str]:
-        """A token for each span that samples, or why there is none."""
+    def run(self, plan: Seq[Span]) -> list[Sampled]:
+        """What each span that samples gives (see `Sampled`)."""
         rows = self.rows(plan)
-        sampling = [span.sequence for span in plan if span.sample]
-        results: list[TokenLogprob | str] = []
-        for i, sequence in enumerate(sampling):
-            if rows.finite[i]:
-                results.append(choose(rows.logits[i], int(rows.best[i]), float(rows.log_total[i]), sequence))
-            else:
-                results.append(f"request {sequence.id}: the model gave logits that are not finite numbers")
+        best = _best(rows)
+        sound = rows.finite.tolist()
+        results: list[Sampled] = []
+        first = 0
+        for span in plan:
+            if span.sample:
+                end = first + span.sampled
+                wrong = next((i for i in range(first, end) if not sound[i]), None)
+                if wrong is None:
+                    results.append(_tokens(rows, best, first, span))
+                elif span.draft:  # a drafted token's damage can reach the rows before it: once more without
+                    results.append([])
+                else:
+                    results.append([f"request {span.sequence.id}: {self.fault(rows, wrong)}"])
+                first = end
         return results
 
     def rows(self, plan: Seq[Span], *, sample_all: bool = False) -> Rows:
         """Logits of the sampled rows, or of every row."""
         a = arrays(plan, sample_all=sample_all)
         try:
-            logits, chunks = self.program.run(a.ids, a.positions, a.spans, a.pages, a.sampled)
+            logits, chunks, unsound = self.program.run(a.ids, a.positions, a.spans, a.pages, a.sampled)
         except MemoryError as e:
             raise out_of_memory(f"a step of {a.ids.size} tokens") from e
-        return _summary(logits, chunks)
+        return _summary(logits, chunks, unsound)
+
+    def fault(self, rows: Rows, row: int) -> str:
+        """Where a row stopped being finite."""
+        norm = rows.unsound[row]
+        where = "in the head" if norm < 0 else f"before {self.norms[norm].removesuffix('.weight')}"
+        return f"the model gave logits that are not finite numbers (first seen {where})"
 
 
-def _summary(logits: Floats, chunks: Floats) -> Rows:
+def _best(rows: Rows) -> list[TokenLogprob]:
+    """Each row's most probable token."""
+    values = rows.logits[np.arange(rows.best.size), rows.best]
+    with np.errstate(invalid="ignore"):
+        logprobs = values.astype(np.float64) - rows.log_total
+    return [TokenLogprob(*pair) for pair in zip(rows.best.tolist(), logprobs.tolist(), strict=True)]
+
+
+def _tokens(rows: Rows, best: list[TokenLogprob], first: int, span: Span) -> Sampled:
+    """Tokens of a span's rows from `first` on, each after those before it, while they are the draft's."""
+    sequence, chosen = span.sequence, []
+    plain = takes_best(sequence.sampling)
+    for place in range(span.sampled):
+        row = first + place
+        if plain:
+            chosen.append(best[row])
+        else:
+            total, after = float(rows.log_total[row]), span.draft[:place]
+            chosen.append(choose(rows.logits[row], best[row].token, total, sequence, after))
+        if place == len(span.draft) or chosen[-1].token != span.draft[place]:
+            break
+    return chosen
+
+
+def _summary(logits: Floats, chunks: Floats, unsound: list[int]) -> Rows:
     """Folds the chunks' maxima and sums [S, chunks, 4] in their order."""
     tops, sums = chunks[:, :, 0].astype(np.float64), chunks[:, :, 1].astype(np.float64)
     top = tops.max(axis=1, initial=-np.inf)
@@ -74,4 +116,4 @@ def _summary(logits: Floats, chunks: Floats) -> Rows:
         total = np.log((sums * np.exp(tops - top[:, None])).sum(axis=1)) + top
     first = tops.argmax(axis=1) if len(tops) else np.zeros(0, np.int64)
     best = np.take_along_axis(chunks[:, :, 2], first[:, None], axis=1)[:, 0].astype(np.int64)
-    return Rows(logits, best, total, (chunks[:, :, 3] == 1).all(axis=1))
+    return Rows(logits, best, total, (chunks[:, :, 3] == 1).all(axis=1), unsound)

@@ -1,21 +1,27 @@
 """Chooses tokens. A choice depends on the row's logits, the request and its seed, and on nothing else.
 
 The order of filters is penalties and bias, temperature, top-k, top-p, min-p. Randomness is counter-based
-(Philox, keyed by the seed, counted by the position), so a request's text does not depend on what ran
-beside it. Log-probabilities are those of the model, before any of this.
+(BLAKE2b, keyed by the seed, of the position), so a request's text does not depend on what ran beside it.
+Log-probabilities are those of the model, before any of this.
 """
 
 from collections import Counter
+from hashlib import blake2b
+from math import log
 
 import numpy as np
 import numpy.typing as npt
 
 from sampan.core.types import SamplingParams, TokenLogprob
+from sampan.engine.candidates import Floats, Indices, at_least, draw, largest
 from sampan.engine.sequence import Sequence
 
-Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 
-_CANDIDATES = 512  # first guess at how many tokens top-p needs
+_COLDEST = 1e-30  # colder than this, nothing but the best has a weight that float32 can hold
+_NUCLEUS = 512  # tokens that usually hold all but 1 - top_p
+_ATTEMPTS = 4  # draws from all tokens before the nucleus is sorted
+_SLACK = 0.999  # a bound in float32 must not lose what passes in float64
 
 
 def is_greedy(p: SamplingParams) -> bool:
@@ -33,14 +39,24 @@ def changes_logits(p: SamplingParams) -> bool:
     )
 
 
-def choose(logits: Floats, best: int, log_total: float, sequence: Sequence) -> TokenLogprob:
-    """One row's next token: `logits` [vocabulary], their argmax, and the log of their exponentials' sum."""
+def takes_best(p: SamplingParams) -> bool:
+    """The most probable token as the model sees it, and nothing else is asked for: `choose` is not needed."""
+    return is_greedy(p) and not changes_logits(p) and not p.logprobs
+
+
+def choose(
+    logits: Floats, best: int, log_total: float, sequence: Sequence, after: tuple[int, ...] = ()
+) -> TokenLogprob:
+    """One row's next token: `logits` [vocabulary], their argmax, and the log of their exponentials' sum.
+
+    `after`: tokens that follow the sequence's own and come before the one to choose.
+    """
     p = sequence.sampling
-    changed = penalised(logits, sequence) if changes_logits(p) else logits
+    changed = penalised(logits, sequence, after) if changes_logits(p) else logits
     if is_greedy(p):
         token = int(np.argmax(changed)) if changed is not logits else best
     else:
-        token = _draw(changed, p, sequence.seed, len(sequence.tokens))
+        token = _draw(changed, p, _Chance(sequence.seed, len(sequence.tokens) + len(after)))
     return TokenLogprob(
         token, float(logits[token]) - log_total, top_logprobs(logits, log_total, p.logprobs or 0)
     )
@@ -50,21 +66,21 @@ def top_logprobs(logits: Floats, log_total: float, count: int) -> tuple[tuple[in
     """The `count` most probable tokens with their log-probabilities, best first."""
     if count == 0:
         return ()
-    index = _largest(logits, min(count, logits.size))
+    index = largest(logits, min(count, logits.size))
     return tuple((int(i), float(logits[i]) - log_total) for i in index)
 
 
-def penalised(logits: Floats, sequence: Sequence) -> Floats:
+def penalised(logits: Floats, sequence: Sequence, after: tuple[int, ...] = ()) -> Floats:
     """Logits after the penalties and the bias (OpenAI's presence and frequency count the output alone,
     the repetition penalty counts the prompt too, as in CTRL)."""
     p = sequence.sampling
     out = logits.copy()
     if p.repetition_penalty != 1.0:
-        seen = np.unique(sequence.tokens)
+        seen = np.fromiter({*sequence.tokens, *after}, np.intp)
         values = out[seen]
         out[seen] = np.where(values > 0, values / p.repetition_penalty, values * p.repetition_penalty)
     if p.presence_penalty or p.frequency_penalty:
-        counts = Counter(sequence.output)
+        counts = Counter([*sequence.output, *after])
         for token, count in counts.items():
             out[token] -= p.presence_penalty + p.frequency_penalty * count
     for token, bias in p.logit_bias.items():
@@ -72,46 +88,71 @@ def penalised(logits: Floats, sequence: Sequence) -> Floats:
     return out
 
 
-def _draw(logits: Floats, p: SamplingParams, seed: int, position: int) -> int:
-    with np.errstate(over="ignore"):  # near temperature zero all but the best become minus infinity
-        scaled = (logits.astype(np.float64) - logits.max()) / p.temperature
-    index, weights = _candidates(scaled, p)
-    totals = np.cumsum(weights)
-    uniform = np.random.Generator(np.random.Philox(key=seed, counter=position)).random()
-    chosen = int(np.searchsorted(totals, uniform * totals[-1], side="right"))
-    chosen = min(chosen, weights.size - 1)
-    return chosen if index is None else int(index[chosen])
+class _Chance:
+    """Numbers in [0, 1) of one seed and position, one after another."""
+
+    def __init__(self, seed: int, position: int) -> None:
+        self.key = seed.to_bytes(8, "little")
+        self.place = position << 8
+
+    def next(self) -> float:
+        digest = blake2b(self.place.to_bytes(8, "little"), digest_size=8, key=self.key).digest()
+        self.place += 1
+        return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
-def _candidates(
-    scaled: npt.NDArray[np.float64], p: SamplingParams
-) -> tuple[npt.NDArray[np.intp] | None, npt.NDArray[np.float64]]:
-    """Candidate tokens (None: all, in order) and their probabilities in parts of the best one's."""
-    weights = np.exp(scaled)
-    if p.top_k == 0 and p.top_p >= 1.0:
-        if p.min_p > 0:
-            weights[weights < p.min_p] = 0.0
-        return None, weights
-    total = weights.sum()
-    size = p.top_k or _CANDIDATES
-    index = _largest(weights, min(size, weights.size))
-    if p.top_k == 0 and weights[index].sum() < p.top_p * total:
-        index = _largest(weights, weights.size)
-    kept = weights[index]
-    if p.top_p < 1.0:
-        mass = kept.sum() if p.top_k else total
-        before = np.cumsum(kept) - kept
-        index = index[before < p.top_p * mass] if p.top_p > 0 else index[:1]
-        kept = weights[index]
-    keep = kept >= p.min_p
-    return index[keep], kept[keep]
-
-
-def _largest(values: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.intp]:
-    """Indices of the largest values, best first; ties go to the lower index."""
-    if count < values.size:
-        threshold = np.partition(values, values.size - count)[values.size - count]
-        index = np.flatnonzero(values >= threshold)
+def _draw(logits: Floats, p: SamplingParams, chance: _Chance) -> int:
+    temperature = max(p.temperature, _COLDEST)
+    total = None
+    if p.top_k > 0:
+        index = largest(logits, min(p.top_k, logits.size))
+    elif p.min_p > 0:
+        index = at_least(logits, float(logits.max()) + temperature * log(p.min_p * _SLACK))
+        total = float(_weights(logits, temperature).sum()) if p.top_p < 1 else None
+    elif p.top_p < 1:
+        return _draw_nucleus(_weights(logits, temperature), p.top_p, chance)
     else:
-        index = np.arange(values.size)
-    return index[np.argsort(-values[index], kind="stable")][:count]
+        return draw(_weights(logits, temperature), chance.next())
+    values = logits[index].astype(np.float64)
+    return _pick(index, np.exp((values - values[0]) / temperature), p.top_p, p.min_p, total, chance.next())
+
+
+def _draw_nucleus(weights: Floats, top_p: float, chance: _Chance) -> int:
+    """Top-p alone. A draw from all tokens that falls into the nucleus is a draw from the nucleus, and most
+    do: what is heavier than one token is summed faster than thousands are sorted."""
+    total = float(weights.sum())
+    for _ in range(_ATTEMPTS):
+        token = draw(weights, chance.next())
+        weight = weights[token]
+        ties = np.count_nonzero(weights[:token] == weight)
+        if (weights * (weights > weight)).sum() + ties * weight < top_p * total:
+            return token
+    # All tokens lighter than rest / size weigh no more than the rest; far fewer than all usually do.
+    rest = (1 - top_p) * total
+    for bound in (rest / _NUCLEUS, rest / weights.size):
+        index = at_least(weights, min(bound, 1.0) * _SLACK)
+        if weights[index].sum() >= top_p * total:
+            break
+    return _pick(index, weights[index].astype(np.float64), top_p, 0.0, total, chance.next())
+
+
+def _pick(
+    index: Indices, weights: Doubles, top_p: float, min_p: float, total: float | None, uniform: float
+) -> int:
+    """One of the tokens `index`, best first, that pass the filters. Top-p counts in parts of `total`, the
+    weight of all tokens, or of these alone."""
+    ends = np.cumsum(weights)
+    if top_p < 1:
+        mass = ends[-1] if total is None else total
+        ends = ends[: max(1, np.count_nonzero(ends - weights < top_p * mass))]
+    ends = ends[: np.count_nonzero(weights[: ends.size] >= min_p)]
+    chosen = int(np.searchsorted(ends, uniform * ends[-1], side="right"))
+    return int(index[min(chosen, ends.size - 1)])
+
+
+def _weights(logits: Floats, temperature: float) -> Floats:
+    """Probabilities at a temperature, in parts of the best one's."""
+    scaled: Floats = logits - logits.max()
+    scaled /= np.float32(temperature)
+    np.exp(scaled, out=scaled)
+    return scaled

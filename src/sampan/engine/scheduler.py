@@ -2,26 +2,52 @@
 
 Sequences that decode go first, so that a long prompt never stalls an answer; prompts take what is left of
 the step's rows, in chunks. When pages run out the youngest sequence gives up its pages and starts again
-later from its tokens, with the same result.
+later from its tokens, with the same result. A step that only decodes fills its cheap rows with drafts.
+
+A waiting sequence whose next page is being computed for another one waits for it, and keeps its place: those
+behind it may go first, but never take the places of those who wait.
 """
 
 from collections import deque
 from collections.abc import Iterable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, replace
+from itertools import islice
 
 from sampan.core.types import FinishReason, TokenLogprob
-from sampan.engine.blocks import BlockPool
+from sampan.engine.blocks import BlockPool, Key
 from sampan.engine.sequence import Event, Sequence, Span
+
+Sampled = Seq[TokenLogprob | str]
+"""What a span gave: a token for each row up to the first that its draft missed, or an error; nothing when it
+must be computed again without its draft."""
+
+
+@dataclass
+class Counters:
+    """Since the start: full pages asked for and found at admission; draft tokens; sequences that gave way."""
+
+    pages_asked: int = 0
+    pages_found: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    preempted: int = 0
 
 
 class Scheduler:
-    """First come, first served over `pool`: at most `max_rows` tokens of `max_sequences` sequences a step."""
+    """First come, first served over `pool`: at most `max_rows` tokens of `max_sequences` sequences a step.
 
-    def __init__(self, pool: BlockPool, max_rows: int, max_sequences: int) -> None:
+    `draft_rows`: rows up to which a step that only decodes is filled with drafts; 0 for none.
+    """
+
+    def __init__(self, pool: BlockPool, max_rows: int, max_sequences: int, draft_rows: int = 0) -> None:
         self.pool = pool
         self.max_rows = max_rows
         self.max_sequences = max_sequences
+        self.draft_rows = min(draft_rows, max_rows)
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self.counters = Counters()
 
     @property
     def idle(self) -> bool:
@@ -45,51 +71,116 @@ class Scheduler:
         plan: list[Span] = []
         rows = self.max_rows
         for sequence in sorted(self.running, key=lambda s: s.remaining > 1):
-            if (
-                rows > 0
-                and sequence in self.running
-                and self._make_room(sequence, min(rows, sequence.remaining), plan)
-            ):
-                rows -= self._plan(plan, sequence, rows)
-        while rows > 0 and self.waiting and len(self.running) < self.max_sequences:
-            if not self._admit(self.waiting[0], rows):
-                break
-            rows -= self._plan(plan, self.running[-1], rows)
+            count = min(rows, sequence.remaining)
+            if count > 0 and sequence in self.running and self._make_room(sequence, count, plan):
+                plan.append(_span(sequence, count))
+                rows -= count
+        if rows > 0 and self.waiting:
+            self._admit(plan, rows)
+        if len(plan) < self.draft_rows and all(span.sample and span.count == 1 for span in plan):
+            self._draft(plan)
         return plan
 
-    def postprocess(self, plan: Iterable[Span], sampled: Iterable[TokenLogprob | str]) -> list[Event]:
+    def postprocess(self, plan: Iterable[Span], sampled: Iterable[Sampled]) -> list[Event]:
         """Take the step's tokens, or error messages, in the order of the spans that sample."""
         events: list[Event] = []
         results = iter(sampled)
         for span in plan:
-            span.sequence.computed += span.count
+            taken: list[Event] = []
             if span.sample:
-                events.append(self._take(span.sequence, next(results)))
+                taken = _take(span.sequence, next(results))
+            if span.draft:
+                self._learn(span, len(taken))
+            span.sequence.computed = span.start + span.count - span.sampled + len(taken)
+            self._settle(span.sequence, taken)
+            events += taken
         return events
 
-    def _take(self, sequence: Sequence, result: TokenLogprob | str) -> Event:
-        if isinstance(result, str):
+    def _settle(self, sequence: Sequence, taken: list[Event]) -> None:
+        """Publish what was computed, and let the sequence go if it has ended."""
+        last = taken[-1] if taken else None
+        if last is None or last.error is None:
+            self._publish(sequence)
+        if last is not None and last.finish_reason is not None:
             self._drop(sequence)
-            return Event(sequence.id, None, "error", result)
-        sequence.tokens.append(result.token)
-        reason = _finish_reason(sequence, result.token)
-        if reason is not None:
-            self._drop(sequence)
-        return Event(sequence.id, result, reason)
 
-    def _admit(self, sequence: Sequence, rows: int) -> bool:
-        """Move the first waiting sequence to the running ones if its whole text has room."""
-        if self.pool.needed(len(sequence.tokens) + 1) > self.pool.free:
-            return False
-        self.pool.extend(sequence.pages, min(rows, sequence.remaining))
-        self.waiting.popleft()
+    def _publish(self, sequence: Sequence) -> None:
+        size = self.pool.size
+        full = sequence.computed // size if self.pool.reuse else 0
+        if full > sequence.published:
+            blocks = sequence.blocks(full, size)
+            for index in range(sequence.published, full):
+                self.pool.publish(sequence.pages, index, blocks[index])
+            sequence.published = full
+
+    def _admit(self, plan: list[Span], rows: int) -> None:
+        """Start waiting sequences, each if its whole text has room, and plan what fits into `rows`."""
+        pending = {self._next_key(sequence) for sequence in self.running}
+        places = self.max_sequences - len(self.running)
+        for sequence in list(islice(self.waiting, places)):
+            blocks = self._shareable(sequence)
+            found = self.pool.match(blocks)
+            n = len(found)
+            if n < len(blocks) and self.pool.key(found, n, blocks[n]) in pending:
+                continue
+            missing = self.pool.needed(len(sequence.tokens) + 1) - n
+            if rows == 0 or missing > self.pool.free_without(found):
+                return
+            self._start(sequence, found)
+            self.counters.pages_asked += len(blocks)
+            self.counters.pages_found += n
+            pending.add(self._next_key(sequence))
+            plan.append(_span(sequence, min(rows, sequence.remaining)))
+            rows -= plan[-1].count
+
+    def _shareable(self, sequence: Sequence) -> list[bytes]:
+        """The pages it may take from others: one token at least is computed, to sample from."""
+        size = self.pool.size
+        return sequence.blocks((len(sequence.tokens) - 1) // size, size) if self.pool.reuse else []
+
+    def _next_key(self, sequence: Sequence) -> Key | None:
+        """The first page of a running sequence's text that is not published yet, if the text fills it."""
+        index, size = sequence.published, self.pool.size
+        if not self.pool.reuse or (index + 1) * size > len(sequence.tokens):
+            return None
+        return self.pool.key(sequence.pages, index, sequence.blocks(index + 1, size)[index])
+
+    def _start(self, sequence: Sequence, found: list[int]) -> None:
+        self.pool.hold(found)
+        sequence.pages.extend(found)
+        sequence.published = len(found)
+        sequence.computed = len(found) * self.pool.size
+        if sequence.cached_tokens is None:
+            sequence.cached_tokens = sequence.computed
+        self.pool.extend(sequence.pages, len(sequence.tokens))
+        self.waiting.remove(sequence)
         self.running.append(sequence)
-        return True
 
-    def _plan(self, plan: list[Span], sequence: Sequence, rows: int) -> int:
-        count = min(rows, sequence.remaining)
-        plan.append(Span(sequence, sequence.computed, count, sample=count == sequence.remaining))
-        return count
+    def _draft(self, plan: list[Span]) -> None:
+        """Fill the step with drafts; each sequence gets its share of the rows that those before it left."""
+        room = self.draft_rows - len(plan)
+        for place, span in enumerate(plan):
+            draft = self._guess(span.sequence, -(-room // (len(plan) - place)))
+            if draft:
+                plan[place] = replace(span, count=1 + len(draft), draft=draft)
+                room -= len(draft)
+
+    def _guess(self, sequence: Sequence, most: int) -> tuple[int, ...]:
+        """A draft that its limit, the step and the free pages leave room for."""
+        most = min(most, sequence.limit - len(sequence.tokens) - 1)
+        if sequence.lookup is None or most <= 0:
+            return ()
+        draft = sequence.lookup.draft(sequence.tokens, most)
+        return draft if self.pool.extend(sequence.pages, len(sequence.tokens) + len(draft)) else ()
+
+    def _learn(self, span: Span, given: int) -> None:
+        if given == 0:
+            span.sequence.lookup = None
+            return
+        self.counters.drafted += len(span.draft)
+        self.counters.accepted += given - 1
+        if span.sequence.lookup is not None:
+            span.sequence.lookup.learn(len(span.draft), given - 1)
 
     def _make_room(self, sequence: Sequence, count: int, plan: list[Span]) -> bool:
         """Pages for `count` more tokens, taken from younger sequences if need be."""
@@ -104,13 +195,33 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self.pool.release(sequence.pages)
-        sequence.computed = 0
+        sequence.computed = sequence.published = 0
         self.running.remove(sequence)
         self.waiting.appendleft(sequence)
+        self.counters.preempted += 1
 
     def _drop(self, sequence: Sequence) -> None:
         self.pool.release(sequence.pages)
         (self.running if sequence in self.running else self.waiting).remove(sequence)
+
+
+def _span(sequence: Sequence, count: int) -> Span:
+    return Span(sequence, sequence.computed, count, count == sequence.remaining)
+
+
+def _take(sequence: Sequence, results: Sampled) -> list[Event]:
+    """Append a step's tokens up to the one that ends the sequence."""
+    events: list[Event] = []
+    cached = sequence.cached_tokens or 0
+    for result in results:
+        if isinstance(result, str):
+            return [*events, Event(sequence.id, None, "error", result, cached)]
+        sequence.tokens.append(result.token)
+        reason = _finish_reason(sequence, result.token)
+        events.append(Event(sequence.id, result, reason, None, cached))
+        if reason is not None:
+            break
+    return events
 
 
 def _finish_reason(sequence: Sequence, token: int) -> FinishReason | None:

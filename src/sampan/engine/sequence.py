@@ -1,8 +1,10 @@
 """One request inside the engine: token ids, pages and how far it got."""
 
+from array import array
 from dataclasses import dataclass, field
 
 from sampan.core.types import FinishReason, SamplingParams, TokenLogprob
+from sampan.engine.lookup import Lookup
 
 
 @dataclass(eq=False)
@@ -17,8 +19,15 @@ class Sequence:
     limit: int
     """Length at which it must end: the context, or prompt plus `max_tokens`."""
     stop_ids: frozenset[int]
-    pages: list[int] = field(default_factory=list)
+    pages: "array[int]" = field(default_factory=lambda: array("i"))
     computed: int = 0
+    published: int = 0
+    """Pages from the front that others may share."""
+    cached_tokens: int | None = None
+    """Prompt tokens that another request had computed; None until it first runs."""
+    lookup: Lookup | None = field(default_factory=Lookup)
+    """Where its drafts come from; None when it must not draft."""
+    _blocks: list[bytes] = field(default_factory=list)
 
     @property
     def remaining(self) -> int:
@@ -30,22 +39,41 @@ class Sequence:
         """Sampled tokens so far."""
         return self.tokens[self.prompt_tokens :]
 
+    def blocks(self, count: int, size: int) -> list[bytes]:
+        """Its first pages' tokens, `size` to a page, as keys (kept: bytes remember their hash)."""
+        for at in range(len(self._blocks) * size, count * size, size):
+            self._blocks.append(array("i", self.tokens[at : at + size]).tobytes())
+        return self._blocks[:count]
+
 
 @dataclass(frozen=True)
 class Span:
-    """Work of one step: `count` tokens of a sequence from `start` on; `sample` when they reach its end."""
+    """Work of one step: `count` rows of a sequence from `start` on; `sample` when they reach its end.
+
+    The last rows are those of `draft`, tokens that are guessed to follow the sequence's own.
+    """
 
     sequence: Sequence
     start: int
     count: int
     sample: bool
+    draft: tuple[int, ...] = ()
+
+    @property
+    def sampled(self) -> int:
+        """Its last rows that a token is chosen from: the one before the draft and the draft's own."""
+        return 1 + len(self.draft) if self.sample else 0
 
 
 @dataclass(frozen=True)
 class Event:
-    """One sampled token of a request, or its end. `token` is None only when it ends without one."""
+    """One sampled token of a request, or its end. `token` is None only when it ends without one.
+
+    `cached_tokens`: tokens of its prompt that were not computed again.
+    """
 
     request: int
     token: TokenLogprob | None
     finish_reason: FinishReason | None = None
     error: str | None = None
+    cached_tokens: int = field(default=0, compare=False)

@@ -1,6 +1,7 @@
 """The native extension, typed, and what it runs on."""
 
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +27,12 @@ class Machine:
 
 
 def machine(settings: Settings, threads: int | None = None) -> Machine:
-    """Threads: the argument, `SAMPAN_THREADS`, or every core this process may use."""
-    count = threads or settings.threads or available_cores()
+    """Threads: the argument, `SAMPAN_THREADS`, or every core this process may use; more get a warning."""
+    count, cores = threads or settings.threads or available_cores(), available_cores()
+    if count < 1:
+        raise UsageError(f"{count} threads were asked for: ask for 1 or more")
+    if count > cores:
+        warnings.warn(f"{count} threads on {cores} cores wait for each other: use {cores}", stacklevel=2)
     try:
         isa = _native.isa(settings.isa or "")
     except ValueError as e:

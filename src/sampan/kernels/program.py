@@ -11,7 +11,7 @@ first 64 positions of a sequence and before weights marked `fine`. docs/numerics
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,7 +63,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class _Buffer:
-    """Floats [T or S, width], features from `offset`."""
+    """Floats [T, width] or, `sampled`, [S, width], which `gathers` takes from [T]; features from `offset`."""
 
     index: int
     width: int
@@ -72,6 +72,7 @@ class _Buffer:
     op: int = _COPY
     norm: Norm | None = None
     sampled: bool = False
+    gathers: bool = False
 
 
 class _Residual:
@@ -129,6 +130,8 @@ class Recorder:
         self.weights = weights
         self.buffers: dict[tuple[str, int], int] = {}
         self.activations: dict[tuple[int, bool, bool], int] = {}
+        self.norms: list[str] = []
+        """Names of the norms' weights in the program's order."""
         try:
             self.program = _native.Program(
                 machine.pool, machine.isa, max_rows, cache.pages, _CACHE_TYPES[cache.dtype], cache.layers,
@@ -143,8 +146,7 @@ class Recorder:
         return _Residual(self, buffer)
 
     def norm(self, x: Any, norm: Norm) -> _Buffer:
-        source = self._floats(x)
-        return _Buffer(source.index, source.width, source.offset, op=_NORM, norm=norm, sampled=source.sampled)
+        return replace(self._floats(x), op=_NORM, norm=norm)
 
     def head_norm(self, x: _Part, norm: Norm) -> _Part:
         return _Part(x.linear, x.index, norm)
@@ -178,8 +180,15 @@ class Recorder:
         gate, up = gate_up
         return _Gated(gate.linear, gate.index, up.index)
 
-    def rows(self, x: _Residual, index: Any) -> _Buffer:
-        return _Buffer(x.buffer.index, x.buffer.width, sampled=True)
+    def rows(self, x: Any, index: Any) -> Any:
+        """The sample's rows: of a residual a copy that can be added to, of another value a view."""
+        source = self._floats(x)
+        if not isinstance(x, _Residual):
+            return replace(source, sampled=True, gathers=True)
+        out = replace(self._buffer("sampled residual", source.width), sampled=True)
+        self.program.gather(source.index, out.index)
+        x.stale = True
+        return _Residual(self, out)
 
     def head(self, x: _Buffer, weight: Linear) -> None:
         vocabulary = weight.parts[0].shape[0]
@@ -221,16 +230,20 @@ class Recorder:
         scale = self.weights.vector(x.norm.weight) if x.norm else None
         eps = x.norm.eps if x.norm else 0.0
         acts: dict[tuple[bool, bool], int] = {}
+        if x.norm:
+            self.norms.append(x.norm.weight.name)
         for integer, fine in sorted({(s.integer, s.fine) for s in self.weights.segments(weight)}):
             act = acts[integer, fine] = self._activations(inputs, integer, fine)
             joined = len(acts) > 1
-            self.program.prepare(x.op, x.index, x.offset, x.up, scale, eps, act, x.sampled, fine, joined)
+            self.program.prepare(
+                x.op, x.index, x.offset, x.up, scale, eps, act, x.sampled, x.gathers, fine, joined
+            )
         return _Pending(weight, acts, x.sampled)
 
     def _hidden(self, x: _Gated) -> _Buffer:
         hidden, starts = self._materialise(x.linear, "hidden"), _starts(x.linear.weight)
         gate, up = starts[x.gate], starts[x.up]
-        return _Buffer(hidden.index, hidden.width, gate, up - gate, _SWIGLU)
+        return _Buffer(hidden.index, hidden.width, gate, up - gate, _SWIGLU, sampled=x.linear.sampled)
 
     def _fused(self, x: _Gated, weight: Linear) -> _Pending | None:
         """Gate, up and SwiGLU as one instruction that quantises its result, where both sides are integer."""
@@ -241,9 +254,9 @@ class Recorder:
             return None
         fine = next(iter(read))[1]
         act = self._activations(weight.parts[0].shape[1], True, fine)
-        source = x.linear.acts[True, made[0].fine]
-        self.program.gated(made[0].matrix, source, act, made[0].fine, fine)
-        return _Pending(weight, {(True, fine): act}, sampled=False)
+        source, sampled = x.linear.acts[True, made[0].fine], x.linear.sampled
+        self.program.gated(made[0].matrix, source, act, made[0].fine, fine, sampled)
+        return _Pending(weight, {(True, fine): act}, sampled)
 
     def _materialise(self, pending: _Pending, role: str) -> _Buffer:
         buffer = self._buffer(role, sum(padded(p.shape[0]) for p in pending.weight.parts))

@@ -47,7 +47,10 @@ def forward(ops: Ops, model: Qwen3, batch: Batch) -> Any:
     for layer in model.layers:
         q, k, v = ops.linear(ops.norm(x, layer.attn_norm), layer.qkv)
         q, k = ops.rope(ops.head_norm(q, layer.q_norm), ops.head_norm(k, layer.k_norm), batch.positions)
-        x = x + ops.linear(ops.attend(q, k, v, batch.cache, layer.attention), layer.out)
+        y = ops.attend(q, k, v, batch.cache, layer.attention)
+        if layer is model.layers[-1]:  # nothing reads the other rows any more
+            x, y = ops.rows(x, batch.sampled), ops.rows(y, batch.sampled)
+        x = x + ops.linear(y, layer.out)
         h = ops.linear(ops.norm(x, layer.mlp_norm), layer.gate_up)
         x = x + ops.linear(ops.swiglu(h), layer.down)
-    return ops.head(ops.norm(ops.rows(x, batch.sampled), model.norm), model.head)
+    return ops.head(ops.norm(x, model.norm), model.head)

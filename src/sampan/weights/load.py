@@ -20,6 +20,7 @@ from sampan.weights.checkpoint import Checkpoint
 from sampan.weights.packed import stacked
 
 _U8 = 2  # kernels.h: the last of the integer stores
+_STRIDE = 2**23  # bytes of a file that are packed before they are given back
 
 
 class PackedWeights:
@@ -50,13 +51,16 @@ class PackedWeights:
         segments: list[Segment] = []
         offset = 0
         for run in _runs(self.checkpoint, parts):
-            if run[0].name in self.checkpoint.packed:
-                matrix = _mapped(self.checkpoint, run)
-            else:
-                matrix = pack(self.checkpoint, run, self.machine, self._arena)
+            matrix = self.matrix(run)
             segments.append(Segment(matrix, offset, matrix.store <= _U8, fine=False))
             offset += padded(matrix.n)
         return segments
+
+    def matrix(self, parts: list[Weight]) -> Any:
+        """Neighbouring parts of one type as one packed matrix."""
+        if parts[0].name in self.checkpoint.packed:
+            return _mapped(self.checkpoint, parts)
+        return pack(self.checkpoint, parts, self.machine, self._arena)
 
 
 def allocate(checkpoint: Checkpoint, parts: Sequence[Weight], arena: Any = None) -> Any:
@@ -81,10 +85,16 @@ def pack(checkpoint: Checkpoint, parts: Sequence[Weight], machine: Machine, aren
     first = 0
     for part in parts:
         order = checkpoint.row_order(part.name)
+        info, rows = checkpoint.tensors[part.name], part.shape[0]
+        raw = checkpoint.raw(part.name).reshape(rows, -1)
         rows_of_part = None if order is None else np.ascontiguousarray(order, np.int32)
-        matrix.fill(machine.pool, checkpoint.raw(part.name), source, first, part.shape[0], rows_of_part)
-        checkpoint.release(part.name)
-        first += padded(part.shape[0])
+        # Rows in another order lie anywhere in the tensor.
+        step = padded(_STRIDE // raw.shape[1] + 1) if order is None else rows
+        for at in range(0, rows, step):
+            some = raw[at : at + step]
+            matrix.fill(machine.pool, some.reshape(-1), source, first + at, len(some), rows_of_part)
+            checkpoint.files[info.file].release(info.offset + at * raw.shape[1], some.nbytes)
+        first += padded(rows)
     return matrix
 
 

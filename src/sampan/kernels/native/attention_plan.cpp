@@ -14,7 +14,7 @@ void AttentionPlan::build(const std::vector<Span>& spans, const CacheView& cache
   groups_.clear();
   used_ = 0;
   const int tokens = std::max(1, std::min(kAttendRows / group, kTokens));
-  part_floats_ = static_cast<size_t>(tokens * group) * static_cast<size_t>(cache.head_dim + 2);
+  row_floats_ = static_cast<size_t>(group) * static_cast<size_t>(cache.head_dim + 2);
   int whole = 0;
   for (const Span& span : spans) whole += ceiling(span.count, tokens) * cache.kv_heads;
   for (const Span& span : spans)
@@ -38,7 +38,7 @@ void AttentionPlan::add(const Queries& queries, bool split) {
   for (int i = 0; i < splits; ++i)
     items_.push_back({queries, i * kSplit, std::min((i + 1) * kSplit, length), static_cast<int>(groups_.size())});
   groups_.push_back({queries, splits, used_});
-  used_ += static_cast<size_t>(splits) * part_floats_;
+  used_ += static_cast<size_t>(splits * queries.count) * row_floats_;
 }
 
 void AttentionPlan::run(const Kernels& kernels, const AttendArgs& args, int index, float* scratch) {
@@ -46,7 +46,7 @@ void AttentionPlan::run(const Kernels& kernels, const AttendArgs& args, int inde
   if (item.group < 0) return kernels.attend(args, item.queries, item.begin, item.end, nullptr, scratch);
   const size_t group = static_cast<size_t>(item.group);
   const Group& whole = groups_[group];
-  const size_t stride = static_cast<size_t>(whole.queries.count * (args.heads / args.cache.kv_heads)) * static_cast<size_t>(args.cache.head_dim + 2);
+  const size_t stride = static_cast<size_t>(whole.queries.count) * row_floats_;
   float* parts = parts_.data() + whole.parts;
   kernels.attend(args, item.queries, item.begin, item.end, parts + static_cast<size_t>(item.begin / kSplit) * stride, scratch);
   if (left_[group].value.fetch_sub(1, std::memory_order_acq_rel) > 1) return;

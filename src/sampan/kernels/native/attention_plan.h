@@ -38,7 +38,7 @@ class AttentionPlan {
   std::vector<Item> items_;
   std::vector<Group> groups_;
   std::vector<float> parts_;
-  size_t part_floats_ = 0, used_ = 0;
+  size_t row_floats_ = 0, used_ = 0;  // floats of one token's part, and of all parts
   std::unique_ptr<Left[]> left_;  // [groups] parts that are not made yet
 };
 

@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "bind.h"
+#include "memory.h"
 #include "pack.h"
 #include "pool.h"
 #include "probe.h"
@@ -25,6 +26,8 @@ NB_MODULE(_native, m) {
   using namespace sampan;
   m.attr("PAGE") = kPage;
   m.attr("LANES") = kLanes;
+  m.attr("QUAD_BLOCK_BYTES") = sizeof(QuadBlock) + kLowBytes;
+  m.def("scratch_bytes", [](int k, int head_dim) { return linear_scratch(k) + attend_scratch(head_dim) * sizeof(float); }, nb::arg("k"), nb::arg("head_dim"));
   m.def("isa", [](const std::string& forced) { return std::string(find_kernels(forced).name); }, nb::arg("forced") = "");
   m.def("isas", [] {
     std::vector<std::string> names;
@@ -35,6 +38,7 @@ NB_MODULE(_native, m) {
   bind_weights(m);
   bind_program(m);
   const nb::call_guard<nb::gil_scoped_release> unlocked;
+  m.def("use_huge_pages", &use_huge_pages, nb::arg("use"));
   m.def("read_bandwidth", &read_bandwidth, nb::arg("pool"), unlocked);
   m.def("int8_peak", [](Pool& pool) { return as_pair(int8_peak(pool)); }, nb::arg("pool"), unlocked);
   m.def("linear_speed", [](Pool& pool, const std::string& isa, int n, int k, int source, int rows) {

@@ -76,7 +76,7 @@ static void add_embed(Recorded& r, nb::object table, int out) {
 }
 
 static void add_prepare(Recorded& r, int op, int in, int in_offset, int up, std::optional<Floats> weight, float eps, int act, bool sampled,
-                        bool fine, bool joined) {
+                        bool gathers, bool fine, bool joined) {
   Instruction i{Op::prepare};
   i.fine = fine;
   i.joined = joined;
@@ -90,6 +90,7 @@ static void add_prepare(Recorded& r, int op, int in, int in_offset, int up, std:
   i.eps = eps;
   i.act = act;
   i.sampled = sampled;
+  i.gathers = gathers;
   add(r, i);
 }
 
@@ -110,7 +111,20 @@ static void add_linear(Recorded& r, nb::object matrix, int act, int out, int out
   add(r, i);
 }
 
-static void add_gated(Recorded& r, nb::object matrix, int act, int result, bool fine, bool result_fine) {
+static void add_gather(Recorded& r, int in, int out) {
+  Instruction i{Op::gather};
+  i.in = in;
+  i.out = out;
+  i.sampled = true;
+  add(r, i);
+}
+
+static void tune(Recorded& r, int direct_rows, int row_block) {
+  require(direct_rows >= 1 && direct_rows <= kMaxRowsDirect && row_block >= kQuad && row_block % kQuad == 0, "tune: values outside the kernels'");
+  r.program->tune({direct_rows, row_block});
+}
+
+static void add_gated(Recorded& r, nb::object matrix, int act, int result, bool fine, bool result_fine, bool sampled) {
   Instruction i{Op::gated};
   i.matrix = nb::cast<Packed&>(matrix).matrix;
   r.keep.push_back(matrix);
@@ -118,6 +132,7 @@ static void add_gated(Recorded& r, nb::object matrix, int act, int result, bool 
   i.result = result;
   i.fine = fine;
   i.result_fine = result_fine;
+  i.sampled = sampled;
   i.up = i.matrix.n / 2 / kLanes;
   add(r, i);
 }
@@ -185,7 +200,8 @@ static void check_step(const Recorded& r, const Ints& ids, const Ints& positions
 using FloatTable = nb::ndarray<nb::numpy, const float>;
 
 // Runs a step. Returns logits [sampled, vocabulary] (valid until the next step) and chunk statistics
-// [sampled, chunks, 4]: max, sum of exp(x - max), argmax, all finite.
+// [sampled, chunks, 4]: max, sum of exp(x - max), argmax, all finite; and for each sampled row the number of the first norm
+// that read something not finite, or -1.
 static nb::object run_program(nb::handle self, Ints ids, Ints positions, IntTable spans, IntTable pages, Ints sampled) {
   Recorded& r = nb::cast<Recorded&>(self);
   Program& p = *r.program;
@@ -221,7 +237,9 @@ static nb::object run_program(nb::handle self, Ints ids, Ints positions, IntTabl
   nb::capsule owner(copy, [](void* x) noexcept { delete[] static_cast<float*>(x); });
   const int64_t strides[] = {p.logits_width(), 1};
   FloatTable logits(p.logits_data(), {n, static_cast<size_t>(p.vocabulary())}, self, {strides[0], strides[1]});
-  return nb::make_tuple(logits, FloatTable(copy, {n, chunks, 4}, owner));
+  nb::list unsound;
+  for (int i = 0; i < step.sampled; ++i) unsound.append(p.unsound(step, i));
+  return nb::make_tuple(logits, FloatTable(copy, {n, chunks, 4}, owner), unsound);
 }
 
 void bind_program(nb::module_& m) {
@@ -232,9 +250,11 @@ void bind_program(nb::module_& m) {
       .def("logits", &add_logits)
       .def("activations", &add_activations)
       .def("embed", &add_embed)
-      .def("prepare", &add_prepare, nb::arg("op"), nb::arg("source"), nb::arg("offset"), nb::arg("up"), nb::arg("weight").none(), nb::arg("eps"), nb::arg("act"), nb::arg("sampled"), nb::arg("fine"), nb::arg("joined"))
+      .def("prepare", &add_prepare, nb::arg("op"), nb::arg("source"), nb::arg("offset"), nb::arg("up"), nb::arg("weight").none(), nb::arg("eps"), nb::arg("act"), nb::arg("sampled"), nb::arg("gathers"), nb::arg("fine"), nb::arg("joined"))
       .def("linear", &add_linear, nb::arg("matrix"), nb::arg("act"), nb::arg("out"), nb::arg("offset"), nb::arg("bias").none(), nb::arg("accumulate"), nb::arg("sampled"), nb::arg("fine"), nb::arg("joined"))
-      .def("gated", &add_gated, nb::arg("matrix"), nb::arg("act"), nb::arg("result"), nb::arg("fine"), nb::arg("result_fine"))
+      .def("gated", &add_gated, nb::arg("matrix"), nb::arg("act"), nb::arg("result"), nb::arg("fine"), nb::arg("result_fine"), nb::arg("sampled"))
+      .def("gather", &add_gather, nb::arg("source"), nb::arg("out"))
+      .def("tune", &tune, nb::arg("direct_rows"), nb::arg("row_block"))
       .def("rope", &add_rope, nb::arg("qkv"), nb::arg("heads"), nb::arg("k_offset"), nb::arg("v_offset"), nb::arg("q_scale"), nb::arg("layer"), nb::arg("q_norm").none(), nb::arg("k_norm").none(), nb::arg("eps"))
       .def("attend", &add_attend, nb::arg("qkv"), nb::arg("out"), nb::arg("heads"), nb::arg("layer"))
       .def("stats", &add_stats, nb::arg("logits"), nb::arg("vocabulary"))

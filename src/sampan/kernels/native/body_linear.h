@@ -73,7 +73,7 @@ static void linear_tiled(const LinearArgs& a, int begin, int end, int row_begin,
 
 template <Store S>
 static void linear_integer(const LinearArgs& a, int begin, int end, int row_begin, int row_end, uint8_t* scratch) {
-  if (row_end - row_begin <= kMaxRowsDirect) linear_direct<S>(a, begin, end, row_begin, row_end);
+  if (a.in_place) linear_direct<S>(a, begin, end, row_begin, row_end);
   else linear_tiled<S>(a, begin, end, row_begin, row_end, scratch);
 }
 
@@ -97,8 +97,8 @@ template <Store S>
 static void gated_direct(const GatedArgs& g, int begin, int end, int row_begin, int row_end, float* product) {
   const int width = (end - begin) * kBlock, gate = 2 * begin, up = g.up + gate;
   const ptrdiff_t stride = 2 * width;
-  linear_direct<S>({g.w, g.a, product, stride, nullptr, false, row_begin, gate}, gate, 2 * end, row_begin, row_end);
-  linear_direct<S>({g.w, g.a, product + width, stride, nullptr, false, row_begin, up}, up, g.up + 2 * end, row_begin, row_end);
+  linear_direct<S>({g.w, g.a, product, stride, nullptr, false, true, row_begin, gate}, gate, 2 * end, row_begin, row_end);
+  linear_direct<S>({g.w, g.a, product + width, stride, nullptr, false, true, row_begin, up}, up, g.up + 2 * end, row_begin, row_end);
   for (int block = begin; block < end; ++block)
     finish_gated(g.out, row_begin, row_end - row_begin, block, product + (block - begin) * kBlock, stride, width);
 }
@@ -129,8 +129,8 @@ static void gated_tiled(const GatedArgs& g, int begin, int end, int row_begin, i
     for (int row = row_begin, n; row < row_end; row += n) {
       n = alike(g.a, row, row_end, kTileRows);
       with_count<kTileRows>(n, [&](auto r) {
-        tile_pair<S, r>({g.w, g.a, product, kWidth, nullptr, false, row, gate}, row, gate, scratch);
-        tile_pair<S, r>({g.w, g.a, product + kBlock, kWidth, nullptr, false, row, up}, row, up, unpacked_ups);
+        tile_pair<S, r>({g.w, g.a, product, kWidth, nullptr, false, false, row, gate}, row, gate, scratch);
+        tile_pair<S, r>({g.w, g.a, product + kBlock, kWidth, nullptr, false, false, row, up}, row, up, unpacked_ups);
       });
       finish_gated(g.out, row, n, block, product, kWidth, kBlock);
     }
@@ -139,7 +139,7 @@ static void gated_tiled(const GatedArgs& g, int begin, int end, int row_begin, i
 
 template <Store S>
 static void gated_integer(const GatedArgs& g, int begin, int end, int row_begin, int row_end, uint8_t* scratch) {
-  if (row_end - row_begin > kMaxRowsDirect) return gated_tiled<S>(g, begin, end, row_begin, row_end, scratch);
+  if (!g.in_place) return gated_tiled<S>(g, begin, end, row_begin, row_end, scratch);
   for (int block = begin; block < end; block += kGatedBlocks) {
     const int last = block + kGatedBlocks < end ? block + kGatedBlocks : end;
     gated_direct<S>(g, block, last, row_begin, row_end, reinterpret_cast<float*>(scratch));

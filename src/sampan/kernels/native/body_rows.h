@@ -134,7 +134,12 @@ static void prepare_rows(const PrepArgs& a, int begin, int end) {
   const int n = a.out.k;
   for (int row = begin; row < end; ++row) {
     const float* x = a.in + (a.rows ? a.rows[row] : row) * a.stride;
-    const F inverse = set1(Op == Prep::norm ? inverse_rms(x, n, a.eps) : 1.0f);
+    const float rms = Op == Prep::norm ? inverse_rms(x, n, a.eps) : 1.0f;
+    if (Op == Prep::norm && a.unsound && !(rms > 0.0f)) {
+      int32_t& unsound = a.unsound[a.step_rows ? a.step_rows[row] : row];
+      if (unsound < 0) unsound = a.mark;
+    }
+    const F inverse = set1(rms);
     if (a.out.values) {
       float* y = a.out.values + static_cast<ptrdiff_t>(row) * n;
       for (int k = 0; k < n; k += kLanes) store(y + k, prepared<Op>(a, x, k, inverse));

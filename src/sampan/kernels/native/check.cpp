@@ -71,6 +71,7 @@ const char* Program::fault(const Instruction& i) const {
     case Op::gated: return fault_of_gated(i);
     case Op::rope:
     case Op::attend: return fault_of_attention(i);
+    case Op::gather: return known(i.in) && known(i.out) && i.in != i.out && width(i.in) == width(i.out) ? nullptr : "gather: two buffers of one width";
     case Op::stats: return logits_ >= 0 && i.in == logits_ ? nullptr : "stats: not the program's logits";
   }
   return "unknown instruction";

@@ -15,7 +15,7 @@ constexpr int kQuad = 4;        // rows of activations that lie together
 constexpr int kPage = 32;       // tokens of one KV page
 constexpr int kSplit = 512;     // tokens after which an attention partial is merged
 constexpr int kStatsChunk = 4096;  // logits summarised by one partial
-constexpr int kMaxRowsDirect = 8;  // rows up to which packed weights are read in place
+constexpr int kMaxRowsDirect = 16; // rows for which packed weights may be read in place
 constexpr int kGatedBlocks = 8;    // blocks of a gated product that few rows compute at once
 constexpr int kFinePositions = 64; // every later token attends to these: their activations keep 16 bits
 
@@ -94,6 +94,9 @@ struct PrepArgs {
   float eps;
   const int32_t* rows;     // row i reads in[rows[i]], or null
   Activations out;
+  int32_t* unsound;        // norm: [row of the step] `mark` where it is -1 and the row is not finite; or null
+  int32_t mark;
+  const int32_t* step_rows;  // row i is the step's row step_rows[i], or null
 };
 
 struct LinearArgs {
@@ -103,6 +106,7 @@ struct LinearArgs {
   ptrdiff_t stride;
   const float* bias;       // padded to whole panels, or null
   bool accumulate;         // out += result
+  bool in_place;           // at most kMaxRowsDirect rows: weights are read where they lie, not unpacked first
   int32_t first_row = 0, first_panel = 0;  // what out[0] is
 };
 
@@ -112,6 +116,7 @@ struct GatedArgs {
   Matrix w;
   Activations a, out;
   int32_t up;
+  bool in_place;
 };
 
 struct EmbedArgs {

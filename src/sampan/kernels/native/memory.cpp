@@ -2,11 +2,16 @@
 
 #include <sys/mman.h>
 
+#include <atomic>
 #include <utility>
 
 namespace sampan {
 
 constexpr size_t kHugePage = size_t{2} << 20;
+
+static std::atomic<bool> huge_pages{true};
+
+void use_huge_pages(bool use) { huge_pages.store(use); }
 
 Memory::Memory(size_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;
@@ -14,7 +19,7 @@ Memory::Memory(size_t bytes) : bytes_(bytes) {
   if (p == MAP_FAILED) return;
   data_ = static_cast<uint8_t*>(p);
 #ifdef MADV_HUGEPAGE
-  if (bytes >= 2 * kHugePage) madvise(p, bytes, MADV_HUGEPAGE);
+  if (bytes >= 2 * kHugePage) madvise(p, bytes, huge_pages.load() ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 #endif
 }
 

@@ -27,6 +27,9 @@ class Memory {
   size_t bytes_ = 0;
 };
 
+// Whether large pieces of memory from now on ask for huge pages; they do at first.
+void use_huge_pages(bool use);
+
 // A piece of a chunk that several pieces share; data null when the system refused.
 struct Piece {
   std::shared_ptr<Memory> chunk;

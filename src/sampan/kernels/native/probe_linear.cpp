@@ -33,8 +33,8 @@ double linear_speed(Pool& pool, const Kernels& kernels, Matrix m, int rows) {
   for (size_t i = 0; i < static_cast<size_t>(rows) * static_cast<size_t>(m.k); ++i) inputs.as<float>()[i] = static_cast<float>(i % 201) - 100.0f;
   const std::vector<uint8_t> fine(static_cast<size_t>(rows), 0);
   const Activations a{m.k, rows, fine.data(), nullptr, quantised.as<QuadBlock>(), low.as<int8_t>()};
-  kernels.prepare({Prep::copy, inputs.as<float>(), m.k, 0, nullptr, 0.0f, nullptr, a}, 0, rows);
-  const LinearArgs args{m, a, out.as<float>(), stride, nullptr, false};
+  kernels.prepare({Prep::copy, inputs.as<float>(), m.k, 0, nullptr, 0.0f, nullptr, a, nullptr, 0, nullptr}, 0, rows);
+  const LinearArgs args{m, a, out.as<float>(), stride, nullptr, false, false};
   const int columns = (panels(m) + kPanels - 1) / kPanels, items = columns * ((rows + kRows - 1) / kRows);
   const double time = fastest([&] {
     std::atomic<int> next{0};

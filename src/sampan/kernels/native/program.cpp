@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace sampan {
 
-constexpr int kRowBlock = 256;
 constexpr int kPiecePanels = 3;
 
 static int ceiling(int n, int divisor) { return (n + divisor - 1) / divisor; }
@@ -17,6 +17,7 @@ Program::Program(Pool& pool, const Kernels& kernels, int max_rows, CacheView cac
   sin_ = Memory(bytes);
   row_page_.resize(static_cast<size_t>(max_rows));
   fine_rows_.resize(static_cast<size_t>(max_rows));
+  unsound_.resize(static_cast<size_t>(max_rows));
   ok_ = cos_.data() && sin_.data();
   for (int t = 0; t < pool.size(); ++t) {
     attend_scratch_.emplace_back(attend_scratch(cache.head_dim) * 4);
@@ -66,6 +67,7 @@ void Program::add(Instruction instruction) {
       ok_ = ok_ && linear_scratch_.back().data();
     }
   }
+  if (instruction.op == Op::prepare && instruction.prep == Prep::norm) instruction.mark = instruction.joined ? norms_ - 1 : norms_++;
   if (!instructions_.empty()) instruction.phase = instructions_.back().phase + !instruction.joined;
   instructions_.push_back(instruction);
   next_ = std::make_unique<Counter[]>(instructions_.size());
@@ -95,6 +97,7 @@ void Program::plan(const Step& step) {
 bool Program::run(const Step& step) {
   cache_.data = step.cache;
   plan(step);
+  std::fill(unsound_.begin(), unsound_.end(), -1);
   stats_.resize(static_cast<size_t>(step.sampled * stats_chunks()));
   if (logits_ >= 0) {
     Buffer& b = buffers_[static_cast<size_t>(logits_)];
@@ -119,9 +122,9 @@ bool Program::run(const Step& step) {
 // Few rows: long streams of weights. Many: a few panels, unpacked once for as many rows as the L2 cache holds, and
 // enough items that no thread waits long for another's last one.
 Program::Tile Program::tile(int panels, int rows) const {
-  if (rows <= kMaxRowsDirect) return {std::max(kPiecePanels, ceiling(panels, 4 * pool_.size())), rows};
-  int block = kRowBlock;
-  while (block > 2 * kMaxRowsDirect && ceiling(panels, kPiecePanels) * ceiling(rows, block) < 8 * pool_.size()) block /= 2;
+  if (in_place(rows)) return {std::max(kPiecePanels, ceiling(panels, 4 * pool_.size())), rows};
+  int block = tuning_.row_block;
+  while (block > kMaxRowsDirect && ceiling(panels, kPiecePanels) * ceiling(rows, block) < 8 * pool_.size()) block /= 2;
   return {kPiecePanels, block};
 }
 
@@ -182,6 +185,7 @@ void Program::piece(const Instruction& i, const Step& step, int begin, int end, 
         attention_.run(kernels_, a, item, attend_scratch_[static_cast<size_t>(thread)].as<float>());
       break;
     }
+    case Op::gather: gather(i, step, begin, end); break;
     case Op::stats:
       for (int w = begin; w < end; ++w) {
         const int row = w / stats_chunks(), chunk = w % stats_chunks();
@@ -211,7 +215,8 @@ Activations Program::acts(int act, bool all_fine) const {
 
 void Program::prepare(const Instruction& i, const Step& step, int begin, int end) {
   kernels_.prepare({i.prep, at(i.in) + i.in_offset, width(i.in), i.up, i.weight, i.eps,
-                    i.sampled ? step.sampled_rows : nullptr, acts(i.act, i.fine || i.sampled)},
+                    i.gathers ? step.sampled_rows : nullptr, acts(i.act, i.fine || i.sampled), i.joined ? nullptr : unsound_.data(), i.mark,
+                    i.sampled ? step.sampled_rows : nullptr},
                    begin, end);
 }
 
@@ -228,7 +233,7 @@ static void each_tile(int columns, int rows, int width, int height, int begin, i
 void Program::linear(const Instruction& i, const Step& step, int begin, int end, int thread) {
   const int count = rows(i, step);
   const Tile t = tile(columns(i), count);
-  const LinearArgs a{i.matrix, acts(i.act, i.fine || i.sampled), at(i.out) + i.out_offset, width(i.out), i.weight, i.accumulate};
+  const LinearArgs a{i.matrix, acts(i.act, i.fine || i.sampled), at(i.out) + i.out_offset, width(i.out), i.weight, i.accumulate, in_place(count)};
   uint8_t* scratch = linear_scratch_[static_cast<size_t>(thread)].data();
   each_tile(columns(i), count, t.panels, t.rows, begin, end, [&](int panel, int last, int row, int last_row) {
     kernels_.linear(a, panel, last, row, last_row, scratch);
@@ -238,11 +243,17 @@ void Program::linear(const Instruction& i, const Step& step, int begin, int end,
 void Program::gated(const Instruction& i, const Step& step, int begin, int end, int thread) {
   const int count = rows(i, step);
   const Tile t = tile(columns(i), count);
-  const GatedArgs a{i.matrix, acts(i.act, i.fine), acts(i.result, i.result_fine), i.up};
+  const GatedArgs a{i.matrix, acts(i.act, i.fine || i.sampled), acts(i.result, i.result_fine || i.sampled), i.up, in_place(count)};
   uint8_t* scratch = linear_scratch_[static_cast<size_t>(thread)].data();
   each_tile(columns(i), count, t.panels, t.rows, begin, end, [&](int block, int last, int row, int last_row) {
     kernels_.gated(a, block, last, row, last_row, scratch);
   });
+}
+
+void Program::gather(const Instruction& i, const Step& step, int begin, int end) {
+  const size_t n = static_cast<size_t>(width(i.in));
+  for (int row = begin; row < end; ++row)
+    std::memcpy(at(i.out) + static_cast<size_t>(row) * n, at(i.in) + static_cast<size_t>(step.sampled_rows[row]) * n, n * sizeof(float));
 }
 
 void Program::rope(const Instruction& i, const Step& step, int begin, int end) {

@@ -12,7 +12,7 @@
 
 namespace sampan {
 
-enum class Op : int32_t { embed, angles, prepare, linear, gated, rope, attend, stats };
+enum class Op : int32_t { embed, angles, prepare, linear, gated, rope, attend, gather, stats };
 
 // One instruction; buffers are named by index and resolved when a step runs. `joined`: it runs beside the one
 // before it. A phase is an instruction with those joined to it.
@@ -20,7 +20,8 @@ struct Instruction {
   Op op;
   bool joined = false;
   int phase = 0;
-  bool sampled = false;    // works on the sampled rows
+  bool sampled = false;    // works on the sampled rows, one after another
+  bool gathers = false;    // prepare: reads them from where they are in the step
   bool fine = false;       // every row keeps 16 bits, not only early positions
   int in = -1, out = -1;   // float buffers
   int act = -1;            // activations
@@ -28,6 +29,7 @@ struct Instruction {
   bool result_fine = false;
   int in_offset = 0, out_offset = 0, up = 0;
   Prep prep = Prep::copy;
+  int mark = 0;            // norm: its number
   Matrix matrix{};
   const float* weight = nullptr;  // norm or bias
   const float* q_norm = nullptr;
@@ -45,6 +47,12 @@ struct Step {
   const int32_t* sampled_rows = nullptr;
   std::vector<Span> spans;
   uint8_t* cache = nullptr;
+};
+
+// What a short measurement chooses; results do not depend on it.
+struct Tuning {
+  int direct_rows = 8;   // up to which weights are read in place
+  int row_block = 256;   // rows that share unpacked weights
 };
 
 struct Angles {
@@ -75,6 +83,9 @@ class Program {
   int logits_width() const { return buffers_[static_cast<size_t>(logits_)].width; }
   bool ok() const { return ok_; }                               // every buffer was granted
   void set_vocabulary(int n) { vocabulary_ = n; }
+  void tune(Tuning tuning) { tuning_ = tuning; }
+  // Of a sampled row in the last step: the number of the first norm that read something not finite, or -1.
+  int unsound(const Step& step, int sampled) const { return unsound_[static_cast<size_t>(step.sampled_rows[sampled])]; }
 
  private:
   struct Buffer {
@@ -105,6 +116,8 @@ class Program {
   int rows(const Instruction& i, const Step& step) const { return i.sampled ? step.sampled : step.rows; }
   Tile tile(int panels, int rows) const;
   int tiles(const Instruction& i, int rows) const;
+  bool in_place(int rows) const { return rows <= tuning_.direct_rows; }
+  void gather(const Instruction& i, const Step& step, int begin, int end);
   void gated(const Instruction& i, const Step& step, int begin, int end, int thread);
   void piece(const Instruction& i, const Step& step, int begin, int end, int thread);
   void angles(const Step& step, int begin, int end);
@@ -124,6 +137,9 @@ class Program {
   Memory cos_, sin_;
   std::vector<int32_t> row_page_;
   std::vector<uint8_t> fine_rows_;
+  std::vector<int32_t> unsound_;
+  Tuning tuning_;
+  int norms_ = 0;
   AttentionPlan attention_;
   std::vector<Stats> stats_;
   std::unique_ptr<Counter[]> next_;       // [instructions] the next piece to hand out

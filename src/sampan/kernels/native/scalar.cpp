@@ -87,8 +87,8 @@ static void gated(const GatedArgs& g, int begin, int end, int row_begin, int row
   for (int block = begin; block < end; ++block) {
     const int gate = 2 * block, up = g.up + gate;
     for (int row = row_begin; row < row_end; ++row) {
-      linear({g.w, g.a, gates, kBlock, nullptr, false, row, gate}, gate, gate + 2, row, row + 1, scratch);
-      linear({g.w, g.a, ups, kBlock, nullptr, false, row, up}, up, up + 2, row, row + 1, scratch);
+      linear({g.w, g.a, gates, kBlock, nullptr, false, false, row, gate}, gate, gate + 2, row, row + 1, scratch);
+      linear({g.w, g.a, ups, kBlock, nullptr, false, false, row, up}, up, up + 2, row, row + 1, scratch);
       quantise_block(g.out, row, block * kBlock, swish(load(gates), load(ups)), swish(load(gates + kLanes), load(ups + kLanes)));
     }
   }

@@ -1,0 +1,137 @@
+"""What `LLM` is before it is asked anything: a loaded model, its prompts and its end."""
+
+import math
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from sampan.catalog.catalog import DEFAULT, resolve
+from sampan.catalog.progress import Progress
+from sampan.core.errors import RequestError
+from sampan.core.memory import parse_bytes
+from sampan.core.settings import Settings
+from sampan.core.types import ModelFiles, Score
+from sampan.engine.budget import Wish
+from sampan.llm.answer import Prompt
+from sampan.llm.driver import Driver
+from sampan.llm.inputs import Inputs, Sampling, conversations_of, is_conversation, prompts_of, samplings
+from sampan.llm.load import load
+from sampan.text.reasoning import starts_inside_reasoning
+
+Ids = Sequence[int]
+Messages = Sequence[Mapping[str, Any]]
+
+
+class BaseLLM:
+    """An open model. Use as a context manager (`with` or `async with`), or `close()` it.
+
+    `model`: an alias of the catalogue, a path, `hf:…` or `pypi:…`. `memory`: bytes, or a text such as "4GiB",
+    that weights, KV cache and workspace stay under; without it, a share of what is free. `context`: tokens of
+    the longest sequence; without it, the model's own or what fits. `threads`: every core unless given.
+    `max_sequences`: how many run side by side. `cache`: "bf16", "int8" (half the bytes, some quality), or
+    "auto": int8 where bf16 does not fit. `cache_tokens`: tokens of all sequences in the cache together.
+    `prefix_cache` and `speculation` save work and change no answer.
+
+    Raises `OutOfMemory` with the numbers for what does not fit, before loading it; `ModelNotFound`,
+    `WeightsError`, `UnsupportedModel` and `UsageError` as they apply.
+
+    Attributes: `tokenizer`, `template` (None where the model has no chat form), `config`, `context`,
+    `defaults` (the model's own sampling), `plan` (sizes in bytes), `machine`, `weights`, `load_seconds`, and
+    `engine`, which only a caller that makes no requests through this object may step.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | ModelFiles = DEFAULT,
+        *,
+        memory: int | str | None = None,
+        context: int | None = None,
+        threads: int | None = None,
+        max_sequences: int = 64,
+        cache: Literal["bf16", "int8", "f32", "auto"] | None = None,
+        cache_tokens: int | None = None,
+        prefix_cache: bool = True,
+        speculation: bool = True,
+        settings: Settings | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        limit = None if memory is None else parse_bytes(memory)
+        wish = Wish(limit, context, max_sequences, cache_tokens, cache)
+        settings = settings or Settings.from_env()
+        self.files = model if isinstance(model, ModelFiles) else resolve(str(model), settings, progress)
+        started = time.perf_counter()
+        loaded = load(
+            self.files, settings, wish, threads=threads, prefix_cache=prefix_cache, speculation=speculation
+        )
+        self.machine, self.plan, self.config = loaded.machine, loaded.plan, loaded.config
+        self.tokenizer, self.template, self.defaults = loaded.tokenizer, loaded.template, loaded.defaults
+        self.weights, self.engine = loaded.weights, loaded.engine
+        self.context = self.engine.context
+        self._driver = Driver(self.engine)
+        self._end = weakref.finalize(self, self._driver.close)
+        self.load_seconds = time.perf_counter() - started
+
+    def close(self) -> None:
+        """End every request and give the memory back. Closing twice is fine."""
+        if self._end.detach() is not None:
+            self._driver.close()
+            del self.engine, self.weights
+
+    def prompt(self, messages: Messages, **template: Any) -> str:
+        """The conversation rendered by the model's template, up to where the answer starts."""
+        if self.template is None:
+            raise RequestError(f"{self.files.name} has no chat template: give it plain text (--raw)")
+        return self.template.render(messages, add_generation_prompt=True, **template)
+
+    def encode(self, text: str, *, templated: bool = False) -> list[int]:
+        """Token ids; a `templated` text, such as `prompt` gives, brings its own special tokens."""
+        return self.tokenizer.encode(text, add_bos=not templated)
+
+    def _generation(
+        self, prompts: object, sampling: Sampling, n: int | None, templated: bool
+    ) -> tuple[Inputs, list[Prompt]]:
+        inputs = prompts_of(prompts, n)
+        chosen = samplings(sampling, len(inputs.items), self.defaults)
+        pairs = zip(inputs.items, chosen, strict=True)
+        return inputs, inputs.spread([self._prompt(item, each, templated) for item, each in pairs])
+
+    def _conversation(
+        self, messages: object, sampling: Sampling, n: int | None, template: Mapping[str, Any]
+    ) -> tuple[Inputs, list[Prompt]]:
+        inputs = conversations_of(messages, n)
+        chosen = samplings(sampling, len(inputs.items), self.defaults)
+        pairs = zip(inputs.items, chosen, strict=True)
+        texts = [(self.prompt(item, **template), each) for item, each in pairs]
+        return inputs, inputs.spread([self._prompt(text, each, True) for text, each in texts])
+
+    def _single(
+        self, prompt: object, sampling: Sampling, templated: bool, template: Mapping[str, Any]
+    ) -> Prompt:
+        """The prompt or the conversation to stream."""
+        if is_conversation(prompt):
+            return self._conversation(prompt, sampling, None, template)[1][0]
+        if template:
+            raise RequestError(f"{', '.join(template)} are the chat template's: give messages to render")
+        inputs, prompts = self._generation(prompt, sampling, None, templated)
+        if not inputs.single:
+            raise RequestError("one prompt or one conversation can be streamed, not a list of them")
+        return prompts[0]
+
+    def _prompt(self, item: str | Ids, sampling: Any, templated: bool) -> Prompt:
+        if not isinstance(item, str):
+            return Prompt(list(item), sampling)
+        thinking = templated and starts_inside_reasoning(item)
+        return Prompt(self.encode(item, templated=templated), sampling, thinking)
+
+    def _scoring(self, texts: object) -> tuple[Inputs, list[list[int]]]:
+        inputs = prompts_of(texts)
+        return inputs, [self._prompt(item, None, False).ids for item in inputs.items]
+
+
+def score_of(ids: Ids, logprobs: Sequence[float]) -> Score:
+    """A score from the log-probabilities of ids[1:]."""
+    nll = 0.0 - math.fsum(logprobs)  # never -0.0
+    perplexity = math.exp(nll / len(logprobs)) if logprobs else None
+    return Score(tuple(ids), (None, *logprobs), nll, perplexity)

@@ -1,0 +1,203 @@
+"""One thread that owns an engine, so that any number of threads and tasks can use it at once.
+
+Requests come through an inbox and join the running batch at the next step; their events go back through
+their ticket. The thread starts with the first request and sleeps while there is none. A step that fails
+fails the requests in it, not the process. Nothing here knows text.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from queue import SimpleQueue
+
+import numpy as np
+import numpy.typing as npt
+
+from sampan.core.errors import RequestError, SampanError
+from sampan.core.types import SamplingParams
+from sampan.engine.engine import Engine
+from sampan.engine.sequence import Event
+
+News = Sequence[tuple[int, Event]] | npt.NDArray[np.float64] | Exception
+"""Events of one step with the places of their requests in the ticket, scores, or why there will be none."""
+Request = tuple[Sequence[int], SamplingParams]
+
+
+class Ticket:
+    """Work handed in together. `deliver` is called on the driver's thread and must not block.
+
+    `ids`: the engine's names for its requests, once they have started.
+    """
+
+    def __init__(self, deliver: Callable[[News], None]) -> None:
+        self.deliver = deliver
+        self.closed = False
+        self.ids: list[int] = []
+
+
+class Generation(Ticket):
+    """Requests to answer."""
+
+    def __init__(self, requests: Sequence[Request], deliver: Callable[[News], None]) -> None:
+        super().__init__(deliver)
+        self.requests = requests
+
+
+class Scoring(Ticket):
+    """Tokens to score."""
+
+    def __init__(self, tokens: Sequence[int], deliver: Callable[[News], None]) -> None:
+        super().__init__(deliver)
+        self.tokens = tokens
+
+
+class Driver:
+    """Steps `engine` on a thread of its own; nobody else may use the engine meanwhile."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        # Unlike a queue with a condition, a SimpleQueue may be put to from a destructor.
+        self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._waiting: deque[Ticket] = deque()
+        self._running: dict[int, tuple[Generation, int]] = {}
+        self._door = threading.RLock()
+        self._thread: threading.Thread | None = None
+        self._refusal: SampanError | None = None
+
+    def submit(self, ticket: Ticket) -> None:
+        """Hand work in. What can never be served is told through the ticket."""
+        with self._door:
+            if self._refusal is not None:
+                raise self._refusal
+            self._inbox.put(partial(self._waiting.append, ticket))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="sampan-engine", daemon=True)
+                self._thread.start()
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Forget a ticket and its requests, before the next step. From any thread, any number of times."""
+        if not ticket.closed:
+            ticket.closed = True
+            self._inbox.put(partial(self._abort, ticket))
+
+    def abort(self, ticket: Ticket, place: int) -> None:
+        """Forget one request of a ticket, before the next step."""
+        self._inbox.put(partial(self._abort_one, ticket, place))
+
+    def close(self) -> None:
+        """End everything and wait for the thread; whoever waits is told."""
+        with self._door:
+            self._refusal = self._refusal or RequestError("this LLM is closed: make a new one")
+            thread, self._thread = self._thread, None
+        self._inbox.put(None)
+        if thread is not threading.current_thread():
+            if thread is not None:
+                thread.join()
+            del self.engine
+
+    def _run(self) -> None:
+        try:
+            while self._take_in():
+                if not self.engine.idle:
+                    self._step()
+        except Exception as error:
+            with self._door:
+                self._refusal = _failure(error)
+        self._end()
+
+    def _take_in(self) -> bool:
+        """Do what the inbox says, and sleep while there is nothing to do. False: the end has come."""
+        asleep = self.engine.idle
+        while asleep or not self._inbox.empty():
+            command = self._inbox.get()
+            if command is None:
+                return False
+            command()
+            asleep = False
+        while self._waiting and self._has_room(self._waiting[0]):
+            ticket = self._waiting.popleft()
+            if not ticket.closed:
+                self._start(ticket)
+        return True
+
+    def _has_room(self, ticket: Ticket) -> bool:
+        """A scoring needs all its pages at once: until they are free, nothing behind it starts either."""
+        if self.engine.idle or not isinstance(ticket, Scoring):
+            return True
+        return self.engine.pool.needed(len(ticket.tokens)) <= self.engine.pool.free
+
+    def _start(self, ticket: Ticket) -> None:
+        try:
+            if isinstance(ticket, Scoring):
+                ticket.deliver(self.engine.score(ticket.tokens))
+            elif isinstance(ticket, Generation):
+                self._add(ticket)
+        except Exception as error:
+            self._drop(ticket, error if isinstance(error, SampanError) else _failure(error))
+
+    def _add(self, ticket: Generation) -> None:
+        for place, (tokens, sampling) in enumerate(ticket.requests):
+            try:
+                request = self.engine.add(tokens, sampling)
+            except RequestError as error:
+                if len(ticket.requests) == 1:
+                    raise
+                raise RequestError(f"prompt {place}: {error}") from error
+            ticket.ids.append(request)
+            self._running[request] = (ticket, place)
+
+    def _step(self) -> None:
+        try:
+            events = self.engine.step()
+        except Exception as error:
+            failure = error if isinstance(error, SampanError) else _failure(error)
+            for ticket in dict.fromkeys(ticket for ticket, _ in self._running.values()):
+                self._drop(ticket, failure)
+            return
+        news: dict[Generation, list[tuple[int, Event]]] = {}
+        for event in events:
+            ticket, place = self._running[event.request]
+            if event.finish_reason is not None:
+                del self._running[event.request]
+            news.setdefault(ticket, []).append((place, event))
+        for ticket, part in news.items():
+            self._tell(ticket, part)
+
+    def _tell(self, ticket: Ticket, news: News) -> None:
+        try:
+            ticket.deliver(news)
+        except RuntimeError:  # its event loop is closed
+            self._abort(ticket)
+
+    def _drop(self, ticket: Ticket, error: Exception) -> None:
+        self._abort(ticket)
+        self._tell(ticket, error)
+
+    def _abort(self, ticket: Ticket) -> None:
+        for place in range(len(ticket.ids)):
+            self._abort_one(ticket, place)
+
+    def _abort_one(self, ticket: Ticket, place: int) -> None:
+        if self._running.pop(ticket.ids[place], None) is not None:
+            self.engine.abort(ticket.ids[place])
+
+    def _end(self) -> None:
+        """Tell everybody who waits, runs or is just coming in that there will be no answer."""
+        with self._door:
+            refusal = self._refusal
+        assert refusal is not None
+        running = dict.fromkeys(ticket for ticket, _ in self._running.values())
+        self._running.clear()
+        while not self._inbox.empty():
+            command = self._inbox.get()
+            if command is not None:
+                command()
+        for ticket in [*running, *self._waiting]:
+            self._tell(ticket, refusal)
+
+
+def _failure(error: Exception) -> SampanError:
+    failure = SampanError(f"the engine failed: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

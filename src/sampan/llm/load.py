@@ -1,0 +1,107 @@
+"""Brings a model's parts together: files, sizes that fit, weights, tokenizer, template and engine."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from importlib import import_module
+from types import MappingProxyType
+
+from sampan.core.memory import give_back_freed_memory
+from sampan.core.settings import Settings
+from sampan.core.types import ModelFiles, SamplingParams
+from sampan.engine import budget
+from sampan.engine.engine import DRAFT_ROWS, Engine
+from sampan.engine.footprint import measure
+from sampan.engine.runner import Runner
+from sampan.kernels.native import Machine, machine
+from sampan.kernels.program import Cache
+from sampan.models.config import ModelConfig
+from sampan.models.registry import describe
+from sampan.text.chat import ChatTemplate
+from sampan.text.tokenizer import Tokenizer
+from sampan.weights.checkpoint import Checkpoint, open_checkpoint
+from sampan.weights.load import PackedWeights, require_kernel_sizes
+
+MAX_ROWS = 512  # tokens of a step: a prompt's chunk
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model ready to use. `defaults`: its own sampling."""
+
+    plan: budget.Plan
+    config: ModelConfig
+    machine: Machine
+    weights: PackedWeights
+    engine: Engine
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    defaults: SamplingParams
+
+
+def load(
+    files: ModelFiles,
+    settings: Settings,
+    wish: budget.Wish,
+    *,
+    threads: int | None,
+    prefix_cache: bool,
+    speculation: bool,
+) -> Loaded:
+    """Load a model as wished; what does not fit is refused before anything is read."""
+    here = machine(settings, threads)
+    _import_what_stays(files)
+    with ExitStack() as stack:
+        checkpoint = open_checkpoint(files)
+        for file in checkpoint.files.values():
+            stack.callback(file.close)
+        require_kernel_sizes(checkpoint)
+        plan = budget.plan(measure(checkpoint, files.name, here, MAX_ROWS), wish)
+        tokenizer, template = _text(files, checkpoint)
+        defaults = _defaults(checkpoint.generation)
+        c = checkpoint.config
+        # What the tokenizer was built from makes room for the weights.
+        checkpoint = replace(checkpoint, metadata=MappingProxyType({}))
+        give_back_freed_memory()
+        weights = PackedWeights(checkpoint, here)
+        cache = Cache(plan.pages, c.layers, c.kv_heads, c.head_dim, plan.cache)
+        runner = Runner(describe(c), weights, here, cache, MAX_ROWS)
+    engine = Engine(
+        runner,
+        context=plan.context,
+        vocabulary=c.vocab,
+        eos_ids=tokenizer.eos_ids,
+        max_sequences=wish.max_sequences,
+        prefix_cache=prefix_cache,
+        draft_rows=DRAFT_ROWS if speculation else 0,
+    )
+    return Loaded(plan, c, here, weights, engine, tokenizer, template, defaults)
+
+
+def _import_what_stays(files: ModelFiles) -> None:
+    """The tokenizer's modules: imported after the vocabulary is read, they would lie scattered among its
+    parts and keep 3 MB of these from being given back."""
+    import_module("tokenizers")
+    import_module("sampan.text.gguf_vocab" if files.kind == "gguf" else "sampan.text.folder_vocab")
+
+
+def _text(files: ModelFiles, checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate | None]:
+    if files.kind == "gguf":
+        metadata = checkpoint.metadata
+        return Tokenizer.from_gguf(metadata), ChatTemplate.from_gguf(metadata)
+    return Tokenizer.from_folder(files.path), ChatTemplate.from_folder(files.path)
+
+
+def _defaults(generation: Mapping[str, object]) -> SamplingParams:
+    """The model's own sampling: `generation_config.json`, where a model that does not sample is greedy.
+
+    A GGUF file has none: then the values that users of such files know, llama.cpp's.
+    """
+    if not generation:
+        return SamplingParams(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
+    defaults = SamplingParams()
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    given = {n: v for n in names if isinstance(v := generation.get(n), int | float)}
+    if not generation.get("do_sample", False):
+        given["temperature"] = 0
+    return replace(defaults, **given)  # type: ignore[arg-type]

@@ -1,0 +1,112 @@
+"""`LLM`: a model in this process, for any number of threads and of asyncio's tasks at once.
+
+However many call, the engine runs their requests together, and what each gets does not depend on the others.
+"""
+
+from typing import Any, Self, overload
+
+from sampan.core.types import Completion, Score
+from sampan.llm.asynchronous import AsyncCalls
+from sampan.llm.base import BaseLLM, Ids, Messages, score_of
+from sampan.llm.inputs import Sampling
+from sampan.llm.streams import Stream, collect, scores
+
+
+class LLM(AsyncCalls):
+    __doc__ = BaseLLM.__doc__
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @overload
+    def generate(
+        self, prompts: str | Ids, sampling: Sampling = None, *, n: None = None, templated: bool = False
+    ) -> Completion: ...
+    @overload
+    def generate(
+        self, prompts: str | Ids, sampling: Sampling = None, *, n: int, templated: bool = False
+    ) -> list[Completion]: ...
+    @overload
+    def generate(
+        self,
+        prompts: list[str] | list[list[int]],
+        sampling: Sampling = None,
+        *,
+        n: None = None,
+        templated: bool = False,
+    ) -> list[Completion]: ...
+    @overload
+    def generate(
+        self,
+        prompts: list[str] | list[list[int]],
+        sampling: Sampling = None,
+        *,
+        n: int,
+        templated: bool = False,
+    ) -> list[list[Completion]]: ...
+    def generate(
+        self, prompts: object, sampling: Sampling = None, *, n: int | None = None, templated: bool = False
+    ) -> Any:
+        """Continue a text or a list of token ids, or each of a list of these.
+
+        `sampling`: one for all prompts or a list with one for each; the model's own (`defaults`) unless
+        given. `n`: samples of each prompt; where a seed is given, sample i takes seed + i. `templated`: the
+        texts are rendered conversations. Returns a `Completion` for one prompt, a list for a list, and with
+        `n` a list of `n` in the place of each. Raises `RequestError` (`ContextOverflow` for a prompt that is
+        too long) before anything is generated.
+        """
+        inputs, spread = self._generation(prompts, sampling, n, templated)
+        return inputs.shaped(collect(self._driver, self.tokenizer, spread))
+
+    @overload
+    def chat(
+        self, messages: Messages, sampling: Sampling = None, *, n: None = None, **template: Any
+    ) -> Completion: ...
+    @overload
+    def chat(
+        self, messages: Messages, sampling: Sampling = None, *, n: int, **template: Any
+    ) -> list[Completion]: ...
+    @overload
+    def chat(
+        self, messages: list[Messages], sampling: Sampling = None, *, n: None = None, **template: Any
+    ) -> list[Completion]: ...
+    @overload
+    def chat(
+        self, messages: list[Messages], sampling: Sampling = None, *, n: int, **template: Any
+    ) -> list[list[Completion]]: ...
+    def chat(
+        self, messages: object, sampling: Sampling = None, *, n: int | None = None, **template: Any
+    ) -> Any:
+        """Answer a conversation (a list of `{"role": …, "content": …}`), or each of a list of these.
+
+        `template`: what else the model's chat template takes, such as `tools=[…]` or `enable_thinking=False`.
+        Sampling and results are those of `generate`.
+        """
+        inputs, spread = self._conversation(messages, sampling, n, template)
+        return inputs.shaped(collect(self._driver, self.tokenizer, spread))
+
+    def stream(
+        self,
+        prompt: str | Ids | Messages,
+        sampling: Sampling = None,
+        *,
+        templated: bool = False,
+        **template: Any,
+    ) -> Stream:
+        """One answer to a prompt or a conversation, as it is made: an iterator of `Delta`, one a token.
+
+        Closing or dropping the iterator ends the answer.
+        """
+        return Stream(self._driver, self.tokenizer, self._single(prompt, sampling, templated, template))
+
+    @overload
+    def score(self, texts: str | Ids) -> Score: ...
+    @overload
+    def score(self, texts: list[str] | list[list[int]]) -> list[Score]: ...
+    def score(self, texts: object) -> Any:
+        """Log-probability of every token of a text or a list of ids, or of each of a list of these."""
+        inputs, ids = self._scoring(texts)
+        return inputs.shaped([score_of(each, scores(self._driver, each)) for each in ids])

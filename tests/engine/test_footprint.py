@@ -1,0 +1,131 @@
+"""What is added up before loading is what the loaded model takes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Type
+
+from sampan.core.settings import Settings
+from sampan.core.types import ModelFiles
+from sampan.engine.footprint import measure
+from sampan.engine.runner import Runner
+from sampan.kernels.native import PAGE, machine
+from sampan.kernels.ops import Weight
+from sampan.kernels.program import Cache
+from sampan.models.registry import describe
+from sampan.weights.checkpoint import Checkpoint, open_checkpoint
+from sampan.weights.load import PackedWeights
+
+SETTINGS = Settings(Path())
+SIZES = {"block_count": 2, "embedding_length": 256, "feed_forward_length": 512, "context_length": 64}
+SIZES |= {
+    "attention.head_count": 4,
+    "attention.head_count_kv": 2,
+    "attention.key_length": 64,
+    "vocab_size": 333,
+}
+SIZES |= {"attention.value_length": 64}
+SHAPES = {
+    "attn_q": (256, 256), "attn_k": (128, 256), "attn_v": (128, 256), "attn_output": (256, 256),
+    "ffn_gate": (512, 256), "ffn_up": (512, 256), "ffn_down": (256, 512),
+    "attn_norm": (256,), "ffn_norm": (256,),
+}  # fmt: skip
+# Types by tensor, "" for the others: one type; the usual mixture; floats beside integers.
+MIXTURES = {
+    "Q4_1": {"": Type.Q4_1},
+    "Q4_K_M": {"": Type.Q4_K, "attn_v": Type.Q6_K, "ffn_down": Type.Q6_K, "output": Type.Q6_K},
+    "Q2_K": {"": Type.Q2_K, "attn_v": Type.Q3_K, "ffn_down": Type.Q5_K, "token_embd": Type.Q8_0},
+    "legacy": {"": Type.Q4_0, "attn_k": Type.Q5_0, "attn_v": Type.Q5_1, "token_embd": Type.F16},
+    "floats": {"": Type.BF16, "ffn_up": Type.Q8_0, "output": Type.F32},
+    "F32": {"": Type.F32},
+}
+
+
+class Counted(PackedWeights):
+    """Real weights, and the bytes of their matrices."""
+
+    total = 0
+
+    def matrix(self, parts: list[Weight]) -> Any:
+        found = super().matrix(parts)
+        self.total += found.data.nbytes
+        return found
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., ModelFiles]:
+    """Writes a tiny model of zeros in the given types."""
+
+    def make(types: dict[str, Type], family: str = "llama", tied: bool = False) -> ModelFiles:
+        writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", family)
+        for name, value in SIZES.items():
+            writer.add_uint32(f"{family}.{name}", value)
+        writer.add_float32(f"{family}.attention.layer_norm_rms_epsilon", 1e-5)
+        shapes = {f"blk.{n}.{name}.weight": shape for n in range(2) for name, shape in SHAPES.items()}
+        if family == "qwen2":
+            rows = {"q": 256, "k": 128, "v": 128}
+            shapes |= {f"blk.{n}.attn_{part}.bias": (size,) for n in range(2) for part, size in rows.items()}
+        if family == "qwen3":
+            shapes |= {f"blk.{n}.attn_{part}_norm.weight": (64,) for n in range(2) for part in "qk"}
+        shapes |= {"token_embd.weight": (333, 256), "output_norm.weight": (256,)}
+        for name, shape in (shapes | ({} if tied else {"output.weight": (333, 256)})).items():
+            type = types.get(name.split(".")[-2], types[""]) if len(shape) == 2 else Type.F32
+            block, size = gguf.GGML_QUANT_SIZES[type]
+            data = np.zeros((*shape[:-1], shape[-1] // block * size), np.uint8)
+            writer.add_tensor(name, data, raw_dtype=type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return ModelFiles(tmp_path / "tiny.gguf", "gguf", "tiny", "")
+
+    return make
+
+
+def check(checkpoint: Checkpoint, *, threads: int, rows: int) -> None:
+    """Load the model really, and compare."""
+    c, here = checkpoint.config, machine(SETTINGS, threads)
+    expected = measure(checkpoint, "tiny", here, rows)
+    weights = Counted(checkpoint, here)
+    for dtype in expected.page:
+        program = Runner(
+            describe(c), weights, here, Cache(3, c.layers, c.kv_heads, c.head_dim, dtype), rows
+        ).program
+        assert program.workspace_bytes == expected.workspace, dtype
+    vectors = sum(weight.shape[0] for weight in describe(c).weights().values() if len(weight.shape) == 1)
+    assert weights.total + 4 * vectors == expected.weights
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_every_type_and_mixture(write: Callable[..., ModelFiles], mixture: str) -> None:
+    with open_checkpoint(write(MIXTURES[mixture])) as checkpoint:
+        check(checkpoint, threads=1, rows=64)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_family(write: Callable[..., ModelFiles], family: str, tied: bool) -> None:
+    with open_checkpoint(write({"": Type.Q8_0}, family, tied)) as checkpoint:
+        check(checkpoint, threads=1, rows=32)
+
+
+def test_threads_and_rows(write: Callable[..., ModelFiles]) -> None:
+    with open_checkpoint(write(MIXTURES["Q4_K_M"])) as checkpoint:
+        check(checkpoint, threads=1, rows=1)
+        check(checkpoint, threads=2, rows=300)
+
+
+def test_the_default_model(default_model: ModelFiles) -> None:
+    with open_checkpoint(default_model) as checkpoint:
+        check(checkpoint, threads=2, rows=512)
+        found = measure(checkpoint, "smollm2-135m", machine(SETTINGS, 1), 512)
+    file = default_model.path.stat().st_size
+    assert 0.97 * file < found.weights < file  # the vocabulary is the rest
+    assert found.dtype == "bf16"
+    elements = {"bf16": 64 * 2, "f32": 64 * 4, "int8": 64 + 4}
+    assert found.page == {dtype: 2 * 30 * 3 * PAGE * size for dtype, size in elements.items()}
+    assert found.logits == 4 * 49152
