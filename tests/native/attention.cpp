@@ -62,7 +62,7 @@ class Run {
  public:
   Run(const Sequence& s, const Kernels& k) : s_(s), k_(k) {
     CacheView view{nullptr, s.shape.type, 2, s.shape.kv_heads, s.shape.head_dim};
-    const size_t bytes = page_bytes(view) * 2 * static_cast<size_t>(s.shape.kv_heads) * static_cast<size_t>(s.page_count());
+    const size_t bytes = cache_bytes(view, s.page_count());
     result_.qkv = s.qkv;
     result_.out.assign(static_cast<size_t>(s.shape.tokens * s.out_width()), 3.0f);
     result_.cache.assign(bytes / 4, s.shape.type == Cache::bf16 ? 0x7fc07fc0 : 0x7fc00000);  // NaN, where it is a float

@@ -65,7 +65,7 @@ class Model {
   static constexpr int kHidden = 64, kHeads = 2, kHeadDim = 32, kFfn = 96, kVocabulary = 100, kTokens = 70, kPrompt = 8 * kTokens, kPages = kPrompt / kPage + 1;
 
   Model(Pool& pool, const Kernels& kernels) : random_(11), program_(pool, kernels, kTokens, cache(), angles()) {
-    cache_.assign(page_bytes(cache()) * kPages, 0);
+    cache_.assign(cache_bytes(cache(), kPages), 0);
     const int x = program_.buffer(kHidden), qkv = program_.buffer(4 * 32), attended = program_.buffer(kHidden);
     const int act = program_.activations(kHidden, true), hidden = program_.activations(kFfn, true);
     Instruction embed{Op::embed};

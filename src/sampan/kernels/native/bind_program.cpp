@@ -34,7 +34,7 @@ static Recorded* make_program(nb::object pool, const std::string& isa, int max_r
   r->pool_owner = pool;
   r->cache = {nullptr, static_cast<Cache>(cache_type), layers, kv_heads, head_dim};
   r->pages = pages;
-  r->cache_memory = Memory(page_bytes(r->cache) * static_cast<size_t>(layers) * static_cast<size_t>(kv_heads) * static_cast<size_t>(pages));
+  r->cache_memory = Memory(cache_bytes(r->cache, pages));
   if (!r->cache_memory.data()) throw std::bad_alloc();
   r->program = std::make_unique<Program>(nb::cast<Pool&>(pool), find_kernels(isa), max_rows, r->cache,
                                          Angles{std::move(inverse_frequency), rope_scale});

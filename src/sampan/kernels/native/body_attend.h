@@ -16,19 +16,25 @@ struct AttendRow {
 };
 constexpr float kNoTop = -3.0e38f;
 
-// A page's keys [head_dim][32] and values [32][head_dim]; scales of int8 pages, or null.
+// A page's keys [head_dim][32] and values [32][head_dim]; scales of int8 pages, or null. `next`: the page that is read
+// after it and asked for meanwhile, as pages lie too far apart for the machine to guess.
 struct Page {
   const uint8_t* keys;
   const uint8_t* values;
+  const uint8_t* next;
   const float* key_scales;
   const float* value_scales;
 };
 
-static inline Page page_of(const CacheView& c, const uint8_t* data) {
+static inline Page page_of(const CacheView& c, const uint8_t* data, const uint8_t* next) {
   const size_t half = element_bytes(c.type) * static_cast<size_t>(kPage * c.head_dim);
   const float* scales = reinterpret_cast<const float*>(data + 2 * half);
-  return c.type == Cache::int8 ? Page{data, data + half, scales, scales + kPage} : Page{data, data + half, nullptr, nullptr};
+  const bool scaled = c.type == Cache::int8;
+  return {data, data + half, next, scaled ? scales : nullptr, scaled ? scales + kPage : nullptr};
 }
+
+template <Cache C>
+constexpr int kElement = C == Cache::f32 ? 4 : C == Cache::bf16 ? 2 : 1;  // bytes
 
 // Elements [at, at + 32).
 template <Cache C>
@@ -44,6 +50,7 @@ static inline void page_scores(const AttendRow* rows, const Page& page, int d, i
   F low[R], high[R];
   for (int r = 0; r < R; ++r) low[r] = high[r] = set1(0.0f);
   for (int i = 0; i < d; ++i) {
+    prefetch(page.next + i * kPage * kElement<C>);
     const Pair k = load_pair<C>(page.keys, i * kPage);
     for (int r = 0; r < R; ++r) {
       const F q = set1(rows[r].q[i]);
@@ -94,12 +101,16 @@ static inline void page_softmax(AttendRow& row, float* scores, const float* valu
 
 // partial += weights x values, V times 32 features from `at` on.
 template <int R, int V, Cache C>
-static inline void page_values(const AttendRow* rows, const float (*p)[kPage], const uint8_t* values, int d, int at, int tokens) {
+static inline void page_values(const AttendRow* rows, const float (*p)[kPage], const Page& page, int d, int at, int tokens) {
+  const uint8_t* next = page.next + (page.values - page.keys);
   F acc[R][2 * V];
   for (int r = 0; r < R; ++r) for (int v = 0; v < 2 * V; ++v) acc[r][v] = load(rows[r].partial + at + v * kLanes);
   for (int t = 0; t < tokens; ++t) {
     Pair x[V];
-    for (int v = 0; v < V; ++v) x[v] = load_pair<C>(values, t * d + at + v * kPage);
+    for (int v = 0; v < V; ++v) {
+      prefetch(next + (t * d + at + v * kPage) * kElement<C>);
+      x[v] = load_pair<C>(page.values, t * d + at + v * kPage);
+    }
     for (int r = 0; r < R; ++r) {
       const F weight = set1(p[r][t]);
       for (int v = 0; v < V; ++v) {
@@ -122,8 +133,8 @@ static inline void page_step(AttendRow* rows, const Page& page, int d, int first
   }
   tokens = tokens < kPage ? tokens : kPage;
   int at = 0;
-  for (; at + 2 * kPage <= d; at += 2 * kPage) page_values<R, 2, C>(rows, scores, page.values, d, at, tokens);
-  if (at < d) page_values<R, 1, C>(rows, scores, page.values, d, at, tokens);
+  for (; at + 2 * kPage <= d; at += 2 * kPage) page_values<R, 2, C>(rows, scores, page, d, at, tokens);
+  if (at < d) page_values<R, 1, C>(rows, scores, page, d, at, tokens);
 }
 
 // Merges the split's partial into the row and starts a new split. A row that saw none of the split stays as it is.
@@ -179,8 +190,8 @@ static void attend(const AttendArgs& a, const Queries& queries, int begin, int e
   AttendRow rows[kAttendRows];
   const int n = start_rows(a, queries, rows, scratch);
   for (int first = begin; first < end; first += kPage) {
-    const uint8_t* data = page_at(a.cache, queries.span.pages[first / kPage], a.layer, queries.head);
-    const Page page = page_of(a.cache, data);
+    const auto data = [&](int at) { return page_at(a.cache, queries.span.pages[at / kPage], a.layer, queries.head); };
+    const Page page = page_of(a.cache, data(first), data(first + kPage < end ? first + kPage : first));
     if (a.cache.type == Cache::bf16) page_rows<Cache::bf16>(rows, n, page, d, first);
     else if (a.cache.type == Cache::int8) page_rows<Cache::int8>(rows, n, page, d, first);
     else page_rows<Cache::f32>(rows, n, page, d, first);

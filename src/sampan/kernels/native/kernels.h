@@ -13,6 +13,7 @@ constexpr int kLanes = 16;      // output features of one panel
 constexpr int kBlock = 32;      // input features that share one activation scale
 constexpr int kQuad = 4;        // rows of activations that lie together
 constexpr int kPage = 32;       // tokens of one KV page
+constexpr int kRun = 8;         // pages of one layer and KV head that lie together
 constexpr int kSplit = 512;     // tokens after which an attention partial is merged
 constexpr int kStatsChunk = 4096;  // logits summarised by one partial
 constexpr int kMaxRowsDirect = 16; // rows for which packed weights may be read in place
@@ -134,7 +135,8 @@ struct Span {
 
 enum class Cache : int32_t { bf16 = 0, f32 = 1, int8 = 2 };
 
-// Paged cache. Page b of layer l and KV head h: K as [head_dim][32], then V as [32][head_dim]. Of every 32 bf16 elements
+// Paged cache [run of pages][layer][KV head][page of the run]: neighbours are read as one stream, and a short sequence
+// touches little memory. A page holds K as [head_dim][32], then V as [32][head_dim]. Of every 32 bf16 elements
 // the first sixteen lie at even places, the others at odd ones. int8 pages end with one f32 scale for each key and each value.
 struct CacheView {
   uint8_t* data;
@@ -146,9 +148,12 @@ struct CacheView {
   const size_t scales = c.type == Cache::int8 ? 2 * kPage * sizeof(float) : 0;
   return static_cast<size_t>(2) * kPage * static_cast<size_t>(c.head_dim) * element_bytes(c.type) + scales;
 }
+[[maybe_unused]] static inline size_t cache_bytes(const CacheView& c, int pages) {
+  return page_bytes(c) * static_cast<size_t>(c.layers * c.kv_heads) * static_cast<size_t>((pages + kRun - 1) / kRun * kRun);
+}
 [[maybe_unused]] static inline uint8_t* page_at(const CacheView& c, int page, int layer, int head) {
-  const size_t index = (static_cast<size_t>(page) * static_cast<size_t>(c.layers) + static_cast<size_t>(layer)) *
-                           static_cast<size_t>(c.kv_heads) + static_cast<size_t>(head);
+  const size_t run = static_cast<size_t>(page / kRun) * static_cast<size_t>(c.layers) + static_cast<size_t>(layer);
+  const size_t index = (run * static_cast<size_t>(c.kv_heads) + static_cast<size_t>(head)) * kRun + static_cast<size_t>(page % kRun);
   return c.data + index * page_bytes(c);
 }
 

@@ -70,6 +70,8 @@ static inline float max_lanes(F x) {
   return x.v[0];
 }
 
+static inline void prefetch(const void*) {}
+
 static inline float half_to_float(uint16_t h) {
   const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, mantissa = h & 0x3ffu;
   const uint32_t exponent = (h >> 10) & 31u;
