@@ -11,6 +11,8 @@ from sampan.core.types import ModelFiles
 
 # No test tells the hub, or waits to tell it, which programs run it.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# Nor does one depend on what this machine measures, unless it says so.
+os.environ["SAMPAN_TUNE"] = "0"
 
 _READ = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "SAMPAN_OFFLINE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")
 

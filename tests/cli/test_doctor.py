@@ -1,7 +1,10 @@
 """`sampan doctor`: this machine, measured."""
 
 import json
+from pathlib import Path
 from typing import Any
+
+from sampan.core.types import ModelFiles
 
 KEYS = {"isa", "kernels", "threads", "read_gbps", "int8_tops", "bf16_tflops", "memory_bytes"}
 
@@ -35,6 +38,25 @@ def test_words_for_people(sampan: Any) -> None:
         "bf16 peak",
         "models that fit",
         "cache that fits",
+        "tuning",
     ):
         assert f"\n{name} " in out
     assert "GB/s" in out
+    assert "\ntuning            off (SAMPAN_TUNE=0)\n" in out
+
+
+def test_what_a_first_load_measured_is_shown(sampan: Any, default_model: ModelFiles, tmp_path: Path) -> None:
+    env = {"SAMPAN_HOME": str(tmp_path), "SAMPAN_TUNE": "1"}
+    assert "\ntuning            nothing yet" in sampan("doctor", **env).stdout
+    path = str(default_model.path)
+    words = ("run", path, "Hi", "--max-tokens", "1", "--cache", "int8", "--context", "1024")
+    first, second = sampan(*words, **env), sampan(*words, **env)
+    said = f"measuring this machine for {path} (once)\n"
+    assert first.stderr.count(said) == 1
+    assert said not in second.stderr
+    (row,) = json.loads(sampan("doctor", "--json", **env).stdout)["tuning"]
+    (file,) = (tmp_path / "tuning").iterdir()
+    assert row == {"model": path, "cache": "int8"} | json.loads(file.read_text())["tuning"]
+    shown = sampan("doctor", **env).stdout
+    assert f"\ntuning            {path}, int8 cache: " in shown
+    assert f"chunks of {row['chunk_rows']}" in shown

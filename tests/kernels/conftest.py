@@ -54,7 +54,7 @@ class Small:
         weight: np.ndarray | None = None, eps: float = 0.0, sampled: bool = False, fine: bool = False,
     ) -> int:  # fmt: skip
         act = self.program.activations(k, integer)
-        self.program.prepare(op, buffer, offset, up, weight, eps, act, sampled, fine, False)
+        self.program.prepare(op, buffer, offset, up, weight, eps, act, sampled, sampled, fine, False)
         return act
 
     def linear(
@@ -87,7 +87,7 @@ class Small:
             row[: len(p)] = p
         positions = np.concatenate([np.arange(past, past + count) for count, past, _ in spans])
         every = np.arange(total, dtype=np.int32)
-        logits, stats = self.program.run(
+        logits, stats, _ = self.program.run(
             every if ids is None else np.array(ids, np.int32), positions.astype(np.int32),
             np.array(table, np.int32), pages, every,
         )  # fmt: skip

@@ -198,5 +198,5 @@ def test_a_step_names_what_exists(
     program.program.run(**ONE)
     with pytest.raises(ValueError, match=what):
         program.program.run(**{**ONE, **change})
-    logits, _ = program.program.run(**ONE)
+    logits, _, _ = program.program.run(**ONE)
     assert logits[0].argmax() == 1

@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -76,6 +77,7 @@ def command(
                 "prompt_tokens": prompt_tokens,
                 "decode_tokens": decode_tokens,
                 "threads": llm.machine.threads,
+                "tuning": asdict(llm.tuning),
                 "cache": llm.plan.cache,
                 "cache_tokens": llm.plan.cache_tokens,
                 "weights_bytes": llm.plan.weights_bytes,

@@ -4,13 +4,15 @@
 bytes a second from memory by all threads; `int8_tops`, `bf16_tflops`: 10^12 operations a second, a multiply
 and an add being two, with the instructions named beside them (float ones where the machine has no bf16;
 matrix units such as AMX are not measured). Other work on the machine lowers all three. `capacity`: of the
-catalogue's models on this disk, the bytes they take and the tokens of cache that fit beside them.
+catalogue's models on this disk, the bytes they take and the tokens of cache that fit beside them. `tuning`:
+what a measurement at a model's first load chose here (`engine/tuning.py`), one object for each; those of
+other machines, instruction sets and builds are left out.
 """
 
 import json
 import platform
+from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampan.catalog.catalog import cached, entries
@@ -39,6 +41,7 @@ def command(threads: Threads = None, as_json: AsJson = False) -> None:
 
 
 def _examine(settings: Settings, threads: int | None) -> Row:
+    from sampan.engine.tuning import processor
     from sampan.kernels import _native  # type: ignore[attr-defined]
     from sampan.kernels.native import machine
 
@@ -59,9 +62,10 @@ def _examine(settings: Settings, threads: int | None) -> Row:
         "memory_available_bytes": available_memory(),
         "int8_instruction": int8_instruction,
         "bf16_instruction": float_instruction,
-        "cpu": _cpu(),
+        "cpu": processor(),
         "fits": [entry.alias for entry in entries() if entry.supported and fits(entry.bytes)],
         "capacity": _capacity(settings, here),
+        "tuning": _tuning(settings, here),
         "version": version("sampan"),
         "python": platform.python_version(),
     }
@@ -90,14 +94,12 @@ def _capacity(settings: Settings, here: "Machine") -> dict[str, Row]:
     return found
 
 
-def _cpu() -> str:
-    """The processor's name, as Linux gives it; otherwise its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+def _tuning(settings: Settings, here: "Machine") -> list[Row]:
+    """What is stored for this machine, by model."""
+    from sampan.engine.tuning import machine_print, stored
+
+    found = stored(settings.home, machine_print(here.isa))
+    return [{"model": model, "cache": cache, **asdict(tuning)} for model, cache, tuning in found]
 
 
 def _words(row: Row, settings: Settings) -> dict[str, str]:
@@ -117,6 +119,7 @@ def _words(row: Row, settings: Settings) -> dict[str, str]:
         "cache that fits": _caches(row["capacity"]) or "no model is here yet",
         "too large": ", ".join(alias for alias in known if alias not in row["fits"])
         or "none of the catalogue",
+        "tuning": _tunings(row["tuning"], settings),
     }
 
 
@@ -128,6 +131,23 @@ def _caches(capacity: dict[str, Row]) -> str:
         tokens = ", ".join(f"{count:,} tokens in {dtype}" for dtype, count in counts.items())
         found.append(f"beside {alias} {tokens}")
     return "; ".join(found)
+
+
+def _tunings(rows: list[Row], settings: Settings) -> str:
+    """One line a model."""
+    if not settings.tune:
+        return "off (SAMPAN_TUNE=0)"
+    return f"\n{'':<18}".join(map(_tuned, rows)) or "nothing yet: a model's first load measures it"
+
+
+def _tuned(row: Row) -> str:
+    threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
+    pages = "huge pages" if row["huge_pages"] else "small pages"
+    drafts = f"drafts up to {row['draft_rows']} rows" if row["draft_rows"] else "no drafts"
+    return (
+        f"{row['model']}, {row['cache']} cache: {threads}, {pages}, direct up to {row['direct_rows']} rows, "
+        f"row blocks of {row['row_block']}, chunks of {row['chunk_rows']}, {drafts}"
+    )
 
 
 def _size(value: int | None) -> str:

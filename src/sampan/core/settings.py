@@ -11,7 +11,8 @@ from sampan.core.errors import UsageError
 class Settings:
     """`home`: the cache folder. `isa`: forced kernel level or None. `threads`: None lets the machine decide.
 
-    `hf_endpoint`: another hub than the default. `hf_cache`: the hub client's cache, never written.
+    `hf_endpoint`: another hub than the default. `hf_cache`: the hub client's cache, never written. `tune`:
+    measure at a model's first load what is fastest, and use what was measured.
     """
 
     home: Path
@@ -21,10 +22,11 @@ class Settings:
     hf_token: str | None = None
     hf_endpoint: str | None = None
     hf_cache: Path | None = None
+    tune: bool = True
 
     @classmethod
     def from_env(cls, env: dict[str, str] | None = None) -> "Settings":
-        """Read `SAMPAN_HOME`, `SAMPAN_ISA`, `SAMPAN_THREADS`, `SAMPAN_OFFLINE` and the hub's `HF_*`."""
+        """Read `SAMPAN_HOME`, `_ISA`, `_THREADS`, `_OFFLINE` and `_TUNE`, and the hub's `HF_*`."""
         values = dict(os.environ) if env is None else env
         home = values.get("SAMPAN_HOME")
         return cls(
@@ -35,6 +37,7 @@ class Settings:
             hf_token=values.get("HF_TOKEN") or None,
             hf_endpoint=values.get("HF_ENDPOINT") or None,
             hf_cache=_hf_cache(values),
+            tune=_flag(values.get("SAMPAN_TUNE") or "1"),
         )
 
 

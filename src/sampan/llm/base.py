@@ -38,8 +38,9 @@ class BaseLLM:
     `WeightsError`, `UnsupportedModel` and `UsageError` as they apply.
 
     Attributes: `tokenizer`, `template` (None where the model has no chat form), `config`, `context`,
-    `defaults` (the model's own sampling), `plan` (sizes in bytes), `machine`, `weights`, `load_seconds`, and
-    `engine`, which only a caller that makes no requests through this object may step.
+    `defaults` (the model's own sampling), `plan` (sizes in bytes), `tuning` (what was measured to be fastest
+    here), `machine`, `weights`, `load_seconds`, and `engine`, which only a caller that makes no requests
+    through this object may step.
     """
 
     def __init__(
@@ -63,9 +64,16 @@ class BaseLLM:
         self.files = model if isinstance(model, ModelFiles) else resolve(str(model), settings, progress)
         started = time.perf_counter()
         loaded = load(
-            self.files, settings, wish, threads=threads, prefix_cache=prefix_cache, speculation=speculation
+            self.files,
+            settings,
+            wish,
+            threads=threads,
+            prefix_cache=prefix_cache,
+            speculation=speculation,
+            progress=progress,
         )
         self.machine, self.plan, self.config = loaded.machine, loaded.plan, loaded.config
+        self.tuning = loaded.tuning
         self.tokenizer, self.template, self.defaults = loaded.tokenizer, loaded.template, loaded.defaults
         self.weights, self.engine = loaded.weights, loaded.engine
         self.context = self.engine.context
