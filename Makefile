@@ -1,8 +1,9 @@
 # make run    set everything up and answer a question with the default model
 # make test   set everything up and pass the tests
 # make check  linters, types, import rules; the C++ build treats warnings as errors
-# make bench  measure against llama.cpp on this machine (builds it first; takes a while)
-# make asan   kernel tests under the address, undefined-behaviour and thread sanitizers
+# make bench  measure beside llama.cpp and OpenVINO GenAI on this machine (builds the first one; half an hour)
+#             BENCH= passes options on: --quick, --rounds N, --scenarios a,b, --resume, --vllm-python PYTHON
+# make asan   kernel and engine tests under the address, undefined-behaviour and thread sanitizers
 # make neon   kernel tests of the Arm build, cross-compiled, under emulation
 
 PYTHON ?= python3
@@ -27,7 +28,9 @@ check: $(VENV)/.check $(VENV)/.test
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.base $(VENV)-bench/.peers
-	$(BIN)/python benchmarks/speed.py --peer-python $(VENV)-bench/bin/python
+	$(BIN)/python benchmarks/run.py --peer-python $(VENV)-bench/bin/python $(BENCH)
+
+asan tsan: $(VENV)/.test
 
 clean:
 	rm -rf $(VENV) $(VENV)-bench build
@@ -55,7 +58,8 @@ $(VENV)/.check: $(VENV)/.base
 
 $(VENV)-bench/.peers:
 	$(PYTHON) -m venv $(VENV)-bench
-	CMAKE_ARGS="-DGGML_NATIVE=ON" $(VENV)-bench/bin/python -m pip install --quiet llama-cpp-python==0.3.36
+	CMAKE_ARGS="-DGGML_NATIVE=ON" $(VENV)-bench/bin/python -m pip install --quiet --no-binary llama-cpp-python \
+	  llama-cpp-python==0.3.36 'openvino-genai>=2026.4,<2026.5' 'gguf>=0.17,<1'
 	@touch $@
 
 include native.mk
