@@ -43,19 +43,10 @@ CONVERSATIONS = {
         {"role": "tool", "content": "second result"},
     ],
 }
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+WEATHER = "Today's weather in a <city> & around it – “now”."
 TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "weather",
-            "description": "Today's weather in a <city> & around it – “now”.",
-            "parameters": {
-                "type": "object",
-                "properties": {"city": {"type": "string"}},
-                "required": ["city"],
-            },
-        },
-    },
+    {"type": "function", "function": {"name": "weather", "parameters": CITY, "description": WEATHER}},
     {"type": "function", "function": {"name": "time", "parameters": {}}},
 ]
 
