@@ -63,7 +63,11 @@ class Bench:
                 self.fail(str(error))
         if "sampan" not in self.workers:
             raise SystemExit("Sampan itself did not start: nothing to compare")
-        self.found["models"][self.model]["work"] = self.workers["sampan"].ask({"request": "work"})
+        ours = self.workers["sampan"]
+        self.found["models"][self.model] |= {
+            "work": ours.ask({"request": "work"}),
+            "tuning": ours.ready["tuning"],
+        }
 
     def close(self) -> None:
         """End all processes."""
@@ -148,13 +152,14 @@ def model_files(model: str, args: argparse.Namespace) -> dict[str, Path]:
     return files | ({"vllm": files["sampan"]} if args.vllm_python else {})
 
 
-def write(found: dict[str, Any]) -> None:
+def write(out: Path, found: dict[str, Any]) -> None:
     """Everything there is, as JSON, as tables and as a picture."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "bench.json").write_text(json.dumps(found, indent=1) + "\n")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "bench.json").write_text(json.dumps(found, indent=1) + "\n")
     summary = report.summary(found)
-    (RESULTS / "bench.md").write_text(report.markdown(found, summary))
-    PICTURE.write_text(plot.picture(found, summary))
+    (out / "bench.md").write_text(report.markdown(found, summary))
+    picture = PICTURE if out == RESULTS else out / "bench.svg"
+    picture.write_text(plot.picture(found, summary))
 
 
 def arguments() -> argparse.Namespace:
@@ -170,6 +175,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scenarios", default=",".join(SCENARIOS), help="some of: %(default)s")
     parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--out", type=Path, default=RESULTS, help="a folder; %(default)s")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--quick", action="store_true", help="one round of the Q4_1 file")
     parser.add_argument("--resume", action="store_true", help="go on with what bench.json has")
@@ -185,7 +191,7 @@ def arguments() -> argparse.Namespace:
 def results(args: argparse.Namespace) -> dict[str, Any]:
     """An empty record of this run, or the one to go on with."""
     here = {"machine": describe(), "threads": args.threads}
-    path = RESULTS / "bench.json"
+    path = args.out / "bench.json"
     if args.resume and path.exists():
         found: dict[str, Any] = json.loads(path.read_text())
         if {key: found[key] for key in here} != here:
@@ -205,7 +211,7 @@ def run(args: argparse.Namespace, found: dict[str, Any], model: str) -> None:
         for round_ in range(args.rounds):
             for name in wanted:
                 bench.measure(name, round_)
-            write(found)
+            write(args.out, found)
     finally:
         bench.close()
 
@@ -225,8 +231,8 @@ def main() -> None:
     finally:
         found["seconds"] = round(time.monotonic() - started)
         if found["models"]:
-            write(found)
-    print((RESULTS / "bench.md").read_text())
+            write(args.out, found)
+    print((args.out / "bench.md").read_text())
 
 
 if __name__ == "__main__":

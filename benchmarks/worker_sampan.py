@@ -5,6 +5,7 @@ machine's limits are measured here too, by the probes behind `sampan doctor`.
 """
 
 import sys
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from protocol import Clock, Handlers, Values, peak_memory, serve, token_ids
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles, SamplingParams
 from sampan.engine.budget import Wish
-from sampan.engine.engine import DRAFT_ROWS
 from sampan.kernels import _native
 from sampan.kernels.formats import TensorType
 from sampan.llm.load import Loaded, load
@@ -79,7 +79,7 @@ class Worker:
         assert self.model.template is not None
         prompt = self.model.template.render(CONVERSATIONS[text], add_generation_prompt=True)
         ids = self.model.tokenizer.encode(prompt, add_bos=False)
-        self.engine.scheduler.draft_rows = DRAFT_ROWS if drafts else 0
+        self.engine.scheduler.draft_rows = self.model.tuning.draft_rows if drafts else 0
         clock = self.run([ids], 400, ignore_eos=False)
         self.engine.scheduler.draft_rows = 0
         return {"value": clock.decode_tps, "tokens": clock.tokens}
@@ -129,7 +129,7 @@ class Worker:
 def load_worker() -> tuple[Values, Handlers]:
     worker = Worker(Path(sys.argv[1]), *map(int, sys.argv[2:5]))
     names = ["prefill", "decode", "prefix", "edit", "first_token", "memory", "work", "limits", "kernel"]
-    ready = {"version": version("sampan"), "isa": worker.model.machine.isa}
+    ready = {"version": version("sampan"), "tuning": asdict(worker.model.tuning)}
     return ready, {name: getattr(worker, name) for name in names}
 
 
