@@ -61,5 +61,9 @@ class ContextOverflow(RequestError):
         self.context = context
 
 
+class StorageError(SampanError):
+    """A database, or a file of keys, that cannot be opened, read or written."""
+
+
 class OutOfMemory(SampanError):
     """What was asked does not fit in memory; carries the numbers."""

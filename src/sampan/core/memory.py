@@ -55,6 +55,11 @@ def available_memory() -> int | None:
     return max(0, min(machine, limit - int(used) + files))
 
 
+def resident_memory() -> int:
+    """Bytes of this process that are in memory; 0 where nobody says."""
+    return _field(Path("/proc/self/status"), "VmRSS:", 1024) or 0
+
+
 def fits(size: int | None) -> bool | None:
     """Whether a model with a download of `size` bytes runs here; None when size or memory is not known."""
     memory = total_memory()

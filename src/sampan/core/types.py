@@ -63,6 +63,18 @@ class SamplingParams:
             raise RequestError(f"logit_bias is {self.logit_bias!r:.80}: give numbers by token id")
 
 
+GrammarKind = Literal["json_schema", "json_object", "regex", "lark", "choice"]
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What an answer must look like. `source`: a JSON schema, a regular expression, a Lark grammar or a JSON
+    list of texts to choose from, as text; nothing for "json_object"."""
+
+    kind: GrammarKind
+    source: str = ""
+
+
 @dataclass(frozen=True)
 class TokenLogprob:
     """The natural-log probability of one chosen token and of its best alternatives (id, logprob)."""

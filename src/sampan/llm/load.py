@@ -63,8 +63,8 @@ def load(
             stack.callback(file.close)
         require_kernel_sizes(checkpoint)
         plan = budget.plan(measure(checkpoint, files.name, here, MAX_ROWS), wish)
-        tokenizer, template = _text(files, checkpoint)
-        defaults = _defaults(checkpoint.generation)
+        tokenizer, template = text_of(files, checkpoint)
+        defaults = defaults_of(checkpoint.generation)
         c = checkpoint.config
         # What the tokenizer was built from makes room for the weights.
         checkpoint = replace(checkpoint, metadata=MappingProxyType({}))
@@ -147,14 +147,15 @@ def _import_what_stays(files: ModelFiles) -> None:
     import_module("sampan.text.gguf_vocab" if files.kind == "gguf" else "sampan.text.folder_vocab")
 
 
-def _text(files: ModelFiles, checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate | None]:
+def text_of(files: ModelFiles, checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate | None]:
+    """The tokenizer and the chat template of a model, None where it has none."""
     if files.kind == "gguf":
         metadata = checkpoint.metadata
         return Tokenizer.from_gguf(metadata), ChatTemplate.from_gguf(metadata)
     return Tokenizer.from_folder(files.path), ChatTemplate.from_folder(files.path)
 
 
-def _defaults(generation: Mapping[str, object]) -> SamplingParams:
+def defaults_of(generation: Mapping[str, object]) -> SamplingParams:
     """The model's own sampling: `generation_config.json`, where a model that does not sample is greedy.
 
     A GGUF file has none: then the values that users of such files know, llama.cpp's.

@@ -24,16 +24,16 @@ class TextStream:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._stops = [_Matcher(text) for text in stop]
         self._held = ""
-        self._stopped = False
+        self.stop_text: str | None = None
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string has ended the answer."""
-        return self._stopped
+        """Whether a stop string, `stop_text`, has ended the answer."""
+        return self.stop_text is not None
 
     def push(self, token_id: int) -> str:
         """The text that this token makes safe to show, often none; "" once stopped."""
-        if self._stopped or token_id in self._tokenizer.special_ids:
+        if self.stopped or token_id in self._tokenizer.special_ids:
             return ""
         return self._show(self._utf8.decode(self._strip(self._tokenizer.token_bytes(token_id))))
 
@@ -53,15 +53,15 @@ class TextStream:
         return data
 
     def _show(self, text: str) -> str:
-        if self._stopped:
+        if self.stopped:
             return ""
         start = len(self._held)
         self._held += text
         for place, character in enumerate(text, start + 1) if self._stops else ():
-            complete = [len(stop.text) for stop in self._stops if stop.accept(character)]
+            complete = [stop.text for stop in self._stops if stop.accept(character)]
             if complete:
-                self._stopped = True
-                return self._release(place - max(complete), keep=0)
+                self.stop_text = max(complete, key=len)
+                return self._release(place - len(self.stop_text), keep=0)
         return self._release(len(self._held), keep=max((stop.matched for stop in self._stops), default=0))
 
     def _release(self, end: int, *, keep: int) -> str:

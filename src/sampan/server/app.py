@@ -1,0 +1,111 @@
+"""The application: routes, the answers to errors, and what every request passes through."""
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from sampan.core.errors import ContextOverflow, SampanError
+from sampan.server.errors import ApiError, bad_request
+from sampan.server.guard import Guard
+from sampan.server.health import router as health
+from sampan.server.openai import chat, completions, models
+from sampan.server.openai.replies import error_row
+from sampan.server.openai.schemas import ErrorBody
+from sampan.server.service import Service
+
+log = logging.getLogger("sampan.server")
+
+_STATUSES = {
+    400: "The request cannot be served as asked; `param` names the field.",
+    401: "A key is missing, wrong, revoked or expired.",
+    404: "No such model, or no such page.",
+    413: "The body is too large.",
+    429: "A limit of this key is reached; `Retry-After` says when to ask again.",
+    503: "The queue is full or the engine is not there; `Retry-After` says when to ask again.",
+}
+
+
+def create_app(service: Service) -> FastAPI:
+    """The ASGI application of a service."""
+    from importlib.metadata import version
+
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorBody, "description": text} for status, text in _STATUSES.items()
+    }
+    app = FastAPI(
+        title="Sampan", version=version("sampan"), responses=responses, docs_url=None, redoc_url=None
+    )
+    app.state.service = service
+    for module in (chat, completions, models):
+        app.include_router(module.router)
+    app.include_router(health)
+    app.add_exception_handler(SampanError, _sampan_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected)
+    if service.settings.cors_origins:
+        from fastapi.middleware.cors import CORSMiddleware
+
+        origins = list(service.settings.cors_origins)
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+    settings = service.settings
+    app.add_middleware(Guard, most=settings.max_body, seconds=settings.body_s)
+    return app
+
+
+def rendered(error: ApiError, path: str) -> Response:  # noqa: ARG001
+    """An error as the API of this path writes it."""
+    headers = {} if error.retry_after is None else {"retry-after": str(max(1, round(error.retry_after)))}
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return JSONResponse(error_row(error), error.status, headers)
+
+
+async def _sampan_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, ApiError):
+        return rendered(error, request.url.path)
+    code = "context_length_exceeded" if isinstance(error, ContextOverflow) else None
+    return rendered(bad_request(str(error), code=code), request.url.path)
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    return rendered(_from_validation(first), request.url.path)
+
+
+def _from_validation(error: Mapping[str, Any]) -> ApiError:
+    kind, place = error["type"], [str(part) for part in error["loc"] if part != "body"]
+    name = ".".join(place)[:200]
+    if kind == "json_invalid":
+        return bad_request("the body is no JSON: " + str(error.get("ctx", {}).get("error", ""))[:200])
+    if kind == "extra_forbidden":
+        return bad_request(
+            f"the field {name} is not supported here: leave it out", param=name, code="unsupported_field"
+        )
+    if kind == "missing":
+        return bad_request(f"the field {name or 'body'} is missing", param=name)
+    given = json.dumps(error.get("input"), default=str)[:80]
+    return bad_request(f"{name or 'the body'}: {error['msg']}; it is {given}", param=name)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = f"there is nothing at {request.url.path[:200]}"
+    response = rendered(ApiError(error.status_code, message), request.url.path)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    log.exception("a request failed", exc_info=error)
+    failure = ApiError(500, "the service failed at this request; its log says where", kind="server_error")
+    return rendered(failure, request.url.path)

@@ -1,0 +1,83 @@
+"""A request for the model as the service sees it, whichever API it came by, and what it gets back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sampan.core.types import FinishReason, Grammar, SamplingParams, TokenLogprob
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks. `key`: the id of an API key, never the key itself; None where no keys are asked for.
+
+    `priority`: lower goes first.
+    """
+
+    key: str | None = None
+    name: str = "anonymous"
+    priority: int = 0
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The tools of a request, `offered` in OpenAI's form ({"type": "function", "function": {…}}).
+
+    `choice`: "auto", "none", "required", or the name of the one to call. `parallel`: several calls are fine.
+    """
+
+    offered: Sequence[Mapping[str, Any]] = ()
+    choice: str = "auto"
+    parallel: bool = True
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One prompt and how to answer it. `ids`: the prompt. `thinking`: it has opened a block of reasoning.
+
+    `model`: the served model's name or an adapter's. `n`: answers wanted. `tools`: None where the text is
+    not to be searched for calls. `raw`: it is taken as it is, tags of reasoning included.
+    """
+
+    ids: tuple[int, ...]
+    sampling: SamplingParams
+    model: str
+    n: int = 1
+    thinking: bool = False
+    grammar: Grammar | None = None
+    tools: Tools | None = None
+    raw: bool = False
+
+
+@dataclass(frozen=True)
+class CallPart:
+    """A piece of a tool call: `id` and `name` with its first piece; `arguments` is JSON text to append."""
+
+    index: int
+    arguments: str = ""
+    id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one step added to answer `index` of an ask: text, reasoning, tool calls, tokens; or its end."""
+
+    index: int
+    text: str = ""
+    reasoning: str = ""
+    calls: tuple[CallPart, ...] = ()
+    tokens: tuple[TokenLogprob, ...] = ()
+    finish: FinishReason | Literal["tool_calls"] | None = None
+    stop_text: str | None = None
+    """The stop string that ended it."""
+
+
+@dataclass
+class Usage:
+    """Tokens of an ask so far. `cached_tokens`: of the prompt, that were not computed again."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = field(default=0)

@@ -1,0 +1,23 @@
+"""What every endpoint takes from its request: the service, and who asks."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from sampan.server.ask import Caller
+from sampan.server.service import Service
+
+
+def service_of(request: Request) -> Service:
+    """The service that this application was made for."""
+    service: Service = request.app.state.service
+    return service
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks; a 401 for a key that is missing, wrong, revoked or expired."""
+    return service_of(request).caller(request.headers)
+
+
+Service_ = Annotated[Service, Depends(service_of)]
+Caller_ = Annotated[Caller, Depends(caller_of)]

@@ -1,0 +1,110 @@
+"""OpenAI's requests as asks."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sampan.core.types import Grammar, SamplingParams
+from sampan.server.ask import Tools
+from sampan.server.errors import bad_request
+from sampan.server.openai.schemas import (
+    ChatMessage,
+    ChatRequest,
+    GrammarField,
+    PlainFormat,
+    Sampling,
+    SchemaFormat,
+    dumped,
+)
+from sampan.server.text import ModelText
+
+_SAME_NAME = (
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+    "seed", "ignore_eos", "max_tokens",
+)  # fmt: skip
+
+
+def sampling_of(request: Sampling, text: ModelText, *, logprobs: int | None) -> SamplingParams:
+    """The request's sampling; the model's own for what is not given."""
+    given = {name: value for name in _SAME_NAME if (value := getattr(request, name)) is not None}
+    stop = request.stop if isinstance(request.stop, list) else [request.stop] if request.stop else []
+    bias = _bias(request.logit_bias or {}, text.vocabulary)
+    return replace(text.defaults, **given, stop=tuple(stop), logit_bias=bias, logprobs=logprobs)
+
+
+def grammar_of(request: ChatRequest | Sampling) -> Grammar | None:
+    """What the answer must look like."""
+    form = request.response_format if isinstance(request, ChatRequest) else None
+    grammars = [*_from_format(form), *_from_field(request.grammar)]
+    if len(grammars) > 1:
+        raise bad_request("response_format and grammar exclude each other: give one", param="grammar")
+    return grammars[0] if grammars else None
+
+
+def _from_format(form: SchemaFormat | PlainFormat | None) -> list[Grammar]:
+    if isinstance(form, SchemaFormat):
+        return [Grammar("json_schema", json.dumps(form.json_schema.schema_))]
+    return [Grammar("json_object")] if form is not None and form.type == "json_object" else []
+
+
+def _from_field(field: GrammarField | None) -> list[Grammar]:
+    if field is None:
+        return []
+    if isinstance(field.value, list) != (field.type == "choice"):
+        raise bad_request(f"grammar.value of a {field.type} is not of the right type", param="grammar")
+    return [Grammar(field.type, field.value if isinstance(field.value, str) else json.dumps(field.value))]
+
+
+def _bias(given: Mapping[str, float], vocabulary: int) -> dict[int, float]:
+    bias = {}
+    for token, value in given.items():
+        if not token.isdecimal() or not token.isascii() or int(token) >= vocabulary:
+            raise bad_request(
+                f"logit_bias has the key {token[:40]!r}: keys are token ids below {vocabulary}",
+                param="logit_bias",
+            )
+        bias[int(token)] = value
+    return bias
+
+
+def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """The messages as chat templates know them."""
+    return [_message(place, message.model_dump(exclude_none=True)) for place, message in enumerate(messages)]
+
+
+def _message(place: int, message: dict[str, Any]) -> dict[str, Any]:
+    role = message["role"]
+    content = message.get("content")
+    if content is None and not (
+        role == "assistant" and (message.get("tool_calls") or message.get("reasoning_content"))
+    ):
+        raise bad_request(
+            f"messages[{place}] of role {role} has no content", param=f"messages.{place}.content"
+        )
+    if role == "tool" and "tool_call_id" not in message:
+        raise bad_request(
+            f"messages[{place}] answers no call: give tool_call_id", param=f"messages.{place}.tool_call_id"
+        )
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content)
+    return {**message, "role": "system" if role == "developer" else role, "content": content}
+
+
+def tools_of(request: ChatRequest) -> Tools | None:
+    """The tools of a request; None where there are none to call."""
+    if not request.tools:
+        if request.tool_choice not in (None, "none", "auto"):
+            raise bad_request("tool_choice asks for a call, and there are no tools", param="tool_choice")
+        return None
+    choice = request.tool_choice or "auto"
+    names = [tool.function.name for tool in request.tools]
+    name = choice if isinstance(choice, str) else choice.function.name
+    if not isinstance(choice, str) and name not in names:
+        raise bad_request(
+            f"tool_choice names {name!r}, which is no tool of this request", param="tool_choice"
+        )
+    if len(set(names)) < len(names):
+        raise bad_request("two tools have the same name", param="tools")
+    offered = [dumped(tool) for tool in request.tools]
+    return Tools(offered, name, request.parallel_tool_calls is not False)

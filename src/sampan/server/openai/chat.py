@@ -1,0 +1,186 @@
+"""`POST /v1/chat/completions`."""
+
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+from uuid import uuid4
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from sampan.server.ask import Ask, CallPart, Part, Usage
+from sampan.server.door import Caller_, Service_
+from sampan.server.errors import ApiError, bad_request
+from sampan.server.openai.asks import grammar_of, sampling_of, template_messages, tools_of
+from sampan.server.openai.replies import ChatCompletion, chat_logprobs, error_event, text_json, usage_row
+from sampan.server.openai.schemas import ChatRequest
+from sampan.server.service import Service
+from sampan.server.sse import EventStream, unless_gone
+
+router = APIRouter()
+
+
+@router.post("/v1/chat/completions", response_model=ChatCompletion)
+async def create(body: ChatRequest, request: Request, service: Service_, caller: Caller_) -> Response:
+    """Answer a conversation; with `stream`, as server-sent events."""
+    ask = await ask_of(body, service)
+    usage = Usage(len(ask.ids))
+    parts = service.answer(ask, caller, usage)
+    reply = _Reply(body, service)
+    headers = service.headers(request, caller)
+    if body.stream:
+        frames = reply.frames(await service.opened(request, parts), usage)
+        return EventStream(frames, write_s=service.settings.write_s, headers=headers)
+    return JSONResponse(await unless_gone(request, reply.whole(parts, usage, ask.n)), headers=headers)
+
+
+async def ask_of(body: ChatRequest, service: Service) -> Ask:
+    """The request as an ask; `ApiError` for what contradicts itself or is not served."""
+    if body.top_logprobs and not body.logprobs:
+        raise bad_request("top_logprobs needs logprobs to be true", param="top_logprobs")
+    if body.stream_options is not None and not body.stream:
+        raise bad_request("stream_options needs stream to be true", param="stream_options")
+    if body.max_completion_tokens is not None:
+        if body.max_tokens is not None:
+            raise bad_request(
+                "max_tokens is the old name of max_completion_tokens: give one", param="max_tokens"
+            )
+        body.max_tokens = body.max_completion_tokens
+    wanted = (body.top_logprobs or 0) if body.logprobs else None
+    grammar = grammar_of(body)
+    tools = tools_of(body)
+    if tools is not None and grammar is not None and tools.choice not in ("auto", "none"):
+        raise bad_request(
+            "a required tool call and a format of the answer exclude each other", param="response_format"
+        )
+    return await service.conversation(
+        template_messages(body.messages),
+        sampling_of(body, service.text, logprobs=wanted),
+        model=body.model,
+        n=body.n or 1,
+        grammar=grammar,
+        tools=tools,
+        variables=dict(body.chat_template_kwargs or {}),
+    )
+
+
+class _Reply:
+    """One chat completion on its way out."""
+
+    def __init__(self, body: ChatRequest, service: Service) -> None:
+        self._tokenizer = service.text.tokenizer
+        self._body = body
+        self._head = {
+            "id": f"chatcmpl-{uuid4().hex}",
+            "created": int(time.time()),
+            "model": body.model,
+            "system_fingerprint": service.fingerprint,
+        }
+        start = json.dumps({**self._head, "object": "chat.completion.chunk"})
+        self._start = f"data: {start[:-1]}, "
+
+    async def whole(self, parts: AsyncIterator[Part], usage: Usage, n: int) -> dict[str, Any]:
+        choices = [_Choice() for _ in range(n)]
+        async with aclosing(parts):  # type: ignore[type-var]
+            async for part in parts:
+                choices[part.index].take(part)
+        rows = [choice.row(index, self._logprobs) for index, choice in enumerate(choices)]
+        return {**self._head, "object": "chat.completion", "choices": rows, "usage": usage_row(usage)}
+
+    async def frames(self, parts: AsyncIterator[Part], usage: Usage) -> AsyncIterator[bytes]:
+        options = self._body.stream_options
+        with_usage = options is not None and bool(options.include_usage)
+        greeted: set[int] = set()
+        try:
+            async with aclosing(parts):  # type: ignore[type-var]
+                async for part in parts:
+                    if part.index not in greeted:
+                        greeted.add(part.index)
+                        yield self._frame(part.index, '{"role": "assistant", "content": ""}', "null", "null")
+                    for frame in self._part(part):
+                        yield frame
+        except ApiError as error:
+            yield error_event(error)
+            return
+        if with_usage:
+            yield f'{self._start}"choices": [], "usage": {json.dumps(usage_row(usage))}}}\n\n'.encode()
+        yield b"data: [DONE]\n\n"
+
+    def _part(self, part: Part) -> list[bytes]:
+        """Frames of a part: none for a token whose text is held back, unless logprobs are wanted."""
+        logprobs = json.dumps(self._logprobs(part.tokens)) if self._body.logprobs else "null"
+        deltas = [_call_delta(call) for call in part.calls]
+        if part.reasoning:
+            deltas.append(f'{{"reasoning_content": {text_json(part.reasoning)}}}')
+        if part.text or (logprobs != "null" and not deltas and not part.finish):
+            deltas.append(f'{{"content": {text_json(part.text)}}}')
+        frames = []
+        for delta in deltas:
+            frames.append(self._frame(part.index, delta, logprobs, "null"))
+            logprobs = "null"
+        if part.finish is not None:
+            frames.append(self._frame(part.index, "{}", logprobs, f'"{part.finish}"'))
+        return frames
+
+    def _frame(self, index: int, delta: str, logprobs: str, finish: str) -> bytes:
+        choice = f'{{"index": {index}, "delta": {delta}, "logprobs": {logprobs}, "finish_reason": {finish}}}'
+        return f'{self._start}"choices": [{choice}]}}\n\n'.encode()
+
+    def _logprobs(self, tokens: Any) -> dict[str, Any] | None:
+        return chat_logprobs(self._tokenizer, tokens) if self._body.logprobs else None
+
+
+class _Choice:
+    """One answer, collected."""
+
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.reasoning: list[str] = []
+        self.calls: dict[int, dict[str, str]] = {}
+        self.tokens: list[Any] = []
+        self.finish: str | None = None
+
+    def take(self, part: Part) -> None:
+        self.text.append(part.text)
+        self.reasoning.append(part.reasoning)
+        self.tokens.extend(part.tokens)
+        self.finish = part.finish or self.finish
+        for call in part.calls:
+            row = self.calls.setdefault(
+                call.index, {"id": call.id or "", "name": call.name or "", "arguments": ""}
+            )
+            row["arguments"] += call.arguments
+
+    def row(self, index: int, logprobs: Any) -> dict[str, Any]:
+        text, reasoning = "".join(self.text), "".join(self.reasoning)
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if reasoning:
+            message["reasoning_content"] = reasoning
+        if self.calls:
+            message["content"] = text or None
+            message["tool_calls"] = [_call_row(call) for _, call in sorted(self.calls.items())]
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": logprobs(self.tokens),
+            "finish_reason": self.finish,
+        }
+
+
+def _call_row(call: dict[str, str]) -> dict[str, Any]:
+    function = {"name": call["name"], "arguments": call["arguments"]}
+    return {"id": call["id"], "type": "function", "function": function}
+
+
+def _call_delta(call: CallPart) -> str:
+    row: dict[str, Any] = {"index": call.index, "function": {"arguments": call.arguments}}
+    if call.name is not None:
+        row = {
+            "index": call.index,
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+    return json.dumps({"tool_calls": [row]}, ensure_ascii=False)

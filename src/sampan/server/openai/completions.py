@@ -1,0 +1,137 @@
+"""`POST /v1/completions`: texts continued as they are, without a chat template."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
+from uuid import uuid4
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from sampan.core.types import TokenLogprob
+from sampan.server.ask import Ask, Part, Usage
+from sampan.server.door import Caller_, Service_
+from sampan.server.errors import ApiError, bad_request
+from sampan.server.openai.asks import grammar_of, sampling_of
+from sampan.server.openai.replies import TextCompletion, error_event, token_text, usage_row
+from sampan.server.openai.schemas import CompletionRequest
+from sampan.server.service import Service
+from sampan.server.sse import EventStream, unless_gone
+from sampan.text.tokenizer import Tokenizer
+
+router = APIRouter()
+
+_MOST_PROMPTS = 128
+
+
+@router.post("/v1/completions", response_model=TextCompletion)
+async def create(body: CompletionRequest, request: Request, service: Service_, caller: Caller_) -> Response:
+    """Continue one or more texts, or lists of token ids."""
+    if body.stream_options is not None and not body.stream:
+        raise bad_request("stream_options needs stream to be true", param="stream_options")
+    asks = _asks(body, service)
+    usage = Usage(sum(len(ask.ids) for ask in asks))
+    parts = service.answer_all(asks, caller, usage)
+    reply = _Reply(body, service)
+    headers = service.headers(request, caller)
+    if body.stream:
+        frames = reply.frames(await service.opened(request, parts), usage)
+        return EventStream(frames, write_s=service.settings.write_s, headers=headers)
+    count = len(asks) * (body.n or 1)
+    return JSONResponse(await unless_gone(request, reply.whole(parts, usage, count)), headers=headers)
+
+
+def _asks(body: CompletionRequest, service: Service) -> list[Ask]:
+    sampling = sampling_of(body, service.text, logprobs=body.logprobs)
+    if sampling.max_tokens is None:
+        body_tokens = 16  # as this API has always had it
+        sampling = sampling_of(
+            body.model_copy(update={"max_tokens": body_tokens}), service.text, logprobs=body.logprobs
+        )
+    grammar = grammar_of(body)
+    prompts = _prompts(body.prompt)
+    if len(prompts) > _MOST_PROMPTS:
+        raise bad_request(
+            f"{len(prompts)} prompts: at most {_MOST_PROMPTS} go into one request", param="prompt"
+        )
+    encoded = [service.text.tokenizer.encode(p) if isinstance(p, str) else p for p in prompts]
+    return [Ask(tuple(ids), sampling, body.model, body.n or 1, grammar=grammar, raw=True) for ids in encoded]
+
+
+def _prompts(prompt: str | list[Any]) -> list[Any]:
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        return prompt
+    return [prompt]
+
+
+class _Reply:
+    """One text completion on its way out."""
+
+    def __init__(self, body: CompletionRequest, service: Service) -> None:
+        self._tokenizer = service.text.tokenizer
+        self._logprobs = body.logprobs
+        self._with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+        self._head = {
+            "id": f"cmpl-{uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": body.model,
+            "system_fingerprint": service.fingerprint,
+        }
+        self._offsets: dict[int, int] = {}
+
+    async def whole(self, parts: AsyncIterator[Part], usage: Usage, count: int) -> dict[str, Any]:
+        texts: list[list[str]] = [[] for _ in range(count)]
+        tokens: list[list[TokenLogprob]] = [[] for _ in range(count)]
+        finishes: list[str | None] = [None] * count
+        async with aclosing(parts):  # type: ignore[type-var]
+            async for part in parts:
+                texts[part.index].append(part.text)
+                tokens[part.index] += part.tokens
+                finishes[part.index] = part.finish or finishes[part.index]
+        choices = [self._choice(i, "".join(texts[i]), tokens[i], finishes[i]) for i in range(count)]
+        return {**self._head, "choices": choices, "usage": usage_row(usage)}
+
+    async def frames(self, parts: AsyncIterator[Part], usage: Usage) -> AsyncIterator[bytes]:
+        try:
+            async with aclosing(parts):  # type: ignore[type-var]
+                async for part in parts:
+                    text = part.text
+                    if text or part.finish or self._logprobs is not None:
+                        choice = self._choice(part.index, text, part.tokens, part.finish)
+                        yield self._frame({"choices": [choice]})
+        except ApiError as error:
+            yield error_event(error)
+            return
+        if self._with_usage:
+            yield self._frame({"choices": [], "usage": usage_row(usage)})
+        yield b"data: [DONE]\n\n"
+
+    def _frame(self, rest: dict[str, Any]) -> bytes:
+        return f"data: {json.dumps({**self._head, **rest}, ensure_ascii=False)}\n\n".encode()
+
+    def _choice(
+        self, index: int, text: str, tokens: Sequence[TokenLogprob], finish: str | None
+    ) -> dict[str, Any]:
+        return {"index": index, "text": text, "logprobs": self._rows(index, tokens), "finish_reason": finish}
+
+    def _rows(self, index: int, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        if self._logprobs is None:
+            return None
+        texts = [token_text(self._tokenizer, chosen.token) for chosen in tokens]
+        offsets = []
+        for text in texts:
+            offsets.append(self._offsets.get(index, 0))
+            self._offsets[index] = offsets[-1] + len(text)
+        return {
+            "tokens": texts,
+            "token_logprobs": [chosen.logprob for chosen in tokens],
+            "top_logprobs": [_top(self._tokenizer, chosen) for chosen in tokens] if self._logprobs else None,
+            "text_offset": offsets,
+        }
+
+
+def _top(tokenizer: Tokenizer, chosen: TokenLogprob) -> dict[str, float]:
+    return {token_text(tokenizer, token): logprob for token, logprob in chosen.top}

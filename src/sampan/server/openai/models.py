@@ -1,0 +1,111 @@
+"""`GET /v1/models`, and tokens to text and back."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, Field
+
+from sampan.core.errors import TokenizerError
+from sampan.server.door import Caller_, Service_
+from sampan.server.errors import ApiError, bad_request
+from sampan.server.openai.asks import template_messages
+from sampan.server.openai.schemas import ChatMessage, Strict
+
+router = APIRouter()
+
+
+class ModelRow(BaseModel):
+    """A model that can be asked. `max_model_len`: tokens of the longest prompt with its answer."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    max_model_len: int | None
+
+
+class ModelList(BaseModel):
+    """Every model that can be asked."""
+
+    object: Literal["list"]
+    data: list[ModelRow]
+
+
+class TokenizeRequest(Strict):
+    """Either a text or messages."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    add_special_tokens: bool | None = None
+
+
+class Tokens(BaseModel):
+    """Token ids and how many."""
+
+    tokens: list[int]
+    count: int
+    max_model_len: int | None
+
+
+class DetokenizeRequest(Strict):
+    """Token ids."""
+
+    model: str | None = None
+    tokens: list[int]
+
+
+class Text(BaseModel):
+    """What the tokens say, control tokens included."""
+
+    prompt: str
+
+
+@router.get("/v1/models")
+async def list_models(service: Service_, caller: Caller_) -> ModelList:  # noqa: ARG001
+    """What can be asked."""
+    return ModelList(object="list", data=[_row(service, name) for name in service.models])
+
+
+@router.get("/v1/models/{model:path}")
+async def show_model(
+    model: Annotated[str, Path()],
+    service: Service_,
+    caller: Caller_,  # noqa: ARG001
+) -> ModelRow:
+    """One of them."""
+    if model not in service.models:
+        raise ApiError(
+            404, f"the model {model[:80]!r} is not served here", code="model_not_found", param="model"
+        )
+    return _row(service, model)
+
+
+@router.post("/tokenize")
+async def tokenize(body: TokenizeRequest, service: Service_, caller: Caller_) -> Tokens:  # noqa: ARG001
+    """The ids of a text, or of the prompt that a conversation becomes."""
+    if (body.prompt is None) == (body.messages is None):
+        raise bad_request("give either prompt or messages", param="prompt")
+    if body.messages is not None:
+        ids, _ = await service.rendered(template_messages(body.messages))
+    else:
+        special = body.add_special_tokens is not False
+        try:
+            ids = service.text.tokenizer.encode(body.prompt or "", add_bos=special)
+        except TokenizerError as error:
+            raise bad_request(str(error), param="prompt") from error
+    return Tokens(tokens=ids, count=len(ids), max_model_len=service.context)
+
+
+@router.post("/detokenize")
+async def detokenize(body: DetokenizeRequest, service: Service_, caller: Caller_) -> Text:  # noqa: ARG001
+    """The text of token ids."""
+    try:
+        return Text(prompt=service.text.tokenizer.decode(body.tokens, skip_special=False))
+    except TokenizerError as error:
+        raise bad_request(str(error), param="tokens") from error
+
+
+def _row(service: Service_, name: str) -> ModelRow:
+    row: dict[str, Any] = {"id": name, "object": "model", "created": service.started, "owned_by": "sampan"}
+    return ModelRow(**row, max_model_len=service.context)

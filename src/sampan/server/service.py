@@ -1,0 +1,179 @@
+"""Answers asks: admission, the queue, the engine, and what came of it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from starlette.requests import Request
+
+from sampan.core.errors import RequestError, TemplateError, TokenizerError
+from sampan.core.types import Grammar, SamplingParams
+from sampan.server import wire
+from sampan.server.answer import Reader
+from sampan.server.ask import Ask, Caller, Part, Tools, Usage
+from sampan.server.dispatch import Dispatcher
+from sampan.server.errors import ApiError, bad_request
+from sampan.server.settings import ServeSettings
+from sampan.server.sse import unless_gone
+from sampan.server.supervisor import Mailbox, Supervisor
+from sampan.server.text import ModelText
+
+_LONG_TEXT = 20_000  # characters that take the tokenizer some milliseconds
+
+
+class Service:
+    """One served model. `draining`: nothing new is taken. `fingerprint`: of the model and its weights."""
+
+    def __init__(self, settings: ServeSettings, text: ModelText, supervisor: Supervisor) -> None:
+        self.settings = settings
+        self.text = text
+        self.supervisor = supervisor
+        self.dispatcher = Dispatcher(settings.engine.max_sequences, settings.max_queue)
+        self.started = int(time.time())
+        self.draining = False
+        self.fingerprint = "sampan-0"
+
+    def caller(self, headers: Mapping[str, str]) -> Caller:  # noqa: ARG002
+        """Who asks."""
+        return Caller()
+
+    def headers(self, request: Request, caller: Caller) -> dict[str, str]:  # noqa: ARG002
+        """Headers of an answer."""
+        return {}
+
+    async def conversation(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        sampling: SamplingParams,
+        *,
+        model: str,
+        n: int,
+        grammar: Grammar | None,
+        tools: Tools | None,
+        variables: Mapping[str, Any],
+    ) -> Ask:
+        """A conversation as an ask."""
+        ids, thinking = await self.rendered(messages, **variables)
+        return Ask(tuple(ids), sampling, model, n, thinking, grammar, tools)
+
+    async def rendered(
+        self, messages: Sequence[Mapping[str, Any]], **variables: Any
+    ) -> tuple[list[int], bool]:
+        """The prompt of a conversation, and whether it has opened a block of reasoning."""
+        size = sum(len(str(message.get("content"))) for message in messages)
+        try:
+            if size > _LONG_TEXT:
+                return await asyncio.to_thread(self.text.conversation, messages, **variables)
+            return self.text.conversation(messages, **variables)
+        except (RequestError, TemplateError, TokenizerError) as error:
+            raise bad_request(str(error), param="messages") from error
+
+    @property
+    def models(self) -> list[str]:
+        """Names that can be asked."""
+        return [self.text.name]
+
+    @property
+    def context(self) -> int | None:
+        """Tokens of the longest sequence; None while there is no engine."""
+        ready = self.supervisor.ready
+        return None if ready is None else ready.context
+
+    def answer(self, ask: Ask, caller: Caller, usage: Usage) -> AsyncIterator[Part]:
+        """The parts of an ask's answers as they come; `usage` counts along. Closing it ends the answers.
+
+        Raises `ApiError` for what is refused, before the first part where it can be known by then.
+        """
+        return self.answer_all([ask], caller, usage)
+
+    async def answer_all(self, asks: Sequence[Ask], caller: Caller, usage: Usage) -> AsyncIterator[Part]:
+        """The same for several asks side by side; the answers of all count on."""
+        for ask in asks:
+            self._check(ask)
+        mailbox = Mailbox()
+        each = [(ask, sample) for ask in asks for sample in range(ask.n)]
+        readers = [Reader(self.text.tokenizer, ask, place) for place, (ask, _) in enumerate(each)]
+        tasks = [
+            asyncio.create_task(self._occupy(ask, sample, place, caller, mailbox))
+            for place, (ask, sample) in enumerate(each)
+        ]
+        left = len(each)
+        try:
+            while left:
+                for place, news in await mailbox.take():
+                    if isinstance(news, ApiError):
+                        raise news
+                    if readers[place].finished:
+                        continue  # steps that ran before a stop text was known
+                    part = readers[place].take(news)
+                    _count(usage, part, news.cached_tokens)
+                    if readers[place].finished:
+                        left -= 1
+                        tasks[place].cancel()
+                    yield part
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def probe(self, ask: Ask) -> AsyncIterator[Part]:
+        """Ask the engine past the queue, to see whether it lives."""
+        return self.answer(ask, Caller(name="probe"), Usage(len(ask.ids)))
+
+    async def opened(self, request: Request, parts: AsyncIterator[Part]) -> AsyncIterator[Part]:
+        """The same parts, once the first is there: until then an error still has a status of its own."""
+        try:
+            first: Part = await unless_gone(request, anext(parts))  # type: ignore[arg-type]
+        except StopAsyncIteration:
+            return _none()
+        except BaseException:
+            await parts.aclose()  # type: ignore[attr-defined]
+            raise
+        return _after(first, parts)
+
+    def _check(self, ask: Ask) -> None:
+        if self.draining:
+            raise ApiError(
+                503, "the service is going down", kind="server_error", code="draining", retry_after=5
+            )
+        if ask.model != self.text.name:
+            message = f"the model {ask.model[:80]!r} is not served here: /v1/models lists what is"
+            raise ApiError(404, message, code="model_not_found", param="model")
+        if not ask.ids:
+            raise bad_request("the prompt is empty: give at least one token", param="prompt")
+
+    async def _occupy(self, ask: Ask, sample: int, place: int, caller: Caller, mailbox: Mailbox) -> None:
+        """Wait for a turn, hand one answer's request to the engine, and hold its slot until cancelled."""
+        sampling = ask.sampling
+        if sampling.seed is not None:
+            sampling = replace(sampling, seed=sampling.seed + sample)
+        try:
+            async with self.dispatcher.slot(caller, len(ask.ids)):
+                request = wire.Submit(0, ask.ids, sampling, ask.grammar)
+                name = self.supervisor.submit(mailbox, place, request)
+                try:
+                    await asyncio.get_running_loop().create_future()
+                finally:
+                    self.supervisor.abort(name)
+        except ApiError as error:
+            mailbox.put(place, error)
+
+
+def _count(usage: Usage, part: Part, cached_tokens: int) -> None:
+    usage.completion_tokens += len(part.tokens)
+    usage.cached_tokens = max(usage.cached_tokens, cached_tokens)
+    usage.reasoning_tokens += bool(part.reasoning)
+
+
+async def _after(first: Part, parts: AsyncIterator[Part]) -> AsyncIterator[Part]:
+    async with aclosing(parts):  # type: ignore[type-var]
+        yield first
+        async for part in parts:
+            yield part
+
+
+async def _none() -> AsyncIterator[Part]:
+    return
+    yield

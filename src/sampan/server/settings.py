@@ -1,0 +1,50 @@
+"""How a service is set up. Read once, passed on."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sampan.core.settings import Settings
+from sampan.core.types import ModelFiles
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What the worker loads: `memory` in bytes; None lets the machine decide, as everywhere else."""
+
+    files: ModelFiles
+    settings: Settings
+    memory: int | None = None
+    context: int | None = None
+    threads: int | None = None
+    max_sequences: int = 64
+    cache: str | None = None
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """`model`: the name clients use. `max_queue`: requests that may wait. Times are in seconds.
+
+    `stall_s`: a busy engine without a step for so long is restarted. `write_s`: a client that takes nothing
+    for so long is dropped. `header_s`, `body_s`: how long a request may take to arrive. `drain_s`: how long
+    running answers have at the end. `price_per_hour`: what the machine costs, in US dollars.
+    """
+
+    engine: EngineSettings
+    model: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    max_queue: int = 1024
+    max_body: int = 32 << 20
+    key_file: Path | None = None
+    database: str | None = None
+    open_to_all: bool = False
+    cors_origins: tuple[str, ...] = ()
+    log_prompts: bool = False
+    log_format: str = "text"
+    price_per_hour: float | None = None
+    stall_s: float = 60.0
+    write_s: float = 60.0
+    header_s: float = 10.0
+    body_s: float = 60.0
+    drain_s: float = 60.0
+    adapters: dict[str, Path] = field(default_factory=dict)

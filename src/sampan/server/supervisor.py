@@ -1,0 +1,245 @@
+"""The engine process as the service sees it: started, watched, restarted, its events brought to who waits.
+
+Whatever the engine does, the event loop here stays free. When the process dies, or is busy and makes no step
+for `stall_s`, it is killed, everyone who waits is told, and a new one is started.
+"""
+
+import asyncio
+import logging
+import socket
+import sys
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+
+from sampan.core.errors import SampanError
+from sampan.engine.sequence import Event
+from sampan.server import wire
+from sampan.server.errors import ApiError, bad_request
+from sampan.server.settings import EngineSettings
+
+log = logging.getLogger("sampan.engine")
+
+_WATCH_S = 0.25
+_LONGEST_PAUSE_S = 30.0
+
+News = tuple[int, Event | ApiError]
+"""The place of an answer among those of its ask, and what happened to it."""
+
+
+class Mailbox:
+    """What happened to the answers of one ask, in order. One task reads it."""
+
+    def __init__(self) -> None:
+        self._news: deque[News] = deque()
+        self._arrived = asyncio.Event()
+
+    def put(self, place: int, news: Event | ApiError) -> None:
+        """From the event loop's thread."""
+        self._news.append((place, news))
+        self._arrived.set()
+
+    async def take(self) -> list[News]:
+        """Everything that has come, and something at least."""
+        await self._arrived.wait()
+        self._arrived.clear()
+        news = list(self._news)
+        self._news.clear()
+        return news
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Where the events of one request go."""
+
+    mailbox: Mailbox
+    place: int
+
+
+class Supervisor:
+    """Keeps one engine process running.
+
+    `ready`: what it said when it had loaded; None while there is none. `beat`: its last sign of life.
+    `failure`: why there is none now. `restarts`: since the start. `last_token`: when one came, by the monotonic clock.
+    """
+
+    def __init__(self, settings: EngineSettings, *, stall_s: float) -> None:
+        self.settings = settings
+        self.stall_s = stall_s
+        self.ready: wire.Ready | None = None
+        self.beat: wire.Beat | None = None
+        self.failure: str | None = None
+        self.restarts = 0
+        self.last_token: float | None = None
+        self._ids = count(1)
+        self._waiting: dict[int, Waiting] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._loop_task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._progress = 0.0
+        self._heard = 0.0
+
+    async def start(self) -> None:
+        """Start the process and wait until it is ready; `SampanError` when the model cannot be loaded."""
+        self._loop_task = asyncio.create_task(self._keep_running())
+        while self.ready is None:
+            await self._changed.wait()
+            self._changed.clear()
+            if self.failure is not None:
+                await self.stop()
+                raise SampanError(self.failure)
+
+    async def stop(self) -> None:
+        """End the process now."""
+        task, self._loop_task = self._loop_task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    @property
+    def pid(self) -> int | None:
+        """The engine process, None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def running(self) -> int:
+        """Requests that the engine has."""
+        return len(self._waiting)
+
+    def submit(self, mailbox: Mailbox, place: int, request: wire.Submit) -> int:
+        """Hand a request over; its id. `ApiError` while there is no engine."""
+        if self.ready is None or self._writer is None:
+            raise self._away()
+        name = next(self._ids)
+        self._waiting[name] = Waiting(mailbox, place)
+        self._send(wire.Submit(name, request.ids, request.sampling, request.grammar, request.adapter))
+        return name
+
+    def abort(self, name: int) -> None:
+        """Forget a request; it is gone by the next step."""
+        if self._waiting.pop(name, None) is not None:
+            self._send(wire.Abort(name))
+
+    def _send(self, message: object) -> None:
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(wire.pack(message))
+
+    def _away(self) -> ApiError:
+        why = self.failure or "it is starting"
+        return ApiError(
+            503,
+            f"the engine is not there: {why}; ask again",
+            kind="server_error",
+            code="engine_unavailable",
+            retry_after=1,
+        )
+
+    async def _keep_running(self) -> None:
+        pause = 0.0
+        while True:
+            started = time.monotonic()
+            try:
+                self.failure = await self._one_life()
+            finally:
+                self._end_of_life()
+            log.error("the engine ended: %s", self.failure)
+            self._changed.set()
+            self.restarts += 1
+            pause = (
+                0.0
+                if time.monotonic() - started > _LONGEST_PAUSE_S
+                else min(_LONGEST_PAUSE_S, pause * 2 or 0.1)
+            )
+            await asyncio.sleep(pause)
+
+    async def _one_life(self) -> str:
+        """Start a process and read from it until it ends; why it did."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "sampan.server.worker",
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+            )
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        self._send(self.settings)
+        self._heard = self._progress = time.monotonic()
+        watch = asyncio.create_task(self._watch(self._process))
+        said = None
+        try:
+            while (message := await wire.areceive(reader)) is not None:
+                self._heard = time.monotonic()
+                if isinstance(message, wire.Failed):
+                    said = message.message
+                else:
+                    self._take(message)
+            if said is None and watch.done():
+                said = watch.result()
+        finally:
+            watch.cancel()
+        code = await self._process.wait()
+        return said or f"its process ended with code {code}"
+
+    def _end_of_life(self) -> None:
+        """Leave nothing of the process, and tell everyone who waits."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+        if self._writer is not None:
+            self._writer.close()
+        self.ready, self.beat, self._writer, self._process = None, None, None, None
+        lost, self._waiting = self._waiting, {}
+        for waiting in lost.values():
+            error = ApiError(
+                503,
+                "the engine was restarted while it answered; ask again",
+                kind="server_error",
+                code="engine_restarted",
+                retry_after=1,
+            )
+            waiting.mailbox.put(waiting.place, error)
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> str:
+        """Kill a process that makes no progress; why."""
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(_WATCH_S)
+            now = time.monotonic()
+            if now - before > _WATCH_S + 1:  # we were stopped ourselves: it had no chance to be heard
+                self._heard = self._progress = now
+            if self.ready is not None and now - min(self._heard, self._progress) > self.stall_s:
+                process.kill()
+                return f"it made no progress for {self.stall_s:g} seconds"
+
+    def _take(self, message: object) -> None:
+        if isinstance(message, wire.Step):
+            self._progress = self.last_token = time.monotonic()
+            for event in message.events:
+                self._deliver(event)
+        elif isinstance(message, wire.Beat):
+            if self.beat is None or not message.busy or message.steps != self.beat.steps:
+                self._progress = time.monotonic()
+            self.beat = message
+        elif isinstance(message, wire.Refused):
+            waiting = self._waiting.pop(message.id, None)
+            if waiting is not None:
+                code = "context_length_exceeded" if message.context_overflow else None
+                waiting.mailbox.put(waiting.place, bad_request(message.message, code=code))
+        elif isinstance(message, wire.Ready):
+            self.ready, self.failure = message, None
+            self._progress = time.monotonic()
+            self._changed.set()
+            log.info("the engine is ready after %.2f s", message.load_seconds)
+
+    def _deliver(self, event: Event) -> None:
+        waiting = self._waiting.get(event.request)
+        if waiting is None:
+            return  # aborted meanwhile
+        if event.finish_reason is not None:
+            del self._waiting[event.request]
+        waiting.mailbox.put(waiting.place, event)

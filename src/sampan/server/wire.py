@@ -1,0 +1,125 @@
+"""What the service and its engine process tell each other, and how it is framed.
+
+Both ends are this program, joined by a socket pair that nobody else can open: so frames are pickles, each
+after its length in four bytes.
+"""
+
+import asyncio
+import pickle
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from sampan.core.types import Grammar, SamplingParams
+from sampan.engine.sequence import Event
+
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Answer a prompt; `id` is the service's name for it in both directions."""
+
+    id: int
+    ids: tuple[int, ...]
+    sampling: SamplingParams
+    grammar: Grammar | None = None
+    adapter: str | None = None
+
+
+@dataclass(frozen=True)
+class Abort:
+    """Forget a request before the next step."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The model is loaded. Bytes as planned; `pages` of `page_tokens` tokens in the cache."""
+
+    context: int
+    max_sequences: int
+    pages: int
+    page_tokens: int
+    weights_bytes: int
+    cache_bytes: int
+    workspace_bytes: int
+    threads: int
+    load_seconds: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The model cannot be loaded."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A request that cannot be served as asked; `context_overflow` for a prompt that is too long."""
+
+    id: int
+    message: str
+    context_overflow: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step of the engine, or several, gave. An event's `request` is the service's name."""
+
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True)
+class Beat:
+    """A sign of life. `steps` since the start; `busy`: there is work, so steps must grow."""
+
+    steps: int
+    busy: bool
+    running: int
+    waiting: int
+    pages_used: int
+    pages_asked: int
+    pages_found: int
+    drafted: int
+    accepted: int
+    preempted: int
+    resident_bytes: int
+
+
+def pack(message: object) -> bytes:
+    """A message as a frame."""
+    body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    return _LENGTH.pack(len(body)) + body
+
+
+def receive(connection: socket.socket) -> Any:
+    """The next message; None when the other end is gone."""
+    header = _exactly(connection, _LENGTH.size)
+    body = None if header is None else _exactly(connection, _LENGTH.unpack(header)[0])
+    return None if body is None else pickle.loads(body)
+
+
+async def areceive(reader: asyncio.StreamReader) -> Any:
+    """The same for asyncio."""
+    try:
+        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+        return pickle.loads(await reader.readexactly(length))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes | None:
+    data = bytearray()
+    while len(data) < count:
+        try:
+            part = connection.recv(count - len(data))
+        except ConnectionError:
+            return None
+        if not part:
+            return None
+        data += part
+    return bytes(data)
