@@ -7,6 +7,7 @@ Every request is there from the start, with `--prompt-tokens` seeded random ids,
 `total_tps`: prompt and given tokens / all seconds; `ttft_s`: mean seconds to a sequence's first token;
 `peak_rss_bytes`: of the process so far; `load_s`: seconds to load the model, once for all sizes.
 Reuse of prefixes and speculation are off: random ids would not gain by them, and the figures should not.
+With `--serve URL` the load is on a running service (`load.py`).
 """
 
 import json
@@ -47,9 +48,27 @@ def command(
     memory: Memory = None,
     cache: CacheType = None,
     seed: Seed = 0,
+    serve: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Measure a running service instead, as its clients see it."),
+    ] = None,
+    clients: Annotated[int, typer.Option(min=1, help="With --serve: clients at once.")] = 64,
+    requests: Annotated[
+        int | None, typer.Option(min=1, help="With --serve: requests in all; four a client unless given.")
+    ] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="With --serve.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure prefill and decoding for each batch size."""
+    """Measure prefill and decoding for each batch size, or a running service."""
+    if serve is not None:
+        from sampan.cli.load import Load, measure, table
+
+        load = Load(
+            serve, clients, requests or 4 * clients, prompt_tokens, decode_tokens, api_key, seed=seed or 0
+        )
+        row = measure(load)
+        print(json.dumps(row) if as_json else table(row))
+        return
     sizes = _sizes(batch)
     length = prompt_tokens + decode_tokens
     from sampan.kernels.native import PAGE
