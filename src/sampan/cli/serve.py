@@ -48,6 +48,11 @@ def command(
     stall_seconds: Annotated[
         float, typer.Option(min=1, help="A busy engine without progress for so long is restarted.")
     ] = 60.0,
+    write_seconds: Annotated[
+        float, typer.Option(min=1, help="A client that takes nothing for so long is dropped.")
+    ] = 60.0,
+    header_seconds: Annotated[float, typer.Option(min=1, help="What a request's headers may take.")] = 10.0,
+    body_seconds: Annotated[float, typer.Option(min=1, help="What a request's body may take.")] = 60.0,
     log_format: Annotated[str, typer.Option(metavar="text|json", help="How log lines look.")] = "text",
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Write prompts and answers into the log.")
@@ -84,6 +89,9 @@ def command(
             log_format=log_format,
             price_per_hour=price_per_hour,
             stall_s=stall_seconds,
+            write_s=write_seconds,
+            header_s=header_seconds,
+            body_s=body_seconds,
         ),
         lambda url: say(f"sampan: {served} is served at {url}"),
     )

@@ -2,9 +2,8 @@
 
 import asyncio
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from sampan.server.errors import ApiError
 
 
 class Guard:
@@ -42,10 +41,10 @@ class _Body:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError:
-            raise ApiError(408, "the body did not come in time", code="body_timeout") from None
+            raise HTTPException(408, "the body did not come in time") from None
         if message["type"] == "http.request":
             self._left -= len(message.get("body", b""))
             self._whole = not message.get("more_body", False)
             if self._left < 0:
-                raise ApiError(413, f"the body is larger than {self._most} bytes", code="body_too_large")
+                raise HTTPException(413, f"the body is larger than {self._most} bytes")
         return message

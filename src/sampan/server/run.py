@@ -22,6 +22,7 @@ from sampan.server.settings import ServeSettings
 from sampan.server.supervisor import Supervisor
 from sampan.server.text import ModelText
 
+_BACKLOG = 4096
 _OWN_FILES = 256  # for everything that is no client's connection
 
 
@@ -70,7 +71,7 @@ def _config(settings: ServeSettings, service: Service, most: int) -> uvicorn.Con
         access_log=False,
         server_header=False,
         limit_concurrency=most,
-        backlog=4096,
+        backlog=_BACKLOG,
         timeout_graceful_shutdown=int(settings.drain_s),
     )
 
@@ -95,6 +96,7 @@ def _bound(settings: ServeSettings) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
+        listener.listen(_BACKLOG)
     except OSError as error:
         raise SampanError(
             f"cannot listen on {settings.host} port {settings.port}: {error.strerror}; choose another --port"
