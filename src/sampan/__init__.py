@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         UsageError,
         WeightsError,
     )
-    from sampan.core.types import Completion, Delta, SamplingParams, Score, TokenLogprob
+    from sampan.core.types import Completion, Delta, Grammar, SamplingParams, Score, TokenLogprob
     from sampan.llm.model import LLM
 
 __version__ = "0.1.0"
@@ -27,13 +27,13 @@ _HOMES = {
         "ContextOverflow", "ModelNotFound", "OutOfMemory", "RequestError", "SampanError", "UnsupportedModel",
         "UsageError", "WeightsError",
     ),
-    "sampan.core.types": ("Completion", "Delta", "SamplingParams", "Score", "TokenLogprob"),
+    "sampan.core.types": ("Completion", "Delta", "Grammar", "SamplingParams", "Score", "TokenLogprob"),
     "sampan.llm.model": ("LLM",),
 }  # fmt: skip
 __all__ = [
-    "LLM", "Completion", "ContextOverflow", "Delta", "ModelNotFound", "OutOfMemory", "RequestError",
-    "SampanError", "SamplingParams", "Score", "TokenLogprob", "UnsupportedModel", "UsageError",
-    "WeightsError",
+    "LLM", "Completion", "ContextOverflow", "Delta", "Grammar", "ModelNotFound", "OutOfMemory",
+    "RequestError", "SampanError", "SamplingParams", "Score", "TokenLogprob", "UnsupportedModel",
+    "UsageError", "WeightsError",
 ]  # fmt: skip
 
 

@@ -13,8 +13,6 @@ from sampan.core.errors import UsageError
 from sampan.core.memory import parse_bytes
 from sampan.core.settings import Settings
 
-_LOCAL = ("127.0.0.1", "::1", "localhost")
-
 
 def command(
     model: o.ModelName = DEFAULT,
@@ -24,7 +22,7 @@ def command(
         Path | None, typer.Option(metavar="FILE", help="Keys that clients must show (see `sampan keys`).")
     ] = None,
     memory: o.Memory = None,
-    max_queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused.")] = 4096,
+    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are refused.")] = 4096,
     name: Annotated[
         str | None, typer.Option(help="The model's name for clients; MODEL unless given.")
     ] = None,
@@ -61,11 +59,6 @@ def command(
     """Serve a model behind the OpenAI and Anthropic interfaces, with a page to talk to it."""
     if log_format not in ("text", "json"):
         raise UsageError(f"--log-format is {log_format!r}: choose text or json")
-    if host not in _LOCAL and api_key_file is None and database is None and not without_keys:
-        raise UsageError(
-            f"--host {host} lets the network in: give --api-key-file or --database with keys, "
-            "or say --without-keys"
-        )
     from sampan.server.run import serve
     from sampan.server.settings import EngineSettings, ServeSettings
 

@@ -32,7 +32,7 @@ def dim(text: str) -> str:
 def say(text: str) -> None:
     """A line on stderr."""
     if sys.stderr is not None:  # None would print to stdout
-        print(printable(text), file=sys.stderr)
+        sys.stderr.write(printable(text) + "\n")  # at once: other threads write too
 
 
 def note(text: str) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from sampan.core.errors import ContextOverflow, RequestError
 from sampan.core.types import SamplingParams
 from sampan.engine.blocks import BlockPool
+from sampan.engine.constraint import Constraint, Guarded
 from sampan.engine.runner import Runner
 from sampan.engine.scheduler import Counters, Scheduler
 from sampan.engine.sequence import Event, Sequence, Span
@@ -46,10 +47,15 @@ class Engine:
         self.eos_ids = eos_ids
         self.pool = BlockPool(runner.cache.pages, PAGE, reuse=prefix_cache)
         self.scheduler = Scheduler(self.pool, runner.max_rows, max_sequences, draft_rows)
+        self.steps = 0
         self._ids = count()
 
-    def add(self, prompt: Seq[int], sampling: SamplingParams) -> int:
-        """Queue a request; returns its id. Raises RequestError for what can never be served."""
+    def add(self, prompt: Seq[int], sampling: SamplingParams, *, constraint: Constraint | None = None) -> int:
+        """Queue a request; returns its id. Raises RequestError for what can never be served.
+
+        `constraint`: what its tokens must obey, for this request alone; the answer ends ("stop") once it is
+        done, whatever `ignore_eos` says.
+        """
         tokens = self._check(prompt)
         _check_sampling(sampling, self.vocabulary)
         limit = self.context
@@ -58,11 +64,14 @@ class Engine:
         stops = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else self.eos_ids)
         seed = int.from_bytes(os.urandom(8)) >> 1 if sampling.seed is None else sampling.seed % 2**63
         request = next(self._ids)
-        self.scheduler.add(Sequence(request, tokens, len(tokens), sampling, seed, limit, stops))
+        sequence = Sequence(request, tokens, len(tokens), sampling, seed, limit, stops)
+        sequence.constraint = Guarded(constraint) if constraint is not None else None
+        self.scheduler.add(sequence)
         return request
 
     def step(self) -> list[Event]:
         """One step of the model for everything that is running."""
+        self.steps += 1
         plan = self.scheduler.schedule()
         tokens = self.runner.run(plan) if plan else []
         return self.scheduler.postprocess(plan, tokens)
@@ -81,9 +90,11 @@ class Engine:
         """No request is waiting or running."""
         return self.scheduler.idle
 
-    def stream(self, prompt: Seq[int], sampling: SamplingParams) -> Iterator[Event]:
+    def stream(
+        self, prompt: Seq[int], sampling: SamplingParams, *, constraint: Constraint | None = None
+    ) -> Iterator[Event]:
         """One request alone; closing the iterator aborts it."""
-        request = self.add(prompt, sampling)
+        request = self.add(prompt, sampling, constraint=constraint)
         try:
             while True:
                 for event in self.step():

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sampan.core.errors import RequestError
 from sampan.core.types import TokenLogprob
 from sampan.engine.batch import arrays
 from sampan.engine.sampler import choose, takes_best
 from sampan.engine.scheduler import Sampled
-from sampan.engine.sequence import Span
+from sampan.engine.sequence import Sequence, Span
 from sampan.kernels.native import Machine, out_of_memory
 from sampan.kernels.program import Cache, Recorder, symbolic_batch
 from sampan.models.registry import Model
@@ -94,17 +95,34 @@ def _best(rows: Rows) -> list[TokenLogprob]:
 
 def _tokens(rows: Rows, best: list[TokenLogprob], first: int, span: Span) -> Sampled:
     """Tokens of a span's rows from `first` on, each after those before it, while they are the draft's."""
-    sequence, chosen = span.sequence, []
-    plain = takes_best(sequence.sampling)
+    sequence = span.sequence
+    constraint = sequence.constraint
+    plain = constraint is None and takes_best(sequence.sampling)
+    chosen: list[TokenLogprob | str] = []
     for place in range(span.sampled):
         row = first + place
-        if plain:
-            chosen.append(best[row])
-        else:
-            total, after = float(rows.log_total[row]), span.draft[:place]
-            chosen.append(choose(rows.logits[row], best[row].token, total, sequence, after))
-        if place == len(span.draft) or chosen[-1].token != span.draft[place]:
+        try:
+            token = best[row] if plain else _choose(rows, row, best[row].token, sequence, span.draft[:place])
+        except RequestError as error:
+            return [*chosen, f"request {sequence.id}: {error}"]
+        chosen.append(token)
+        if place == len(span.draft) or token.token != span.draft[place]:
             break
+        if constraint is not None and constraint.done:
+            break
+    return chosen
+
+
+def _choose(rows: Rows, row: int, best: int, sequence: Sequence, after: tuple[int, ...]) -> TokenLogprob:
+    """A row's token, which the sequence's constraint takes; RequestError where there can be none."""
+    logits, total, constraint = rows.logits[row], float(rows.log_total[row]), sequence.constraint
+    if constraint is None:
+        return choose(logits, best, total, sequence, after)
+    allowed = constraint.allowed()
+    if constraint.error is not None:
+        raise RequestError(constraint.error)
+    chosen = choose(logits, best, total, sequence, after, allowed)
+    constraint.accept(chosen.token)
     return chosen
 
 

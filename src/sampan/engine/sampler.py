@@ -1,8 +1,9 @@
 """Chooses tokens. A choice depends on the row's logits, the request and its seed, and on nothing else.
 
-The order of filters is penalties and bias, temperature, top-k, top-p, min-p. Randomness is counter-based
-(BLAKE2b, keyed by the seed, of the position), so a request's text does not depend on what ran beside it.
-Log-probabilities are those of the model, before any of this.
+The order of filters is penalties and bias, the constraint, temperature, top-k, top-p, min-p. Randomness is
+counter-based (BLAKE2b, keyed by the seed, of the position), so a request's text does not depend on what ran
+beside it. Log-probabilities are those of the model, before any of this: a token that a constraint forced may
+have a low one, and the alternatives beside it may be forbidden.
 """
 
 from collections import Counter
@@ -12,8 +13,10 @@ from math import log
 import numpy as np
 import numpy.typing as npt
 
+from sampan.core.errors import RequestError
 from sampan.core.types import SamplingParams, TokenLogprob
 from sampan.engine.candidates import Floats, Indices, at_least, draw, largest
+from sampan.engine.constraint import allows
 from sampan.engine.sequence import Sequence
 
 Doubles = npt.NDArray[np.float64]
@@ -45,14 +48,22 @@ def takes_best(p: SamplingParams) -> bool:
 
 
 def choose(
-    logits: Floats, best: int, log_total: float, sequence: Sequence, after: tuple[int, ...] = ()
+    logits: Floats,
+    best: int,
+    log_total: float,
+    sequence: Sequence,
+    after: tuple[int, ...] = (),
+    allowed: bytes | None = None,
 ) -> TokenLogprob:
     """One row's next token: `logits` [vocabulary], their argmax, and the log of their exponentials' sum.
 
-    `after`: tokens that follow the sequence's own and come before the one to choose.
+    `after`: tokens that follow the sequence's own and come before the one to choose. `allowed`: see
+    `Constraint`; RequestError where that is nothing.
     """
     p = sequence.sampling
     changed = penalised(logits, sequence, after) if changes_logits(p) else logits
+    if allowed is not None and not (is_greedy(p) and changed is logits and allows(allowed, best)):
+        changed = masked(changed, allowed)
     if is_greedy(p):
         token = int(np.argmax(changed)) if changed is not logits else best
     else:
@@ -86,6 +97,14 @@ def penalised(logits: Floats, sequence: Sequence, after: tuple[int, ...] = ()) -
     for token, bias in p.logit_bias.items():
         out[token] += bias
     return out
+
+
+def masked(logits: Floats, allowed: bytes) -> Floats:
+    """Logits with those of forbidden tokens at minus infinity."""
+    bits = np.unpackbits(np.frombuffer(allowed, np.uint8), count=logits.size, bitorder="little")
+    if not bits.any():
+        raise RequestError("the grammar allows no token here")
+    return np.where(bits.view(np.bool_), logits, np.float32(-np.inf))
 
 
 class _Chance:

@@ -160,18 +160,21 @@ class Scheduler:
         """Fill the step with drafts; each sequence gets its share of the rows that those before it left."""
         room = self.draft_rows - len(plan)
         for place, span in enumerate(plan):
-            draft = self._guess(span.sequence, -(-room // (len(plan) - place)))
+            draft, forced = self._guess(span.sequence, -(-room // (len(plan) - place)))
             if draft:
-                plan[place] = replace(span, count=1 + len(draft), draft=draft)
+                plan[place] = replace(span, count=1 + len(draft), draft=draft, forced=forced)
                 room -= len(draft)
 
-    def _guess(self, sequence: Sequence, most: int) -> tuple[int, ...]:
-        """A draft that its limit, the step and the free pages leave room for."""
+    def _guess(self, sequence: Sequence, most: int) -> tuple[tuple[int, ...], bool]:
+        """A draft that its limit, the step and the free pages leave room for, and whether it is forced."""
         most = min(most, sequence.limit - len(sequence.tokens) - 1)
         if sequence.lookup is None or most <= 0:
-            return ()
-        draft = sequence.lookup.draft(sequence.tokens, most)
-        return draft if self.pool.extend(sequence.pages, len(sequence.tokens) + len(draft)) else ()
+            return (), False
+        draft = tuple(sequence.constraint.forced())[:most] if sequence.constraint is not None else ()
+        forced = bool(draft)
+        draft = draft or sequence.lookup.draft(sequence.tokens, most)
+        room = self.pool.extend(sequence.pages, len(sequence.tokens) + len(draft))
+        return draft if room else (), forced
 
     def _learn(self, span: Span, given: int) -> None:
         if given == 0:
@@ -179,7 +182,7 @@ class Scheduler:
             return
         self.counters.drafted += len(span.draft)
         self.counters.accepted += given - 1
-        if span.sequence.lookup is not None:
+        if span.sequence.lookup is not None and not span.forced:
             span.sequence.lookup.learn(len(span.draft), given - 1)
 
     def _make_room(self, sequence: Sequence, count: int, plan: list[Span]) -> bool:
@@ -213,18 +216,19 @@ def _take(sequence: Sequence, results: Sampled) -> list[Event]:
     """Append a step's tokens up to the one that ends the sequence."""
     events: list[Event] = []
     cached = sequence.cached_tokens or 0
-    for result in results:
+    done = sequence.constraint is not None and sequence.constraint.done
+    for place, result in enumerate(results):
         if isinstance(result, str):
             return [*events, Event(sequence.id, None, "error", result, cached)]
         sequence.tokens.append(result.token)
-        reason = _finish_reason(sequence, result.token)
+        reason = _finish_reason(sequence, result.token, done and place == len(results) - 1)
         events.append(Event(sequence.id, result, reason, None, cached))
         if reason is not None:
             break
     return events
 
 
-def _finish_reason(sequence: Sequence, token: int) -> FinishReason | None:
-    if token in sequence.stop_ids:
+def _finish_reason(sequence: Sequence, token: int, done: bool) -> FinishReason | None:
+    if done or token in sequence.stop_ids:
         return "stop"
     return "length" if len(sequence.tokens) >= sequence.limit else None

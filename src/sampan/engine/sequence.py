@@ -4,6 +4,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from sampan.core.types import FinishReason, SamplingParams, TokenLogprob
+from sampan.engine.constraint import Constraint
 from sampan.engine.lookup import Lookup
 
 
@@ -27,6 +28,8 @@ class Sequence:
     """Prompt tokens that another request had computed; None until it first runs."""
     lookup: Lookup | None = field(default_factory=Lookup)
     """Where its drafts come from; None when it must not draft."""
+    constraint: Constraint | None = None
+    """What its tokens must obey."""
     _blocks: list[bytes] = field(default_factory=list)
 
     @property
@@ -50,7 +53,8 @@ class Sequence:
 class Span:
     """Work of one step: `count` rows of a sequence from `start` on; `sample` when they reach its end.
 
-    The last rows are those of `draft`, tokens that are guessed to follow the sequence's own.
+    The last rows are those of `draft`, tokens that are guessed to follow the sequence's own; `forced` where
+    the guess is its constraint's.
     """
 
     sequence: Sequence
@@ -58,6 +62,7 @@ class Span:
     count: int
     sample: bool
     draft: tuple[int, ...] = ()
+    forced: bool = False
 
     @property
     def sampled(self) -> int:

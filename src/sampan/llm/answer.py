@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sampan.core.errors import RequestError
-from sampan.core.types import Completion, Delta, FinishReason, SamplingParams, TokenLogprob
+from sampan.core.types import Completion, Delta, FinishReason, Grammar, SamplingParams, TokenLogprob
 from sampan.engine.sequence import Event
 from sampan.text.reasoning import Kind, Piece, ReasoningSplitter
 from sampan.text.stream import TextStream
@@ -13,11 +13,13 @@ from sampan.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Prompt:
-    """A request as it goes to the engine. `thinking`: the prompt has opened a block of reasoning."""
+    """A request on its way to the engine. `thinking`: the prompt has opened a block of reasoning. `grammar`:
+    what the answer, behind that block, must look like."""
 
     ids: list[int]
     sampling: SamplingParams
     thinking: bool = False
+    grammar: Grammar | None = None
 
 
 class Answer:

@@ -6,7 +6,7 @@ step.
 
 from typing import Any, Self, overload
 
-from sampan.core.types import Completion, Score
+from sampan.core.types import Completion, Grammar, Score
 from sampan.llm.base import BaseLLM, Ids, Messages, score_of
 from sampan.llm.inputs import Sampling
 from sampan.llm.streams import AsyncStream, acollect, ascores
@@ -29,11 +29,23 @@ class AsyncCalls(BaseLLM):
 
     @overload
     async def agenerate(
-        self, prompts: str | Ids, sampling: Sampling = None, *, n: None = None, templated: bool = False
+        self,
+        prompts: str | Ids,
+        sampling: Sampling = None,
+        *,
+        n: None = None,
+        templated: bool = False,
+        grammar: Grammar | None = None,
     ) -> Completion: ...
     @overload
     async def agenerate(
-        self, prompts: str | Ids, sampling: Sampling = None, *, n: int, templated: bool = False
+        self,
+        prompts: str | Ids,
+        sampling: Sampling = None,
+        *,
+        n: int,
+        templated: bool = False,
+        grammar: Grammar | None = None,
     ) -> list[Completion]: ...
     @overload
     async def agenerate(
@@ -43,6 +55,7 @@ class AsyncCalls(BaseLLM):
         *,
         n: None = None,
         templated: bool = False,
+        grammar: Grammar | None = None,
     ) -> list[Completion]: ...
     @overload
     async def agenerate(
@@ -52,36 +65,73 @@ class AsyncCalls(BaseLLM):
         *,
         n: int,
         templated: bool = False,
+        grammar: Grammar | None = None,
     ) -> list[list[Completion]]: ...
     async def agenerate(
-        self, prompts: object, sampling: Sampling = None, *, n: int | None = None, templated: bool = False
+        self,
+        prompts: object,
+        sampling: Sampling = None,
+        *,
+        n: int | None = None,
+        templated: bool = False,
+        grammar: Grammar | None = None,
     ) -> Any:
         """Continue prompts."""
-        inputs, spread = self._generation(prompts, sampling, n, templated)
-        return inputs.shaped(await acollect(self._driver, self.tokenizer, spread))
+        inputs, spread = self._generation(prompts, sampling, n, templated, grammar)
+        return inputs.shaped(await acollect(self._driver, self._grammars, spread))
 
     @overload
     async def achat(
-        self, messages: Messages, sampling: Sampling = None, *, n: None = None, **template: Any
+        self,
+        messages: Messages,
+        sampling: Sampling = None,
+        *,
+        n: None = None,
+        grammar: Grammar | None = None,
+        **template: Any,
     ) -> Completion: ...
     @overload
     async def achat(
-        self, messages: Messages, sampling: Sampling = None, *, n: int, **template: Any
+        self,
+        messages: Messages,
+        sampling: Sampling = None,
+        *,
+        n: int,
+        grammar: Grammar | None = None,
+        **template: Any,
     ) -> list[Completion]: ...
     @overload
     async def achat(
-        self, messages: list[Messages], sampling: Sampling = None, *, n: None = None, **template: Any
+        self,
+        messages: list[Messages],
+        sampling: Sampling = None,
+        *,
+        n: None = None,
+        grammar: Grammar | None = None,
+        **template: Any,
     ) -> list[Completion]: ...
     @overload
     async def achat(
-        self, messages: list[Messages], sampling: Sampling = None, *, n: int, **template: Any
+        self,
+        messages: list[Messages],
+        sampling: Sampling = None,
+        *,
+        n: int,
+        grammar: Grammar | None = None,
+        **template: Any,
     ) -> list[list[Completion]]: ...
     async def achat(
-        self, messages: object, sampling: Sampling = None, *, n: int | None = None, **template: Any
+        self,
+        messages: object,
+        sampling: Sampling = None,
+        *,
+        n: int | None = None,
+        grammar: Grammar | None = None,
+        **template: Any,
     ) -> Any:
         """Answer conversations."""
-        inputs, spread = self._conversation(messages, sampling, n, template)
-        return inputs.shaped(await acollect(self._driver, self.tokenizer, spread))
+        inputs, spread = self._conversation(messages, sampling, n, grammar, template)
+        return inputs.shaped(await acollect(self._driver, self._grammars, spread))
 
     def astream(
         self,
@@ -89,10 +139,13 @@ class AsyncCalls(BaseLLM):
         sampling: Sampling = None,
         *,
         templated: bool = False,
+        grammar: Grammar | None = None,
         **template: Any,
     ) -> AsyncStream:
         """One answer as it is made, for `async for`; call it inside the event loop."""
-        return AsyncStream(self._driver, self.tokenizer, self._single(prompt, sampling, templated, template))
+        return AsyncStream(
+            self._driver, self._grammars, self._single(prompt, sampling, templated, grammar, template)
+        )
 
     @overload
     async def ascore(self, texts: str | Ids) -> Score: ...

@@ -12,12 +12,13 @@ from sampan.catalog.progress import Progress
 from sampan.core.errors import RequestError
 from sampan.core.memory import parse_bytes
 from sampan.core.settings import Settings
-from sampan.core.types import ModelFiles, Score
+from sampan.core.types import Grammar, ModelFiles, Score
 from sampan.engine.budget import Wish
 from sampan.llm.answer import Prompt
 from sampan.llm.driver import Driver
 from sampan.llm.inputs import Inputs, Sampling, conversations_of, is_conversation, prompts_of, samplings
 from sampan.llm.load import load
+from sampan.text.grammar import GrammarCompiler
 from sampan.text.reasoning import starts_inside_reasoning
 
 Ids = Sequence[int]
@@ -78,6 +79,7 @@ class BaseLLM:
         self.weights, self.engine = loaded.weights, loaded.engine
         self.context = self.engine.context
         self._driver = Driver(self.engine)
+        self._grammars = GrammarCompiler(self.tokenizer)
         self._end = weakref.finalize(self, self._driver.close)
         self.load_seconds = time.perf_counter() - started
 
@@ -98,44 +100,58 @@ class BaseLLM:
         return self.tokenizer.encode(text, add_bos=not templated)
 
     def _generation(
-        self, prompts: object, sampling: Sampling, n: int | None, templated: bool
+        self, prompts: object, sampling: Sampling, n: int | None, templated: bool, grammar: Grammar | None
     ) -> tuple[Inputs, list[Prompt]]:
         inputs = prompts_of(prompts, n)
         chosen = samplings(sampling, len(inputs.items), self.defaults)
         pairs = zip(inputs.items, chosen, strict=True)
-        return inputs, inputs.spread([self._prompt(item, each, templated) for item, each in pairs])
+        return inputs, inputs.spread([self._prompt(item, each, templated, grammar) for item, each in pairs])
 
     def _conversation(
-        self, messages: object, sampling: Sampling, n: int | None, template: Mapping[str, Any]
+        self,
+        messages: object,
+        sampling: Sampling,
+        n: int | None,
+        grammar: Grammar | None,
+        template: Mapping[str, Any],
     ) -> tuple[Inputs, list[Prompt]]:
         inputs = conversations_of(messages, n)
         chosen = samplings(sampling, len(inputs.items), self.defaults)
         pairs = zip(inputs.items, chosen, strict=True)
         texts = [(self.prompt(item, **template), each) for item, each in pairs]
-        return inputs, inputs.spread([self._prompt(text, each, True) for text, each in texts])
+        return inputs, inputs.spread([self._prompt(text, each, True, grammar) for text, each in texts])
 
     def _single(
-        self, prompt: object, sampling: Sampling, templated: bool, template: Mapping[str, Any]
+        self,
+        prompt: object,
+        sampling: Sampling,
+        templated: bool,
+        grammar: Grammar | None,
+        template: Mapping[str, Any],
     ) -> Prompt:
         """The prompt or the conversation to stream."""
         if is_conversation(prompt):
-            return self._conversation(prompt, sampling, None, template)[1][0]
+            return self._conversation(prompt, sampling, None, grammar, template)[1][0]
         if template:
             raise RequestError(f"{', '.join(template)} are the chat template's: give messages to render")
-        inputs, prompts = self._generation(prompt, sampling, None, templated)
+        inputs, prompts = self._generation(prompt, sampling, None, templated, grammar)
         if not inputs.single:
             raise RequestError("one prompt or one conversation can be streamed, not a list of them")
         return prompts[0]
 
-    def _prompt(self, item: str | Ids, sampling: Any, templated: bool) -> Prompt:
+    def _prompt(
+        self, item: str | Ids, sampling: Any, templated: bool = False, grammar: Grammar | None = None
+    ) -> Prompt:
+        if grammar is not None and not isinstance(grammar, Grammar):
+            raise RequestError(f"grammar is {grammar!r:.80}: give a sampan.Grammar")
         if not isinstance(item, str):
-            return Prompt(list(item), sampling)
+            return Prompt(list(item), sampling, grammar=grammar)
         thinking = templated and starts_inside_reasoning(item)
-        return Prompt(self.encode(item, templated=templated), sampling, thinking)
+        return Prompt(self.encode(item, templated=templated), sampling, thinking, grammar)
 
     def _scoring(self, texts: object) -> tuple[Inputs, list[list[int]]]:
         inputs = prompts_of(texts)
-        return inputs, [self._prompt(item, None, False).ids for item in inputs.items]
+        return inputs, [self._prompt(item, None).ids for item in inputs.items]
 
 
 def score_of(ids: Ids, logprobs: Sequence[float]) -> Score:

@@ -16,12 +16,14 @@ import numpy.typing as npt
 
 from sampan.core.errors import RequestError, SampanError
 from sampan.core.types import SamplingParams
+from sampan.engine.constraint import Constraint
 from sampan.engine.engine import Engine
 from sampan.engine.sequence import Event
 
 News = Sequence[tuple[int, Event]] | npt.NDArray[np.float64] | Exception
 """Events of one step with the places of their requests in the ticket, scores, or why there will be none."""
-Request = tuple[Sequence[int], SamplingParams]
+Request = tuple[Sequence[int], SamplingParams] | tuple[Sequence[int], SamplingParams, Constraint | None]
+"""A prompt, how to answer it, and what the answer must obey."""
 
 
 class Ticket:
@@ -137,9 +139,9 @@ class Driver:
             self._drop(ticket, error if isinstance(error, SampanError) else _failure(error))
 
     def _add(self, ticket: Generation) -> None:
-        for place, (tokens, sampling) in enumerate(ticket.requests):
+        for place, (tokens, sampling, *rest) in enumerate(ticket.requests):
             try:
-                request = self.engine.add(tokens, sampling)
+                request = self.engine.add(tokens, sampling, constraint=rest[0] if rest else None)
             except RequestError as error:
                 if len(ticket.requests) == 1:
                     raise

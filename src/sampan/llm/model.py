@@ -5,7 +5,7 @@ However many call, the engine runs their requests together, and what each gets d
 
 from typing import Any, Self, overload
 
-from sampan.core.types import Completion, Score
+from sampan.core.types import Completion, Grammar, Score
 from sampan.llm.asynchronous import AsyncCalls
 from sampan.llm.base import BaseLLM, Ids, Messages, score_of
 from sampan.llm.inputs import Sampling
@@ -23,11 +23,23 @@ class LLM(AsyncCalls):
 
     @overload
     def generate(
-        self, prompts: str | Ids, sampling: Sampling = None, *, n: None = None, templated: bool = False
+        self,
+        prompts: str | Ids,
+        sampling: Sampling = None,
+        *,
+        n: None = None,
+        templated: bool = False,
+        grammar: Grammar | None = None,
     ) -> Completion: ...
     @overload
     def generate(
-        self, prompts: str | Ids, sampling: Sampling = None, *, n: int, templated: bool = False
+        self,
+        prompts: str | Ids,
+        sampling: Sampling = None,
+        *,
+        n: int,
+        templated: bool = False,
+        grammar: Grammar | None = None,
     ) -> list[Completion]: ...
     @overload
     def generate(
@@ -37,6 +49,7 @@ class LLM(AsyncCalls):
         *,
         n: None = None,
         templated: bool = False,
+        grammar: Grammar | None = None,
     ) -> list[Completion]: ...
     @overload
     def generate(
@@ -46,47 +59,84 @@ class LLM(AsyncCalls):
         *,
         n: int,
         templated: bool = False,
+        grammar: Grammar | None = None,
     ) -> list[list[Completion]]: ...
     def generate(
-        self, prompts: object, sampling: Sampling = None, *, n: int | None = None, templated: bool = False
+        self,
+        prompts: object,
+        sampling: Sampling = None,
+        *,
+        n: int | None = None,
+        templated: bool = False,
+        grammar: Grammar | None = None,
     ) -> Any:
         """Continue a text or a list of token ids, or each of a list of these.
 
         `sampling`: one for all prompts or a list with one for each; the model's own (`defaults`) unless
         given. `n`: samples of each prompt; where a seed is given, sample i takes seed + i. `templated`: the
-        texts are rendered conversations. Returns a `Completion` for one prompt, a list for a list, and with
-        `n` a list of `n` in the place of each. Raises `RequestError` (`ContextOverflow` for a prompt that is
-        too long) before anything is generated.
+        texts are rendered conversations. `grammar`: what each answer must look like. Returns a `Completion`
+        for one prompt, a list for a list, and with `n` a list of `n` in the place of each. Raises
+        `RequestError` (`ContextOverflow` for a prompt that is too long) before anything is generated.
         """
-        inputs, spread = self._generation(prompts, sampling, n, templated)
-        return inputs.shaped(collect(self._driver, self.tokenizer, spread))
+        inputs, spread = self._generation(prompts, sampling, n, templated, grammar)
+        return inputs.shaped(collect(self._driver, self._grammars, spread))
 
     @overload
     def chat(
-        self, messages: Messages, sampling: Sampling = None, *, n: None = None, **template: Any
+        self,
+        messages: Messages,
+        sampling: Sampling = None,
+        *,
+        n: None = None,
+        grammar: Grammar | None = None,
+        **template: Any,
     ) -> Completion: ...
     @overload
     def chat(
-        self, messages: Messages, sampling: Sampling = None, *, n: int, **template: Any
+        self,
+        messages: Messages,
+        sampling: Sampling = None,
+        *,
+        n: int,
+        grammar: Grammar | None = None,
+        **template: Any,
     ) -> list[Completion]: ...
     @overload
     def chat(
-        self, messages: list[Messages], sampling: Sampling = None, *, n: None = None, **template: Any
+        self,
+        messages: list[Messages],
+        sampling: Sampling = None,
+        *,
+        n: None = None,
+        grammar: Grammar | None = None,
+        **template: Any,
     ) -> list[Completion]: ...
     @overload
     def chat(
-        self, messages: list[Messages], sampling: Sampling = None, *, n: int, **template: Any
+        self,
+        messages: list[Messages],
+        sampling: Sampling = None,
+        *,
+        n: int,
+        grammar: Grammar | None = None,
+        **template: Any,
     ) -> list[list[Completion]]: ...
     def chat(
-        self, messages: object, sampling: Sampling = None, *, n: int | None = None, **template: Any
+        self,
+        messages: object,
+        sampling: Sampling = None,
+        *,
+        n: int | None = None,
+        grammar: Grammar | None = None,
+        **template: Any,
     ) -> Any:
         """Answer a conversation (a list of `{"role": …, "content": …}`), or each of a list of these.
 
         `template`: what else the model's chat template takes, such as `tools=[…]` or `enable_thinking=False`.
         Sampling and results are those of `generate`.
         """
-        inputs, spread = self._conversation(messages, sampling, n, template)
-        return inputs.shaped(collect(self._driver, self.tokenizer, spread))
+        inputs, spread = self._conversation(messages, sampling, n, grammar, template)
+        return inputs.shaped(collect(self._driver, self._grammars, spread))
 
     def stream(
         self,
@@ -94,13 +144,16 @@ class LLM(AsyncCalls):
         sampling: Sampling = None,
         *,
         templated: bool = False,
+        grammar: Grammar | None = None,
         **template: Any,
     ) -> Stream:
         """One answer to a prompt or a conversation, as it is made: an iterator of `Delta`, one a token.
 
         Closing or dropping the iterator ends the answer.
         """
-        return Stream(self._driver, self.tokenizer, self._single(prompt, sampling, templated, template))
+        return Stream(
+            self._driver, self._grammars, self._single(prompt, sampling, templated, grammar, template)
+        )
 
     @overload
     def score(self, texts: str | Ids) -> Score: ...

@@ -12,22 +12,51 @@ from typing import Self
 import numpy as np
 
 from sampan.core.types import Completion, Delta
+from sampan.engine.constraint import Constraint
 from sampan.llm.answer import Answer, Prompt
 from sampan.llm.driver import Driver, Generation, News, Scoring
-from sampan.text.tokenizer import Tokenizer
+from sampan.text.grammar import GrammarCompiler
 
 
 class Answers:
-    """The answers of one ticket, fed with its news."""
+    """The answers of one ticket, fed with its news once it has been started.
+
+    `slow`: starting takes a while, for there is a grammar to compile.
+    """
 
     def __init__(
-        self, driver: Driver, tokenizer: Tokenizer, prompts: Sequence[Prompt], deliver: Callable[[News], None]
+        self,
+        driver: Driver,
+        grammars: GrammarCompiler,
+        prompts: Sequence[Prompt],
+        deliver: Callable[[News], None],
     ) -> None:
         self._driver = driver
-        self._answers = [Answer(tokenizer, prompt) for prompt in prompts]
+        self._grammars = grammars
+        self._prompts = prompts
+        self._answers = [Answer(grammars.tokenizer, prompt) for prompt in prompts]
         self._open = len(prompts)
-        self.ticket = Generation([(prompt.ids, prompt.sampling) for prompt in prompts], deliver)
-        driver.submit(self.ticket)
+        self.slow = any(prompt.grammar for prompt in prompts)
+        self.ticket = Generation([], deliver)
+
+    def start(self) -> None:
+        """Compile the grammars and hand the ticket in; RequestError for a grammar that is refused."""
+        self.ticket.requests = [(p.ids, p.sampling, self._constraint(p)) for p in self._prompts]
+        self._driver.submit(self.ticket)
+
+    async def astart(self) -> None:
+        """The same without blocking the event loop."""
+        import asyncio
+
+        if self.slow:
+            await asyncio.to_thread(self.start)
+        else:
+            self.start()
+
+    def _constraint(self, prompt: Prompt) -> Constraint | None:
+        if prompt.grammar is None:
+            return None
+        return self._grammars.compile(prompt.grammar, thinking=prompt.thinking)
 
     @property
     def finished(self) -> bool:
@@ -61,13 +90,14 @@ class Answers:
             self._driver.withdraw(self.ticket)
 
 
-def collect(driver: Driver, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[Completion]:
+def collect(driver: Driver, grammars: GrammarCompiler, prompts: Sequence[Prompt]) -> list[Completion]:
     """Whole answers, made side by side."""
     if not prompts:
         return []
     box: SimpleQueue[News] = SimpleQueue()
-    answers = Answers(driver, tokenizer, prompts, box.put)
+    answers = Answers(driver, grammars, prompts, box.put)
     try:
+        answers.start()
         while not answers.finished:
             answers.take(box.get())
     finally:
@@ -75,13 +105,14 @@ def collect(driver: Driver, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> 
     return answers.completions()
 
 
-async def acollect(driver: Driver, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[Completion]:
+async def acollect(driver: Driver, grammars: GrammarCompiler, prompts: Sequence[Prompt]) -> list[Completion]:
     """The same without blocking the event loop."""
     if not prompts:
         return []
     box = _AsyncBox()
-    answers = Answers(driver, tokenizer, prompts, box.put)
+    answers = Answers(driver, grammars, prompts, box.put)
     try:
+        await answers.astart()
         while not answers.finished:
             answers.take(await box.get())
     finally:
@@ -117,11 +148,12 @@ class Stream(Iterator[Delta]):
     `prompt_tokens`: how long the prompt is. `completion`: the answer as far as it got.
     """
 
-    def __init__(self, driver: Driver, tokenizer: Tokenizer, prompt: Prompt) -> None:
+    def __init__(self, driver: Driver, grammars: GrammarCompiler, prompt: Prompt) -> None:
         self.prompt_tokens = len(prompt.ids)
         self._box: SimpleQueue[News] = SimpleQueue()
         self._ready: deque[Delta] = deque()
-        self._answers = Answers(driver, tokenizer, [prompt], self._box.put)
+        self._answers = Answers(driver, grammars, [prompt], self._box.put)
+        self._answers.start()
 
     @property
     def completion(self) -> Completion:
@@ -155,13 +187,19 @@ class Stream(Iterator[Delta]):
 
 
 class AsyncStream:
-    """`Stream` for `async for`; made inside the event loop that reads it."""
+    """`Stream` for `async for`; made inside the event loop that reads it.
 
-    def __init__(self, driver: Driver, tokenizer: Tokenizer, prompt: Prompt) -> None:
+    A grammar is compiled when the first delta is asked for.
+    """
+
+    def __init__(self, driver: Driver, grammars: GrammarCompiler, prompt: Prompt) -> None:
         self.prompt_tokens = len(prompt.ids)
         self._box = _AsyncBox()
         self._ready: deque[Delta] = deque()
-        self._answers = Answers(driver, tokenizer, [prompt], self._box.put)
+        self._answers = Answers(driver, grammars, [prompt], self._box.put)
+        self._waits = self._answers.slow
+        if not self._waits:
+            self._answers.start()
 
     @property
     def completion(self) -> Completion:
@@ -173,6 +211,9 @@ class AsyncStream:
 
     async def __anext__(self) -> Delta:
         try:
+            if self._waits:
+                self._waits = False
+                await self._answers.astart()
             while not self._ready:
                 if self._answers.finished or self._answers.ticket.closed:
                     raise StopAsyncIteration

@@ -7,15 +7,20 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from sampan.core.errors import ContextOverflow, SampanError
+from sampan.server import live, logs, metrics, usage
+from sampan.server.anthropic import messages
+from sampan.server.anthropic import replies as anthropic
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.guard import Guard
 from sampan.server.health import router as health
-from sampan.server.openai import chat, completions, models
+from sampan.server.openai import chat, completions, embeddings, models, responses
 from sampan.server.openai.replies import error_row
+from sampan.server.openai.responses_store import ResponseStore
 from sampan.server.openai.schemas import ErrorBody
 from sampan.server.service import Service
 
@@ -35,16 +40,17 @@ def create_app(service: Service) -> FastAPI:
     """The ASGI application of a service."""
     from importlib.metadata import version
 
-    responses: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorBody, "description": text} for status, text in _STATUSES.items()
-    }
     app = FastAPI(
-        title="Sampan", version=version("sampan"), responses=responses, docs_url=None, redoc_url=None
+        title="Sampan", version=version("sampan"), responses=_errors(ErrorBody), docs_url=None, redoc_url=None
     )
     app.state.service = service
-    for module in (chat, completions, models):
+    app.state.responses = ResponseStore()
+    for module in (chat, completions, responses, embeddings, models):
         app.include_router(module.router)
+    app.include_router(messages.router, responses=_errors(anthropic.ErrorBody))
     app.include_router(health)
+    for router in (metrics.router, usage.router, live.router):
+        app.include_router(router)
     app.add_exception_handler(SampanError, _sampan_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -56,14 +62,23 @@ def create_app(service: Service) -> FastAPI:
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
     settings = service.settings
     app.add_middleware(Guard, most=settings.max_body, seconds=settings.body_s)
+    app.add_middleware(logs.Access, ended=service.observer.metrics.ended)
     return app
 
 
-def rendered(error: ApiError, path: str) -> Response:  # noqa: ARG001
+def _errors(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": model, "description": text} for status, text in _STATUSES.items()}
+
+
+def rendered(error: ApiError, path: str) -> Response:
     """An error as the API of this path writes it."""
+    logs.note(error.code or error.kind)
     headers = {} if error.retry_after is None else {"retry-after": str(max(1, round(error.retry_after)))}
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
+    if path.startswith(messages.router.prefix):
+        headers |= anthropic.request_headers()
+        return JSONResponse(anthropic.error_row(error), error.status, headers)
     return JSONResponse(error_row(error), error.status, headers)
 
 
@@ -108,4 +123,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _unexpected(request: Request, error: Exception) -> Response:
     log.exception("a request failed", exc_info=error)
     failure = ApiError(500, "the service failed at this request; its log says where", kind="server_error")
-    return rendered(failure, request.url.path)
+    response = rendered(failure, request.url.path)
+    response.headers.update(logs.headers())  # this handler stands outside of every middleware
+    return response

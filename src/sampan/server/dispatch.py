@@ -1,21 +1,23 @@
 """Who goes to the engine next: it gets as many requests as it runs side by side, the rest wait fairly."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from sampan.server.ask import Caller
 from sampan.server.errors import ApiError
+from sampan.server.fair import FairQueue, Ticket
+
+Turn = Ticket[asyncio.Future[None]]
+"""A request's place in the queue, then its slot; what its caller is charged through."""
 
 
 class Dispatcher:
-    """`slots` requests at once; at most `most_waiting` wait."""
+    """`slots` requests at once; at most `most_waiting` wait, and more are refused."""
 
     def __init__(self, slots: int, most_waiting: int) -> None:
         self._free = slots
-        self._most = most_waiting
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._queue: FairQueue[asyncio.Future[None]] = FairQueue(most_waiting, _refuse)
 
     @property
     def waiting(self) -> int:
@@ -23,37 +25,29 @@ class Dispatcher:
         return len(self._queue)
 
     @asynccontextmanager
-    async def slot(self, caller: Caller, cost: int) -> AsyncIterator[None]:
-        """A slot to hold."""
-        await self.acquire(caller, cost)
+    async def slot(self, caller: Caller, prompt_tokens: int) -> AsyncIterator[Turn]:
+        """Wait for a slot and hold it. `ApiError` when the queue has no place (left)."""
+        turn = self._queue.push(
+            asyncio.get_running_loop().create_future(), caller.key, caller.priority, prompt_tokens
+        )
+        self._fill()
         try:
-            yield
+            await turn.item
+            yield turn
         finally:
-            self.release()
+            if not self._queue.cancel(turn) and turn.item.done() and not turn.item.exception():
+                self._free += 1
+                self._fill()
 
-    async def acquire(self, caller: Caller, cost: int) -> None:  # noqa: ARG002
-        """Wait for a slot. A full queue is a 503."""
-        if self._free and not self._queue:
+    def charge(self, turn: Turn, tokens: int) -> None:
+        """Count tokens that a request was given."""
+        self._queue.charge(turn, tokens)
+
+    def _fill(self) -> None:
+        while self._free and (turn := self._queue.pop()) is not None:
             self._free -= 1
-            return
-        if len(self._queue) >= self._most:
-            raise ApiError(503, "the queue is full", kind="server_error", code="queue_full", retry_after=1)
-        turn = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            with suppress(ValueError):
-                self._queue.remove(turn)
-            if turn.done() and not turn.cancelled():
-                self.release()
-            raise
+            turn.item.set_result(None)
 
-    def release(self) -> None:
-        """Give a slot back."""
-        self._free += 1
-        while self._free and self._queue:
-            turn = self._queue.popleft()
-            if not turn.done():
-                self._free -= 1
-                turn.set_result(None)
+
+def _refuse(waiting: "asyncio.Future[None]", error: ApiError) -> None:
+    waiting.set_exception(error)

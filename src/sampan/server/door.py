@@ -16,7 +16,7 @@ def service_of(request: Request) -> Service:
 
 def caller_of(request: Request) -> Caller:
     """Who asks; a 401 for a key that is missing, wrong, revoked or expired."""
-    return service_of(request).caller(request.headers)
+    return service_of(request).admission.caller(request.headers)
 
 
 Service_ = Annotated[Service, Depends(service_of)]

@@ -15,6 +15,8 @@ from types import FrameType
 import uvicorn
 
 from sampan.core.errors import SampanError
+from sampan.server import logs
+from sampan.server.admission import Admission
 from sampan.server.app import create_app
 from sampan.server.protocol import Protocol
 from sampan.server.service import Service
@@ -29,7 +31,7 @@ _OWN_FILES = 256  # for everything that is no client's connection
 def serve(settings: ServeSettings, started: Callable[[str], None]) -> None:
     """Serve until told to end; `started` hears the address. `SampanError` for what cannot be served."""
     most = _raise_file_limit()
-    with _bound(settings) as listener:
+    with logs.written(settings.log_format), _bound(settings) as listener:
         text = ModelText.read(settings.engine.files, settings.model)
         runner: Callable[..., None]
         try:
@@ -48,16 +50,18 @@ async def _serve(
     most: int,
     started: Callable[[str], None],
 ) -> None:
+    admission = Admission.open(settings)
     supervisor = Supervisor(settings.engine, stall_s=settings.stall_s)
-    await supervisor.start()
     try:
-        service = Service(settings, text, supervisor)
+        await supervisor.start()
+        service = Service(settings, text, supervisor, admission)
         server = _Server(_config(settings, service, most), service)
         host, port = listener.getsockname()[:2]
         started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
         await server.serve(sockets=[listener])
     finally:
         await supervisor.stop()
+        admission.close()
 
 
 def _config(settings: ServeSettings, service: Service, most: int) -> uvicorn.Config:

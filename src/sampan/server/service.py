@@ -1,6 +1,7 @@
 """Answers asks: admission, the queue, the engine, and what came of it."""
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
@@ -12,6 +13,7 @@ from starlette.requests import Request
 from sampan.core.errors import RequestError, TemplateError, TokenizerError
 from sampan.core.types import Grammar, SamplingParams
 from sampan.server import wire
+from sampan.server.admission import Admission
 from sampan.server.answer import Reader
 from sampan.server.ask import Ask, Caller, Part, Tools, Usage
 from sampan.server.dispatch import Dispatcher
@@ -20,6 +22,7 @@ from sampan.server.settings import ServeSettings
 from sampan.server.sse import unless_gone
 from sampan.server.supervisor import Mailbox, Supervisor
 from sampan.server.text import ModelText
+from sampan.server.trace import PROBE, Observer, Trace
 
 _LONG_TEXT = 20_000  # characters that take the tokenizer some milliseconds
 
@@ -27,22 +30,18 @@ _LONG_TEXT = 20_000  # characters that take the tokenizer some milliseconds
 class Service:
     """One served model. `draining`: nothing new is taken. `fingerprint`: of the model and its weights."""
 
-    def __init__(self, settings: ServeSettings, text: ModelText, supervisor: Supervisor) -> None:
+    def __init__(
+        self, settings: ServeSettings, text: ModelText, supervisor: Supervisor, admission: Admission
+    ) -> None:
         self.settings = settings
+        self.admission = admission
         self.text = text
         self.supervisor = supervisor
         self.dispatcher = Dispatcher(settings.engine.max_sequences, settings.max_queue)
         self.started = int(time.time())
         self.draining = False
         self.fingerprint = "sampan-0"
-
-    def caller(self, headers: Mapping[str, str]) -> Caller:  # noqa: ARG002
-        """Who asks."""
-        return Caller()
-
-    def headers(self, request: Request, caller: Caller) -> dict[str, str]:  # noqa: ARG002
-        """Headers of an answer."""
-        return {}
+        self.observer = Observer(self)
 
     async def conversation(
         self,
@@ -93,11 +92,13 @@ class Service:
         """The same for several asks side by side; the answers of all count on."""
         for ask in asks:
             self._check(ask)
+        reservation = self.admission.admit(asks, caller, self.context or 0)
         mailbox = Mailbox()
         each = [(ask, sample) for ask in asks for sample in range(ask.n)]
+        trace = self.observer.begin(asks, caller, usage)
         readers = [Reader(self.text.tokenizer, ask, place) for place, (ask, _) in enumerate(each)]
         tasks = [
-            asyncio.create_task(self._occupy(ask, sample, place, caller, mailbox))
+            asyncio.create_task(self._occupy(ask, sample, place, caller, mailbox, trace))
             for place, (ask, sample) in enumerate(each)
         ]
         left = len(each)
@@ -110,6 +111,7 @@ class Service:
                         continue  # steps that ran before a stop text was known
                     part = readers[place].take(news)
                     _count(usage, part, news.cached_tokens)
+                    trace.part(part)
                     if readers[place].finished:
                         left -= 1
                         tasks[place].cancel()
@@ -117,10 +119,12 @@ class Service:
         finally:
             for task in tasks:
                 task.cancel()
+            self.admission.settle(reservation, usage)
+            trace.end(sys.exception())
 
     def probe(self, ask: Ask) -> AsyncIterator[Part]:
         """Ask the engine past the queue, to see whether it lives."""
-        return self.answer(ask, Caller(name="probe"), Usage(len(ask.ids)))
+        return self.answer(ask, PROBE, Usage(len(ask.ids)))
 
     async def opened(self, request: Request, parts: AsyncIterator[Part]) -> AsyncIterator[Part]:
         """The same parts, once the first is there: until then an error still has a status of its own."""
@@ -144,19 +148,23 @@ class Service:
         if not ask.ids:
             raise bad_request("the prompt is empty: give at least one token", param="prompt")
 
-    async def _occupy(self, ask: Ask, sample: int, place: int, caller: Caller, mailbox: Mailbox) -> None:
+    async def _occupy(
+        self, ask: Ask, sample: int, place: int, caller: Caller, mailbox: Mailbox, trace: Trace
+    ) -> None:
         """Wait for a turn, hand one answer's request to the engine, and hold its slot until cancelled."""
         sampling = ask.sampling
         if sampling.seed is not None:
             sampling = replace(sampling, seed=sampling.seed + sample)
         try:
-            async with self.dispatcher.slot(caller, len(ask.ids)):
-                request = wire.Submit(0, ask.ids, sampling, ask.grammar)
+            async with self.dispatcher.slot(caller, max(1, len(ask.ids))) as turn:
+                request = wire.Submit(0, ask.ids, sampling, ask.grammar, ask.thinking)
                 name = self.supervisor.submit(mailbox, place, request)
+                trace.admitted(place)
                 try:
                     await asyncio.get_running_loop().create_future()
                 finally:
                     self.supervisor.abort(name)
+                    self.dispatcher.charge(turn, mailbox.tokens[place])
         except ApiError as error:
             mailbox.put(place, error)
 

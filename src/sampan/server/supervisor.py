@@ -9,9 +9,9 @@ import logging
 import socket
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from sampan.core.errors import SampanError
@@ -30,14 +30,17 @@ News = tuple[int, Event | ApiError]
 
 
 class Mailbox:
-    """What happened to the answers of one ask, in order. One task reads it."""
+    """What happened to the answers of one ask, in order. One task reads it. `tokens`: that each answer was
+    given."""
 
     def __init__(self) -> None:
+        self.tokens: Counter[int] = Counter()
         self._news: deque[News] = deque()
         self._arrived = asyncio.Event()
 
     def put(self, place: int, news: Event | ApiError) -> None:
         """From the event loop's thread."""
+        self.tokens[place] += 1
         self._news.append((place, news))
         self._arrived.set()
 
@@ -116,7 +119,7 @@ class Supervisor:
             raise self._away()
         name = next(self._ids)
         self._waiting[name] = Waiting(mailbox, place)
-        self._send(wire.Submit(name, request.ids, request.sampling, request.grammar, request.adapter))
+        self._send(replace(request, id=name))
         return name
 
     def abort(self, name: int) -> None:

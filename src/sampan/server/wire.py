@@ -19,12 +19,14 @@ _LENGTH = struct.Struct("<I")
 
 @dataclass(frozen=True)
 class Submit:
-    """Answer a prompt; `id` is the service's name for it in both directions."""
+    """Answer a prompt; `id` is the service's name for it both ways. `thinking`: the prompt has opened
+    a block of reasoning, behind which the grammar begins."""
 
     id: int
     ids: tuple[int, ...]
     sampling: SamplingParams
     grammar: Grammar | None = None
+    thinking: bool = False
     adapter: str | None = None
 
 

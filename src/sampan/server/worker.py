@@ -21,6 +21,7 @@ from sampan.llm.driver import Driver, Generation, News
 from sampan.llm.load import Loaded, load
 from sampan.server import wire
 from sampan.server.settings import EngineSettings
+from sampan.text.grammar import GrammarCompiler
 
 BEAT_S = 0.25
 
@@ -71,7 +72,7 @@ class Worker:
         self._driver = Driver(loaded.engine)
         self._outbox = outbox
         self._tickets: dict[int, Generation] = {}
-        self._aborted: set[int] = set()
+        self._grammars = GrammarCompiler(loaded.tokenizer)
         self._compilers = ThreadPoolExecutor(1, "sampan-grammar")
 
     def serve(self, connection: socket.socket) -> None:
@@ -103,8 +104,25 @@ class Worker:
         def deliver(news: News) -> None:
             self._deliver(message.id, news)
 
-        ticket = Generation([(message.ids, message.sampling)], deliver)
+        ticket = Generation([], deliver)
         self._tickets[message.id] = ticket
+        if message.grammar is None:
+            ticket.requests = [(message.ids, message.sampling)]
+            self._driver.submit(ticket)
+        else:
+            self._compilers.submit(self._compile, message, ticket)
+
+    def _compile(self, message: wire.Submit, ticket: Generation) -> None:
+        """On a thread of its own: nobody else waits for a grammar."""
+        assert message.grammar is not None
+        if ticket.closed:
+            return
+        try:
+            constraint = self._grammars.compile(message.grammar, thinking=message.thinking)
+        except Exception as error:
+            self._deliver(message.id, error)
+            return
+        ticket.requests = [(message.ids, message.sampling, constraint)]
         self._driver.submit(ticket)
 
     def _abort(self, name: int) -> None:

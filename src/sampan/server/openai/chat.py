@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from sampan.server.ask import Ask, CallPart, Part, Usage
+from sampan.server.collect import Answer, Run, collected
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.openai.asks import grammar_of, sampling_of, template_messages, tools_of
@@ -29,7 +30,7 @@ async def create(body: ChatRequest, request: Request, service: Service_, caller:
     usage = Usage(len(ask.ids))
     parts = service.answer(ask, caller, usage)
     reply = _Reply(body, service)
-    headers = service.headers(request, caller)
+    headers = service.admission.headers(caller)
     if body.stream:
         frames = reply.frames(await service.opened(request, parts), usage)
         return EventStream(frames, write_s=service.settings.write_s, headers=headers)
@@ -82,11 +83,8 @@ class _Reply:
         self._start = f"data: {start[:-1]}, "
 
     async def whole(self, parts: AsyncIterator[Part], usage: Usage, n: int) -> dict[str, Any]:
-        choices = [_Choice() for _ in range(n)]
-        async with aclosing(parts):  # type: ignore[type-var]
-            async for part in parts:
-                choices[part.index].take(part)
-        rows = [choice.row(index, self._logprobs) for index, choice in enumerate(choices)]
+        answers = await collected(parts, n)
+        rows = [_choice(index, answer, self._logprobs(answer.tokens)) for index, answer in enumerate(answers)]
         return {**self._head, "object": "chat.completion", "choices": rows, "usage": usage_row(usage)}
 
     async def frames(self, parts: AsyncIterator[Part], usage: Usage) -> AsyncIterator[bytes]:
@@ -132,46 +130,18 @@ class _Reply:
         return chat_logprobs(self._tokenizer, tokens) if self._body.logprobs else None
 
 
-class _Choice:
-    """One answer, collected."""
-
-    def __init__(self) -> None:
-        self.text: list[str] = []
-        self.reasoning: list[str] = []
-        self.calls: dict[int, dict[str, str]] = {}
-        self.tokens: list[Any] = []
-        self.finish: str | None = None
-
-    def take(self, part: Part) -> None:
-        self.text.append(part.text)
-        self.reasoning.append(part.reasoning)
-        self.tokens.extend(part.tokens)
-        self.finish = part.finish or self.finish
-        for call in part.calls:
-            row = self.calls.setdefault(
-                call.index, {"id": call.id or "", "name": call.name or "", "arguments": ""}
-            )
-            row["arguments"] += call.arguments
-
-    def row(self, index: int, logprobs: Any) -> dict[str, Any]:
-        text, reasoning = "".join(self.text), "".join(self.reasoning)
-        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-        if reasoning:
-            message["reasoning_content"] = reasoning
-        if self.calls:
-            message["content"] = text or None
-            message["tool_calls"] = [_call_row(call) for _, call in sorted(self.calls.items())]
-        return {
-            "index": index,
-            "message": message,
-            "logprobs": logprobs(self.tokens),
-            "finish_reason": self.finish,
-        }
+def _choice(index: int, answer: Answer, logprobs: dict[str, Any] | None) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    if answer.reasoning:
+        message["reasoning_content"] = answer.reasoning
+    if answer.calls:
+        message["content"] = answer.text or None
+        message["tool_calls"] = [_call_row(call) for call in answer.calls]
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish}
 
 
-def _call_row(call: dict[str, str]) -> dict[str, Any]:
-    function = {"name": call["name"], "arguments": call["arguments"]}
-    return {"id": call["id"], "type": "function", "function": function}
+def _call_row(call: Run) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.text}}
 
 
 def _call_delta(call: CallPart) -> str:

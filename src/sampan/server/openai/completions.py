@@ -35,7 +35,7 @@ async def create(body: CompletionRequest, request: Request, service: Service_, c
     usage = Usage(sum(len(ask.ids) for ask in asks))
     parts = service.answer_all(asks, caller, usage)
     reply = _Reply(body, service)
-    headers = service.headers(request, caller)
+    headers = service.admission.headers(caller)
     if body.stream:
         frames = reply.frames(await service.opened(request, parts), usage)
         return EventStream(frames, write_s=service.settings.write_s, headers=headers)

@@ -1,0 +1,10 @@
+"""What Alembic runs: the migrations, on the connection and in the transaction of `sampan.server.database`."""
+
+from alembic import context
+
+from sampan.server.database import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"], target_metadata=metadata, transactional_ddl=True
+)
+context.run_migrations()

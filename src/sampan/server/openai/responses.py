@@ -1,0 +1,117 @@
+"""`POST /v1/responses`, and what was stored of them."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import JSONResponse, Response
+
+from sampan.server.ask import Caller, Usage
+from sampan.server.door import Caller_, Service_
+from sampan.server.errors import ApiError, bad_request
+from sampan.server.openai.responses_asks import ask_of, numbered
+from sampan.server.openai.responses_events import Reply
+from sampan.server.openai.responses_replies import Deleted, ItemList, ResponseDocument
+from sampan.server.openai.responses_schemas import ItemQuery, NoQuery, ResponseRequest
+from sampan.server.openai.responses_store import ResponseStore, Stored
+from sampan.server.sse import EventStream, unless_gone
+
+router = APIRouter(prefix="/v1/responses")
+
+_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+
+
+def store_of(request: Request) -> ResponseStore:
+    """What this application has kept."""
+    store: ResponseStore = request.app.state.responses
+    return store
+
+
+Store_ = Annotated[ResponseStore, Depends(store_of)]
+
+
+@router.post("", response_model=ResponseDocument, responses=_STREAM)
+async def create(
+    body: ResponseRequest, request: Request, service: Service_, caller: Caller_, store: Store_
+) -> Response:
+    """Answer a conversation; with `stream`, as server-sent events. Kept unless `store` is false."""
+    items = numbered(body.input)
+    before = _before(store, caller, body.previous_response_id)
+    ask = await ask_of(body, [*before, *items], service)
+    usage = Usage(len(ask.ids))
+
+    def keep(document: dict[str, Any]) -> None:
+        store.put(caller, Stored(document, items, before))
+
+    reply = Reply(body, ask.sampling, service.text, None if body.store is False else keep)
+    parts = service.answer(ask, caller, usage)
+    headers = service.admission.headers(caller)
+    if body.stream:
+        frames = reply.frames(await service.opened(request, parts), usage)
+        return EventStream(frames, write_s=service.settings.write_s, headers=headers)
+    return JSONResponse(await unless_gone(request, reply.whole(parts, usage)), headers=headers)
+
+
+@router.get("/{response_id}", response_model=ResponseDocument)
+async def show(
+    response_id: str,
+    query: Annotated[NoQuery, Query()],  # noqa: ARG001
+    caller: Caller_,
+    store: Store_,
+) -> Response:
+    """A response that was stored."""
+    return JSONResponse(_found(store, caller, response_id).document)
+
+
+@router.delete("/{response_id}")
+async def delete(response_id: str, caller: Caller_, store: Store_) -> Deleted:
+    """Forget a response."""
+    if not store.remove(caller, response_id):
+        raise _missing(response_id)
+    return Deleted(id=response_id, object="response", deleted=True)
+
+
+@router.get("/{response_id}/input_items", response_model=ItemList)
+async def list_items(
+    response_id: str, query: Annotated[ItemQuery, Query()], caller: Caller_, store: Store_
+) -> Response:
+    """What a response was asked with; not what the responses before it were."""
+    rows = list(_found(store, caller, response_id).items)
+    if query.order == "desc":
+        rows.reverse()
+    if query.after is not None:
+        places = [place for place, row in enumerate(rows) if row["id"] == query.after]
+        if not places:
+            raise bad_request(f"after names {query.after[:80]!r}, which is no item here", param="after")
+        rows = rows[places[0] + 1 :]
+    page = rows[: query.limit]
+    ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else dict.fromkeys(_ENDS)
+    return JSONResponse({"object": "list", "data": page, **ends, "has_more": len(page) < len(rows)})
+
+
+_ENDS = ("first_id", "last_id")
+
+
+def _before(store: ResponseStore, caller: Caller, name: str | None) -> list[Any]:
+    if name is None:
+        return []
+    stored = store.get(caller, name)
+    if stored is None:
+        raise bad_request(
+            f"the response {name[:80]!r} is not here: it was not stored, or it is too long ago",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+    return stored.conversation
+
+
+def _found(store: ResponseStore, caller: Caller, name: str) -> Stored:
+    stored = store.get(caller, name)
+    if stored is None:
+        raise _missing(name)
+    return stored
+
+
+def _missing(name: str) -> ApiError:
+    return ApiError(
+        404, f"there is no response {name[:80]!r}", code="response_not_found", param="response_id"
+    )

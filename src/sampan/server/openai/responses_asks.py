@@ -1,0 +1,139 @@
+"""Requests of OpenAI's responses as asks."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+from sampan.core.types import Grammar, SamplingParams
+from sampan.server import thinking
+from sampan.server.ask import Ask, Tools
+from sampan.server.errors import ApiError, bad_request
+from sampan.server.offer import offer
+from sampan.server.openai.responses_schemas import Item, NamedFunction, ResponseRequest, SchemaFormat
+from sampan.server.openai.schemas import dumped
+from sampan.server.service import Service
+from sampan.server.text import ModelText
+
+_PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+
+
+async def ask_of(body: ResponseRequest, items: Sequence[Mapping[str, Any]], service: Service) -> Ask:
+    """The request as an ask; `items`: the whole conversation. `ApiError` for what is not served."""
+    if body.stream_options is not None and not body.stream:
+        raise bad_request("stream_options needs stream to be true", param="stream_options")
+    grammar, tools = _grammar(body), _tools(body)
+    if tools is not None and grammar is not None and tools.choice not in ("auto", "none"):
+        raise bad_request(
+            "a required tool call and a format of the answer exclude each other", param="text.format"
+        )
+    try:
+        return await service.conversation(
+            template_messages(body.instructions, items),
+            _sampling(body, service.text),
+            model=body.model,
+            n=1,
+            grammar=grammar,
+            tools=tools,
+            variables=_variables(body, service.text),
+        )
+    except ApiError as error:
+        if error.param == "messages":
+            error.param = "input"
+        raise
+
+
+def numbered(items: Sequence[Item]) -> list[dict[str, Any]]:
+    """The items of a request as they are listed: each has an id and is complete."""
+    rows = []
+    for item in items:
+        row = dumped(item)
+        rows.append({"id": f"{_PREFIXES[item.type]}_{uuid4().hex}", "status": "completed", **row})
+    return rows
+
+
+def with_logprobs(body: ResponseRequest) -> bool:
+    """Whether the text comes with log-probabilities."""
+    return bool(body.include)
+
+
+def template_messages(instructions: str | None, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Items as chat templates know them: calls and thoughts belong to a message of the assistant."""
+    rows: list[dict[str, Any]] = []
+    if instructions is not None:
+        rows.append({"role": "system", "content": instructions})
+    thought = ""
+    for item in items:
+        if item["type"] == "reasoning":
+            thought += _text(item.get("content") or item["summary"])
+            continue
+        row = _row(item)
+        if row["role"] == "assistant":
+            row, thought = _thought(row, thought), ""
+            if item["type"] == "function_call" and rows and rows[-1]["role"] == "assistant":
+                rows[-1] = _joined(rows[-1], row)
+                continue
+        elif thought:
+            rows.append(_thought({"role": "assistant", "content": ""}, thought))
+            thought = ""
+        rows.append(row)
+    return rows
+
+
+def _row(item: Mapping[str, Any]) -> dict[str, Any]:
+    if item["type"] == "function_call":
+        function = {"name": item["name"], "arguments": item["arguments"]}
+        call = {"id": item["call_id"], "type": "function", "function": function}
+        return {"role": "assistant", "content": None, "tool_calls": [call]}
+    if item["type"] == "function_call_output":
+        return {"role": "tool", "tool_call_id": item["call_id"], "content": _text(item["output"])}
+    role = "system" if item["role"] == "developer" else item["role"]
+    return {"role": role, "content": _text(item["content"])}
+
+
+def _thought(row: dict[str, Any], thought: str) -> dict[str, Any]:
+    return {**row, "reasoning_content": thought} if thought else row
+
+
+def _joined(turn: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
+    calls = turn.get("tool_calls", []) + call["tool_calls"]
+    return {**call, **turn, "tool_calls": calls}
+
+
+def _text(parts: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(part["text"] for part in parts)
+
+
+def _sampling(body: ResponseRequest, text: ModelText) -> SamplingParams:
+    if body.top_logprobs and not with_logprobs(body):
+        raise bad_request(
+            'top_logprobs needs include to be ["message.output_text.logprobs"]', param="top_logprobs"
+        )
+    given = {"temperature": body.temperature, "top_p": body.top_p, "max_tokens": body.max_output_tokens}
+    if with_logprobs(body):
+        given["logprobs"] = body.top_logprobs or 0
+    known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return replace(text.defaults, **known)
+
+
+def _grammar(body: ResponseRequest) -> Grammar | None:
+    form = body.text.format if body.text is not None else None
+    if isinstance(form, SchemaFormat):
+        return Grammar("json_schema", json.dumps(form.schema_))
+    return Grammar("json_object") if form is not None and form.type == "json_object" else None
+
+
+def _tools(body: ResponseRequest) -> Tools | None:
+    functions = [
+        {name: value for name, value in dumped(tool).items() if name != "type"} for tool in body.tools or ()
+    ]
+    choice = body.tool_choice
+    named = isinstance(choice, NamedFunction)
+    name = choice.name if isinstance(choice, NamedFunction) else choice or "auto"
+    return offer(functions, name, named=named, parallel=body.parallel_tool_calls is not False)
+
+
+def _variables(body: ResponseRequest, text: ModelText) -> dict[str, Any]:
+    effort = body.reasoning.effort if body.reasoning is not None else None
+    return {} if effort is None else thinking.variables(text, effort != "none", param="reasoning.effort")

@@ -1,0 +1,157 @@
+"""What a service and its engine say about themselves when metrics are asked for."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from sampan.core.memory import resident_memory
+from sampan.server.metrics import Metrics
+
+if TYPE_CHECKING:
+    from sampan.server.service import Service
+
+
+@dataclass(frozen=True)
+class Load:
+    """A service now. `cache_used`, `prefix_hit_rate`: parts of 1.
+
+    `prefix_hit_rate` is None before anything was looked up.
+    """
+
+    running: int
+    waiting: int
+    cache_used: float
+    prefix_hit_rate: float | None
+
+    @classmethod
+    def of(cls, service: "Service") -> "Load":
+        """As its engine last said."""
+        beat, ready = service.supervisor.beat, service.supervisor.ready
+        load = cls(service.supervisor.running, service.dispatcher.waiting, 0.0, None)
+        if beat is None or ready is None:
+            return load
+        return replace(
+            load,
+            running=max(0, load.running - beat.waiting),
+            waiting=load.waiting + beat.waiting,
+            cache_used=beat.pages_used / ready.pages,
+            prefix_hit_rate=beat.pages_found / beat.pages_asked if beat.pages_asked else None,
+        )
+
+
+class State(Collector):
+    """Collects them, with what `metrics` has counted."""
+
+    def __init__(self, metrics: Metrics, service: "Service") -> None:
+        self._metrics = metrics
+        self._service = service
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._load()
+        yield from self._cache()
+        yield from self._tokens()
+        yield from self._requests()
+        yield from self._process()
+        yield from self._cost()
+
+    def _load(self) -> Iterator[Metric]:
+        load = Load.of(self._service)
+        yield self._gauge("vllm:num_requests_running", "Requests that the engine computes.", load.running)
+        yield self._gauge("vllm:num_requests_waiting", "Requests that wait for their turn.", load.waiting)
+        yield self._gauge("vllm:kv_cache_usage_perc", "Part of the cache in use, 1 is all.", load.cache_used)
+
+    def _cache(self) -> Iterator[Metric]:
+        beat, ready = self._service.supervisor.beat, self._service.supervisor.ready
+        page = 0 if ready is None else ready.page_tokens
+        asked, found = (0, 0) if beat is None else (beat.pages_asked, beat.pages_found)
+        drafted, accepted = (0, 0) if beat is None else (beat.drafted, beat.accepted)
+        counter = self._counter
+        yield counter(
+            "vllm:prefix_cache_queries", "Prompt tokens in whole pages that were looked up.", asked * page
+        )
+        yield counter("vllm:prefix_cache_hits", "Those that were there.", found * page)
+        yield counter("vllm:spec_decode_num_draft_tokens", "Tokens drafted.", drafted)
+        yield counter("vllm:spec_decode_num_accepted_tokens", "Drafted tokens that held.", accepted)
+        preempted = 0 if beat is None else beat.preempted
+        yield counter("vllm:num_preemptions", "Requests put back for want of cache.", preempted)
+        info = self._family(
+            GaugeMetricFamily, "vllm:cache_config_info", "The cache.", "block_size", "num_gpu_blocks"
+        )
+        if ready is not None:
+            info.add_metric([*self._who, str(page), str(ready.pages)], 1)
+        yield info
+
+    def _tokens(self) -> Iterator[Metric]:
+        counts = self._metrics.counts
+        yield self._counter("vllm:prompt_tokens", "Tokens of prompts, cached ones too.", counts.prompt_tokens)
+        yield self._counter("vllm:prompt_tokens_cached", "Those not computed again.", counts.cached_tokens)
+        yield self._counter("vllm:generation_tokens", "Tokens of answers.", counts.generation_tokens)
+
+    def _requests(self) -> Iterator[Metric]:
+        counts = self._metrics.counts
+        finished = self._family(CounterMetricFamily, "vllm:request_success", "Answers.", "finished_reason")
+        for reason, number in counts.finished.items():
+            finished.add_metric([*self._who, reason], number)
+        yield finished
+        yield self._counter("sampan:requests_aborted", "Left by their clients.", counts.aborted)
+        errors = self._family(CounterMetricFamily, "sampan:errors", "By kind.", "kind", "status")
+        for (kind, status), number in counts.errors.items():
+            errors.add_metric([*self._who, kind, str(status)], number)
+        yield errors
+        name, labels = "sampan:http_requests", ("method", "route", "status")
+        responses = self._family(CounterMetricFamily, name, "HTTP requests.", *labels)
+        for (method, route, status), number in counts.responses.items():
+            responses.add_metric([*self._who, method, route, str(status)], number)
+        yield responses
+
+    def _process(self) -> Iterator[Metric]:
+        supervisor = self._service.supervisor
+        beat = supervisor.beat
+        yield self._gauge("sampan:engine_up", "Whether the engine is ready.", supervisor.ready is not None)
+        yield self._counter("sampan:engine_restarts", "Of its process.", supervisor.restarts)
+        yield self._counter(
+            "sampan:engine_steps", "Of this engine process.", 0 if beat is None else beat.steps
+        )
+        resident = self._family(GaugeMetricFamily, "sampan:resident_memory_bytes", "In memory.", "process")
+        resident.add_metric([*self._who, "api"], resident_memory())
+        resident.add_metric([*self._who, "engine"], 0 if beat is None else beat.resident_bytes)
+        yield resident
+        ledger = self._service.admission.ledger.health
+        yield self._gauge("sampan:ledger_healthy", "Whether its last write went well.", ledger.healthy)
+        yield self._gauge("sampan:ledger_unsaved_rows", "Rows in memory only.", ledger.unsaved_rows)
+        yield self._counter("sampan:ledger_failures", "Writes that failed.", ledger.failures)
+        yield self._counter("sampan:ledger_lost_requests", "Usage that found no room.", ledger.lost)
+
+    def _cost(self) -> Iterator[Metric]:
+        meter = self._service.observer.meter
+        meter.look(time.monotonic())
+        yield self._counter("sampan:busy_seconds", "Time with requests in the engine.", meter.busy_s)
+        yield self._counter("sampan:energy_joules", "Energy of that time, where reported.", meter.joules)
+        price = self._service.settings.price_per_hour
+        cost = None if price is None else meter.busy_s / 3600 * price
+        yield self._counter("sampan:machine_cost_usd", "What that time cost, where a price is set.", cost)
+
+    @property
+    def _who(self) -> list[str]:
+        return [self._metrics.model, "0"]
+
+    def _gauge(self, name: str, text: str, value: float) -> GaugeMetricFamily:
+        family: GaugeMetricFamily = self._family(GaugeMetricFamily, name, text)
+        family.add_metric(self._who, value)
+        return family
+
+    def _counter(self, name: str, text: str, value: float | None) -> CounterMetricFamily:
+        family: CounterMetricFamily = self._family(CounterMetricFamily, name, text)
+        if value is not None:
+            family.add_metric(self._who, value)
+        return family
+
+    def _family(self, kind: Any, name: str, text: str, *labels: str) -> Any:
+        return kind(name, text, labels=["model_name", "engine", *labels])

@@ -1,0 +1,26 @@
+"""Tools: how a model is told of functions, how it calls them, and how its calls are found and forced.
+
+`tool_format` reads from the chat template which way of writing calls the model knows; with it `for_template`
+makes a conversation with tools ready for the template, `grammar` says what an answer with calls must look
+like, and `ToolParser` finds the calls in the answer.
+"""
+
+from sampan.text.tools.formats import ToolFormat, tool_format
+from sampan.text.tools.grammar import grammar
+from sampan.text.tools.parser import CallPiece, Piece, TextPiece, ToolParser
+from sampan.text.tools.prompt import for_template, instructions
+from sampan.text.tools.syntax import Call, Syntax
+
+__all__ = [
+    "Call",
+    "CallPiece",
+    "Piece",
+    "Syntax",
+    "TextPiece",
+    "ToolFormat",
+    "ToolParser",
+    "for_template",
+    "grammar",
+    "instructions",
+    "tool_format",
+]

@@ -1,0 +1,127 @@
+"""What an answer with calls must look like, in llguidance's dialect of Lark.
+
+Source of the dialect: llguidance's docs/syntax.md. Texts match no control token: it stands as `<[id]>`.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sampan.core.errors import RequestError
+from sampan.core.types import Grammar
+from sampan.text.tools.formats import ToolFormat
+
+MOST_CALLS = 64  # in one answer: a model that repeats itself comes to an end
+
+# The white space that models are trained on, json.dumps' own; none of it can be repeated without end.
+_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+def grammar(
+    format: ToolFormat,
+    tools: Sequence[Mapping[str, Any]],
+    choice: str = "auto",
+    parallel: bool = True,
+    *,
+    thinking: bool = False,
+) -> Grammar | None:
+    """What answers to a request with `tools` must look like; None where they may be any text.
+
+    `choice`: "auto", "none", "required" or the name of the one function to call, once. `parallel`: several
+    calls are fine. `thinking`: the prompt has opened a block of reasoning, which comes first. Calls that
+    must be made have arguments valid by the function's `parameters`, as far as llguidance knows its
+    keywords; of a function with `strict`, a keyword it does not know makes the grammar's compilation
+    fail. Under "auto" calls are held to the same once the model begins one, if a function is strict or no
+    second call is wanted. Raises `RequestError` for an unknown name and for parameters of no object.
+    """
+    if choice == "none" or not tools:
+        return None
+    functions = [tool["function"] for tool in tools]
+    if choice == "auto":
+        if parallel and not any(function.get("strict") for function in functions):
+            return None
+        return _lark([*_when_begun(format, parallel), *_functions(format, functions)])
+    if choice != "required":
+        functions = [function for function in functions if function["name"] == choice]
+        parallel = False
+    if not functions:
+        raise RequestError(
+            f"tool_choice names {choice!r:.80}, which is none of the tools: give one of their names"
+        )
+    return _lark([*_at_once(format, parallel, thinking), *_functions(format, functions)])
+
+
+def _lark(lines: list[str]) -> Grammar:
+    return Grammar("lark", "\n".join(["%llguidance {}", *lines]) + "\n")
+
+
+def _at_once(format: ToolFormat, parallel: bool, thinking: bool) -> list[str]:
+    """Calls, after whatever is thought."""
+    calls = _joined(_terms(format, format.syntax.begin + format.syntax.opening), _rest(format, parallel))
+    if not thinking:
+        return [f"start: {calls}"]
+    return [rf"start: thoughts /\n{{1,2}}/? {calls}", r"thoughts[lazy]: /(.|\n)*<\/think>/"]
+
+
+def _when_begun(format: ToolFormat, parallel: bool) -> list[str]:
+    """Any text; but a call, once begun, is a true one."""
+    syntax = format.syntax
+    if syntax.bare:
+        tags = [f"<[{format.control[tag]}]>?" for tag in syntax.openers if tag in format.control]
+        calls = _joined(*tags, _terms(format, format.syntax.opening), _rest(format, parallel))
+        return [f"start: {calls} | WORDS", r"WORDS: /\s*([^{\s](.|\n)*)?/"]
+    trigger, opening = syntax.openers[0], syntax.begin + format.syntax.opening
+    assert opening.startswith(trigger)
+    head = ["head: TEXT " if trigger in format.control else "head[lazy]: TEXT ", _terms(format, trigger)]
+    # Without an end to a group of calls, the next one is begun by the text after this one.
+    rest = _rest(format, parallel and bool(syntax.end))
+    lines = ["".join(head), "block: " + _joined("head", _terms(format, opening[len(trigger) :]), rest)]
+    return ["start: block* TEXT" if parallel else "start: block | TEXT", *lines, r"TEXT: /(.|\n)*/"]
+
+
+def _rest(format: ToolFormat, parallel: bool) -> str:
+    """A call after its opening, and more calls."""
+    again = _joined(_terms(format, format.syntax.between + format.syntax.opening), "function")
+    more = f"({again}){{0,{MOST_CALLS - 1}}}" if parallel else ""
+    return _joined("function", more, _terms(format, format.syntax.end))
+
+
+def _functions(format: ToolFormat, functions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each function's name and arguments."""
+    lines = ["function: " + " | ".join(f"function_{n}" for n in range(len(functions)))]
+    for n, function in enumerate(functions):
+        name = _terms(format, format.syntax.before_of(function["name"])[len(format.syntax.opening) :])
+        lines.append(f"function_{n}: " + _joined(name, f"arguments_{n}", _terms(format, format.syntax.after)))
+        lines.append(f"arguments_{n}: %json {json.dumps(_schema(function))}")
+    return lines
+
+
+def _schema(function: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a function's arguments: of an object, in our style, with no options of the client's."""
+    schema = function.get("parameters")
+    if schema is None:
+        schema = {"properties": {}, "additionalProperties": False}
+    kind = schema.get("type", "object")
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        raise RequestError(
+            f"the parameters of the function {function['name']!r:.80} are of type {kind!r:.40}: "
+            "arguments are an object, give its schema"
+        )
+    return {**schema, "type": "object", "x-guidance": {**_STYLE, "lenient": not function.get("strict")}}
+
+
+def _terms(format: ToolFormat, text: str) -> str:
+    """A text as terms of a rule: control tokens by their ids, the rest literally."""
+    control = "|".join(map(re.escape, format.control))
+    parts = re.split(f"({control})", text) if control else [text]
+    terms = (
+        f"<[{format.control[part]}]>" if part in format.control else json.dumps(part, ensure_ascii=False)
+        for part in parts
+        if part
+    )
+    return " ".join(terms)
+
+
+def _joined(*terms: str) -> str:
+    return " ".join(term for term in terms if term)

@@ -1,0 +1,237 @@
+"""Calls are found in any streamed answer, and nothing of an answer is lost or changed on the way."""
+
+import json
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sampan.text.tools import Call, CallPiece, TextPiece, ToolFormat, ToolParser
+from sampan.text.tools.deepseek import DEEPSEEK, DEEPSEEK_V31
+from sampan.text.tools.json_call import HERMES, LLAMA
+
+SYNTAXES = {syntax.name: syntax for syntax in (HERMES, LLAMA, DEEPSEEK, DEEPSEEK_V31)}
+NAMES = ("weather", "now", 'odd "name"')
+DEEP = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>"
+
+
+def parsed(syntax, pushes, *, whole=False, names=NAMES):
+    """The text, and the calls as (name, arguments)."""
+    parser = ToolParser(ToolFormat(SYNTAXES[syntax], True, True), names, whole=whole)
+    pieces = [piece for text in pushes for piece in parser.push(text)] + parser.finish()
+    return joined(pieces)
+
+
+def joined(pieces):
+    text, calls = "", []
+    for piece in pieces:
+        if isinstance(piece, TextPiece):
+            assert piece.text
+            text += piece.text
+        elif piece.name is not None:
+            assert piece.index == len(calls)
+            calls.append((piece.name, piece.arguments))
+        else:
+            assert piece.index == len(calls) - 1
+            calls[-1] = (calls[-1][0], calls[-1][1] + piece.arguments)
+    return text, calls
+
+
+PARIS = '{"city": "Paris", "days": [1, 2.5e3], "deep": {"a": {"b": null}}, "q": "} </tool_call> \\" {"}'
+PUBLISHED = {
+    "hermes": [
+        '<tool_call>\n{"name": "weather", "arguments": ' + PARIS + "}\n</tool_call>",
+        '<tool_call>{"name":"weather","arguments":' + PARIS + "}</tool_call>",
+        'Let me look.\n\n<tool_call>\n{"arguments": ' + PARIS + ', "name": "weather"}\n</tool_call>\n',
+        '<tool_call>\n{"type": "function", "name": "weather", "parameters": ' + PARIS + " }\n</tool_call>",
+        '<tool_call>\n{"name": "weather", "arguments": ' + PARIS + "}",  # a stop text ended it
+        '<tool_call>\n{"name": "weather", "arguments": ' + PARIS + "\n</tool_call>",  # a brace too few
+    ],
+    "llama": [
+        '{"name": "weather", "parameters": ' + PARIS + "}",
+        '<|python_tag|>{"name": "weather", "parameters": ' + PARIS + "}",
+        '\n\n{"type": "function", "name": "weather", "parameters": ' + PARIS + "}\n",
+        'Let me look.\n<|python_tag|>{"name": "weather", "arguments": ' + PARIS + "}",
+    ],
+    "deepseek": [
+        DEEP + f"function<｜tool▁sep｜>weather\n```json\n{PARIS}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        DEEP + f"weather<｜tool▁sep｜>{PARIS}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        f"Let me look.\n{DEEP}function<｜tool▁sep｜>weather\n```json\n{PARIS}\n```<｜tool▁call▁end｜>",
+        f"<｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n{PARIS}",
+    ],
+}
+PUBLISHED["deepseek-v3.1"] = PUBLISHED["deepseek"]
+CASES = [(name, text) for name, texts in PUBLISHED.items() for text in texts]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(("syntax", "text"), CASES)
+def test_a_call_is_found_however_it_is_cut(syntax, text, whole):
+    expected = ("Let me look." if text.startswith("Let") else "", [("weather", PARIS)])
+    assert parsed(syntax, [text], whole=whole) == expected
+    assert parsed(syntax, text, whole=whole) == expected
+    for cut in range(len(text)):
+        assert parsed(syntax, [text[:cut], text[cut:]], whole=whole) == expected
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_calls_side_by_side(syntax):
+    calls = [Call("weather", PARIS), Call("now", "{}"), Call("weather", '{"city": "Łódź"}')]
+    text = SYNTAXES[syntax].write(calls)
+    expected = [(call.name, call.arguments) for call in calls]
+    assert parsed(syntax, [text]) == ("", expected)
+    assert parsed(syntax, text) == ("", expected)
+    assert parsed(syntax, ["  ", text, "\n And that is all.\n"]) == ("And that is all.\n", expected)
+
+
+def test_a_function_without_parameters_may_be_called_without_arguments():
+    for syntax in ("hermes", "llama"):
+        text = SYNTAXES[syntax].openers[0] + '{"name": "now"}'
+        assert parsed(syntax, text) == ("", [("now", "{}")])
+
+
+def test_names_are_read_as_json():
+    call = Call('odd "name"', '{"a": 1}')
+    assert HERMES.write([call]).count('odd \\"name\\"') == 1
+    assert parsed("hermes", HERMES.write([call])) == ("", [(call.name, call.arguments)])
+
+
+@pytest.mark.parametrize(("syntax", "text"), [case for case in CASES if ', "name"' not in case[1]])
+def test_arguments_come_as_they_grow(syntax, text):
+    parser = ToolParser(ToolFormat(SYNTAXES[syntax], True, True), NAMES)
+    delivered = ""
+    for place, character in enumerate(text, 1 - text.index(PARIS)):
+        pieces = parser.push(character)
+        delivered += "".join(piece.arguments for piece in pieces if isinstance(piece, CallPiece))
+        assert delivered == PARIS[: max(place, 0)]
+
+
+@pytest.mark.parametrize(
+    ("syntax", "text"),
+    [
+        ("hermes", "<tool_call>"),
+        ("hermes", "a  <tool_call>  b"),
+        ("hermes", "<tool_call>\n{'name': 'weather', 'arguments': {}}\n</tool_call>"),
+        ("hermes", '<tool_call>\n{"name": "nobody", "arguments": {"city": "x"}}\n</tool_call>'),
+        ("hermes", '<tool_call>\n{"name": ["weather"], "arguments": {}}\n</tool_call>'),
+        ("hermes", '<tool_call>\n{"name": "weather", "arguments": "{}"}\n</tool_call>'),
+        ("hermes", '<tool_call>\n{"name": "weather", "arguments": [1]}\n</tool_call>'),
+        ("hermes", '<tool_call>\n{"arguments": {}}\n</tool_call>'),
+        ("hermes", '<tool_call>\n{"arguments": {}, "arguments": {}, "name": "now"}\n</tool_call>'),
+        ("hermes", '<tool_call>\n{"name": "weather", "argum'),
+        ("hermes", '<tool_call>\n{"x": ' + "9" * 5000 + ', "name": "now"}\n</tool_call>'),
+        ("hermes", '<tool_call>\n{"x": ' + "[" * 5000),
+        ("hermes", '<tool_call>[{"name": "weather", "arguments": {}}]</tool_call>'),
+        ("hermes", '{"name": "weather", "arguments": {}}'),
+        ("llama", "<|python_tag|>print('hello')"),
+        ("llama", '<|python_tag|>brave_search.call(query="x")'),
+        ("llama", '{"name": "nobody", "parameters": {}}'),
+        ("llama", '{"city": {"name": "weather"}}\n\n'),
+        ("llama", 'As JSON: {"name": "weather", "parameters": {}}'),
+        ("llama", "  \n{ and } are braces; so\n"),
+        ("llama", " \n "),
+        ("deepseek", "<｜tool▁calls▁begin｜>weather"),
+        ("deepseek", DEEP + "function<｜tool▁sep｜>nobody\n```json\n{}\n```<｜tool▁call▁end｜>"),
+        ("deepseek", DEEP + "type<｜tool▁sep｜>weather\n```json\n{}\n```<｜tool▁call▁end｜>"),
+        ("deepseek", DEEP + "function<｜tool▁sep｜>weather\n{}<｜tool▁call▁end｜>"),
+        ("deepseek", DEEP + "function<｜tool▁sep｜>weather\n```json\n[]\n```<｜tool▁call▁end｜>"),
+        ("deepseek", DEEP + "function" + " " * 300 + "<｜tool▁sep｜>weather\n```json\n{}"),
+        ("deepseek", DEEP + "a line\n" * 200),
+    ],
+)
+def test_what_is_no_call_is_text_and_nothing_is_lost(syntax, text):
+    assert parsed(syntax, [text]) == (text, [])
+    assert parsed(syntax, text) == (text, [])
+    assert parsed(syntax, text, whole=True) == (text, [])
+
+
+def test_a_call_is_found_after_one_that_failed():
+    good = HERMES.write([Call("now", "{}")])
+    for bad in (
+        "<tool_call>",
+        '<tool_call>{"name": "nobody", "arguments": {}}</tool_call>',
+        '<tool_call>{"x"',
+    ):
+        assert parsed("hermes", bad + good) == (bad, [("now", "{}")])
+    broken = DEEPSEEK.write([Call("now", "{}"), Call("nobody", "{}"), Call("weather", '{"a": 1}')])
+    text, calls = parsed("deepseek", broken)
+    assert calls == [("now", "{}"), ("weather", '{"a": 1}')]
+    assert "nobody" in text
+
+
+@pytest.mark.parametrize("rest", ["oops}}\n</tool_call>", "", '"\n', " and so on <tool_call>"])
+def test_arguments_that_break_off(rest):
+    head = '<tool_call>\n{"name": "weather", "arguments": '
+    begun = '{"city": "Paris", '
+    fits = '"' if rest.startswith('"') else " " if rest.startswith(" ") else ""
+    text = head + begun + rest
+    assert parsed("hermes", text) == (rest.removeprefix(fits), [("weather", begun + fits)])
+    assert parsed("hermes", text, whole=True) == (text, [])
+
+
+@pytest.mark.parametrize("text", ["Is 1 < 2", "a <tool", "b\n\n<", "plain", "<tool_calls"])
+def test_only_what_may_begin_a_call_is_held_back(text):
+    parser = ToolParser(ToolFormat(HERMES, True, True), NAMES)
+    shown, _ = joined(parser.push(text))
+    held = text.removeprefix(shown)
+    assert "<tool_call>".startswith(held.strip())
+    assert not held or parser.finish() == [TextPiece(held)]
+
+
+FRAGMENTS = [
+    "<tool_call>", "</tool_call>", "<|python_tag|>", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>",
+    "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "function", "weather", "now", "\n", " ",
+    '{"name": "weather", "arguments": ', '{"name": "now", "parameters": ', "{}", '{"a": "b"}', "}", "{", "[",
+    '{"arguments": {"x": [1, 2]}, "name": "now"}', "```json\n", "```", '"', ",", "1", "\\", "é", ";",
+    *(syntax.write([Call("weather", PARIS), Call("now", "{}")]) for syntax in SYNTAXES.values()),
+]  # fmt: skip
+answers = st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join)
+cuts = st.lists(st.integers(1, 9), min_size=1, max_size=8)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(SYNTAXES)), answers, cuts, st.booleans())
+@example("hermes", "<tool_call>" + '{"a": "<tool_call>{', [3], True)
+def test_any_cutting_gives_the_same(syntax, answer, sizes, whole):
+    pushes, place = [], 0
+    while place < len(answer):
+        size = sizes[len(pushes) % len(sizes)]
+        pushes.append(answer[place : place + size])
+        place += size
+    text, calls = parsed(syntax, pushes, whole=whole)
+    assert (text, calls) == parsed(syntax, [answer], whole=whole)
+    for name, arguments in calls:
+        assert name in NAMES
+        assert arguments in answer or arguments == "{}"
+        if whole:
+            assert isinstance(json.loads(arguments), dict)
+    if not calls:
+        assert text == answer
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(SYNTAXES)), st.text(), st.text(max_size=3))
+def test_text_without_calls_passes_unchanged(syntax, before, after):
+    text = before + after
+    assert parsed(syntax, [before, after]) == (text, [])
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(sorted(SYNTAXES)),
+    st.dictionaries(st.text(), json_values, max_size=4),
+    st.booleans(),
+    st.sampled_from([None, 0, 3]),
+)
+def test_any_arguments_come_through_as_written(syntax, arguments, ascii_only, indent):
+    written = json.dumps(arguments, ensure_ascii=ascii_only, indent=indent)
+    calls = [("weather", written), ("now", "{}")]
+    text = SYNTAXES[syntax].write([Call(*call) for call in calls])
+    assert parsed(syntax, text) == ("", calls)
