@@ -12,6 +12,7 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from sampan.core.errors import RequestError
+from sampan.text.grammar import GrammarCompiler
 from sampan.text.tokenizer import Tokenizer
 from sampan.text.tools import CallPiece, TextPiece, ToolFormat, ToolParser, grammar
 from sampan.text.tools.deepseek import DEEPSEEK, DEEPSEEK_V31
@@ -210,16 +211,19 @@ def test_llamas_tag_may_come_before_a_call(vocabulary):
 
 
 def test_reasoning_comes_before_calls_that_must_be_made(vocabulary):
-    format = form(HERMES, False)
-    source = grammar(format, TOOLS, "now", thinking=True).source
-    found = matcher(vocabulary, source)
-    assert found.consume_tokens(vocabulary.encode("Hm. <tool_call> or not?"))
-    assert not found.is_accepting()
-    assert found.consume_tokens(
-        vocabulary.encode('</think>\n\n<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>')
+    found = GrammarCompiler(vocabulary.tokenizer).compile(
+        grammar(form(HERMES, False), TOOLS, "now"), thinking=True
     )
-    assert found.is_accepting()
-    assert not matcher(vocabulary, source).consume_tokens(vocabulary.encode("</think> words"))
+
+    def write(text: str) -> None:
+        for token in vocabulary.tokenizer.encode(text, add_bos=False):
+            found.accept(token)
+
+    write("Hm. <tool_call> or not?")
+    assert not found.done
+    write('</think>\n\n<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>')
+    assert found.done
+    assert found.error is None
 
 
 def test_nothing_is_asked_of_an_answer_that_may_be_any_text():

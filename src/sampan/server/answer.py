@@ -1,21 +1,28 @@
 """The tokens of one answer as the parts that clients get: text, reasoning, tool calls."""
 
+from collections.abc import Iterable
+from uuid import uuid4
+
 from sampan.engine.sequence import Event
-from sampan.server.ask import Ask, Part
+from sampan.server.ask import Ask, CallPart, Part
 from sampan.server.errors import ApiError
+from sampan.server.text import ModelText
 from sampan.text.reasoning import Piece, ReasoningSplitter
 from sampan.text.stream import TextStream
-from sampan.text.tokenizer import Tokenizer
+from sampan.text.tools import CallPiece, TextPiece, ToolParser
 
 
 class Reader:
     """Reads one answer's events. `finished` once no more count, at a stop text before the engine knows."""
 
-    def __init__(self, tokenizer: Tokenizer, ask: Ask, place: int) -> None:
+    def __init__(self, text: ModelText, ask: Ask, place: int) -> None:
         self._place = place
-        self._text = TextStream(tokenizer, tuple(ask.sampling.stop))
+        self._tools = _parser(text, ask)
+        shown = text.tool_format.shown if self._tools is not None else frozenset[int]()
+        self._text = TextStream(text.tokenizer, tuple(ask.sampling.stop), shown=shown)
         self._split = None if ask.raw else ReasoningSplitter(starts_inside=ask.thinking)
-        self._ends = frozenset() if ask.sampling.ignore_eos else tokenizer.eos_ids
+        self._ends = frozenset() if ask.sampling.ignore_eos else text.tokenizer.eos_ids
+        self._called = False
         self.finished = False
 
     def take(self, event: Event) -> Part:
@@ -31,10 +38,37 @@ class Reader:
             self.finished = True
             pieces += self._pieces(self._text.finish()) + (self._split.finish() if self._split else [])
         reasoning = "".join(piece.text for piece in pieces if piece.kind == "reasoning")
-        text = "".join(piece.text for piece in pieces if piece.kind == "text")
-        return Part(self._place, text, reasoning, (), (event.token,), reason, self._text.stop_text)
+        text, calls = self._read("".join(piece.text for piece in pieces if piece.kind == "text"))
+        finish = "tool_calls" if reason == "stop" and self._called else reason
+        stop = self._text.stop_text
+        return Part(self._place, text, reasoning, calls, (event.token,), finish, stop)
 
     def _pieces(self, text: str) -> list[Piece]:
         if self._split is not None:
             return self._split.push(text)
         return [Piece("text", text)] if text else []
+
+    def _read(self, text: str) -> tuple[str, tuple[CallPart, ...]]:
+        """The text outside of calls, and what there is of calls."""
+        if self._tools is None:
+            return text, ()
+        found = self._tools.push(text) + (self._tools.finish() if self.finished else [])
+        calls = tuple(_call(piece) for piece in found if isinstance(piece, CallPiece))
+        self._called = self._called or bool(calls)
+        return "".join(_texts(found)), calls
+
+
+def _parser(text: ModelText, ask: Ask) -> ToolParser | None:
+    if ask.tools is None or not ask.tools.callable:
+        return None
+    names = [tool["function"]["name"] for tool in ask.tools.callable]
+    return ToolParser(text.tool_format, names, whole=ask.whole)
+
+
+def _call(piece: CallPiece) -> CallPart:
+    name = None if piece.name is None else f"call_{uuid4().hex[:24]}"
+    return CallPart(piece.index, piece.arguments, name, piece.name)
+
+
+def _texts(pieces: Iterable[object]) -> list[str]:
+    return [piece.text for piece in pieces if isinstance(piece, TextPiece)]

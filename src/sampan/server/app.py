@@ -47,7 +47,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.responses = ResponseStore()
     for module in (chat, completions, responses, embeddings, models):
         app.include_router(module.router)
-    app.include_router(messages.router, responses=_errors(anthropic.ErrorBody))
+    app.include_router(messages.router, responses=_errors(anthropic.MessagesError))
     app.include_router(health)
     for router in (metrics.router, usage.router, live.router):
         app.include_router(router)

@@ -30,6 +30,11 @@ class Tools:
     choice: str = "auto"
     parallel: bool = True
 
+    @property
+    def callable(self) -> Sequence[Mapping[str, Any]]:
+        """Those that may be called."""
+        return () if self.choice == "none" else self.offered
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -37,6 +42,7 @@ class Ask:
 
     `model`: the served model's name or an adapter's. `n`: answers wanted. `tools`: None where the text is
     not to be searched for calls. `raw`: it is taken as it is, tags of reasoning included.
+    `whole`: nothing is shown before the end, so what begins like a call and goes wrong becomes text in full.
     """
 
     ids: tuple[int, ...]
@@ -47,6 +53,7 @@ class Ask:
     grammar: Grammar | None = None
     tools: Tools | None = None
     raw: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from sampan.server.sse import unless_gone
 from sampan.server.supervisor import Mailbox, Supervisor
 from sampan.server.text import ModelText
 from sampan.server.trace import PROBE, Observer, Trace
+from sampan.text.tools import grammar as grammar_of_calls
 
 _LONG_TEXT = 20_000  # characters that take the tokenizer some milliseconds
 
@@ -55,18 +56,31 @@ class Service:
         variables: Mapping[str, Any],
     ) -> Ask:
         """A conversation as an ask."""
-        ids, thinking = await self.rendered(messages, **variables)
+        listed = () if tools is None else tools.callable
+        ids, thinking = await self.rendered(messages, listed, **variables)
+        if tools is not None and grammar is None:
+            grammar = self._calls(tools)
         return Ask(tuple(ids), sampling, model, n, thinking, grammar, tools)
 
+    def _calls(self, tools: Tools) -> Grammar | None:
+        """What an answer with calls must look like."""
+        try:
+            return grammar_of_calls(self.text.tool_format, tools.offered, tools.choice, tools.parallel)
+        except RequestError as error:
+            raise bad_request(str(error), param="tools") from error
+
     async def rendered(
-        self, messages: Sequence[Mapping[str, Any]], **variables: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        **variables: Any,
     ) -> tuple[list[int], bool]:
         """The prompt of a conversation, and whether it has opened a block of reasoning."""
         size = sum(len(str(message.get("content"))) for message in messages)
         try:
             if size > _LONG_TEXT:
-                return await asyncio.to_thread(self.text.conversation, messages, **variables)
-            return self.text.conversation(messages, **variables)
+                return await asyncio.to_thread(self.text.conversation, messages, tools, **variables)
+            return self.text.conversation(messages, tools, **variables)
         except (RequestError, TemplateError, TokenizerError) as error:
             raise bad_request(str(error), param="messages") from error
 
@@ -96,7 +110,7 @@ class Service:
         mailbox = Mailbox()
         each = [(ask, sample) for ask in asks for sample in range(ask.n)]
         trace = self.observer.begin(asks, caller, usage)
-        readers = [Reader(self.text.tokenizer, ask, place) for place, (ask, _) in enumerate(each)]
+        readers = [Reader(self.text, ask, place) for place, (ask, _) in enumerate(each)]
         tasks = [
             asyncio.create_task(self._occupy(ask, sample, place, caller, mailbox, trace))
             for place, (ask, sample) in enumerate(each)

@@ -65,7 +65,8 @@ class Supervisor:
     """Keeps one engine process running.
 
     `ready`: what it said when it had loaded; None while there is none. `beat`: its last sign of life.
-    `failure`: why there is none now. `restarts`: since the start. `last_token`: when one came, by the monotonic clock.
+    `failure`: why there is none now. `restarts`: since the start. `last_token`: when one came,
+    by the monotonic clock.
     """
 
     def __init__(self, settings: EngineSettings, *, stall_s: float) -> None:

@@ -14,6 +14,7 @@ from sampan.server.errors import bad_request
 from sampan.text.chat import ChatTemplate
 from sampan.text.reasoning import starts_inside_reasoning
 from sampan.text.tokenizer import Tokenizer
+from sampan.text.tools import ToolFormat, for_template, tool_format
 from sampan.weights.checkpoint import open_checkpoint
 
 
@@ -41,12 +42,24 @@ class ModelText:
         give_back_freed_memory()
         return text
 
-    def conversation(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> tuple[list[int], bool]:
+    @cached_property
+    def tool_format(self) -> ToolFormat:
+        """How the model is told of tools and calls them."""
+        source = None if self.template is None else self.template.tool_source
+        return tool_format(source, self.tokenizer)
+
+    def conversation(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        **variables: Any,
+    ) -> tuple[list[int], bool]:
         """The prompt of a conversation, and whether it has opened a block of reasoning."""
         if self.template is None:
             raise bad_request(f"{self.name} has no chat template: use /v1/completions", param="messages")
         veil = Veil(self.control_texts)
-        prompt = self.template.render(veil.over(messages), add_generation_prompt=True, **veil.over(variables))
+        ready, listed = for_template(self.tool_format, veil.over(messages), veil.over(tools))
+        prompt = self.template.render(ready, add_generation_prompt=True, tools=listed, **veil.over(variables))
         return veil.encode(self.tokenizer, prompt), starts_inside_reasoning(prompt)
 
     @cached_property

@@ -80,6 +80,11 @@ class ChatTemplate:
             tool_source=values.text("tokenizer.chat_template.tool_use"),
         )
 
+    @property
+    def tool_source(self) -> str:
+        """The source that renders requests with tools."""
+        return self._sources.get("tool_use", self._sources["default"])
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

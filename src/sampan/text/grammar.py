@@ -36,7 +36,7 @@ _JSON = {
     "coerce_one_of": False,
 }
 # An answer inside a block of reasoning: the text up to the tag is free.
-_THOUGHT = 'start: thought @answer\nthought[suffix="</think>"]: /(.|\\n)*/'
+_THOUGHT = 'start: thought /\\n{1,2}/? @answer\nthought[suffix="</think>"]: /(.|\\n)*/'
 
 
 class GrammarConstraint:

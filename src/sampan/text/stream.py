@@ -15,11 +15,17 @@ from sampan.text.tokenizer import Tokenizer
 class TextStream:
     """The text of one answer, token by token; the work for a token does not grow with the text."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
-        """`stop`: strings that end the answer and are not part of it; an empty one is a `RequestError`."""
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str] = (), *, shown: frozenset[int] = frozenset()
+    ) -> None:
+        """`stop`: strings that end the answer and are not part of it; an empty one is a `RequestError`.
+
+        `shown`: control tokens that are text here.
+        """
         if "" in stop:
             raise RequestError("a stop string is empty: it would end every answer before it begins")
         self._tokenizer = tokenizer
+        self._hidden = tokenizer.special_ids - shown if shown else tokenizer.special_ids
         self._spaces_to_strip = tokenizer.strip_left
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._stops = [_Matcher(text) for text in stop]
@@ -33,7 +39,7 @@ class TextStream:
 
     def push(self, token_id: int) -> str:
         """The text that this token makes safe to show, often none; "" once stopped."""
-        if self.stopped or token_id in self._tokenizer.special_ids:
+        if self.stopped or token_id in self._hidden:
             return ""
         return self._show(self._utf8.decode(self._strip(self._tokenizer.token_bytes(token_id))))
 

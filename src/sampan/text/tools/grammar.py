@@ -23,16 +23,13 @@ def grammar(
     tools: Sequence[Mapping[str, Any]],
     choice: str = "auto",
     parallel: bool = True,
-    *,
-    thinking: bool = False,
 ) -> Grammar | None:
     """What answers to a request with `tools` must look like; None where they may be any text.
 
     `choice`: "auto", "none", "required" or the name of the one function to call, once. `parallel`: several
-    calls are fine. `thinking`: the prompt has opened a block of reasoning, which comes first. Calls that
-    must be made have arguments valid by the function's `parameters`, as far as llguidance knows its
-    keywords; of a function with `strict`, a keyword it does not know makes the grammar's compilation
-    fail. Under "auto" calls are held to the same once the model begins one, if a function is strict or no
+    calls are fine. Calls that must be made have arguments valid by the function's `parameters`, as far as
+    llguidance knows its keywords; of a function with `strict`, a keyword it does not know makes the grammar's
+    compilation fail. Under "auto" calls are held to the same once the model begins one, if a function is strict or no
     second call is wanted. Raises `RequestError` for an unknown name and for parameters of no object.
     """
     if choice == "none" or not tools:
@@ -49,19 +46,12 @@ def grammar(
         raise RequestError(
             f"tool_choice names {choice!r:.80}, which is none of the tools: give one of their names"
         )
-    return _lark([*_at_once(format, parallel, thinking), *_functions(format, functions)])
+    calls = _joined(_terms(format, format.syntax.begin + format.syntax.opening), _rest(format, parallel))
+    return _lark([f"start: {calls}", *_functions(format, functions)])
 
 
 def _lark(lines: list[str]) -> Grammar:
     return Grammar("lark", "\n".join(["%llguidance {}", *lines]) + "\n")
-
-
-def _at_once(format: ToolFormat, parallel: bool, thinking: bool) -> list[str]:
-    """Calls, after whatever is thought."""
-    calls = _joined(_terms(format, format.syntax.begin + format.syntax.opening), _rest(format, parallel))
-    if not thinking:
-        return [f"start: {calls}"]
-    return [rf"start: thoughts /\n{{1,2}}/? {calls}", r"thoughts[lazy]: /(.|\n)*<\/think>/"]
 
 
 def _when_begun(format: ToolFormat, parallel: bool) -> list[str]:
