@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from tempfile import TemporaryDirectory
 from typing import IO
 
 import anthropic
@@ -17,6 +19,8 @@ import openai
 import pytest
 
 from sampan.core.types import ModelFiles
+from sampan.server.ask import Part
+from sampan.server.text import ModelText
 
 _ADDRESS = re.compile(r"is served at (http://\S+)")
 
@@ -55,9 +59,16 @@ Serve = Callable[..., AbstractContextManager[Running]]
 def _serve(*options: str, **environment: str) -> Iterator[Running]:
     command = [sys.executable, "-m", "sampan", "serve", "--port", "0", "--threads", "2", *options]
     variables = {**os.environ, "SAMPAN_TUNE": "0", **environment}
-    with subprocess.Popen(
-        command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with (
+        TemporaryDirectory() as folder,
+        subprocess.Popen(
+            [*command, *([] if "--database" in options else ["--database", f"sqlite:///{folder}/ledger.db"])],
+            env=variables,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
         running, reader = Running("", process.pid, process), None
         try:
             assert process.stderr is not None
@@ -89,6 +100,53 @@ def service(default_model: ModelFiles) -> Iterator[Running]:  # noqa: ARG001 - f
 def serve(default_model: ModelFiles) -> Serve:  # noqa: ARG001
     """Starts a service of one's own: `with serve("--option", …, NAME="value") as running`."""
     return _serve
+
+
+@pytest.fixture(scope="session")
+def model_text(default_model: ModelFiles) -> ModelText:
+    """The tokenizer and the chat template of the default model, as the service has them."""
+    return ModelText.read(default_model, "smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def played() -> Callable[[Sequence[Part | Exception]], AsyncIterator[Part]]:
+    """Parts as the service would give them, or an error in their midst."""
+
+    async def play(parts: Sequence[Part | Exception]) -> AsyncIterator[Part]:
+        for part in parts:
+            if isinstance(part, Exception):
+                raise part
+            yield part
+
+    return play
+
+
+@pytest.fixture
+def canned() -> Iterator[Callable[[list[bytes]], str]]:
+    """Serves these server-sent events, whatever is asked: for what a small model would not say by itself."""
+    servers = []
+
+    def serve(frames: list[bytes]) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["content-length"]))
+                self.send_response(200)
+                self.send_header("content-type", "text/event-stream")
+                self.end_headers()
+                self.wfile.write(b"".join(frames))
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        server = HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 def _address(lines: IO[str], logs: list[str]) -> str:

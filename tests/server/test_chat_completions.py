@@ -106,7 +106,10 @@ def test_what_is_not_served_is_a_400_that_names_it(service: "Running", field: st
 
 def test_an_image_is_refused(service: "Running") -> None:
     image: Any = [
-        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]}
+        {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}],
+        }
     ]
     with pytest.raises(openai.BadRequestError, match="content"):
         service.openai.chat.completions.create(model=service.model, messages=image)

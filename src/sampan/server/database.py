@@ -147,7 +147,6 @@ def _engine(url: URL) -> Engine:
         engine = create_engine(
             url, hide_parameters=True, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS}
         )
-        event.listen(engine, "connect", _no_implicit_begin)
         event.listen(engine, "begin", _begin)
         return engine
     limits = {"connect_timeout": 5, "keepalives_idle": 10, "tcp_user_timeout": 10_000}
@@ -157,12 +156,8 @@ def _engine(url: URL) -> Engine:
         raise UsageError("PostgreSQL needs its driver: pip install 'sampan[postgres]'") from None
 
 
-def _no_implicit_begin(connection: Any, _: Any) -> None:
-    # Python's sqlite3 begins no transaction for CREATE TABLE: half a migration could stay.
-    connection.isolation_level = None
-
-
 def _begin(connection: Any) -> None:
+    # Python's sqlite3 begins no transaction for CREATE TABLE: half a migration could stay.
     connection.exec_driver_sql("BEGIN")
 
 

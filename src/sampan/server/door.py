@@ -8,16 +8,18 @@ from sampan.server.ask import Caller
 from sampan.server.service import Service
 
 
-def service_of(request: Request) -> Service:
+async def service_of(request: Request) -> Service:
     """The service that this application was made for."""
     service: Service = request.app.state.service
     return service
 
 
-def caller_of(request: Request) -> Caller:
-    """Who asks; a 401 for a key that is missing, wrong, revoked or expired."""
-    return service_of(request).admission.caller(request.headers)
-
-
 Service_ = Annotated[Service, Depends(service_of)]
+
+
+async def caller_of(request: Request, service: Service_) -> Caller:
+    """Who asks; a 401 for a key that is missing, wrong, revoked or expired."""
+    return service.admission.caller(request.headers)
+
+
 Caller_ = Annotated[Caller, Depends(caller_of)]

@@ -23,6 +23,9 @@ _SAME_NAME = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
     "seed", "ignore_eos", "max_tokens",
 )  # fmt: skip
+_TEMPLATE_OWN = frozenset(
+    ("messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token")
+)
 
 
 def sampling_of(request: Sampling, text: ModelText, *, logprobs: int | None) -> SamplingParams:
@@ -108,3 +111,12 @@ def tools_of(request: ChatRequest) -> Tools | None:
         raise bad_request("two tools have the same name", param="tools")
     offered = [dumped(tool) for tool in request.tools]
     return Tools(offered, name, request.parallel_tool_calls is not False)
+
+
+def variables_of(request: ChatRequest) -> dict[str, Any]:
+    """What else the chat template is given; what the service gives it itself cannot be replaced."""
+    given = dict(request.chat_template_kwargs or {})
+    own = sorted(_TEMPLATE_OWN & given.keys())
+    if own:
+        raise bad_request(f"chat_template_kwargs may not set {own[0]}", param="chat_template_kwargs")
+    return given

@@ -14,7 +14,7 @@ from sampan.server.ask import Ask, CallPart, Part, Usage
 from sampan.server.collect import Answer, Run, collected
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
-from sampan.server.openai.asks import grammar_of, sampling_of, template_messages, tools_of
+from sampan.server.openai.asks import grammar_of, sampling_of, template_messages, tools_of, variables_of
 from sampan.server.openai.replies import ChatCompletion, chat_logprobs, error_event, text_json, usage_row
 from sampan.server.openai.schemas import ChatRequest
 from sampan.server.service import Service
@@ -63,7 +63,7 @@ async def ask_of(body: ChatRequest, service: Service) -> Ask:
         n=body.n or 1,
         grammar=grammar,
         tools=tools,
-        variables=dict(body.chat_template_kwargs or {}),
+        variables=variables_of(body),
     )
 
 

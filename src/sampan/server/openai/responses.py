@@ -10,7 +10,7 @@ from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.openai.responses_asks import ask_of, numbered
 from sampan.server.openai.responses_events import Reply
-from sampan.server.openai.responses_replies import Deleted, ItemList, ResponseDocument
+from sampan.server.openai.responses_replies import ItemList, ResponseDeleted, ResponseDocument
 from sampan.server.openai.responses_schemas import ItemQuery, NoQuery, ResponseRequest
 from sampan.server.openai.responses_store import ResponseStore, Stored
 from sampan.server.sse import EventStream, unless_gone
@@ -63,11 +63,11 @@ async def show(
 
 
 @router.delete("/{response_id}")
-async def delete(response_id: str, caller: Caller_, store: Store_) -> Deleted:
+async def delete(response_id: str, caller: Caller_, store: Store_) -> ResponseDeleted:
     """Forget a response."""
     if not store.remove(caller, response_id):
         raise _missing(response_id)
-    return Deleted(id=response_id, object="response", deleted=True)
+    return ResponseDeleted(id=response_id, object="response", deleted=True)
 
 
 @router.get("/{response_id}/input_items", response_model=ItemList)

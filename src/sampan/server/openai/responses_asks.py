@@ -11,12 +11,13 @@ from sampan.server import thinking
 from sampan.server.ask import Ask, Tools
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.offer import offer
-from sampan.server.openai.responses_schemas import Item, NamedFunction, ResponseRequest, SchemaFormat
+from sampan.server.openai.responses_schemas import FunctionChoice, Item, ResponseRequest, TextSchema
 from sampan.server.openai.schemas import dumped
 from sampan.server.service import Service
 from sampan.server.text import ModelText
 
 _PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+_SILENT = {"role": "assistant", "content": ""}
 
 
 async def ask_of(body: ResponseRequest, items: Sequence[Mapping[str, Any]], service: Service) -> Ask:
@@ -75,10 +76,9 @@ def template_messages(instructions: str | None, items: Sequence[Mapping[str, Any
                 rows[-1] = _joined(rows[-1], row)
                 continue
         elif thought:
-            rows.append(_thought({"role": "assistant", "content": ""}, thought))
-            thought = ""
+            rows, thought = [*rows, _thought(_SILENT, thought)], ""
         rows.append(row)
-    return rows
+    return [*rows, _thought(_SILENT, thought)] if thought else rows
 
 
 def _row(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,8 +92,8 @@ def _row(item: Mapping[str, Any]) -> dict[str, Any]:
     return {"role": role, "content": _text(item["content"])}
 
 
-def _thought(row: dict[str, Any], thought: str) -> dict[str, Any]:
-    return {**row, "reasoning_content": thought} if thought else row
+def _thought(row: Mapping[str, Any], thought: str) -> dict[str, Any]:
+    return {**row, "reasoning_content": thought} if thought else dict(row)
 
 
 def _joined(turn: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _sampling(body: ResponseRequest, text: ModelText) -> SamplingParams:
 
 def _grammar(body: ResponseRequest) -> Grammar | None:
     form = body.text.format if body.text is not None else None
-    if isinstance(form, SchemaFormat):
+    if isinstance(form, TextSchema):
         return Grammar("json_schema", json.dumps(form.schema_))
     return Grammar("json_object") if form is not None and form.type == "json_object" else None
 
@@ -129,8 +129,8 @@ def _tools(body: ResponseRequest) -> Tools | None:
         {name: value for name, value in dumped(tool).items() if name != "type"} for tool in body.tools or ()
     ]
     choice = body.tool_choice
-    named = isinstance(choice, NamedFunction)
-    name = choice.name if isinstance(choice, NamedFunction) else choice or "auto"
+    named = isinstance(choice, FunctionChoice)
+    name = choice.name if isinstance(choice, FunctionChoice) else choice or "auto"
     return offer(functions, name, named=named, parallel=body.parallel_tool_calls is not False)
 
 

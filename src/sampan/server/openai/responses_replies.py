@@ -9,10 +9,10 @@ from sampan.server.collect import Run
 from sampan.server.openai.replies import ContentLogprob, chat_logprobs
 from sampan.server.openai.responses_schemas import (
     CallItem,
+    FunctionChoice,
     FunctionTool,
     InputText,
     MessageItem,
-    NamedFunction,
     ReasoningItem,
     ReasoningText,
     Status,
@@ -22,7 +22,7 @@ from sampan.server.openai.responses_schemas import (
 from sampan.server.text import ModelText
 
 
-class AnswerText(BaseModel):
+class ResponseText(BaseModel):
     """Text of the answer."""
 
     type: Literal["output_text"]
@@ -31,17 +31,17 @@ class AnswerText(BaseModel):
     logprobs: list[ContentLogprob]
 
 
-class AnswerMessage(BaseModel):
+class ResponseMessage(BaseModel):
     """A message."""
 
     id: str
     type: Literal["message"]
     role: Literal["assistant"]
     status: Status
-    content: list[AnswerText]
+    content: list[ResponseText]
 
 
-class AnswerCall(BaseModel):
+class ResponseCall(BaseModel):
     """A call that the model makes."""
 
     id: str
@@ -52,7 +52,7 @@ class AnswerCall(BaseModel):
     status: Status
 
 
-class AnswerReasoning(BaseModel):
+class ResponseReasoning(BaseModel):
     """What the model thought, whole."""
 
     id: str
@@ -62,43 +62,43 @@ class AnswerReasoning(BaseModel):
     status: Status
 
 
-class InputDetails(BaseModel):
+class ResponseInputDetails(BaseModel):
     """`cached_tokens`: of the prompt, that an earlier request had computed."""
 
     cached_tokens: int
     cache_write_tokens: int
 
 
-class OutputDetails(BaseModel):
+class ResponseOutputDetails(BaseModel):
     """`reasoning_tokens`: of the answer, that were thought."""
 
     reasoning_tokens: int
 
 
-class UsageRow(BaseModel):
+class ResponseUsage(BaseModel):
     """Tokens."""
 
     input_tokens: int
-    input_tokens_details: InputDetails
+    input_tokens_details: ResponseInputDetails
     output_tokens: int
-    output_tokens_details: OutputDetails
+    output_tokens_details: ResponseOutputDetails
     total_tokens: int
 
 
-class Failure(BaseModel):
+class ResponseFailure(BaseModel):
     """Why there is no answer."""
 
     code: str
     message: str
 
 
-class Incomplete(BaseModel):
+class ResponseIncomplete(BaseModel):
     """Why there is not all of it."""
 
     reason: Literal["max_output_tokens"]
 
 
-class Effort(BaseModel):
+class ResponseEffort(BaseModel):
     """As asked for."""
 
     effort: str | None
@@ -114,29 +114,29 @@ class ResponseDocument(BaseModel):
     completed_at: int | None
     status: Literal["in_progress", "completed", "incomplete", "failed"]
     background: Literal[False]
-    error: Failure | None
-    incomplete_details: Incomplete | None
+    error: ResponseFailure | None
+    incomplete_details: ResponseIncomplete | None
     instructions: str | None
     max_output_tokens: int | None
     max_tool_calls: None
     metadata: dict[str, str]
     model: str
-    output: list[AnswerMessage | AnswerCall | AnswerReasoning]
+    output: list[ResponseMessage | ResponseCall | ResponseReasoning]
     parallel_tool_calls: bool
     previous_response_id: str | None
     prompt_cache_key: str | None
-    reasoning: Effort
+    reasoning: ResponseEffort
     safety_identifier: str | None
     service_tier: Literal["default"]
     store: bool
     temperature: float
     text: TextConfig
-    tool_choice: Literal["none", "auto", "required"] | NamedFunction
+    tool_choice: Literal["none", "auto", "required"] | FunctionChoice
     tools: list[FunctionTool]
     top_logprobs: int
     top_p: float
     truncation: Literal["disabled"]
-    usage: UsageRow | None
+    usage: ResponseUsage | None
     user: str | None
 
 
@@ -160,7 +160,7 @@ class ItemList(BaseModel):
     has_more: bool
 
 
-class Deleted(BaseModel):
+class ResponseDeleted(BaseModel):
     """It is gone."""
 
     id: str

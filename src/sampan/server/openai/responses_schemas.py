@@ -124,14 +124,14 @@ class FunctionTool(Strict):
     strict: bool | None = None
 
 
-class NamedFunction(Strict):
+class FunctionChoice(Strict):
     """Which function must be called."""
 
     type: Literal["function"]
     name: str
 
 
-class SchemaFormat(Strict):
+class TextSchema(Strict):
     """JSON that fits a schema."""
 
     type: Literal["json_schema"]
@@ -144,7 +144,7 @@ class SchemaFormat(Strict):
 class TextConfig(Strict):
     """What the text of the answer must look like."""
 
-    format: Annotated[SchemaFormat | PlainFormat, Field(discriminator="type")] | None = None
+    format: Annotated[TextSchema | PlainFormat, Field(discriminator="type")] | None = None
     verbosity: Literal["medium"] | None = None
 
 
@@ -155,7 +155,7 @@ class Reasoning(Strict):
     summary: None = None
 
 
-class StreamOptions(Strict):
+class ResponseStreamOptions(Strict):
     """Obfuscation is never added."""
 
     include_obfuscation: Literal[False] | None = None
@@ -174,7 +174,7 @@ class ResponseRequest(Strict):
     previous_response_id: str | None = None
     store: bool | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: ResponseStreamOptions | None = None
     max_output_tokens: Count | None = None
     temperature: Temperature | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -182,7 +182,7 @@ class ResponseRequest(Strict):
     include: list[Literal["message.output_text.logprobs"]] | None = None
     text: TextConfig | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedFunction | None = None
+    tool_choice: Literal["none", "auto", "required"] | FunctionChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
     truncation: Literal["disabled"] | None = None

@@ -30,7 +30,8 @@ def grammar(
     calls are fine. Calls that must be made have arguments valid by the function's `parameters`, as far as
     llguidance knows its keywords; of a function with `strict`, a keyword it does not know makes the grammar's
     compilation fail. Under "auto" calls are held to the same once the model begins one, if a function is
-    strict or no second call is wanted. Raises `RequestError` for an unknown name and for parameters of no object.
+    strict or no second call is wanted. Raises `RequestError` for an unknown name and for parameters of no
+    object.
     """
     if choice == "none" or not tools:
         return None
