@@ -3,7 +3,8 @@
 # make check  linters, types, import rules; the C++ build treats warnings as errors
 # make bench  measure beside llama.cpp and OpenVINO GenAI on this machine (builds the first one; half an hour)
 #             BENCH= passes options on: --quick, --rounds N, --scenarios a,b, --resume, --vllm-python PYTHON
-# make asan   kernel and engine tests under the address, undefined-behaviour and thread sanitizers
+# make asan   kernel and engine tests, C++ and Python, under the address and undefined-behaviour sanitizers; the pool and
+#             a whole step under the thread sanitizer
 # make neon   kernel tests of the Arm build, cross-compiled, under emulation
 
 PYTHON ?= python3

@@ -1,16 +1,19 @@
 # The C++ tests of the native kernels. Included by the Makefile, and complete on its own: make -f native.mk native
+# The Python tests need the packages of $(VENV), which the Makefile sets up.
 #   native  plain build: every instruction set of this machine equals the scalar kernels, and the pool keeps its promises
-#   asan    the same under AddressSanitizer and UndefinedBehaviorSanitizer, then `tsan`
+#   asan    the same under AddressSanitizer and UndefinedBehaviorSanitizer, the Python tests of kernels and engine
+#           with an extension built so, then `tsan`
 #   tsan    the pool and a whole step under ThreadSanitizer
 #   neon    cross-compiled for AArch64, run under QEMU, and its digests compared with this machine's
 
-.PHONY: native asan tsan neon run-native run-asan run-tsan run-neon neon-tools
+.PHONY: native asan tsan neon run-native run-asan run-tsan run-neon asan-python neon-tools
 
 native_source := src/sampan/kernels/native
 native_tests := tests/native
 native_build := build/native
 native_headers := $(wildcard $(native_source)/*.h $(native_tests)/*.h)
 native_machine := $(shell uname -m)
+VENV ?= .venv
 native_jobs := $(shell getconf _NPROCESSORS_ONLN)
 comma := ,
 
@@ -58,8 +61,28 @@ run-native: $(native_build)/plain/test_kernels $(native_build)/plain/test_pool
 run-asan: $(native_build)/asan/test_kernels $(native_build)/asan/test_pool run-tsan
 	$(native_build)/asan/test_kernels
 	$(native_build)/asan/test_pool
+	@$(MAKE) --no-print-directory -f native.mk asan-python
 run-tsan: $(native_build)/tsan/test_pool
 	$(native_build)/tsan/test_pool
+
+# A bare environment over $(VENV): its packages, but an extension of its own. The editable finder of $(VENV) would
+# come before PYTHONPATH.
+$(native_build)/asan-python/.built: $(wildcard $(native_source)/*) CMakeLists.txt pyproject.toml
+	$(VENV)/bin/python -m venv --clear --without-pip $(@D)
+	$(VENV)/bin/python -m pip --python $(@D)/bin/python install --quiet --no-deps --editable . \
+	  --config-settings=cmake.define.SAMPAN_SANITIZE=address,undefined --config-settings=cmake.build-type=RelWithDebInfo \
+	  --config-settings=install.strip=false --config-settings=build-dir=$(native_build)/asan-cmake
+	$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(native_build)/asan-cmake/packages.pth
+	mv $(native_build)/asan-cmake/packages.pth "$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	@touch $@
+
+# Python is not built with the sanitizers, so their runtimes come first; libstdc++ with them, or no exception is
+# thrown. CPython keeps memory to the end: no leaks are looked for. pytest must leave stderr to the reports.
+asan_preload = $(foreach library,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(library).so))
+asan-python: $(native_build)/asan-python/.built
+	LD_PRELOAD="$(asan_preload)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
+	  $(native_build)/asan-python/bin/python -m pytest --capture=sys tests/kernels tests/engine
+
 run-neon: $(native_build)/plain/test_kernels $(native_build)/neon/test_kernels
 	$(native_build)/plain/test_kernels > $(native_build)/plain/results || { cat $(native_build)/plain/results; exit 1; }
 	$(QEMU) -cpu max $(native_build)/neon/test_kernels > $(native_build)/neon/results || { cat $(native_build)/neon/results; exit 1; }
