@@ -19,7 +19,7 @@ NATIVE := $(wildcard src/sampan/kernels/native/*) CMakeLists.txt
 run: $(VENV)/.base
 	$(BIN)/sampan run "$(QUESTION)" --temperature 0
 
-test: $(VENV)/.test
+test: $(VENV)/.test $(VENV)/.browser
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.check $(VENV)/.test
@@ -55,6 +55,14 @@ $(VENV)/.test: $(VENV)/.base
 
 $(VENV)/.check: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --editable '.[check]'
+	@touch $@
+
+# For the page's tests: the system's Chromium, or Debian's package where we may install it.
+$(VENV)/.browser: $(VENV)/.python
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+	  test "$$(id -u)" = 0 && command -v apt-get && apt-get update -qq && \
+	  apt-get install -y -qq --no-install-recommends chromium > $(VENV)/browser.log; } || \
+	  echo "make: no Chromium: the page's tests will be skipped (Debian: apt install chromium)" >&2
 	@touch $@
 
 $(VENV)-bench/.peers:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from sampan.server import logs
 from sampan.server.ask import Caller
 from sampan.server.service import Service
 
@@ -19,7 +20,9 @@ Service_ = Annotated[Service, Depends(service_of)]
 
 async def caller_of(request: Request, service: Service_) -> Caller:
     """Who asks; a 401 for a key that is missing, wrong, revoked or expired."""
-    return service.admission.caller(request.headers)
+    caller = service.admission.caller(request.headers)
+    logs.note(key=caller.key)
+    return caller
 
 
 Caller_ = Annotated[Caller, Depends(caller_of)]
