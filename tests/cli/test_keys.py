@@ -61,6 +61,7 @@ def test_json_has_everything(place: list[str], capsys: pytest.CaptureFixture[str
         "tokens_per_minute": 1000,
         "tokens_per_day": 5000,
         "models": ["a", "b"],
+        "admin": False,
         "created": 0,
         "expires": 0,
         "revoked": None,

@@ -64,6 +64,9 @@ def command(
     models: Annotated[
         list[str] | None, typer.Option("--model", help="For create: a model it may use. Repeatable.")
     ] = None,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="For create: it may load adapters and weights.")
+    ] = False,
     expires: Annotated[
         str | None, typer.Option(metavar="TIME", help="For create: 30d, 12h, or a date, 2030-01-31.")
     ] = None,
@@ -94,6 +97,7 @@ def command(
         tokens_per_minute=tokens_per_minute,
         tokens_per_day=tokens_per_day,
         models=tuple(models or ()),
+        admin=admin,
         expires=None if expires is None else _moment(expires, "--expires", ahead=True),
     )
     start = None if since is None else _moment(since, "--since", ahead=False)

@@ -11,12 +11,13 @@ from sampan.core.types import FinishReason, Grammar, SamplingParams, TokenLogpro
 class Caller:
     """Who asks. `key`: the id of an API key, never the key itself; None where no keys are asked for.
 
-    `priority`: lower goes first.
+    `priority`: lower goes first. `admin`: may load adapters and weights.
     """
 
     key: str | None = None
     name: str = "anonymous"
     priority: int = 0
+    admin: bool = False
 
 
 @dataclass(frozen=True)

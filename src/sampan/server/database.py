@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Engine,
     Float,
@@ -49,6 +50,7 @@ api_keys = Table(
     Column("tokens_per_minute", BigInteger),
     Column("tokens_per_day", BigInteger),
     Column("models", JSON, nullable=False),
+    Column("admin", Boolean, nullable=False),
     Column("created", BigInteger, nullable=False),
     Column("expires", BigInteger),
     Column("revoked", BigInteger),

@@ -28,7 +28,11 @@ from sampan.server.keys import SHORTEST, Clock, Key, Keyring, digest, key_id
 
 _log = logging.getLogger(__name__)
 _RAW = re.compile(r"(?P<key>[!-~]+)(?:\s+#\s*(?P<name>.*))?")  # as a header can carry it
-_TYPES = {item.name: str if item.name in ("id", "name") else int for item in fields(Key)} | {"models": list}
+_TYPES: dict[str, type] = {
+    **{item.name: str if item.name in ("id", "name") else int for item in fields(Key)},
+    "models": list,
+    "admin": bool,
+}
 _Stamp = tuple[int, int, int] | None
 
 

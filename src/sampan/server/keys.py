@@ -26,6 +26,7 @@ _ALPHABET = string.ascii_letters + string.digits
 @dataclass(frozen=True)
 class Key:
     """What a key may do. Times: whole seconds since the epoch. None: no limit; no `models`: every model.
+    `admin`: it may load adapters and weights.
 
     `priority`: lower goes first. A request costs `tokens_per_*` its prompt and its answer.
     """
@@ -37,6 +38,7 @@ class Key:
     tokens_per_minute: int | None = None
     tokens_per_day: int | None = None
     models: tuple[str, ...] = ()
+    admin: bool = False
     created: int | None = None
     expires: int | None = None
     revoked: int | None = None
@@ -57,7 +59,7 @@ class Key:
 
     def caller(self) -> Caller:
         """It as the one who asks."""
-        return Caller(key=self.id, name=self.name, priority=self.priority)
+        return Caller(key=self.id, name=self.name, priority=self.priority, admin=self.admin)
 
 
 class KeyStore(Protocol):

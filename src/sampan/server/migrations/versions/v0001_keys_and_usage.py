@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("tokens_per_minute", sa.BigInteger),
         sa.Column("tokens_per_day", sa.BigInteger),
         sa.Column("models", sa.JSON, nullable=False),
+        sa.Column("admin", sa.Boolean, nullable=False),
         sa.Column("created", sa.BigInteger, nullable=False),
         sa.Column("expires", sa.BigInteger),
         sa.Column("revoked", sa.BigInteger),
