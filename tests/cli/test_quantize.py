@@ -109,7 +109,7 @@ def test_eight_bits_hardly_change_the_model(default_model: ModelFiles, sampan: A
 
 
 def perplexity(files: ModelFiles) -> float:
-    with LLM(files, settings=Settings(Path()), context=256) as llm:
+    with LLM(files, settings=Settings(Path(), tune=False), context=256) as llm:
         ids = llm.encode(
             "The Danube flows through ten countries, more than any other river.", templated=False
         )

@@ -20,7 +20,7 @@ from sampan.models.registry import describe
 from sampan.weights.checkpoint import Checkpoint, open_checkpoint
 from sampan.weights.load import PackedWeights
 
-SETTINGS = Settings(Path())
+SETTINGS = Settings(Path(), tune=False)
 SIZES = {"block_count": 2, "embedding_length": 256, "feed_forward_length": 512, "context_length": 64}
 SIZES |= {
     "attention.head_count": 4,

@@ -27,7 +27,7 @@ from sampan.weights.safetensors import read_json, read_safetensors_folder
 
 Change = Callable[[dict[str, Any]], object]
 
-SETTINGS = Settings(Path())
+SETTINGS = Settings(Path(), tune=False)
 IDS = [5, 7, 1, 30, 2, 9, 9, 41]
 HIDDEN, FFN, VOCAB, HEADS, KV_HEADS, HEAD_DIM = 96, 160, 50, 3, 1, 32
 Q = "model.layers.0.self_attn.q_proj.weight"

@@ -24,7 +24,7 @@ from sampan.weights.checkpoint import open_checkpoint
 from sampan.weights.quantize import Scheme, quantise, scheme_for
 from sampan.weights.save import PackedFile, copy_companions, pieces, staged
 
-HERE = Settings(Path())
+HERE = Settings(Path(), tune=False)
 SCHEMES = [Scheme(bits, group) for bits in (8, 4) for group in (32, 64, 128)]
 # 128 does not divide 192 inputs, and 200 tokens are no whole number of panels.
 TINY = {

@@ -1,13 +1,9 @@
 """The application: routes, the answers to errors, and what every request passes through."""
 
-import json
 import logging
-from collections.abc import Mapping
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -21,33 +17,28 @@ from sampan.server.health import router as health
 from sampan.server.openai import chat, completions, embeddings, models, responses
 from sampan.server.openai.replies import error_row
 from sampan.server.openai.responses_store import ResponseStore
-from sampan.server.openai.schemas import ErrorBody
+from sampan.server.openapi import Application
 from sampan.server.service import Service
+from sampan.server.validation import invalid
 
 log = logging.getLogger("sampan.server")
-
-_STATUSES = {
-    400: "The request cannot be served as asked; `param` names the field.",
-    401: "A key is missing, wrong, revoked or expired.",
-    404: "No such model, or no such page.",
-    413: "The body is too large.",
-    429: "A limit of this key is reached; `Retry-After` says when to ask again.",
-    503: "The queue is full or the engine is not there; `Retry-After` says when to ask again.",
-}
 
 
 def create_app(service: Service) -> FastAPI:
     """The ASGI application of a service."""
     from importlib.metadata import version
 
-    app = FastAPI(
-        title="Sampan", version=version("sampan"), responses=_errors(ErrorBody), docs_url=None, redoc_url=None
+    app = Application(
+        keys=service.admission.keys is not None,
+        title="Sampan",
+        version=version("sampan"),
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.service = service
     app.state.responses = ResponseStore()
-    for module in (chat, completions, responses, embeddings, models):
+    for module in (chat, completions, responses, embeddings, models, messages):
         app.include_router(module.router)
-    app.include_router(messages.router, responses=_errors(anthropic.MessagesError))
     app.include_router(health)
     for router in (metrics.router, usage.router, live.router):
         app.include_router(router)
@@ -64,10 +55,6 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(Guard, most=settings.max_body, seconds=settings.body_s)
     app.add_middleware(logs.Access, ended=service.observer.metrics.ended)
     return app
-
-
-def _errors(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": model, "description": text} for status, text in _STATUSES.items()}
 
 
 def rendered(error: ApiError, path: str) -> Response:
@@ -91,23 +78,7 @@ async def _sampan_error(request: Request, error: Exception) -> Response:
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    return rendered(_from_validation(first), request.url.path)
-
-
-def _from_validation(error: Mapping[str, Any]) -> ApiError:
-    kind, place = error["type"], [str(part) for part in error["loc"] if part != "body"]
-    name = ".".join(place)[:200]
-    if kind == "json_invalid":
-        return bad_request("the body is no JSON: " + str(error.get("ctx", {}).get("error", ""))[:200])
-    if kind == "extra_forbidden":
-        return bad_request(
-            f"the field {name} is not supported here: leave it out", param=name, code="unsupported_field"
-        )
-    if kind == "missing":
-        return bad_request(f"the field {name or 'body'} is missing", param=name)
-    given = json.dumps(error.get("input"), default=str)[:80]
-    return bad_request(f"{name or 'the body'}: {error['msg']}; it is {given}", param=name)
+    return rendered(invalid(error), request.url.path)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

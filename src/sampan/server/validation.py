@@ -1,7 +1,7 @@
 """What a request's validation found, as an error that names the field as the client wrote it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from sampan.server.errors import ApiError, bad_request
 
 _MOST = 100  # errors that are looked at: a long list may have one an element
+_MOST_WAYS = 64
 _TAG = ("union_tag_invalid", "union_tag_not_found")
 
 Place = tuple[str | int, ...]
@@ -36,39 +37,35 @@ def invalid(error: RequestValidationError) -> ApiError:
 
 def _place(row: Row, body: object) -> Place:
     """Where the error is: the names that pydantic gives to the members of a union are left out."""
-    kind, (source, *rest) = row["type"], row["loc"]
-    if source != "body" or kind == "json_invalid":
-        return () if kind == "json_invalid" else tuple(rest)
-    if kind == "missing" and rest:
-        return *(_path(rest[:-1], body, row, rest[-1]) or _walked(rest[:-1], body)), rest[-1]
-    place = _path(rest, body, row) or _walked(rest, body)
+    kind, (source, *parts) = row["type"], row["loc"]
+    if kind == "json_invalid":
+        return ()
+    if source != "body":
+        return tuple(parts)
+    if kind == "missing" and parts:
+        *parts, name = parts
+        return *_way(parts, body, lambda value: isinstance(value, dict) and name not in value), name
+    place = _way(parts, body, lambda value: value is row["input"])
     return (*place, "type") if kind in _TAG else place
 
 
-def _path(parts: Sequence[str | int], value: object, row: Row, absent: object = None) -> Place | None:
-    """The way from `value` along those parts that are keys, to what the error is about.
+def _way(parts: Sequence[str | int], body: object, fits: Callable[[object], bool]) -> Place:
+    """Those parts that are keys on a way into the body, best to a value that fits.
 
-    That is its input, or for a missing field an object without it. None where there is no such way.
+    A name may be the tag of a union, a key, or both: then every reading is followed, up to a limit.
     """
-    if not parts:
-        here = isinstance(value, dict) and absent not in value if absent is not None else value is row["input"]
-        return () if here else None
-    first, rest = parts[0], parts[1:]
-    found, inner = _child(value, first)
-    if found and (way := _path(rest, inner, row, absent)) is not None:
-        return first, *way
-    return _path(rest, value, row, absent) if isinstance(first, str) else None
-
-
-def _walked(parts: Sequence[str | int], value: object) -> Place:
-    """Those parts that are keys on the way."""
-    place: list[str | int] = []
+    ways: dict[Place, object] = {(): body}
     for part in parts:
-        found, inner = _child(value, part)
-        if found:
-            place.append(part)
-            value = inner
-    return tuple(place)
+        further: dict[Place, object] = {}
+        for place, value in ways.items():
+            found, inner = _child(value, part)
+            if found:
+                further[*place, part] = inner
+            if not found or isinstance(part, str):
+                further.setdefault(place, value)
+        ways = dict(islice(further.items(), _MOST_WAYS))
+    last = tuple(parts[-1:])
+    return max(ways, key=lambda place: (fits(ways[place]), place[-1:] == last, len(place)))
 
 
 def _child(value: object, key: str | int) -> tuple[bool, object]:
