@@ -35,7 +35,7 @@ class Readiness(BaseModel):
     reason: str | None
 
 
-@router.get("/health")
+@router.get("/health", operation_id="health")
 async def health(service: Service_) -> Health:
     """This process answers; the engine may be starting."""
     supervisor = service.supervisor
@@ -46,7 +46,12 @@ async def health(service: Service_) -> Health:
     )
 
 
-@router.get("/ready", response_model=Readiness)
+@router.get(
+    "/ready",
+    operation_id="ready",
+    response_model=Readiness,
+    responses={503: {"model": Readiness, "description": "No token came; `reason` says why."}},
+)
 async def ready(service: Service_) -> Response:
     """200 if a token came in the last 30 s, or comes now; 503 otherwise."""
     reason = None

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from sampan.server.door import Caller_, Service_
+from sampan.server.openapi import errors
 from sampan.server.state import Load
 from sampan.server.usage import Sums, sums
 from sampan.server.usage_table import Counts
@@ -31,7 +32,7 @@ class Live(BaseModel):
     cost: Sums
 
 
-@router.get("/page/live")
+@router.get("/page/live", operation_id="live", responses=errors(401))
 async def live(service: Service_, caller: Caller_) -> Live:  # noqa: ARG001
     """Numbers to plot."""
     observer, load, now = service.observer, Load.of(service), time.monotonic()

@@ -138,7 +138,7 @@ class _Alias(Collector):
             yield same
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+@router.get("/metrics", operation_id="metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Every metric, in the Prometheus text format."""
     service: Service = request.app.state.service

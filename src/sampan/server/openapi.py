@@ -77,7 +77,7 @@ def _corrected(document: dict[str, Any], keys: bool) -> dict[str, Any]:
     for operation in _operations(document):
         operation["responses"].pop("422", None)
         if "401" in operation["responses"]:
-            operation["security"] = [{name: []} for name in _SCHEMES] if keys else [{}]
+            operation["security"] = [{name: []} for name in _SCHEMES] + ([] if keys else [{}])
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
     document["components"]["securitySchemes"] = _SCHEMES

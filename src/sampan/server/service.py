@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from sampan.core.errors import RequestError, TemplateError, TokenizerError
+from sampan.core.errors import ContextOverflow, RequestError, TemplateError, TokenizerError
 from sampan.core.types import Grammar, SamplingParams
 from sampan.server import wire
 from sampan.server.admission import Admission
@@ -161,6 +161,9 @@ class Service:
             raise ApiError(404, message, code="model_not_found", param="model")
         if not ask.ids:
             raise bad_request("the prompt is empty: give at least one token", param="prompt")
+        if self.context is not None and len(ask.ids) > self.context:
+            overflow = ContextOverflow(len(ask.ids), self.context)
+            raise bad_request(str(overflow), code="context_length_exceeded")
 
     async def _occupy(
         self, ask: Ask, sample: int, place: int, caller: Caller, mailbox: Mailbox, trace: Trace

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from sampan.core.errors import StorageError
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
+from sampan.server.openapi import errors
 from sampan.server.prices import PRICES
 from sampan.server.usage_table import Counts, Filter, Totals
 
@@ -86,7 +87,7 @@ Moment = Annotated[
 ]
 
 
-@router.get("/v1/usage")
+@router.get("/v1/usage", operation_id="usage", responses=errors(400, 401, 503))
 async def usage(
     service: Service_, caller: Caller_, since: Moment = None, until: Moment = None
 ) -> UsageReport:

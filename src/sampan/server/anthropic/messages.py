@@ -13,6 +13,7 @@ from sampan.server.anthropic.asks import ask_of, budget_of, sampling_of
 from sampan.server.anthropic.replies import (
     SIGNATURE,
     MessageAnswer,
+    MessagesError,
     TokenCount,
     block,
     ending,
@@ -26,11 +27,11 @@ from sampan.server.ask import Part, Usage
 from sampan.server.collect import Answer, Run, Step, collected
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError
+from sampan.server.openapi import ASKED, SENT, STREAM, errors
 from sampan.server.sse import EventStream, unless_gone
 
 router = APIRouter(prefix="/v1/messages")
 
-_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 _DELTAS = {"reasoning": ("thinking_delta", "thinking"), "text": ("text_delta", "text"),
            "call": ("input_json_delta", "partial_json")}  # fmt: skip
 _EMPTY: dict[str, dict[str, Any]] = {
@@ -40,7 +41,12 @@ _EMPTY: dict[str, dict[str, Any]] = {
 }
 
 
-@router.post("", response_model=MessageAnswer, responses=_STREAM)
+@router.post(
+    "",
+    operation_id="create_message",
+    response_model=MessageAnswer,
+    responses=errors(*ASKED, form=MessagesError) | STREAM,
+)
 async def create(body: MessagesRequest, request: Request, service: Service_, caller: Caller_) -> Response:
     """Answer a conversation; with `stream`, as server-sent events."""
     budget = budget_of(body)
@@ -57,7 +63,7 @@ async def create(body: MessagesRequest, request: Request, service: Service_, cal
     return JSONResponse(await unless_gone(request, reply.whole(parts, usage)), headers=headers)
 
 
-@router.post("/count_tokens")
+@router.post("/count_tokens", operation_id="count_tokens", responses=errors(*SENT, form=MessagesError))
 async def count_tokens(body: CountRequest, service: Service_, caller: Caller_) -> TokenCount:  # noqa: ARG001
     """How many tokens the prompt of this conversation has."""
     if body.model not in service.models:

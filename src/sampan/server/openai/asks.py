@@ -8,6 +8,7 @@ from typing import Any
 from sampan.core.types import Grammar, SamplingParams
 from sampan.server.ask import Tools
 from sampan.server.errors import bad_request
+from sampan.server.offer import offer
 from sampan.server.openai.schemas import (
     ChatMessage,
     ChatRequest,
@@ -96,21 +97,11 @@ def _message(place: int, message: dict[str, Any]) -> dict[str, Any]:
 
 def tools_of(request: ChatRequest) -> Tools | None:
     """The tools of a request; None where there are none to call."""
-    if not request.tools:
-        if request.tool_choice not in (None, "none", "auto"):
-            raise bad_request("tool_choice asks for a call, and there are no tools", param="tool_choice")
-        return None
     choice = request.tool_choice or "auto"
-    names = [tool.function.name for tool in request.tools]
     name = choice if isinstance(choice, str) else choice.function.name
-    if not isinstance(choice, str) and name not in names:
-        raise bad_request(
-            f"tool_choice names {name!r}, which is no tool of this request", param="tool_choice"
-        )
-    if len(set(names)) < len(names):
-        raise bad_request("two tools have the same name", param="tools")
-    offered = [dumped(tool) for tool in request.tools]
-    return Tools(offered, name, request.parallel_tool_calls is not False)
+    functions = [dumped(tool.function) for tool in request.tools or ()]
+    parallel = request.parallel_tool_calls is not False
+    return offer(functions, name, named=not isinstance(choice, str), parallel=parallel)
 
 
 def variables_of(request: ChatRequest) -> dict[str, Any]:

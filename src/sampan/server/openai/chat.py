@@ -17,13 +17,19 @@ from sampan.server.errors import ApiError, bad_request
 from sampan.server.openai.asks import grammar_of, sampling_of, template_messages, tools_of, variables_of
 from sampan.server.openai.replies import ChatCompletion, chat_logprobs, error_event, text_json, usage_row
 from sampan.server.openai.schemas import ChatRequest
+from sampan.server.openapi import ASKED, STREAM, errors
 from sampan.server.service import Service
 from sampan.server.sse import EventStream, unless_gone
 
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions", response_model=ChatCompletion)
+@router.post(
+    "/v1/chat/completions",
+    operation_id="create_chat_completion",
+    response_model=ChatCompletion,
+    responses=errors(*ASKED) | STREAM,
+)
 async def create(body: ChatRequest, request: Request, service: Service_, caller: Caller_) -> Response:
     """Answer a conversation; with `stream`, as server-sent events."""
     ask = await ask_of(body, service)

@@ -17,6 +17,7 @@ from sampan.server.errors import ApiError, bad_request
 from sampan.server.openai.asks import grammar_of, sampling_of
 from sampan.server.openai.replies import TextCompletion, error_event, token_text, usage_row
 from sampan.server.openai.schemas import CompletionRequest
+from sampan.server.openapi import ASKED, STREAM, errors
 from sampan.server.service import Service
 from sampan.server.sse import EventStream, unless_gone
 from sampan.text.tokenizer import Tokenizer
@@ -26,7 +27,12 @@ router = APIRouter()
 _MOST_PROMPTS = 128
 
 
-@router.post("/v1/completions", response_model=TextCompletion)
+@router.post(
+    "/v1/completions",
+    operation_id="create_completion",
+    response_model=TextCompletion,
+    responses=errors(*ASKED) | STREAM,
+)
 async def create(body: CompletionRequest, request: Request, service: Service_, caller: Caller_) -> Response:
     """Continue one or more texts, or lists of token ids."""
     if body.stream_options is not None and not body.stream:

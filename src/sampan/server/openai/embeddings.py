@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.openai.schemas import Strict
+from sampan.server.openapi import SENT, errors
 
 router = APIRouter()
 
@@ -46,7 +47,7 @@ class EmbeddingList(BaseModel):
     usage: EmbeddingUsage
 
 
-@router.post("/v1/embeddings")
+@router.post("/v1/embeddings", operation_id="create_embeddings", responses=errors(*SENT))
 async def create(body: EmbeddingRequest, service: Service_, caller: Caller_) -> EmbeddingList:  # noqa: ARG001
     """Embed texts. A 400 for a model that is not made for it."""
     if body.model not in service.models:

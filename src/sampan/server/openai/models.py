@@ -10,6 +10,7 @@ from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.openai.asks import template_messages
 from sampan.server.openai.schemas import ChatMessage, Strict
+from sampan.server.openapi import SENT, errors
 
 router = APIRouter()
 
@@ -61,13 +62,13 @@ class Text(BaseModel):
     prompt: str
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", operation_id="list_models", responses=errors(401))
 async def list_models(service: Service_, caller: Caller_) -> ModelList:  # noqa: ARG001
     """What can be asked."""
     return ModelList(object="list", data=[_row(service, name) for name in service.models])
 
 
-@router.get("/v1/models/{model:path}")
+@router.get("/v1/models/{model:path}", operation_id="show_model", responses=errors(401, 404))
 async def show_model(
     model: Annotated[str, Path()],
     service: Service_,
@@ -81,7 +82,7 @@ async def show_model(
     return _row(service, model)
 
 
-@router.post("/tokenize")
+@router.post("/tokenize", operation_id="tokenize", responses=errors(*SENT))
 async def tokenize(body: TokenizeRequest, service: Service_, caller: Caller_) -> Tokens:  # noqa: ARG001
     """The ids of a text, or of the prompt that a conversation becomes."""
     if (body.prompt is None) == (body.messages is None):
@@ -97,7 +98,7 @@ async def tokenize(body: TokenizeRequest, service: Service_, caller: Caller_) ->
     return Tokens(tokens=ids, count=len(ids), max_model_len=service.context)
 
 
-@router.post("/detokenize")
+@router.post("/detokenize", operation_id="detokenize", responses=errors(*SENT))
 async def detokenize(body: DetokenizeRequest, service: Service_, caller: Caller_) -> Text:  # noqa: ARG001
     """The text of token ids."""
     try:

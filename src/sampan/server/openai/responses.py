@@ -13,11 +13,10 @@ from sampan.server.openai.responses_events import Reply
 from sampan.server.openai.responses_replies import ItemList, ResponseDeleted, ResponseDocument
 from sampan.server.openai.responses_schemas import ItemQuery, NoQuery, ResponseRequest
 from sampan.server.openai.responses_store import ResponseStore, Stored
+from sampan.server.openapi import ASKED, STREAM, errors
 from sampan.server.sse import EventStream, unless_gone
 
 router = APIRouter(prefix="/v1/responses")
-
-_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
 def store_of(request: Request) -> ResponseStore:
@@ -29,7 +28,12 @@ def store_of(request: Request) -> ResponseStore:
 Store_ = Annotated[ResponseStore, Depends(store_of)]
 
 
-@router.post("", response_model=ResponseDocument, responses=_STREAM)
+@router.post(
+    "",
+    operation_id="create_response",
+    response_model=ResponseDocument,
+    responses=errors(*ASKED) | STREAM,
+)
 async def create(
     body: ResponseRequest, request: Request, service: Service_, caller: Caller_, store: Store_
 ) -> Response:
@@ -51,7 +55,12 @@ async def create(
     return JSONResponse(await unless_gone(request, reply.whole(parts, usage)), headers=headers)
 
 
-@router.get("/{response_id}", response_model=ResponseDocument)
+@router.get(
+    "/{response_id}",
+    operation_id="show_response",
+    response_model=ResponseDocument,
+    responses=errors(400, 401, 404),
+)
 async def show(
     response_id: str,
     query: Annotated[NoQuery, Query()],  # noqa: ARG001
@@ -62,7 +71,7 @@ async def show(
     return JSONResponse(_found(store, caller, response_id).document)
 
 
-@router.delete("/{response_id}")
+@router.delete("/{response_id}", operation_id="delete_response", responses=errors(401, 404))
 async def delete(response_id: str, caller: Caller_, store: Store_) -> ResponseDeleted:
     """Forget a response."""
     if not store.remove(caller, response_id):
@@ -70,7 +79,12 @@ async def delete(response_id: str, caller: Caller_, store: Store_) -> ResponseDe
     return ResponseDeleted(id=response_id, object="response", deleted=True)
 
 
-@router.get("/{response_id}/input_items", response_model=ItemList)
+@router.get(
+    "/{response_id}/input_items",
+    operation_id="list_input_items",
+    response_model=ItemList,
+    responses=errors(400, 401, 404),
+)
 async def list_items(
     response_id: str, query: Annotated[ItemQuery, Query()], caller: Caller_, store: Store_
 ) -> Response:
