@@ -30,10 +30,12 @@ class Footprint:
     page: Mapping[str, int]
     dtype: str
     """The cache's type that suits the weights."""
+    adapters: int = 0
+    """Of all adapters together."""
 
     def fixed(self, max_sequences: int) -> int:
         """Everything but the cache."""
-        return self.weights + self.workspace + self.logits * max(max_sequences, SCORE_ROWS)
+        return self.weights + self.adapters + self.workspace + self.logits * max(max_sequences, SCORE_ROWS)
 
     def tokens(self, memory: int, max_sequences: int, dtype: str) -> int:
         """Tokens of a cache that fits into `memory` beside all else; negative when even that does not."""
@@ -71,6 +73,7 @@ class Plan:
     weights_bytes: int
     workspace_bytes: int
     cache_bytes: int
+    adapter_bytes: int = 0
 
     @property
     def cache_tokens(self) -> int:
@@ -102,8 +105,9 @@ def plan(model: Footprint, wish: Wish) -> Plan:
         pages=pages,
         cache=dtype,
         weights_bytes=model.weights,
-        workspace_bytes=model.fixed(wish.max_sequences) - model.weights,
+        workspace_bytes=model.fixed(wish.max_sequences) - model.weights - model.adapters,
         cache_bytes=pages * model.page[dtype],
+        adapter_bytes=model.adapters,
     )
 
 
@@ -139,9 +143,10 @@ def _refusal(model: Footprint, wish: Wish, limit: int, needed: int, dtype: str) 
     fixed, cache = model.fixed(wish.max_sequences), needed * model.page[dtype]
     sequences = "1 sequence" if wish.max_sequences == 1 else f"{wish.max_sequences} sequences"
     asked = f"{(needed - 1) * PAGE} tokens of {dtype} cache and {sequences}"
+    adapters = f"{megabytes(model.adapters)} of adapters, " if model.adapters else ""
     parts = (
-        f"{megabytes(model.weights)} of weights, {megabytes(fixed - model.weights)} of workspace, "
-        f"{megabytes(cache)} of cache"
+        f"{megabytes(model.weights)} of weights, {adapters}"
+        f"{megabytes(fixed - model.weights - model.adapters)} of workspace, {megabytes(cache)} of cache"
     )
     there = "allowed" if wish.memory else "free"
     return (
