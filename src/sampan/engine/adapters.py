@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,9 @@ from sampan.core.errors import OutOfMemory
 from sampan.engine.sequence import Span
 from sampan.kernels.adapted import AdaptedRecorder
 from sampan.kernels.native import Machine
-from sampan.weights.lora import Lora
+
+if TYPE_CHECKING:
+    from sampan.weights.lora import Lora
 
 
 class AdapterTable:
@@ -28,7 +30,12 @@ class AdapterTable:
     def __contains__(self, adapter: int) -> bool:
         return adapter in self._slots
 
-    def load(self, adapter: Lora, machine: Machine) -> int:
+    @property
+    def loaded(self) -> int:
+        """How many there are."""
+        return len(self._slots)
+
+    def load(self, adapter: "Lora", machine: Machine) -> int:
         """Give an adapter a slot, or refuse it with the numbers; returns its id."""
         if self._room is None:
             raise OutOfMemory(

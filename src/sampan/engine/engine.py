@@ -4,7 +4,9 @@ import os
 import struct
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from itertools import count
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,10 @@ from sampan.engine.runner import Runner
 from sampan.engine.scheduler import Counters, Scheduler
 from sampan.engine.sequence import Event, Sequence, Span
 from sampan.kernels.native import PAGE
-from sampan.weights.lora import Lora
+
+if TYPE_CHECKING:
+    from sampan.weights.lora import Lora
+    from sampan.weights.update import Tensors
 
 DRAFT_ROWS = 8  # up to about here a step reads weights longer than it computes
 _SCORE_ROWS = 128  # rows of logits held at once while scoring
@@ -51,6 +56,7 @@ class Engine:
         self.scheduler = Scheduler(self.pool, runner.max_rows, max_sequences, draft_rows)
         self.steps = 0
         self._ids = count()
+        self.weights_version = 0
         self._leaving: set[int] = set()
 
     def add(
@@ -77,11 +83,11 @@ class Engine:
         request = next(self._ids)
         sequence = Sequence(request, tokens, len(tokens), sampling, seed, limit, stops)
         sequence.constraint = Guarded(constraint) if constraint is not None else None
-        sequence.adapter, sequence.salt = chosen, _salt(chosen)
+        sequence.adapter, sequence.salt = chosen, self._salt(chosen)
         self.scheduler.add(sequence)
         return request
 
-    def load_adapter(self, adapter: Lora) -> int:
+    def load_adapter(self, adapter: "Lora") -> int:
         """Make an adapter ready for requests, and name it. Raises `OutOfMemory` where there is no room."""
         return self.runner.adapters.load(adapter, self.runner.machine)
 
@@ -98,7 +104,19 @@ class Engine:
         tokens = self.runner.run(plan) if plan else []
         events = self.scheduler.postprocess(plan, tokens)
         self._let_adapters_go()
-        return events
+        version = self.weights_version
+        return [replace(event, weights_version=version) for event in events] if version else events
+
+    def update_weights(self, tensors: "Tensors") -> int:
+        """Write new values over some or all of the weights; returns the version that they make.
+
+        What runs goes on with the new weights over the keys and values that it has; nothing that the old ones
+        computed is found again. An update that is refused has changed nothing.
+        """
+        self.runner.update(tensors)
+        self.pool.forget()
+        self.weights_version += 1
+        return self.weights_version
 
     @property
     def counters(self) -> Counters:
@@ -165,13 +183,18 @@ class Engine:
             raise RequestError(f"adapter {adapter} is not loaded: load it first")
         return adapter
 
+    def _salt(self, adapter: int) -> bytes:
+        """Of pages that the adapter and the weights as they are now compute."""
+        version = self.weights_version
+        return struct.pack("<qq", adapter, version) if adapter or version else b""
+
     def _let_adapters_go(self) -> None:
         """Free those that were unloaded and that nobody uses."""
         if self._leaving:
             used = {sequence.adapter for sequence in (*self.scheduler.running, *self.scheduler.waiting)}
             for adapter in self._leaving - used:
                 self.runner.adapters.unload(adapter)
-                self.pool.forget(_salt(adapter))
+                self.pool.forget(self._salt(adapter))
             self._leaving &= used
 
     def _check(self, prompt: Seq[int]) -> list[int]:
@@ -188,10 +211,6 @@ class Engine:
 
 def _by_adapter(span: Span) -> int:
     return span.sequence.adapter  # rows of one lie together
-
-
-def _salt(adapter: int) -> bytes:
-    return struct.pack("<q", adapter) if adapter else b""
 
 
 def _check_sampling(p: SamplingParams, vocabulary: int) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,13 @@ from sampan.engine.scheduler import Sampled
 from sampan.engine.sequence import Sequence, Span
 from sampan.kernels.adapted import AdaptedRecorder, AdapterRoom
 from sampan.kernels.native import Machine, out_of_memory
+from sampan.kernels.ops import Weight
 from sampan.kernels.program import Cache, Recorder, new_program, symbolic_batch
 from sampan.models.registry import Model
-from sampan.weights.load import PackedWeights
+from sampan.weights.load import PackedWeights, Place
+
+if TYPE_CHECKING:
+    from sampan.weights.update import Tensors
 
 Floats = npt.NDArray[np.float32]
 
@@ -57,6 +62,7 @@ class Runner:
         self.adapters = AdapterTable(recorder if isinstance(recorder, AdaptedRecorder) else None)
         self.program = recorder.program
         self.norms = recorder.norms
+        self._biases = recorder.biases
         self.cache = cache
         self.max_rows = max_rows
 
@@ -88,6 +94,16 @@ class Runner:
         except MemoryError as e:
             raise out_of_memory(f"a step of {a.ids.size} tokens") from e
         return _summary(logits, chunks, unsound)
+
+    def update(self, tensors: "Tensors") -> None:
+        """Write new weights in place; see `weights/update.py`."""
+        from sampan.weights.update import update
+
+        update(tensors, self.model.weights(), self._place, self.machine)
+
+    def _place(self, weight: Weight) -> Place:
+        place, bias = self.weights.place(weight), self._biases.get(weight.name)
+        return place if bias is None else Place(vectors=(*place.vectors, bias))
 
     def fault(self, rows: Rows, row: int) -> str:
         """Where a row stopped being finite."""

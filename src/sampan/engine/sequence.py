@@ -79,7 +79,8 @@ class Span:
 class Event:
     """One sampled token of a request, or its end. `token` is None only when it ends without one.
 
-    `cached_tokens`: tokens of its prompt that were not computed again.
+    `cached_tokens`: tokens of its prompt that were not computed again. `weights_version`: of the weights that
+    gave the token.
     """
 
     request: int
@@ -87,3 +88,4 @@ class Event:
     finish_reason: FinishReason | None = None
     error: str | None = None
     cached_tokens: int = field(default=0, compare=False)
+    weights_version: int = field(default=0, compare=False)

@@ -12,6 +12,7 @@ first 64 positions of a sequence and before weights marked `fine`. docs/numerics
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
@@ -138,6 +139,8 @@ class Recorder:
         self.activations: dict[tuple[int, bool, bool], int] = {}
         self.norms: list[str] = []
         """Names of the norms' weights in the program's order."""
+        self.biases: dict[str, Floats] = {}
+        """What the program reads of each bias."""
 
     def embed(self, table: Weight, ids: Any) -> _Residual:
         buffer = self._buffer("residual", table.shape[1])
@@ -176,8 +179,7 @@ class Recorder:
         return out
 
     def swiglu(self, gate_up: tuple[_Part, _Part]) -> _Gated:
-        gate, up = gate_up
-        return _Gated(gate.linear, gate.index, up.index)
+        return _Gated(gate_up[0].linear, gate_up[0].index, gate_up[1].index)
 
     def rows(self, x: Any, index: Any) -> Any:
         """The sample's rows: of a residual a copy that can be added to, of another value a view."""
@@ -270,10 +272,10 @@ class Recorder:
     def _bias(self, weight: Linear) -> Floats | None:
         if not weight.biases:
             return None
-        starts, last = _starts(weight), padded(weight.parts[-1].shape[0])
-        bias = np.zeros(starts[-1] + last, np.float32)
-        for start, part in zip(starts, weight.biases, strict=True):
+        bias = np.zeros(sum(padded(part.shape[0]) for part in weight.parts), np.float32)
+        for start, part in zip(_starts(weight), weight.biases, strict=True):
             bias[start : start + part.shape[0]] = self.weights.vector(part)
+            self.biases[part.name] = bias[start : start + part.shape[0]]
         return bias
 
     def _buffer(self, role: str, width: int) -> _Buffer:
@@ -295,8 +297,4 @@ def symbolic_batch() -> Batch:
 
 
 def _starts(weight: Linear) -> list[int]:
-    starts, at = [], 0
-    for part in weight.parts:
-        starts.append(at)
-        at += padded(part.shape[0])
-    return starts
+    return [0, *accumulate(padded(part.shape[0]) for part in weight.parts[:-1])]
