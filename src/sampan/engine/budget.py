@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sampan.core.errors import OutOfMemory, UsageError
 from sampan.core.memory import available_memory, megabytes
+from sampan.kernels.adapted import AdapterRoom
 from sampan.kernels.native import PAGE
 from sampan.models.config import ModelConfig
 
@@ -47,7 +48,8 @@ class Wish:
     """What a user asks for; None leaves it to the machine. `memory`: bytes for everything together.
 
     `context`: tokens of the longest sequence. `cache_tokens`: of all sequences together. `cache`: "bf16",
-    "int8", "f32", or "auto": int8 where bf16 does not fit.
+    "int8", "f32", or "auto": int8 where bf16 does not fit. `adapters`: how many LoRA adapters there may be at
+    once, of rank `adapter_rank` at most.
     """
 
     memory: int | None = None
@@ -55,12 +57,24 @@ class Wish:
     max_sequences: int = 64
     cache_tokens: int | None = None
     cache: str | None = None
+    adapters: int = 0
+    adapter_rank: int = 64
+
+    @property
+    def room(self) -> AdapterRoom | None:
+        """For adapters."""
+        return AdapterRoom(self.adapters, self.adapter_rank) if self.adapters else None
 
     def __post_init__(self) -> None:
         for name in ("context", "max_sequences", "cache_tokens"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise UsageError(f"{name} is {value!r:.40}: give a whole number, 1 or more")
+        for name, most in (("adapters", 4096), ("adapter_rank", 4096)):
+            value = getattr(self, name)
+            least = int(name == "adapter_rank")
+            if not isinstance(value, int) or not least <= value <= most:
+                raise UsageError(f"{name} is {value!r:.40}: give a whole number from {least} to {most}")
 
 
 @dataclass(frozen=True)
