@@ -1,8 +1,12 @@
 """Fixtures that every folder shares: the real default model, and a cache of one's own."""
 
+import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from sampan.catalog.catalog import resolve
@@ -15,6 +19,50 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ["SAMPAN_TUNE"] = "0"
 
 _READ = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "SAMPAN_OFFLINE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")
+
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+Deltas = dict[str, tuple[np.ndarray, np.ndarray]]
+"""A and B by module."""
+
+
+@pytest.fixture(scope="session")
+def write_adapter() -> Callable[..., Deltas]:
+    """`write_adapter(folder, shapes)`: a random LoRA adapter as PEFT writes it, for weights of these shapes.
+
+    `targets`: which linears, by the end of their names. `size`: of its entries, with a trained model's the
+    size of an adapter that changes most answers.
+    """
+
+    def write(
+        folder: Path, shapes: Mapping[str, tuple[int, ...]], *, rank: int = 4, alpha: float = 8,
+        targets: tuple[str, ...] = LINEARS, ranks: Mapping[str, int] | None = None, seed: int = 0,
+        dtype: Any = np.float32, size: float = 0.1, **config: Any,
+    ) -> Deltas:  # fmt: skip
+        from safetensors.numpy import save_file
+
+        rng, deltas = np.random.default_rng(seed), {}
+        for name, shape in shapes.items():
+            module = name.removesuffix(".weight")
+            if module.split(".")[-1] in targets:
+                r = next((n for end, n in (ranks or {}).items() if module.endswith(end)), rank)
+                a, b = rng.normal(0, size, (r, shape[1])), rng.normal(0, size, (shape[0], r))
+                deltas[module] = a.astype(dtype), b.astype(dtype)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {}
+        for module, (a, b) in deltas.items():
+            tensors[f"base_model.model.{module}.lora_A.weight"] = a
+            tensors[f"base_model.model.{module}.lora_B.weight"] = b
+        save_file(tensors, folder / "adapter_model.safetensors")
+        fields = {
+            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "some/model", "r": rank,
+            "lora_alpha": alpha, "target_modules": list(targets), "rank_pattern": dict(ranks or {}),
+            "bias": "none", "use_dora": False, "modules_to_save": None, "inference_mode": True,
+            "lora_dropout": 0.05, "fan_in_fan_out": False, "init_lora_weights": True, "loftq_config": {},
+        }  # fmt: skip
+        (folder / "adapter_config.json").write_text(json.dumps(fields | config))
+        return deltas
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from sampan.engine.blocks import BlockPool
 from sampan.engine.engine import DRAFT_ROWS, Engine
 from sampan.engine.runner import Runner
 from sampan.engine.sequence import Event
+from sampan.kernels.adapted import AdapterRoom
 from sampan.kernels.native import machine
 from sampan.kernels.program import Cache
 from sampan.models.registry import describe
@@ -73,6 +74,7 @@ def make_engine(tmp_path: Path) -> Callable[..., Engine]:
         eos: Iterable[int] = (),
         prefix_cache: bool = True,
         draft_rows: int = DRAFT_ROWS,
+        room: AdapterRoom | None = None,
     ) -> Engine:
         weights = random_weights()
         edit(weights)
@@ -81,9 +83,8 @@ def make_engine(tmp_path: Path) -> Callable[..., Engine]:
         here = machine(Settings(tmp_path), threads=1)
         with open_checkpoint(ModelFiles(tmp_path, "folder", "tiny", str(tmp_path))) as checkpoint:
             size = Cache(pages, LAYERS, KV_HEADS, HEAD_DIM)
-            runner = Runner(
-                describe(checkpoint.config), PackedWeights(checkpoint, here), here, size, max_rows
-            )
+            weights = PackedWeights(checkpoint, here)
+            runner = Runner(describe(checkpoint.config), weights, here, size, max_rows, room)
         return Engine(
             runner,
             context=context,

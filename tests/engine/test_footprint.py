@@ -13,12 +13,14 @@ from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
 from sampan.engine.footprint import measure
 from sampan.engine.runner import Runner
+from sampan.kernels.adapted import AdapterRoom
 from sampan.kernels.native import PAGE, machine
 from sampan.kernels.ops import Weight
 from sampan.kernels.program import Cache
 from sampan.models.registry import describe
 from sampan.weights.checkpoint import Checkpoint, open_checkpoint
 from sampan.weights.load import PackedWeights
+from sampan.weights.lora import read_lora
 
 SETTINGS = Settings(Path(), tune=False)
 SIZES = {"block_count": 2, "embedding_length": 256, "feed_forward_length": 512, "context_length": 64}
@@ -86,14 +88,14 @@ def write(tmp_path: Path) -> Callable[..., ModelFiles]:
     return make
 
 
-def check(checkpoint: Checkpoint, *, threads: int, rows: int) -> None:
+def check(checkpoint: Checkpoint, *, threads: int, rows: int, room: AdapterRoom | None = None) -> None:
     """Load the model really, and compare."""
     c, here = checkpoint.config, machine(SETTINGS, threads)
-    expected = measure(checkpoint, "tiny", here, rows)
+    expected = measure(checkpoint, "tiny", here, rows, room)
     weights = Counted(checkpoint, here)
     for dtype in expected.page:
         program = Runner(
-            describe(c), weights, here, Cache(3, c.layers, c.kv_heads, c.head_dim, dtype), rows
+            describe(c), weights, here, Cache(3, c.layers, c.kv_heads, c.head_dim, dtype), rows, room
         ).program
         assert program.workspace_bytes == expected.workspace, dtype
     vectors = sum(weight.shape[0] for weight in describe(c).weights().values() if len(weight.shape) == 1)
@@ -111,6 +113,21 @@ def test_every_type_and_mixture(write: Callable[..., ModelFiles], mixture: str) 
 def test_every_family(write: Callable[..., ModelFiles], family: str, tied: bool) -> None:
     with open_checkpoint(write({"": Type.Q8_0}, family, tied)) as checkpoint:
         check(checkpoint, threads=1, rows=32)
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_room_for_adapters(
+    mixture: str, write: Callable[..., ModelFiles], write_adapter: Callable[..., Any], tmp_path: Path
+) -> None:
+    room = AdapterRoom(3, 20)
+    with open_checkpoint(write(MIXTURES[mixture])) as checkpoint:
+        check(checkpoint, threads=2, rows=64, room=room)
+        weights = describe(checkpoint.config).weights()
+        write_adapter(tmp_path / "adapter", {n: w.shape for n, w in weights.items()}, rank=20)
+        here = machine(SETTINGS, 1)
+        packed = read_lora(tmp_path / "adapter", weights).pack(here)
+        size = sum(matrix.data.nbytes for pair in packed.values() for matrix in pair)
+        assert measure(checkpoint, "tiny", here, 64, room).adapters == 3 * size
 
 
 def test_threads_and_rows(write: Callable[..., ModelFiles]) -> None:

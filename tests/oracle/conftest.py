@@ -1,10 +1,12 @@
 """Tiny random models of every family, written and run by transformers, and the same files run natively."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +20,12 @@ from sampan.engine.blocks import BlockPool
 from sampan.engine.runner import Runner
 from sampan.engine.sequence import Sequence, Span
 from sampan.kernels import program
+from sampan.kernels.adapted import AdapterRoom
 from sampan.kernels.native import PAGE, machine
 from sampan.models.registry import describe
 from sampan.weights.checkpoint import open_checkpoint
 from sampan.weights.load import PackedWeights
+from sampan.weights.lora import read_lora
 
 logging.disable_progress_bar()
 torch.set_num_threads(1)  # the models are tiny, and machines that test are busy
@@ -82,16 +86,21 @@ class Tiny:
 class Native:
     """The native program of a file, without the engine around it: some more tokens in, their logits out."""
 
-    def __init__(self, files: ModelFiles, *, cache: str = "f32", threads: int = 1) -> None:
+    def __init__(
+        self, files: ModelFiles, *, cache: str = "f32", threads: int = 1, room: AdapterRoom | None = None
+    ) -> None:
         here = machine(Settings(Path()), threads)
         with open_checkpoint(files) as checkpoint:
             c = checkpoint.config
             size = program.Cache(PAGES, c.layers, c.kv_heads, c.head_dim, cache)
-            self.runner = Runner(describe(c), PackedWeights(checkpoint, here), here, size, max_rows=CONTEXT)
+            weights = PackedWeights(checkpoint, here)
+            self.runner = Runner(describe(c), weights, here, size, CONTEXT, room)
         self.pool = BlockPool(PAGES, PAGE)
 
-    def sequence(self, tokens: list[int]) -> Sequence:
-        return Sequence(0, tokens, len(tokens), SamplingParams(), 0, CONTEXT, frozenset())
+    def sequence(self, tokens: list[int], adapter: int = 0) -> Sequence:
+        sequence = Sequence(0, tokens, len(tokens), SamplingParams(), 0, CONTEXT, frozenset())
+        sequence.adapter = adapter
+        return sequence
 
     def step(self, *work: tuple[Sequence, int]) -> list[np.ndarray]:
         """Each sequence goes some tokens on; logits after each of these, [count, vocabulary]."""
@@ -104,9 +113,9 @@ class Native:
         assert rows.finite.all()
         return np.split(rows.logits.copy(), list(accumulate(count for _, count in work))[:-1])
 
-    def logits(self, tokens: list[int], chunk: int = CONTEXT) -> np.ndarray:
+    def logits(self, tokens: list[int], chunk: int = CONTEXT, adapter: int = 0) -> np.ndarray:
         """Logits after every token of a new sequence, which is computed `chunk` tokens at a time."""
-        sequence = self.sequence(tokens)
+        sequence = self.sequence(tokens, adapter)
         parts = []
         while sequence.remaining:
             parts += self.step((sequence, min(chunk, sequence.remaining)))
@@ -150,6 +159,33 @@ def case(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def native() -> Callable[..., Native]:
     return cache(Native)
+
+
+@pytest.fixture
+def adapted(native: Callable[..., Native], write_adapter: Callable[..., Any], tmp_path: Path) -> Any:
+    """The native program of a model with a random adapter, its id until the test ends, and the model with the
+    adapter merged: W + scale * B A."""
+    kept: list[tuple[Runner, int]] = []
+
+    def load(model: Any, room: AdapterRoom, *, seed: int = 0, scale: float, **options: Any) -> Any:
+        here, folder = native(model.files, room=room), tmp_path / f"{seed}"
+        weights = here.runner.model.weights()
+        shapes = {name: weight.shape for name, weight in weights.items()}
+        deltas = write_adapter(folder, shapes, seed=seed, **options)
+        adapter = read_lora(folder, weights)
+        found = here.runner.adapters.load(adapter, here.runner.machine)
+        adapter.close()
+        kept.append((here.runner, found))
+        merged = type(model)(model.files, deepcopy(model.oracle))
+        with torch.no_grad():
+            for module, (a, b) in deltas.items():
+                weight = merged.oracle.get_submodule(module).weight
+                weight += scale * torch.tensor(b).float() @ torch.tensor(a).float()
+        return here, found, merged
+
+    yield load
+    for runner, adapter in kept:
+        runner.adapters.unload(adapter)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from gguf import quants
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sampan.core.types import ModelFiles
+from sampan.kernels.adapted import AdapterRoom
 
 Make = Callable[..., Any]
 HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB = 256, 3, 4, 2, 64, 512, 300
@@ -209,6 +210,22 @@ def test_integer_kernels_give_the_same_bits_in_chunks_and_in_company(
     parts += [runner.step((b, 1), (a, 1))[1] for _ in range(20)]
     assert np.array_equal(np.concatenate(parts), whole[:87])
     for sequence in (a, b):
+        runner.pool.release(sequence.pages)
+
+
+@integers
+def test_adapters_are_added_in_float32_to_integer_products(
+    family: str, types: list[Type], quantised: Make, native: Make, adapted: Make, error: Make,
+    prompt: list[int],
+) -> None:  # fmt: skip
+    model = quantised(family, *types)
+    runner, adapter, merged = adapted(model, AdapterRoom(1, 16), scale=2.0, size=0.05)
+    plain, other = runner.sequence(prompt), runner.sequence(prompt[:EARLY], adapter)
+    together = runner.step((plain, 100), (other, EARLY - 1)) + runner.step((other, 1), (plain, LENGTH - 100))
+    assert error(np.concatenate(together[1:3]), merged.expected(prompt[:EARLY])) < FINE
+    # Beside rows with adapters, those without have the bits of a program that knows no adapters.
+    assert np.array_equal(np.concatenate(together[::3]), native(model.files).logits(prompt))
+    for sequence in (plain, other):
         runner.pool.release(sequence.pages)
 
 

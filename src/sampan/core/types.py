@@ -102,7 +102,7 @@ class Completion:
     sampled, an end-of-sequence token included; `logprobs` has one entry for each. `finish_reason`: "stop" (a
     stop token or text), "length" (`max_tokens`, or the context is full), "abort" (as far as it got).
     `cached_tokens`: tokens of the prompt that an earlier request had computed; what an answer cost does not
-    count when answers are compared.
+    count when answers are compared. `weights_version`: of the weights that gave the last token.
     """
 
     text: str
@@ -112,6 +112,7 @@ class Completion:
     finish_reason: FinishReason
     prompt_tokens: int
     cached_tokens: int = field(default=0, compare=False)
+    weights_version: int = field(default=0, compare=False)
 
     @property
     def completion_tokens(self) -> int:

@@ -103,6 +103,18 @@ class BlockPool:
             self._keys[page] = key
             self._serials[page] = next(self._next_serial)
 
+    def forget(self, salt: bytes = b"") -> None:
+        """Nobody finds any more what begins with `salt`; pages that are held stay so until their release."""
+        lost: set[int] = set()
+        for key, page in list(self._found.items()):  # a page stands behind the one before it
+            before, block = key
+            if before in lost or (before == 0 and block.startswith(salt)):
+                lost.add(self._serials[page])
+                del self._found[key], self._keys[page]
+                if page in self._idle:
+                    del self._idle[page]
+                    self._empty.append(page)
+
     def _let_go(self, page: int) -> None:
         self._holders[page] -= 1
         if self._holders[page] == 0:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sampan.core.errors import OutOfMemory, UsageError
 from sampan.core.memory import available_memory, megabytes
+from sampan.kernels.adapted import AdapterRoom
 from sampan.kernels.native import PAGE
 from sampan.models.config import ModelConfig
 
@@ -30,10 +31,12 @@ class Footprint:
     page: Mapping[str, int]
     dtype: str
     """The cache's type that suits the weights."""
+    adapters: int = 0
+    """Of all adapters together."""
 
     def fixed(self, max_sequences: int) -> int:
         """Everything but the cache."""
-        return self.weights + self.workspace + self.logits * max(max_sequences, SCORE_ROWS)
+        return self.weights + self.adapters + self.workspace + self.logits * max(max_sequences, SCORE_ROWS)
 
     def tokens(self, memory: int, max_sequences: int, dtype: str) -> int:
         """Tokens of a cache that fits into `memory` beside all else; negative when even that does not."""
@@ -45,7 +48,8 @@ class Wish:
     """What a user asks for; None leaves it to the machine. `memory`: bytes for everything together.
 
     `context`: tokens of the longest sequence. `cache_tokens`: of all sequences together. `cache`: "bf16",
-    "int8", "f32", or "auto": int8 where bf16 does not fit.
+    "int8", "f32", or "auto": int8 where bf16 does not fit. `adapters`: how many LoRA adapters there may be at
+    once, of rank `adapter_rank` at most.
     """
 
     memory: int | None = None
@@ -53,12 +57,24 @@ class Wish:
     max_sequences: int = 64
     cache_tokens: int | None = None
     cache: str | None = None
+    adapters: int = 0
+    adapter_rank: int = 64
+
+    @property
+    def room(self) -> AdapterRoom | None:
+        """For adapters."""
+        return AdapterRoom(self.adapters, self.adapter_rank) if self.adapters else None
 
     def __post_init__(self) -> None:
         for name in ("context", "max_sequences", "cache_tokens"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise UsageError(f"{name} is {value!r:.40}: give a whole number, 1 or more")
+        for name, most in (("adapters", 4096), ("adapter_rank", 4096)):
+            value = getattr(self, name)
+            least = int(name == "adapter_rank")
+            if not isinstance(value, int) or not least <= value <= most:
+                raise UsageError(f"{name} is {value!r:.40}: give a whole number from {least} to {most}")
 
 
 @dataclass(frozen=True)
@@ -71,6 +87,7 @@ class Plan:
     weights_bytes: int
     workspace_bytes: int
     cache_bytes: int
+    adapter_bytes: int = 0
 
     @property
     def cache_tokens(self) -> int:
@@ -102,8 +119,9 @@ def plan(model: Footprint, wish: Wish) -> Plan:
         pages=pages,
         cache=dtype,
         weights_bytes=model.weights,
-        workspace_bytes=model.fixed(wish.max_sequences) - model.weights,
+        workspace_bytes=model.fixed(wish.max_sequences) - model.weights - model.adapters,
         cache_bytes=pages * model.page[dtype],
+        adapter_bytes=model.adapters,
     )
 
 
@@ -139,9 +157,10 @@ def _refusal(model: Footprint, wish: Wish, limit: int, needed: int, dtype: str) 
     fixed, cache = model.fixed(wish.max_sequences), needed * model.page[dtype]
     sequences = "1 sequence" if wish.max_sequences == 1 else f"{wish.max_sequences} sequences"
     asked = f"{(needed - 1) * PAGE} tokens of {dtype} cache and {sequences}"
+    adapters = f"{megabytes(model.adapters)} of adapters, " if model.adapters else ""
     parts = (
-        f"{megabytes(model.weights)} of weights, {megabytes(fixed - model.weights)} of workspace, "
-        f"{megabytes(cache)} of cache"
+        f"{megabytes(model.weights)} of weights, {adapters}"
+        f"{megabytes(fixed - model.weights - model.adapters)} of workspace, {megabytes(cache)} of cache"
     )
     there = "allowed" if wish.memory else "free"
     return (

@@ -1,9 +1,12 @@
 """The engine: token ids in, token ids out. Text, templates and tools stay outside."""
 
 import os
+import struct
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from itertools import count
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +19,10 @@ from sampan.engine.runner import Runner
 from sampan.engine.scheduler import Counters, Scheduler
 from sampan.engine.sequence import Event, Sequence, Span
 from sampan.kernels.native import PAGE
+
+if TYPE_CHECKING:
+    from sampan.weights.lora import Lora
+    from sampan.weights.update import Tensors
 
 DRAFT_ROWS = 8  # up to about here a step reads weights longer than it computes
 _SCORE_ROWS = 128  # rows of logits held at once while scoring
@@ -49,14 +56,24 @@ class Engine:
         self.scheduler = Scheduler(self.pool, runner.max_rows, max_sequences, draft_rows)
         self.steps = 0
         self._ids = count()
+        self.weights_version = 0
+        self._leaving: set[int] = set()
 
-    def add(self, prompt: Seq[int], sampling: SamplingParams, *, constraint: Constraint | None = None) -> int:
+    def add(
+        self,
+        prompt: Seq[int],
+        sampling: SamplingParams,
+        *,
+        constraint: Constraint | None = None,
+        adapter: int | None = None,
+    ) -> int:
         """Queue a request; returns its id. Raises RequestError for what can never be served.
 
         `constraint`: what its tokens must obey, for this request alone; the answer ends ("stop") once it is
-        done, whatever `ignore_eos` says.
+        done, whatever `ignore_eos` says. `adapter`: what `load_adapter` gave; None is the model itself.
         """
         tokens = self._check(prompt)
+        chosen = self._adapter(adapter)
         _check_sampling(sampling, self.vocabulary)
         limit = self.context
         if sampling.max_tokens is not None:
@@ -66,15 +83,40 @@ class Engine:
         request = next(self._ids)
         sequence = Sequence(request, tokens, len(tokens), sampling, seed, limit, stops)
         sequence.constraint = Guarded(constraint) if constraint is not None else None
+        sequence.adapter, sequence.salt = chosen, self._salt(chosen)
         self.scheduler.add(sequence)
         return request
+
+    def load_adapter(self, adapter: "Lora") -> int:
+        """Make an adapter ready for requests, and name it. Raises `OutOfMemory` where there is no room."""
+        return self.runner.adapters.load(adapter, self.runner.machine)
+
+    def unload_adapter(self, adapter: int) -> None:
+        """No new request can choose it; it is gone, pages and all, once the last that uses it ends."""
+        self._adapter(adapter)
+        self._leaving.add(adapter)
+        self._let_adapters_go()
 
     def step(self) -> list[Event]:
         """One step of the model for everything that is running."""
         self.steps += 1
-        plan = self.scheduler.schedule()
+        plan = sorted(self.scheduler.schedule(), key=_by_adapter)
         tokens = self.runner.run(plan) if plan else []
-        return self.scheduler.postprocess(plan, tokens)
+        events = self.scheduler.postprocess(plan, tokens)
+        self._let_adapters_go()
+        version = self.weights_version
+        return [replace(event, weights_version=version) for event in events] if version else events
+
+    def update_weights(self, tensors: "Tensors") -> int:
+        """Write new values over some or all of the weights; returns the version that they make.
+
+        What runs goes on with the new weights over the keys and values that it has; nothing that the old ones
+        computed is found again. An update that is refused has changed nothing.
+        """
+        self.runner.update(tensors)
+        self.pool.forget()
+        self.weights_version += 1
+        return self.weights_version
 
     @property
     def counters(self) -> Counters:
@@ -83,7 +125,9 @@ class Engine:
 
     def abort(self, request: int) -> bool:
         """Forget a request; its pages are free before the next step."""
-        return self.scheduler.abort(request)
+        known = self.scheduler.abort(request)
+        self._let_adapters_go()
+        return known
 
     @property
     def idle(self) -> bool:
@@ -105,10 +149,11 @@ class Engine:
         finally:
             self.abort(request)
 
-    def score(self, ids: Seq[int]) -> npt.NDArray[np.float64]:
+    def score(self, ids: Seq[int], *, adapter: int | None = None) -> npt.NDArray[np.float64]:
         """Natural-log probability of each of ids[1:] after what precedes it."""
         tokens = self._check(ids)
         sequence = Sequence(-1, tokens, len(tokens), SamplingParams(), 0, len(tokens), frozenset())
+        sequence.adapter = self._adapter(adapter)
         if not self.pool.extend(sequence.pages, len(tokens)):
             raise RequestError(f"scoring {len(tokens)} tokens needs more cache than is free")
         rows = min(_SCORE_ROWS, self.runner.max_rows)
@@ -130,6 +175,28 @@ class Engine:
             rows.logits[np.arange(len(targets)), targets].astype(np.float64) - rows.log_total[: len(targets)]
         )
 
+    def _adapter(self, adapter: int | None) -> int:
+        """The id of a loaded adapter, or 0 for none."""
+        if adapter is None:
+            return 0
+        if adapter not in self.runner.adapters or adapter in self._leaving:
+            raise RequestError(f"adapter {adapter} is not loaded: load it first")
+        return adapter
+
+    def _salt(self, adapter: int) -> bytes:
+        """Of pages that the adapter and the weights as they are now compute."""
+        version = self.weights_version
+        return struct.pack("<qq", adapter, version) if adapter or version else b""
+
+    def _let_adapters_go(self) -> None:
+        """Free those that were unloaded and that nobody uses."""
+        if self._leaving:
+            used = {sequence.adapter for sequence in (*self.scheduler.running, *self.scheduler.waiting)}
+            for adapter in self._leaving - used:
+                self.runner.adapters.unload(adapter)
+                self.pool.forget(self._salt(adapter))
+            self._leaving &= used
+
     def _check(self, prompt: Seq[int]) -> list[int]:
         tokens = [int(t) for t in prompt]
         if not tokens:
@@ -140,6 +207,10 @@ class Engine:
         if wrong is not None:
             raise RequestError(f"token id {wrong} is outside the vocabulary of {self.vocabulary}")
         return tokens
+
+
+def _by_adapter(span: Span) -> int:
+    return span.sequence.adapter  # rows of one lie together
 
 
 def _check_sampling(p: SamplingParams, vocabulary: int) -> None:

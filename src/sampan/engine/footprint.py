@@ -11,6 +11,7 @@ import numpy as np
 
 from sampan.engine.budget import Footprint
 from sampan.kernels import _native  # type: ignore[attr-defined]
+from sampan.kernels.adapted import AdaptedRecorder, AdapterRoom
 from sampan.kernels.formats import TensorType
 from sampan.kernels.native import PAGE, Machine, padded
 from sampan.kernels.ops import Weight
@@ -23,12 +24,16 @@ from sampan.weights.packed import stacked
 _BLOCK = 32  # inputs that share a scale
 
 
-def measure(checkpoint: Checkpoint, name: str, machine: Machine, max_rows: int) -> Footprint:
-    """What the checkpoint's model takes with these threads and rows a step."""
+def measure(
+    checkpoint: Checkpoint, name: str, machine: Machine, max_rows: int, room: AdapterRoom | None = None
+) -> Footprint:
+    """What the checkpoint's model takes with these threads and rows a step, and with adapters of float32 that
+    fill their room."""
     c = checkpoint.config
     weights = _Sizes(checkpoint, machine)
     meter = _Meter(max_rows, machine.threads, c.head_dim)
-    describe(c).forward(_Measuring(weights, meter), symbolic_batch())
+    recorder = AdaptedRecorder(meter, weights, room) if room else Recorder(meter, weights)
+    describe(c).forward(recorder, symbolic_batch())
     kinds = {info.type for info in checkpoint.tensors.values() if len(info.shape) == 2}
     element = {"bf16": 2 * c.head_dim, "f32": 4 * c.head_dim, "int8": c.head_dim + 4}
     each = 2 * PAGE * c.layers * c.kv_heads
@@ -37,6 +42,7 @@ def measure(checkpoint: Checkpoint, name: str, machine: Machine, max_rows: int) 
         config=c,
         weights=weights.bytes,
         workspace=meter.bytes,
+        adapters=meter.adapter_bytes,
         logits=4 * padded(c.vocab),
         page={dtype: each * size for dtype, size in element.items()},
         dtype="f32" if kinds == {TensorType.F32} else "bf16",
@@ -94,12 +100,17 @@ class _Meter:
     def __init__(self, rows: int, threads: int, head_dim: int) -> None:
         self._rows, self._threads, self._head_dim = rows, threads, head_dim
         self._taken = self._count = self._max_k = 0
+        self._inputs: dict[int, int] = {}
+        self._room, self._rank, self._parts = 0, 0, 0
+        self.adapter_bytes = 0
+        """Of all adapters' matrices."""
 
     @property
     def bytes(self) -> int:
         """Of buffers, activations, cosines and sines, and the threads' scratch."""
         scratch = int(_native.scratch_bytes(self._max_k, self._head_dim))
-        return self._taken + self._rows * self._head_dim * 4 + self._threads * scratch
+        inner = 4 * self._parts * self._rows * self._rank
+        return self._taken + inner + self._rows * self._head_dim * 4 + self._threads * scratch
 
     def buffer(self, width: int) -> int:
         """[rows, width] floats."""
@@ -108,7 +119,9 @@ class _Meter:
     def activations(self, k: int, integer: bool) -> int:
         """[rows, k] floats, or blocks of four rows with their low planes."""
         quads = -(-self._rows // 4)
-        return self._take(quads * (k // _BLOCK) * _native.QUAD_BLOCK_BYTES if integer else 4 * self._rows * k)
+        act = self._take(quads * (k // _BLOCK) * _native.QUAD_BLOCK_BYTES if integer else 4 * self._rows * k)
+        self._inputs[act] = k
+        return act
 
     def logits(self, width: int) -> int:  # noqa: ARG002
         """Counted by the row (`Footprint.logits`)."""
@@ -120,6 +133,16 @@ class _Meter:
 
     gated = linear
 
+    def adapters(self, count: int, rank: int) -> None:
+        """Their ranks take whole panels."""
+        self._room, self._rank = count, padded(rank)
+
+    def adapt(self, outputs: list[int], act: int, *_: object) -> None:
+        """A and B of each part, and A x of each row."""
+        self._parts = max(self._parts, len(outputs))
+        each = sum(self._inputs[act] + padded(n) for n in outputs)
+        self.adapter_bytes += 4 * self._room * self._rank * each
+
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: None  # other instructions allocate nothing
 
@@ -127,14 +150,3 @@ class _Meter:
         self._taken += nbytes
         self._count += 1
         return self._count - 1
-
-
-class _Measuring(Recorder):
-    """Records into a meter."""
-
-    def __init__(self, weights: _Sizes, meter: _Meter) -> None:
-        self.weights = weights
-        self.program = meter
-        self.buffers = {}
-        self.activations = {}
-        self.norms = []

@@ -2,20 +2,27 @@
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from sampan.core.errors import RequestError
 from sampan.core.types import TokenLogprob
+from sampan.engine.adapters import AdapterTable
 from sampan.engine.batch import arrays
 from sampan.engine.sampler import choose, takes_best
 from sampan.engine.scheduler import Sampled
 from sampan.engine.sequence import Sequence, Span
+from sampan.kernels.adapted import AdaptedRecorder, AdapterRoom
 from sampan.kernels.native import Machine, out_of_memory
-from sampan.kernels.program import Cache, Recorder, symbolic_batch
+from sampan.kernels.ops import Weight
+from sampan.kernels.program import Cache, Recorder, new_program, symbolic_batch
 from sampan.models.registry import Model
-from sampan.weights.load import PackedWeights
+from sampan.weights.load import PackedWeights, Place
+
+if TYPE_CHECKING:
+    from sampan.weights.update import Tensors
 
 Floats = npt.NDArray[np.float32]
 
@@ -36,16 +43,26 @@ class Rows:
 
 
 class Runner:
-    """A recorded model with its cache. `max_rows`: tokens of a step."""
+    """A recorded model with its cache. `max_rows`: tokens of a step. `room`: for adapters, if any."""
 
     def __init__(
-        self, model: Model, weights: PackedWeights, machine: Machine, cache: Cache, max_rows: int
+        self,
+        model: Model,
+        weights: PackedWeights,
+        machine: Machine,
+        cache: Cache,
+        max_rows: int,
+        room: AdapterRoom | None = None,
     ) -> None:
         rope = model.config.rope
-        recorder = Recorder(machine, weights, cache, max_rows, rope.inv_freq, rope.scale)
+        program = new_program(machine, cache, max_rows, rope.inv_freq, rope.scale)
+        recorder = AdaptedRecorder(program, weights, room) if room else Recorder(program, weights)
         model.forward(recorder, symbolic_batch())
+        self.model, self.weights, self.machine = model, weights, machine
+        self.adapters = AdapterTable(recorder if isinstance(recorder, AdaptedRecorder) else None)
         self.program = recorder.program
         self.norms = recorder.norms
+        self._biases = recorder.biases
         self.cache = cache
         self.max_rows = max_rows
 
@@ -71,12 +88,22 @@ class Runner:
 
     def rows(self, plan: Seq[Span], *, sample_all: bool = False) -> Rows:
         """Logits of the sampled rows, or of every row."""
-        a = arrays(plan, sample_all=sample_all)
+        a, slots = arrays(plan, sample_all=sample_all), self.adapters.slots(plan)
         try:
-            logits, chunks, unsound = self.program.run(a.ids, a.positions, a.spans, a.pages, a.sampled)
+            logits, chunks, unsound = self.program.run(a.ids, a.positions, a.spans, a.pages, a.sampled, slots)
         except MemoryError as e:
             raise out_of_memory(f"a step of {a.ids.size} tokens") from e
         return _summary(logits, chunks, unsound)
+
+    def update(self, tensors: "Tensors") -> None:
+        """Write new weights in place; see `weights/update.py`."""
+        from sampan.weights.update import update
+
+        update(tensors, self.model.weights(), self._place, self.machine)
+
+    def _place(self, weight: Weight) -> Place:
+        place, bias = self.weights.place(weight), self._biases.get(weight.name)
+        return place if bias is None else Place(vectors=(*place.vectors, bias))
 
     def fault(self, rows: Rows, row: int) -> str:
         """Where a row stopped being finite."""

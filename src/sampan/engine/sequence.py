@@ -30,6 +30,10 @@ class Sequence:
     """Where its drafts come from; None when it must not draft."""
     constraint: Constraint | None = None
     """What its tokens must obey."""
+    adapter: int = 0
+    """Id of its adapter; 0 for none."""
+    salt: bytes = b""
+    """What its pages depend on besides its tokens: only sequences of one salt share pages."""
     _blocks: list[bytes] = field(default_factory=list)
 
     @property
@@ -45,7 +49,8 @@ class Sequence:
     def blocks(self, count: int, size: int) -> list[bytes]:
         """Its first pages' tokens, `size` to a page, as keys (kept: bytes remember their hash)."""
         for at in range(len(self._blocks) * size, count * size, size):
-            self._blocks.append(array("i", self.tokens[at : at + size]).tobytes())
+            salt = b"" if at else self.salt  # the first page's key is part of every other's
+            self._blocks.append(salt + array("i", self.tokens[at : at + size]).tobytes())
         return self._blocks[:count]
 
 
@@ -74,7 +79,8 @@ class Span:
 class Event:
     """One sampled token of a request, or its end. `token` is None only when it ends without one.
 
-    `cached_tokens`: tokens of its prompt that were not computed again.
+    `cached_tokens`: tokens of its prompt that were not computed again. `weights_version`: of the weights that
+    gave the token.
     """
 
     request: int
@@ -82,3 +88,4 @@ class Event:
     finish_reason: FinishReason | None = None
     error: str | None = None
     cached_tokens: int = field(default=0, compare=False)
+    weights_version: int = field(default=0, compare=False)

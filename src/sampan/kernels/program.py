@@ -12,6 +12,7 @@ first 64 positions of a sequence and before weights marked `fine`. docs/numerics
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
@@ -115,30 +116,31 @@ class _Part:
     norm: Norm | None = None
 
 
+def new_program(
+    machine: Machine, cache: Cache, max_rows: int, inv_freq: Sequence[float], rope_scale: float
+) -> Any:
+    """An empty native program with its cache."""
+    try:
+        return _native.Program(
+            machine.pool, machine.isa, max_rows, cache.pages, _CACHE_TYPES[cache.dtype], cache.layers,
+            cache.kv_heads, cache.head_dim, list(inv_freq), rope_scale,
+        )  # fmt: skip
+    except MemoryError as e:
+        raise out_of_memory(f"a cache of {cache.pages * _native.PAGE} tokens") from e
+
+
 class Recorder:
     """Writes a native program. One recorder writes one program."""
 
-    def __init__(
-        self,
-        machine: Machine,
-        weights: WeightSource,
-        cache: Cache,
-        max_rows: int,
-        inv_freq: Sequence[float],
-        rope_scale: float,
-    ) -> None:
+    def __init__(self, program: Any, weights: WeightSource) -> None:
+        self.program = program
         self.weights = weights
         self.buffers: dict[tuple[str, int], int] = {}
         self.activations: dict[tuple[int, bool, bool], int] = {}
         self.norms: list[str] = []
         """Names of the norms' weights in the program's order."""
-        try:
-            self.program = _native.Program(
-                machine.pool, machine.isa, max_rows, cache.pages, _CACHE_TYPES[cache.dtype], cache.layers,
-                cache.kv_heads, cache.head_dim, list(inv_freq), rope_scale,
-            )  # fmt: skip
-        except MemoryError as e:
-            raise out_of_memory(f"a cache of {cache.pages * _native.PAGE} tokens") from e
+        self.biases: dict[str, Floats] = {}
+        """What the program reads of each bias."""
 
     def embed(self, table: Weight, ids: Any) -> _Residual:
         buffer = self._buffer("residual", table.shape[1])
@@ -153,7 +155,7 @@ class Recorder:
 
     def linear(self, x: Any, weight: Linear) -> Any:
         if isinstance(x, _Gated):
-            pending = self._fused(x, weight) or self._prepare(self._hidden(x), weight)
+            pending = self._activated(x, weight)
         else:
             pending = self._prepare(self._floats(x), weight)
         if len(weight.parts) == 1:
@@ -177,8 +179,7 @@ class Recorder:
         return out
 
     def swiglu(self, gate_up: tuple[_Part, _Part]) -> _Gated:
-        gate, up = gate_up
-        return _Gated(gate.linear, gate.index, up.index)
+        return _Gated(gate_up[0].linear, gate_up[0].index, gate_up[1].index)
 
     def rows(self, x: Any, index: Any) -> Any:
         """The sample's rows: of a residual a copy that can be added to, of another value a view."""
@@ -227,18 +228,23 @@ class Recorder:
     def _prepare(self, x: _Buffer, weight: Linear) -> _Pending:
         """Input rows in every form that the linear's segments need."""
         inputs = weight.parts[0].shape[1]
-        scale = self.weights.vector(x.norm.weight) if x.norm else None
-        eps = x.norm.eps if x.norm else 0.0
         acts: dict[tuple[bool, bool], int] = {}
         if x.norm:
             self.norms.append(x.norm.weight.name)
         for integer, fine in sorted({(s.integer, s.fine) for s in self.weights.segments(weight)}):
             act = acts[integer, fine] = self._activations(inputs, integer, fine)
-            joined = len(acts) > 1
-            self.program.prepare(
-                x.op, x.index, x.offset, x.up, scale, eps, act, x.sampled, x.gathers, fine, joined
-            )
+            self._rows(x, act, fine, joined=len(acts) > 1)
         return _Pending(weight, acts, x.sampled)
+
+    def _rows(self, x: _Buffer, act: int, fine: bool, *, joined: bool) -> None:
+        scale = self.weights.vector(x.norm.weight) if x.norm else None
+        eps = x.norm.eps if x.norm else 0.0
+        self.program.prepare(
+            x.op, x.index, x.offset, x.up, scale, eps, act, x.sampled, x.gathers, fine, joined
+        )
+
+    def _activated(self, x: _Gated, weight: Linear) -> _Pending:
+        return self._fused(x, weight) or self._prepare(self._hidden(x), weight)
 
     def _hidden(self, x: _Gated) -> _Buffer:
         hidden, starts = self._materialise(x.linear, "hidden"), _starts(x.linear.weight)
@@ -266,10 +272,10 @@ class Recorder:
     def _bias(self, weight: Linear) -> Floats | None:
         if not weight.biases:
             return None
-        starts, last = _starts(weight), padded(weight.parts[-1].shape[0])
-        bias = np.zeros(starts[-1] + last, np.float32)
-        for start, part in zip(starts, weight.biases, strict=True):
+        bias = np.zeros(sum(padded(part.shape[0]) for part in weight.parts), np.float32)
+        for start, part in zip(_starts(weight), weight.biases, strict=True):
             bias[start : start + part.shape[0]] = self.weights.vector(part)
+            self.biases[part.name] = bias[start : start + part.shape[0]]
         return bias
 
     def _buffer(self, role: str, width: int) -> _Buffer:
@@ -291,8 +297,4 @@ def symbolic_batch() -> Batch:
 
 
 def _starts(weight: Linear) -> list[int]:
-    starts, at = [], 0
-    for part in weight.parts:
-        starts.append(at)
-        at += padded(part.shape[0])
-    return starts
+    return [0, *accumulate(padded(part.shape[0]) for part in weight.parts[:-1])]

@@ -14,12 +14,13 @@ from sampan.text.tokenizer import Tokenizer
 @dataclass(frozen=True)
 class Prompt:
     """A request on its way to the engine. `thinking`: the prompt has opened a block of reasoning. `grammar`:
-    what the answer, behind that block, must look like."""
+    what the answer, behind that block, must look like. `adapter`: the engine's id of the one that answers."""
 
     ids: list[int]
     sampling: SamplingParams
     thinking: bool = False
     grammar: Grammar | None = None
+    adapter: int | None = None
 
 
 class Answer:
@@ -32,7 +33,7 @@ class Answer:
         self._shown: dict[Kind, list[str]] = {"text": [], "reasoning": []}
         self._tokens: list[TokenLogprob] = []
         self._prompt_tokens = len(prompt.ids)
-        self._cached_tokens = 0
+        self._cached_tokens = self._weights_version = 0
         self.finish_reason: FinishReason | None = None
 
     @property
@@ -52,7 +53,7 @@ class Answer:
         if reason is not None:
             pieces += [*self._split.push(self._text.finish()), *self._split.finish()]
         self._tokens.append(event.token)
-        self._cached_tokens = event.cached_tokens
+        self._cached_tokens, self._weights_version = event.cached_tokens, event.weights_version
         self.finish_reason = reason
         return Delta(self._show("text", pieces), self._show("reasoning", pieces), event.token, reason)
 
@@ -66,6 +67,7 @@ class Answer:
             finish_reason=self.finish_reason or "abort",
             prompt_tokens=self._prompt_tokens,
             cached_tokens=self._cached_tokens,
+            weights_version=self._weights_version,
         )
 
     def _show(self, kind: Kind, pieces: Iterable[Piece]) -> str:

@@ -7,12 +7,13 @@ step.
 from typing import Any, Self, overload
 
 from sampan.core.types import Completion, Grammar, Score
-from sampan.llm.base import BaseLLM, Ids, Messages, score_of
+from sampan.llm.base import Ids, Messages, score_of
+from sampan.llm.changes import Changes
 from sampan.llm.inputs import Sampling
 from sampan.llm.streams import AsyncStream, acollect, ascores
 
 
-class AsyncCalls(BaseLLM):
+class AsyncCalls(Changes):
     """See `LLM`: `agenerate` is `generate`, and so on."""
 
     async def __aenter__(self) -> Self:
@@ -36,6 +37,7 @@ class AsyncCalls(BaseLLM):
         n: None = None,
         templated: bool = False,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
     ) -> Completion: ...
     @overload
     async def agenerate(
@@ -46,6 +48,7 @@ class AsyncCalls(BaseLLM):
         n: int,
         templated: bool = False,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
     ) -> list[Completion]: ...
     @overload
     async def agenerate(
@@ -56,6 +59,7 @@ class AsyncCalls(BaseLLM):
         n: None = None,
         templated: bool = False,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
     ) -> list[Completion]: ...
     @overload
     async def agenerate(
@@ -66,6 +70,7 @@ class AsyncCalls(BaseLLM):
         n: int,
         templated: bool = False,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
     ) -> list[list[Completion]]: ...
     async def agenerate(
         self,
@@ -75,10 +80,11 @@ class AsyncCalls(BaseLLM):
         n: int | None = None,
         templated: bool = False,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
     ) -> Any:
         """Continue prompts."""
         inputs, spread = self._generation(prompts, sampling, n, templated, grammar)
-        return inputs.shaped(await acollect(self._driver, self._grammars, spread))
+        return inputs.shaped(await acollect(self._driver, self._grammars, self._adapted(spread, adapter)))
 
     @overload
     async def achat(
@@ -88,6 +94,7 @@ class AsyncCalls(BaseLLM):
         *,
         n: None = None,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
         **template: Any,
     ) -> Completion: ...
     @overload
@@ -98,6 +105,7 @@ class AsyncCalls(BaseLLM):
         *,
         n: int,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
         **template: Any,
     ) -> list[Completion]: ...
     @overload
@@ -108,6 +116,7 @@ class AsyncCalls(BaseLLM):
         *,
         n: None = None,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
         **template: Any,
     ) -> list[Completion]: ...
     @overload
@@ -118,6 +127,7 @@ class AsyncCalls(BaseLLM):
         *,
         n: int,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
         **template: Any,
     ) -> list[list[Completion]]: ...
     async def achat(
@@ -127,11 +137,12 @@ class AsyncCalls(BaseLLM):
         *,
         n: int | None = None,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
         **template: Any,
     ) -> Any:
         """Answer conversations."""
         inputs, spread = self._conversation(messages, sampling, n, grammar, template)
-        return inputs.shaped(await acollect(self._driver, self._grammars, spread))
+        return inputs.shaped(await acollect(self._driver, self._grammars, self._adapted(spread, adapter)))
 
     def astream(
         self,
@@ -140,18 +151,21 @@ class AsyncCalls(BaseLLM):
         *,
         templated: bool = False,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
         **template: Any,
     ) -> AsyncStream:
         """One answer as it is made, for `async for`; call it inside the event loop."""
-        return AsyncStream(
-            self._driver, self._grammars, self._single(prompt, sampling, templated, grammar, template)
-        )
+        single = self._single(prompt, sampling, templated, grammar, template)
+        return AsyncStream(self._driver, self._grammars, *self._adapted([single], adapter))
 
     @overload
-    async def ascore(self, texts: str | Ids) -> Score: ...
+    async def ascore(self, texts: str | Ids, *, adapter: str | None = None) -> Score: ...
     @overload
-    async def ascore(self, texts: list[str] | list[list[int]]) -> list[Score]: ...
-    async def ascore(self, texts: object) -> Any:
+    async def ascore(
+        self, texts: list[str] | list[list[int]], *, adapter: str | None = None
+    ) -> list[Score]: ...
+    async def ascore(self, texts: object, *, adapter: str | None = None) -> Any:
         """Log-probabilities of given tokens or text."""
         inputs, ids = self._scoring(texts)
-        return inputs.shaped([score_of(each, await ascores(self._driver, each)) for each in ids])
+        chosen = None if adapter is None else self._adapter(adapter)
+        return inputs.shaped([score_of(each, await ascores(self._driver, each, chosen)) for each in ids])

@@ -33,7 +33,8 @@ class BaseLLM:
     the longest sequence; without it, the model's own or what fits. `threads`: every core unless given.
     `max_sequences`: how many run side by side. `cache`: "bf16", "int8" (half the bytes, some quality), or
     "auto": int8 where bf16 does not fit. `cache_tokens`: tokens of all sequences in the cache together.
-    `prefix_cache` and `speculation` save work and change no answer.
+    `prefix_cache` and `speculation` save work and change no answer. `adapters`: how many LoRA adapters of at
+    most `adapter_rank` there may be at once; their memory is part of the sum.
 
     Raises `OutOfMemory` with the numbers for what does not fit, before loading it; `ModelNotFound`,
     `WeightsError`, `UnsupportedModel` and `UsageError` as they apply.
@@ -56,11 +57,13 @@ class BaseLLM:
         cache_tokens: int | None = None,
         prefix_cache: bool = True,
         speculation: bool = True,
+        adapters: int = 0,
+        adapter_rank: int = 64,
         settings: Settings | None = None,
         progress: Progress | None = None,
     ) -> None:
         limit = None if memory is None else parse_bytes(memory)
-        wish = Wish(limit, context, max_sequences, cache_tokens, cache)
+        wish = Wish(limit, context, max_sequences, cache_tokens, cache, adapters, adapter_rank)
         settings = settings or Settings.from_env()
         self.files = model if isinstance(model, ModelFiles) else resolve(str(model), settings, progress)
         started = time.perf_counter()
@@ -79,6 +82,7 @@ class BaseLLM:
         self.weights, self.engine = loaded.weights, loaded.engine
         self.context = self.engine.context
         self._driver = Driver(self.engine)
+        self._adapters: dict[str, int] = {}
         self._grammars = GrammarCompiler(self.tokenizer)
         self._end = weakref.finalize(self, self._driver.close)
         self.load_seconds = time.perf_counter() - started

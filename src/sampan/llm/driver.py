@@ -8,8 +8,10 @@ fails the requests in it, not the process. Nothing here knows text.
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +24,13 @@ from sampan.engine.sequence import Event
 
 News = Sequence[tuple[int, Event]] | npt.NDArray[np.float64] | Exception
 """Events of one step with the places of their requests in the ticket, scores, or why there will be none."""
-Request = tuple[Sequence[int], SamplingParams] | tuple[Sequence[int], SamplingParams, Constraint | None]
-"""A prompt, how to answer it, and what the answer must obey."""
+Request = (
+    tuple[Sequence[int], SamplingParams]
+    | tuple[Sequence[int], SamplingParams, Constraint | None]
+    | tuple[Sequence[int], SamplingParams, Constraint | None, int | None]
+)
+"""A prompt, how to answer it, what the answer must obey, and the id of the adapter that gives it."""
+T = TypeVar("T")
 
 
 class Ticket:
@@ -49,9 +56,26 @@ class Generation(Ticket):
 class Scoring(Ticket):
     """Tokens to score."""
 
-    def __init__(self, tokens: Sequence[int], deliver: Callable[[News], None]) -> None:
+    def __init__(
+        self, tokens: Sequence[int], deliver: Callable[[News], None], adapter: int | None = None
+    ) -> None:
         super().__init__(deliver)
         self.tokens = tokens
+        self.adapter = adapter
+
+
+class Call(Ticket):
+    """Something to do with the engine between two steps; `idle`: when no request runs."""
+
+    def __init__(self, act: Callable[[Engine], object], idle: bool) -> None:
+        super().__init__(self._fail)
+        self.act = act
+        self.idle = idle
+        self.result: Future[Any] = Future()
+
+    def _fail(self, news: News) -> None:
+        assert isinstance(news, Exception)
+        self.result.set_exception(news)
 
 
 class Driver:
@@ -67,12 +91,24 @@ class Driver:
         self._thread: threading.Thread | None = None
         self._refusal: SampanError | None = None
 
+    def call(self, act: Callable[[Engine], T], *, idle: bool = False) -> T:
+        """What `act` gives, on the engine's thread, between two steps. `idle`: after the requests handed in
+        before; those that come later wait."""
+        ticket = Call(act, idle)
+        self.submit(ticket)
+        try:
+            found: T = ticket.result.result()
+            return found
+        finally:
+            self.withdraw(ticket)
+
     def submit(self, ticket: Ticket) -> None:
         """Hand work in. What can never be served is told through the ticket."""
         with self._door:
             if self._refusal is not None:
                 raise self._refusal
-            self._inbox.put(partial(self._waiting.append, ticket))
+            at_once = isinstance(ticket, Call) and not ticket.idle
+            self._inbox.put(partial(self._start if at_once else self._waiting.append, ticket))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="sampan-engine", daemon=True)
                 self._thread.start()
@@ -110,7 +146,7 @@ class Driver:
 
     def _take_in(self) -> bool:
         """Do what the inbox says, and sleep while there is nothing to do. False: the end has come."""
-        asleep = self.engine.idle
+        asleep = self.engine.idle and not self._waiting
         while asleep or not self._inbox.empty():
             command = self._inbox.get()
             if command is None:
@@ -118,21 +154,28 @@ class Driver:
             command()
             asleep = False
         while self._waiting and self._has_room(self._waiting[0]):
-            ticket = self._waiting.popleft()
-            if not ticket.closed:
-                self._start(ticket)
+            self._start(self._waiting.popleft())
         return True
 
     def _has_room(self, ticket: Ticket) -> bool:
         """A scoring needs all its pages at once: until they are free, nothing behind it starts either."""
+        if isinstance(ticket, Call):
+            return self.engine.idle
         if self.engine.idle or not isinstance(ticket, Scoring):
             return True
         return self.engine.pool.needed(len(ticket.tokens)) <= self.engine.pool.free
 
     def _start(self, ticket: Ticket) -> None:
+        if ticket.closed:
+            return
+        if self._refusal is not None:
+            self._tell(ticket, self._refusal)
+            return
         try:
-            if isinstance(ticket, Scoring):
-                ticket.deliver(self.engine.score(ticket.tokens))
+            if isinstance(ticket, Call):
+                ticket.result.set_result(ticket.act(self.engine))
+            elif isinstance(ticket, Scoring):
+                ticket.deliver(self.engine.score(ticket.tokens, adapter=ticket.adapter))
             elif isinstance(ticket, Generation):
                 self._add(ticket)
         except Exception as error:
@@ -141,7 +184,8 @@ class Driver:
     def _add(self, ticket: Generation) -> None:
         for place, (tokens, sampling, *rest) in enumerate(ticket.requests):
             try:
-                request = self.engine.add(tokens, sampling, constraint=rest[0] if rest else None)
+                constraint, adapter = (*rest, None, None)[:2]
+                request = self.engine.add(tokens, sampling, constraint=constraint, adapter=adapter)
             except RequestError as error:
                 if len(ticket.requests) == 1:
                     raise

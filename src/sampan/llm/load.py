@@ -62,7 +62,7 @@ def load(
         for file in checkpoint.files.values():
             stack.callback(file.close)
         require_kernel_sizes(checkpoint)
-        plan = budget.plan(measure(checkpoint, files.name, here, MAX_ROWS), wish)
+        plan = budget.plan(measure(checkpoint, files.name, here, MAX_ROWS, wish.room), wish)
         tokenizer, template = text_of(files, checkpoint)
         defaults = defaults_of(checkpoint.generation)
         c = checkpoint.config
@@ -75,7 +75,7 @@ def load(
         if chosen.threads != here.threads:
             here = machine(settings, chosen.threads)
         cache = Cache(plan.pages, c.layers, c.kv_heads, c.head_dim, plan.cache)
-        runner = Runner(describe(c), weights, here, cache, MAX_ROWS)
+        runner = Runner(describe(c), weights, here, cache, MAX_ROWS, wish.room)
     runner.program.tune(chosen.direct_rows, chosen.row_block)
     runner.max_rows = max(chosen.chunk_rows, min(wish.max_sequences, MAX_ROWS))
     engine = Engine(

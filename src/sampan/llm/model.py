@@ -30,6 +30,7 @@ class LLM(AsyncCalls):
         n: None = None,
         templated: bool = False,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
     ) -> Completion: ...
     @overload
     def generate(
@@ -40,6 +41,7 @@ class LLM(AsyncCalls):
         n: int,
         templated: bool = False,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
     ) -> list[Completion]: ...
     @overload
     def generate(
@@ -50,6 +52,7 @@ class LLM(AsyncCalls):
         n: None = None,
         templated: bool = False,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
     ) -> list[Completion]: ...
     @overload
     def generate(
@@ -60,6 +63,7 @@ class LLM(AsyncCalls):
         n: int,
         templated: bool = False,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
     ) -> list[list[Completion]]: ...
     def generate(
         self,
@@ -69,17 +73,19 @@ class LLM(AsyncCalls):
         n: int | None = None,
         templated: bool = False,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
     ) -> Any:
         """Continue a text or a list of token ids, or each of a list of these.
 
         `sampling`: one for all prompts or a list with one for each; the model's own (`defaults`) unless
         given. `n`: samples of each prompt; where a seed is given, sample i takes seed + i. `templated`: the
-        texts are rendered conversations. `grammar`: what each answer must look like. Returns a `Completion`
+        texts are rendered conversations. `grammar`: what each answer must look like. `adapter`: the name of
+        a loaded one that answers. Returns a `Completion`
         for one prompt, a list for a list, and with `n` a list of `n` in the place of each. Raises
         `RequestError` (`ContextOverflow` for a prompt that is too long) before anything is generated.
         """
         inputs, spread = self._generation(prompts, sampling, n, templated, grammar)
-        return inputs.shaped(collect(self._driver, self._grammars, spread))
+        return inputs.shaped(collect(self._driver, self._grammars, self._adapted(spread, adapter)))
 
     @overload
     def chat(
@@ -89,6 +95,7 @@ class LLM(AsyncCalls):
         *,
         n: None = None,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
         **template: Any,
     ) -> Completion: ...
     @overload
@@ -99,6 +106,7 @@ class LLM(AsyncCalls):
         *,
         n: int,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
         **template: Any,
     ) -> list[Completion]: ...
     @overload
@@ -109,6 +117,7 @@ class LLM(AsyncCalls):
         *,
         n: None = None,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
         **template: Any,
     ) -> list[Completion]: ...
     @overload
@@ -119,6 +128,7 @@ class LLM(AsyncCalls):
         *,
         n: int,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
         **template: Any,
     ) -> list[list[Completion]]: ...
     def chat(
@@ -128,6 +138,7 @@ class LLM(AsyncCalls):
         *,
         n: int | None = None,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
         **template: Any,
     ) -> Any:
         """Answer a conversation (a list of `{"role": …, "content": …}`), or each of a list of these.
@@ -136,7 +147,7 @@ class LLM(AsyncCalls):
         Sampling and results are those of `generate`.
         """
         inputs, spread = self._conversation(messages, sampling, n, grammar, template)
-        return inputs.shaped(collect(self._driver, self._grammars, spread))
+        return inputs.shaped(collect(self._driver, self._grammars, self._adapted(spread, adapter)))
 
     def stream(
         self,
@@ -145,21 +156,22 @@ class LLM(AsyncCalls):
         *,
         templated: bool = False,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
         **template: Any,
     ) -> Stream:
         """One answer to a prompt or a conversation, as it is made: an iterator of `Delta`, one a token.
 
         Closing or dropping the iterator ends the answer.
         """
-        return Stream(
-            self._driver, self._grammars, self._single(prompt, sampling, templated, grammar, template)
-        )
+        single = self._single(prompt, sampling, templated, grammar, template)
+        return Stream(self._driver, self._grammars, *self._adapted([single], adapter))
 
     @overload
-    def score(self, texts: str | Ids) -> Score: ...
+    def score(self, texts: str | Ids, *, adapter: str | None = None) -> Score: ...
     @overload
-    def score(self, texts: list[str] | list[list[int]]) -> list[Score]: ...
-    def score(self, texts: object) -> Any:
+    def score(self, texts: list[str] | list[list[int]], *, adapter: str | None = None) -> list[Score]: ...
+    def score(self, texts: object, *, adapter: str | None = None) -> Any:
         """Log-probability of every token of a text or a list of ids, or of each of a list of these."""
         inputs, ids = self._scoring(texts)
-        return inputs.shaped([score_of(each, scores(self._driver, each)) for each in ids])
+        chosen = None if adapter is None else self._adapter(adapter)
+        return inputs.shaped([score_of(each, scores(self._driver, each, chosen)) for each in ids])

@@ -41,7 +41,7 @@ class Answers:
 
     def start(self) -> None:
         """Compile the grammars and hand the ticket in; RequestError for a grammar that is refused."""
-        self.ticket.requests = [(p.ids, p.sampling, self._constraint(p)) for p in self._prompts]
+        self.ticket.requests = [(p.ids, p.sampling, self._constraint(p), p.adapter) for p in self._prompts]
         self._driver.submit(self.ticket)
 
     async def astart(self) -> None:
@@ -120,10 +120,10 @@ async def acollect(driver: Driver, grammars: GrammarCompiler, prompts: Sequence[
     return answers.completions()
 
 
-def scores(driver: Driver, ids: Sequence[int]) -> list[float]:
+def scores(driver: Driver, ids: Sequence[int], adapter: int | None = None) -> list[float]:
     """Log-probability of each of ids[1:]."""
     box: SimpleQueue[News] = SimpleQueue()
-    ticket = Scoring(ids, box.put)
+    ticket = Scoring(ids, box.put, adapter)
     driver.submit(ticket)
     try:
         return _scores(box.get())
@@ -131,10 +131,10 @@ def scores(driver: Driver, ids: Sequence[int]) -> list[float]:
         driver.withdraw(ticket)
 
 
-async def ascores(driver: Driver, ids: Sequence[int]) -> list[float]:
+async def ascores(driver: Driver, ids: Sequence[int], adapter: int | None = None) -> list[float]:
     """The same without blocking the event loop."""
     box = _AsyncBox()
-    ticket = Scoring(ids, box.put)
+    ticket = Scoring(ids, box.put, adapter)
     driver.submit(ticket)
     try:
         return _scores(await box.get())

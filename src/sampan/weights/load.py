@@ -5,7 +5,7 @@ file twice. A folder of packed weights (`weights/packed.py`) is used where it li
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -23,6 +23,15 @@ _U8 = 2  # kernels.h: the last of the integer stores
 _STRIDE = 2**23  # bytes of a file that are packed before they are given back
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a weight is kept: rows of a packed matrix from `first` on, or vectors that hold copies of it."""
+
+    matrix: Any = None
+    first: int = 0
+    vectors: tuple[Floats, ...] = ()
+
+
 class PackedWeights:
     """A checkpoint as the recorder reads it (`kernels.program.WeightSource`); packs at the first request."""
 
@@ -32,6 +41,7 @@ class PackedWeights:
         self._arena = _native.Arena()
         self._segments: dict[tuple[str, ...], list[Segment]] = {}
         self._vectors: dict[str, Floats] = {}
+        self._places: dict[str, tuple[Any, int]] = {}
 
     def segments(self, weight: Linear) -> Sequence[Segment]:
         """Packed matrices of a linear: neighbouring parts of one type share a matrix."""
@@ -47,11 +57,21 @@ class PackedWeights:
             self._vectors[weight.name] = np.ascontiguousarray(self.checkpoint.array(weight.name))
         return self._vectors[weight.name]
 
+    def place(self, weight: Weight) -> Place:
+        """Where a weight that was asked for is kept."""
+        if weight.name in self._vectors:
+            return Place(vectors=(self._vectors[weight.name],))
+        return Place(*self._places[weight.name])
+
     def _pack(self, parts: tuple[Weight, ...]) -> list[Segment]:
         segments: list[Segment] = []
         offset = 0
         for run in _runs(self.checkpoint, parts):
             matrix = self.matrix(run)
+            first = 0
+            for part in run:
+                self._places[part.name] = matrix, first
+                first += padded(part.shape[0])
             segments.append(Segment(matrix, offset, matrix.store <= _U8, fine=False))
             offset += padded(matrix.n)
         return segments

@@ -8,21 +8,9 @@
 #include <optional>
 #include <string>
 
-#include "bind.h"
-#include "program.h"
+#include "bind_program.h"
 
 namespace sampan {
-
-// A program and the Python objects whose memory it reads.
-struct Recorded {
-  nb::object pool_owner;
-  std::unique_ptr<Program> program;
-  std::vector<nb::object> keep;
-  CacheView cache{};
-  int pages = 0;
-  Memory cache_memory;
-  int vocabulary_in = 0;
-};
 
 static Recorded* make_program(nb::object pool, const std::string& isa, int max_rows, int pages, int cache_type, int layers,
                               int kv_heads, int head_dim, std::vector<double> inverse_frequency, float rope_scale) {
@@ -47,7 +35,7 @@ static const float* keep_floats(Recorded& r, const std::optional<Floats>& x) {
   return x->data();
 }
 
-static void add(Recorded& r, const Instruction& i) {
+void add(Recorded& r, const Instruction& i) {
   const char* fault = r.program->fault(i);
   if (fault) throw std::invalid_argument(fault);
   r.program->add(i);
@@ -172,6 +160,19 @@ static void add_stats(Recorded& r, int logits, int vocabulary) {
   add(r, i);
 }
 
+// The adapters of a step's spans; none where no span has one.
+static std::vector<int32_t> slots_of(const Recorded& r, const std::optional<Ints>& slots, size_t spans) {
+  if (!slots) return {};
+  require(slots->size() == spans, "run: one adapter slot for each span");
+  bool any = false;
+  for (size_t s = 0; s < spans; ++s) {
+    const int32_t slot = slots->data()[s];
+    require(slot >= -1 && slot < static_cast<int32_t>(r.adapters.size()), "run: adapter slot outside the room");
+    any = any || slot >= 0;
+  }
+  return any ? std::vector<int32_t>(slots->data(), slots->data() + spans) : std::vector<int32_t>();
+}
+
 static void check_step(const Recorded& r, const Ints& ids, const Ints& positions, const IntTable& spans, const IntTable& pages, const Ints& sampled) {
   const int rows = static_cast<int>(ids.size());
   require(rows > 0 && rows <= r.program->max_rows() && positions.size() == ids.size(), "run: rows must be 1..max_rows, with positions");
@@ -202,13 +203,14 @@ using FloatTable = nb::ndarray<nb::numpy, const float>;
 // Runs a step. Returns logits [sampled, vocabulary] (valid until the next step) and chunk statistics
 // [sampled, chunks, 4]: max, sum of exp(x - max), argmax, all finite; and for each sampled row the number of the first norm
 // that read something not finite, or -1.
-static nb::object run_program(nb::handle self, Ints ids, Ints positions, IntTable spans, IntTable pages, Ints sampled) {
+static nb::object run_program(nb::handle self, Ints ids, Ints positions, IntTable spans, IntTable pages, Ints sampled, const std::optional<Ints>& slots) {
   Recorded& r = nb::cast<Recorded&>(self);
   Program& p = *r.program;
   if (!p.ok()) throw std::bad_alloc();
   require(p.has_logits(), "run: the program has no logits");
   check_step(r, ids, positions, spans, pages, sampled);
   Step step;
+  step.slots = slots_of(r, slots, spans.shape(0));
   step.rows = static_cast<int>(ids.size());
   step.sampled = static_cast<int>(sampled.size());
   step.ids = ids.data();
@@ -243,8 +245,8 @@ static nb::object run_program(nb::handle self, Ints ids, Ints positions, IntTabl
 }
 
 void bind_program(nb::module_& m) {
-  nb::class_<Recorded>(m, "Program")
-      .def(nb::new_(&make_program), nb::arg("pool"), nb::arg("isa"), nb::arg("max_rows"), nb::arg("pages"), nb::arg("cache_type"),
+  nb::class_<Recorded> program(m, "Program");
+  program.def(nb::new_(&make_program), nb::arg("pool"), nb::arg("isa"), nb::arg("max_rows"), nb::arg("pages"), nb::arg("cache_type"),
            nb::arg("layers"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("inverse_frequency"), nb::arg("rope_scale"))
       .def("buffer", [](Recorded& r, int width) { require(width > 0, "buffer: width must be positive"); return r.program->buffer(width); })
       .def("logits", &add_logits)
@@ -258,10 +260,11 @@ void bind_program(nb::module_& m) {
       .def("rope", &add_rope, nb::arg("qkv"), nb::arg("heads"), nb::arg("k_offset"), nb::arg("v_offset"), nb::arg("q_scale"), nb::arg("layer"), nb::arg("q_norm").none(), nb::arg("k_norm").none(), nb::arg("eps"))
       .def("attend", &add_attend, nb::arg("qkv"), nb::arg("out"), nb::arg("heads"), nb::arg("layer"))
       .def("stats", &add_stats, nb::arg("logits"), nb::arg("vocabulary"))
-      .def("run", [](nb::handle self, Ints a, Ints b, IntTable c, IntTable d, Ints e) { return run_program(self, a, b, c, d, e); },
-           nb::arg("ids"), nb::arg("positions"), nb::arg("spans"), nb::arg("pages"), nb::arg("sampled"))
+      .def("run", [](nb::handle self, Ints a, Ints b, IntTable c, IntTable d, Ints e, std::optional<Ints> f) { return run_program(self, a, b, c, d, e, f); },
+           nb::arg("ids"), nb::arg("positions"), nb::arg("spans"), nb::arg("pages"), nb::arg("sampled"), nb::arg("slots") = nb::none())
       .def_prop_ro("workspace_bytes", [](const Recorded& r) { return r.program->workspace_bytes(); })
       .def_prop_ro("pages", [](const Recorded& r) { return r.pages; });
+  bind_adapters(program);
 }
 
 }  // namespace sampan

@@ -73,14 +73,16 @@ static void fill(Packed& p, Pool& pool, Bytes raw, int source, int first, int ro
   in_parallel(pool, (rows + kLanes - 1) / kLanes, [&](int begin, int end) { pack(p.matrix, data, args, begin, end); });
 }
 
-static void fill_codes(Packed& p, Pool& pool, Codes codes, Halves scales, std::optional<Halves> mins, int first) {
+template <class Scales>
+static void fill_codes(Packed& p, Pool& pool, Codes codes, Scales scales, std::optional<Scales> mins, int first) {
   const Matrix& m = p.matrix;
   const size_t rows = codes.shape(0), groups = static_cast<size_t>(m.k / m.group);
-  require(is_integer(m) && !m.wide && m.group >= kBlock, "fill_codes: matrix must hold integers with f16 scales");
+  require(is_integer(m) && m.wide == (sizeof(*scales.data()) == 4), "fill_codes: matrix must hold integers, and scales of this type");
   require(first >= 0 && first % kLanes == 0 && static_cast<int64_t>(rows) <= panels(m) * kLanes - first, "fill_codes: rows outside the matrix");
   require(codes.shape(1) == static_cast<size_t>(m.k) && scales.shape(0) == rows && scales.shape(1) == groups, "fill_codes: shapes differ");
   require(mins.has_value() == m.has_min && (!mins || (mins->shape(0) == rows && mins->shape(1) == groups)), "fill_codes: mins do not match");
-  const CodesArgs args{codes.data(), scales.data(), mins ? mins->data() : nullptr, static_cast<int>(rows), first / kLanes};
+  const auto bytes = [](const auto* x) { return reinterpret_cast<const uint8_t*>(x); };
+  const CodesArgs args{codes.data(), bytes(scales.data()), mins ? bytes(mins->data()) : nullptr, static_cast<int>(rows), first / kLanes};
   uint8_t* data = p.writable();
   in_parallel(pool, (args.rows + kLanes - 1) / kLanes, [&](int begin, int end) { pack_codes(m, data, args, begin, end); });
 }
@@ -98,8 +100,10 @@ void bind_weights(nb::module_& m) {
            nb::arg("arena") = nb::none())
       .def_static("of", &packed_for, nb::arg("n"), nb::arg("k"), nb::arg("source"), nb::arg("arena") = nb::none(), nb::rv_policy::take_ownership)
       .def("fill", &fill, nb::arg("pool"), nb::arg("raw"), nb::arg("source"), nb::arg("first"), nb::arg("rows"), nb::arg("order") = nb::none())
-      .def("fill_codes", &fill_codes, nb::arg("pool"), nb::arg("codes"), nb::arg("scales"), nb::arg("mins"), nb::arg("first"))
+      .def("fill_codes", &fill_codes<Halves>, nb::arg("pool"), nb::arg("codes"), nb::arg("scales"), nb::arg("mins").none(), nb::arg("first"))
+      .def("fill_codes", &fill_codes<FloatRows>, nb::arg("pool"), nb::arg("codes"), nb::arg("scales"), nb::arg("mins").none(), nb::arg("first"))
       .def_prop_ro("data", &packed_bytes)
+      .def_prop_ro("writable", [](const Packed& p) { return p.memory.data != nullptr; })
       .def_prop_ro("n", [](const Packed& p) { return p.matrix.n; })
       .def_prop_ro("k", [](const Packed& p) { return p.matrix.k; })
       .def_prop_ro("store", [](const Packed& p) { return static_cast<int>(p.matrix.store); })

@@ -72,6 +72,8 @@ const char* Program::fault(const Instruction& i) const {
     case Op::rope:
     case Op::attend: return fault_of_attention(i);
     case Op::gather: return known(i.in) && known(i.out) && i.in != i.out && width(i.in) == width(i.out) ? nullptr : "gather: two buffers of one width";
+    case Op::shrink: return inputs(i.act) > 0 && activations_[static_cast<size_t>(i.act)].values ? nullptr : "adapt: unknown activations, or quantised ones";
+    case Op::expand: return holds(i.out, i.out_offset, adapters_.outputs(i.site)) ? nullptr : "adapt: the buffer has no room for the outputs";
     case Op::stats: return logits_ >= 0 && i.in == logits_ ? nullptr : "stats: not the program's logits";
   }
   return "unknown instruction";

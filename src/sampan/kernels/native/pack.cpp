@@ -229,6 +229,7 @@ void pack(const Matrix& m, uint8_t* data, const PackArgs& a, int begin, int end)
 
 void pack_codes(const Matrix& m, uint8_t* data, const CodesArgs& a, int begin, int end) {
   const int groups = m.k / m.group, blocks = superblock(m) / kBlock;
+  const size_t size = m.wide ? 4 : 2;
   for (int panel = begin; panel < end; ++panel) {
     uint8_t* out = data + panel_bytes(m) * static_cast<size_t>(a.first + panel);
     for (int s = 0; s < m.k / superblock(m); ++s, out += superblock_bytes(m)) {
@@ -240,8 +241,9 @@ void pack_codes(const Matrix& m, uint8_t* data, const CodesArgs& a, int begin, i
         for (int b = 0; b < blocks; ++b) put_codes(m.store, codes + code_bytes(m) * static_cast<size_t>(b), lane, q + b * kBlock);
         for (int g = 0; g < superblock(m) / m.group; ++g) {
           const size_t at = row * static_cast<size_t>(groups) + static_cast<size_t>(s * (superblock(m) / m.group) + g);
-          std::memcpy(out + (g * kLanes + lane) * 2, a.scales + at, 2);
-          if (m.has_min) std::memcpy(mins + (g * kLanes + lane) * 2, a.mins + at, 2);
+          const size_t to = static_cast<size_t>(g * kLanes + lane) * size;
+          std::memcpy(out + to, a.scales + at * size, size);
+          if (m.has_min) std::memcpy(mins + to, a.mins + at * size, size);
         }
       }
     }

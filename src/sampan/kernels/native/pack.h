@@ -27,11 +27,11 @@ struct PackArgs {
 };
 void pack(const Matrix& m, uint8_t* data, const PackArgs& a, int begin, int end);
 
-// The same from codes [rows][k] with scales and mins [rows][k / group] in f16.
+// The same from codes [rows][k] with scales and mins [rows][k / group], f16 or, where the matrix is wide, f32.
 struct CodesArgs {
   const uint8_t* codes;
-  const uint16_t* scales;
-  const uint16_t* mins;  // or null
+  const uint8_t* scales;
+  const uint8_t* mins;  // or null
   int rows, first;
 };
 void pack_codes(const Matrix& m, uint8_t* data, const CodesArgs& a, int begin, int end);

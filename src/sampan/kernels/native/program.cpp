@@ -17,6 +17,7 @@ Program::Program(Pool& pool, const Kernels& kernels, int max_rows, CacheView cac
   sin_ = Memory(bytes);
   row_page_.resize(static_cast<size_t>(max_rows));
   fine_rows_.resize(static_cast<size_t>(max_rows));
+  row_slots_.resize(static_cast<size_t>(max_rows));
   unsound_.resize(static_cast<size_t>(max_rows));
   ok_ = cos_.data() && sin_.data();
   for (int t = 0; t < pool.size(); ++t) {
@@ -59,6 +60,7 @@ int Program::activations(int k, bool integer) {
 }
 
 void Program::add(Instruction instruction) {
+  if (instruction.when == When::always) instruction.when = when_;
   if ((instruction.op == Op::linear || instruction.op == Op::gated) && instruction.matrix.k > max_k_) {
     max_k_ = instruction.matrix.k;
     linear_scratch_.clear();
@@ -75,21 +77,25 @@ void Program::add(Instruction instruction) {
 }
 
 size_t Program::workspace_bytes() const {
-  size_t bytes = cos_.bytes() + sin_.bytes();
+  size_t bytes = cos_.bytes() + sin_.bytes() + adapters_.bytes();
   for (size_t i = 0; i < buffers_.size(); ++i) if (static_cast<int>(i) != logits_) bytes += buffers_[i].memory.bytes();
   for (const std::vector<Memory>* all : {&owned_, &linear_scratch_, &attend_scratch_})
     for (const Memory& memory : *all) bytes += memory.bytes();
   return bytes;
 }
 
-// Each row's page and precision, and the attention's items.
+// Each row's page, precision and adapter, and the attention's items.
 void Program::plan(const Step& step) {
-  for (const Span& span : step.spans) {
+  for (size_t s = 0; s < step.spans.size(); ++s) {
+    const Span& span = step.spans[s];
+    const auto first = row_slots_.begin() + span.start;
+    std::fill(first, first + span.count, step.slots.empty() ? -1 : step.slots[s]);
     for (int row = 0; row < span.count; ++row) {
       row_page_[static_cast<size_t>(span.start + row)] = span.pages[(span.past + row) / kPage];
       fine_rows_[static_cast<size_t>(span.start + row)] = span.past + row < kFinePositions;
     }
   }
+  if (!step.slots.empty()) adapters_.plan(row_slots_, step.rows, step.sampled_rows, step.sampled);
   for (const Instruction& i : instructions_)
     if (i.op == Op::attend) return attention_.build(step.spans, cache_, i.heads / cache_.kv_heads, pool_.size());
 }
@@ -138,25 +144,35 @@ int Program::tiles(const Instruction& i, int rows) const {
 }
 
 int Program::items(const Instruction& i, const Step& step) const {
+  if (!applies(i, step)) return 0;
   const int count = rows(i, step);
   switch (i.op) {
     case Op::linear:
     case Op::gated: return tiles(i, count);
     case Op::attend: return attention_.items();
     case Op::stats: return count * stats_chunks();
+    case Op::shrink: return adapters_.shrink_items(i.site, i.sampled);
+    case Op::expand: return adapters_.expand_items(i.site, i.sampled);
     default: return count;
   }
 }
 
 int Program::grain(const Instruction& i, int items) const {
-  if (i.op == Op::attend || i.op == Op::stats || i.op == Op::linear || i.op == Op::gated) return 1;
-  return std::max(1, ceiling(items, 4 * pool_.size()));
+  switch (i.op) {
+    case Op::attend:
+    case Op::stats:
+    case Op::linear:
+    case Op::gated:
+    case Op::shrink:
+    case Op::expand: return 1;
+    default: return std::max(1, ceiling(items, 4 * pool_.size()));
+  }
 }
 
 void Program::execute(const Instruction& i, const Step& step, Counter& next, int thread) {
   const int n = items(i, step), g = grain(i, n);
   int begin, end;
-  while (take(next.value, n, g, begin, end)) {
+  while (n > 0 && take(next.value, n, g, begin, end)) {
     piece(i, step, begin, end, thread);
     remaining_[static_cast<size_t>(i.phase)].value.fetch_sub(end - begin, std::memory_order_acq_rel);
   }
@@ -186,6 +202,8 @@ void Program::piece(const Instruction& i, const Step& step, int begin, int end, 
       break;
     }
     case Op::gather: gather(i, step, begin, end); break;
+    case Op::shrink: adapters_.shrink(kernels_, acts(i.act, false), i.site, i.sampled, begin, end); break;
+    case Op::expand: adapters_.expand(kernels_, at(i.out) + i.out_offset, width(i.out), i.site, i.sampled, begin, end); break;
     case Op::stats:
       for (int w = begin; w < end; ++w) {
         const int row = w / stats_chunks(), chunk = w % stats_chunks();

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "adapters.h"
 #include "attention_plan.h"
 #include "kernels.h"
 #include "memory.h"
@@ -12,12 +13,16 @@
 
 namespace sampan {
 
-enum class Op : int32_t { embed, angles, prepare, linear, gated, rope, attend, gather, stats };
+enum class Op : int32_t { embed, angles, prepare, linear, gated, rope, attend, gather, stats, shrink, expand };
+
+// Steps that an instruction is part of: those in which some row has an adapter, those in which none has, or all.
+enum class When : int32_t { always = 0, plain = 1, adapted = 2 };
 
 // One instruction; buffers are named by index and resolved when a step runs. `joined`: it runs beside the one
 // before it. A phase is an instruction with those joined to it.
 struct Instruction {
   Op op;
+  When when = When::always;
   bool joined = false;
   int phase = 0;
   bool sampled = false;    // works on the sampled rows, one after another
@@ -37,6 +42,7 @@ struct Instruction {
   float eps = 0.0f, q_scale = 1.0f;
   bool accumulate = false;
   int heads = 0, layer = 0, k_offset = 0, v_offset = 0;
+  int site = -1;  // shrink and expand: the linear that they adapt
 };
 
 // One step's inputs; spans cover the rows in order.
@@ -47,6 +53,7 @@ struct Step {
   const int32_t* sampled_rows = nullptr;
   std::vector<Span> spans;
   uint8_t* cache = nullptr;
+  std::vector<int32_t> slots;  // of the spans: their adapters, -1 for none; empty: no span has one
 };
 
 // What a short measurement chooses; results do not depend on it.
@@ -70,6 +77,9 @@ class Program {
   const char* fault(const Instruction& instruction) const;  // what is wrong with it, or null
   int inputs(int act) const;                                // k of activations, or -1
   void add(Instruction instruction);                        // without a fault
+  void record_for(When when) { when_ = when; }              // instructions from here on
+  Adapters& adapters() { return adapters_; }
+  int adapted(const std::vector<int>& outputs, int inputs) { return adapters_.site(outputs, inputs, ok_); }
   // Runs every instruction. Returns false when memory for the logits is refused.
   bool run(const Step& step);
 
@@ -112,6 +122,7 @@ class Program {
   void execute(const Instruction& i, const Step& step, Counter& next, int thread);
   void wait_for(int phase) const;
   int items(const Instruction& i, const Step& step) const;
+  bool applies(const Instruction& i, const Step& step) const { return i.when == When::always || (i.when == When::adapted) == !step.slots.empty(); }
   int grain(const Instruction& i, int items) const;
   int rows(const Instruction& i, const Step& step) const { return i.sampled ? step.sampled : step.rows; }
   Tile tile(int panels, int rows) const;
@@ -137,10 +148,13 @@ class Program {
   Memory cos_, sin_;
   std::vector<int32_t> row_page_;
   std::vector<uint8_t> fine_rows_;
+  std::vector<int32_t> row_slots_;
   std::vector<int32_t> unsound_;
   Tuning tuning_;
   int norms_ = 0;
   AttentionPlan attention_;
+  Adapters adapters_;
+  When when_ = When::always;
   std::vector<Stats> stats_;
   std::unique_ptr<Counter[]> next_;       // [instructions] the next piece to hand out
   std::unique_ptr<Counter[]> remaining_;  // [phases] items not done yet

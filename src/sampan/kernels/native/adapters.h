@@ -1,0 +1,66 @@
+// Low-rank adapters (arXiv:2106.09685) of a program: y += B (A x) for the rows whose sequence has one. Both products are
+// the float kernels' own, one chain for each output, so a row's bits depend on the row and its adapter alone.
+#pragma once
+
+#include <vector>
+
+#include "kernels.h"
+#include "memory.h"
+
+namespace sampan {
+
+// For one part of a linear. No data: the adapter leaves the part alone.
+struct LowRank {
+  Matrix a{};  // [rank, inputs]
+  Matrix b{};  // [outputs, rank padded to whole panels], with the adapter's scale
+};
+
+class Adapters {
+ public:
+  // Room for `slots` adapters of at most `rank`; before the first site.
+  void reserve(int slots, int rank, int max_rows);
+  // A linear that may be adapted: outputs of its parts, which lie one after another from whole panels on. Returns its
+  // number; its parts are numbered on. `ok` is cleared when memory is refused.
+  int site(const std::vector<int>& outputs, int inputs, bool& ok);
+
+  const char* fault(int slot, int part, const LowRank& low) const;  // what is wrong with it, or null
+  void set(int slot, int part, const LowRank& low) { low_[static_cast<size_t>(slot)][static_cast<size_t>(part)] = low; }
+  void clear(int slot);
+
+  // `slots`: of every row, -1 for none.
+  void plan(const std::vector<int32_t>& slots, int rows, const int32_t* sampled_rows, int sampled);
+  int shrink_items(int site, bool sampled) const;
+  int expand_items(int site, bool sampled) const;
+  void shrink(const Kernels& kernels, const Activations& x, int site, bool sampled, int begin, int end) const;
+  void expand(const Kernels& kernels, float* out, ptrdiff_t stride, int site, bool sampled, int begin, int end) const;
+
+  int slots() const { return static_cast<int>(low_.size()); }
+  int outputs(int site) const { return sites_[static_cast<size_t>(site)].starts.back() * kLanes; }
+  size_t bytes() const { return inner_.bytes(); }
+
+ private:
+  struct Site {
+    int first;                // number of its first part
+    std::vector<int> starts;  // panels before each part, and all of them
+    int parts() const { return static_cast<int>(starts.size()) - 1; }
+  };
+  struct Part {
+    int panels, inputs;
+  };
+  struct Run {  // neighbouring rows of one adapter
+    int slot, begin, end;
+  };
+
+  const LowRank& low(const Run& run, int part) const { return low_[static_cast<size_t>(run.slot)][static_cast<size_t>(part)]; }
+  const std::vector<Run>& runs(bool sampled) const { return sampled ? sampled_ : all_; }
+  float* inner(int part, const Run& run) const;
+
+  int rank_panels_ = 0, max_rows_ = 0, most_parts_ = 0;
+  std::vector<Site> sites_;
+  std::vector<Part> parts_;
+  std::vector<std::vector<LowRank>> low_;  // [slot][part]
+  std::vector<Run> all_, sampled_;
+  Memory inner_;  // A x: [part of a site][row][rank]
+};
+
+}  // namespace sampan

@@ -1,0 +1,28 @@
+// A program as Python holds it.
+#pragma once
+
+#include <vector>
+
+#include "bind.h"
+#include "program.h"
+
+namespace sampan {
+
+// A program and the Python objects whose memory it reads.
+struct Recorded {
+  nb::object pool_owner;
+  std::unique_ptr<Program> program;
+  std::vector<nb::object> keep;
+  std::vector<std::vector<nb::object>> adapters;  // [slot]
+  CacheView cache{};
+  int pages = 0;
+  Memory cache_memory;
+  int vocabulary_in = 0;
+};
+
+// Adds an instruction that has no fault.
+void add(Recorded& r, const Instruction& i);
+
+void bind_adapters(nb::class_<Recorded>& program);
+
+}  // namespace sampan

@@ -1,0 +1,112 @@
+"""What of a loaded model can change while it answers: its adapters and its weights.
+
+Each change happens between two steps, on the engine's thread. Calls from several threads take turns.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from sampan.core.errors import RequestError, UsageError
+from sampan.engine.engine import Engine
+from sampan.llm.answer import Prompt
+from sampan.llm.base import BaseLLM
+
+When = Literal["idle", "now"]
+
+
+class Changes(BaseLLM):
+    """See `LLM`."""
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that requests can choose."""
+        return tuple(self._adapters)
+
+    @property
+    def weights_version(self) -> int:
+        """0, and one more for each `update_weights`."""
+        return self.engine.weights_version
+
+    def load_adapter(self, name: str, path: str | Path) -> None:
+        """Load a LoRA adapter from a folder that PEFT wrote; requests choose it with `adapter=name`.
+
+        Raises `WeightsError` and `UnsupportedModel` for what cannot be read or honoured, `OutOfMemory` where
+        `adapters` and `adapter_rank` leave no room for it, and `RequestError` for a name that is taken.
+        """
+        from sampan.weights.lora import read_lora
+
+        weights = self._driver.call(lambda engine: engine.runner.model.weights())
+        adapter = read_lora(Path(path), weights)
+
+        def load(engine: Engine) -> None:
+            if name in self._adapters:
+                raise RequestError(f"an adapter named {name!r:.80} is loaded: unload it first")
+            self._adapters[name] = engine.load_adapter(adapter)
+
+        try:
+            self._driver.call(load)
+        finally:
+            adapter.close()
+
+    def unload_adapter(self, name: str) -> None:
+        """Take an adapter away. Requests that use it are answered; its memory is free after the last one."""
+
+        def unload(engine: Engine) -> None:
+            engine.unload_adapter(self._adapter(name))
+            del self._adapters[name]
+
+        self._driver.call(unload)
+
+    def update_weights(self, source: str | Path | Mapping[str, Any], *, when: When = "idle") -> int:
+        """Give the model new weights, in place and in the formats that it has; returns their version.
+
+        `source`: arrays of floats by Hugging Face's names, or a safetensors file or folder; what is not in it
+        stays as it is. `when`: "idle" waits for the requests that run, and lets those that come later wait;
+        "now" lets them go on with the new weights over the keys and values that they have. What the old
+        weights computed is not found again. Raises `WeightsError` and `UnsupportedModel`, and has then
+        changed nothing.
+        """
+        from sampan.weights.update import from_arrays, from_files
+
+        if when not in ("idle", "now"):
+            raise UsageError(f"when is {when!r:.40}: give 'idle' or 'now'")
+        idle = when == "idle"
+        if isinstance(source, Mapping):
+            arrays = from_arrays(source)
+            return self._driver.call(lambda engine: engine.update_weights(arrays), idle=idle)
+        with from_files(Path(source)) as tensors:
+            return self._driver.call(lambda engine: engine.update_weights(tensors), idle=idle)
+
+    async def aload_adapter(self, name: str, path: str | Path) -> None:
+        """`load_adapter` without blocking the event loop."""
+        import asyncio
+
+        await asyncio.to_thread(self.load_adapter, name, path)
+
+    async def aunload_adapter(self, name: str) -> None:
+        """`unload_adapter` without blocking the event loop."""
+        import asyncio
+
+        await asyncio.to_thread(self.unload_adapter, name)
+
+    async def aupdate_weights(self, source: str | Path | Mapping[str, Any], *, when: When = "idle") -> int:
+        """`update_weights` without blocking the event loop."""
+        import asyncio
+
+        return await asyncio.to_thread(self.update_weights, source, when=when)
+
+    def _adapter(self, name: str) -> int:
+        found = self._adapters.get(name)
+        if found is None:
+            there = ", ".join(self._adapters) or "none is"
+            raise RequestError(f"no adapter named {name!r:.80} is loaded: {there}")
+        return found
+
+    def _adapted(self, prompts: Sequence[Prompt], adapter: str | None) -> list[Prompt]:
+        """The prompts for this adapter."""
+        if adapter is None:
+            return list(prompts)
+        chosen = self._adapter(adapter)
+        return [replace(prompt, adapter=chosen) for prompt in prompts]

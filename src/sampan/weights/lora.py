@@ -1,0 +1,198 @@
+"""LoRA adapters (arXiv:2106.09685) as PEFT writes them: `adapter_config.json`, `adapter_model.safetensors`.
+
+An adapter that reads is whole: every tensor belongs to a linear of the model's layers, has its sizes and its
+partner, and its configuration (`lora_config.py`) asks for nothing but y + scale * B (A x). Fused modules
+(`qkv_proj`, `gate_up_proj`) are taken apart.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampan.core.errors import UnsupportedModel, WeightsError
+from sampan.kernels import _native  # type: ignore[attr-defined]
+from sampan.kernels.formats import TensorType, dequantise
+from sampan.kernels.native import Machine, out_of_memory, padded
+from sampan.kernels.ops import Weight
+from sampan.weights.files import MappedFile, TensorInfo, quoted
+from sampan.weights.lora_config import Scales
+from sampan.weights.safetensors import read_safetensors
+
+Floats = NDArray[np.float32]
+
+_CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
+_NAME = re.compile(
+    r"base_model\.model\.(model\.layers\.\d+\.(?:self_attn|mlp)\.\w+)\.lora_([AB])(?:\.default)?\.weight"
+)
+_FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What an adapter adds to one weight: scale * B A, A [rank, inputs] and the rows of B from `first` on."""
+
+    weight: Weight
+    a: TensorInfo
+    b: TensorInfo
+    first: int
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        """Inner size of the product."""
+        return self.a.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Lora:
+    """An adapter on disk, mapped and checked against a model. Close it once it is packed."""
+
+    path: Path
+    file: MappedFile
+    parts: tuple[LowRank, ...]
+
+    @property
+    def rank(self) -> int:
+        """The largest of its parts'."""
+        return max(part.rank for part in self.parts)
+
+    def pack(self, machine: Machine) -> dict[str, tuple[Any, Any]]:
+        """A and B, with its scale, for the kernels, by the weight's name; at the file's precision."""
+        arena = _native.Arena()
+        shared: dict[str, Any] = {}
+        packed = {}
+        try:
+            for part in self.parts:
+                a = shared.get(part.a.name)
+                if a is None:
+                    a = shared[part.a.name] = _pack(self._values(part.a), part.a.type, machine, arena)
+                packed[part.weight.name] = a, _pack(self._scaled(part), part.b.type, machine, arena)
+        except MemoryError as e:
+            raise out_of_memory(f"the adapter {self.path}") from e
+        return packed
+
+    def close(self) -> None:
+        """Unmap the file."""
+        self.file.close()
+
+    def _values(self, info: TensorInfo) -> Floats:
+        values = dequantise(self.file.view(info.offset, info.nbytes), info.type, info.shape)
+        if not np.isfinite(values).all():
+            raise _wrong(info, "holds values that are not finite numbers: the file is damaged")
+        return values
+
+    def _scaled(self, part: LowRank) -> Floats:
+        """B's rows times the scale, and zeros up to a rank of whole panels."""
+        rows, rank = part.weight.shape[0], part.rank
+        with np.errstate(over="ignore"):
+            values = self._values(part.b)[part.first : part.first + rows] * np.float32(part.scale)
+        if not np.isfinite(values).all():
+            raise _wrong(part.b, f"times the scale {part.scale:g} is not finite")
+        out = np.zeros((rows, padded(rank)), np.float32)
+        out[:, :rank] = values
+        return out
+
+
+def read_lora(folder: Path, weights: Mapping[str, Weight]) -> Lora:
+    """Map an adapter and check it whole against the model's weights; its values are read when it is packed.
+
+    Raises `WeightsError` for what is damaged or contradicts itself or the model, `UnsupportedModel` for what
+    would be an adapter of another kind.
+    """
+    scales = Scales.read(folder / _CONFIG)
+    if not (folder / _TENSORS).exists():
+        other = (
+            "adapter_model.bin cannot be read safely: save it"
+            if (folder / "adapter_model.bin").exists()
+            else "save it"
+        )
+        raise WeightsError(f"{folder}: has no {_TENSORS}: {other} with PEFT's save_pretrained")
+    found = read_safetensors(folder / _TENSORS)
+    try:
+        modules = _modules(found.tensors.values())
+        scales.check_targets(modules, _TENSORS)
+        parts = tuple(part for name in modules for part in _parts(name, modules[name], weights, scales))
+    except BaseException:
+        found.file.close()
+        raise
+    return Lora(folder, found.file, parts)
+
+
+class _Pair(NamedTuple):
+    a: TensorInfo
+    b: TensorInfo
+
+
+def _modules(tensors: Iterable[TensorInfo]) -> dict[str, _Pair]:
+    """Both tensors of every module."""
+    sides: dict[str, dict[str, TensorInfo]] = {}
+    for info in tensors:
+        found = _NAME.fullmatch(info.name)
+        if found is None:
+            raise UnsupportedModel(f"{info.file}: tensor {quoted(info.name)} {_why_not(info.name)}")
+        module, side = found.groups()
+        if side in sides.setdefault(module, {}):
+            raise _wrong(info, f"is the second lora_{side} of {module}")
+        sides[module][side] = info
+    for module, pair in sides.items():
+        if len(pair) != 2:
+            (info,) = pair.values()
+            raise _wrong(info, f"has no partner: {module} needs lora_A and lora_B")
+    if not sides:
+        raise WeightsError("an adapter without any tensor adapts nothing")
+    return {module: _Pair(pair["A"], pair["B"]) for module, pair in sides.items()}
+
+
+def _why_not(name: str) -> str:
+    if "lora_magnitude_vector" in name:
+        return "belongs to DoRA, which is not supported"
+    if "embed" in name or "lm_head" in name:
+        return "adapts an embedding or the head: only the linears of the layers can be adapted"
+    return "is no lora_A or lora_B of a layer's linear"
+
+
+def _parts(module: str, pair: _Pair, weights: Mapping[str, Weight], scales: Scales) -> Iterator[LowRank]:
+    """The weights that a module adapts, once its sizes fit them."""
+    parent, _, last = module.rpartition(".")
+    adapted = [weights.get(f"{parent}.{name}.weight") for name in _FUSED.get(last, (last,))]
+    found = [weight for weight in adapted if weight is not None and len(weight.shape) == 2]
+    if len(found) != len(adapted):
+        raise _wrong(pair.a, f"has no place: the model has no linear {module}")
+    rank, scale = scales.of(module)
+    outputs, inputs = sum(weight.shape[0] for weight in found), found[0].shape[1]
+    for info, shape in ((pair.a, (rank, inputs)), (pair.b, (outputs, rank))):
+        if info.shape != shape:
+            raise _wrong(info, f"has shape {list(info.shape)}, the model and {_CONFIG} say {list(shape)}")
+    first = 0
+    for weight in found:
+        yield LowRank(weight, pair.a, pair.b, first, scale)
+        first += weight.shape[0]
+
+
+def _wrong(info: TensorInfo, problem: str) -> WeightsError:
+    return WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
+
+
+def _pack(values: Floats, type: TensorType, machine: Machine, arena: Any) -> Any:
+    """A matrix for the kernels, in its file's type where that holds the values."""
+    raw, source = _encoded(values, type)
+    matrix = _native.Packed.of(*values.shape, source.number, arena)
+    matrix.fill(machine.pool, raw, source.number, 0, len(values))
+    return matrix
+
+
+def _encoded(values: Floats, type: TensorType) -> tuple[NDArray[np.uint8], TensorType]:
+    bits = values.view(np.uint32)
+    if type is TensorType.BF16 and not (bits & 0xFFFF).any():
+        return (bits >> 16).astype("<u2").reshape(-1).view(np.uint8), type
+    if type is TensorType.F16:
+        with np.errstate(over="ignore"):
+            half = values.astype("<f2")
+        if np.array_equal(half.astype(np.float32), values):
+            return half.reshape(-1).view(np.uint8), type
+    return values.reshape(-1).view(np.uint8), TensorType.F32

@@ -1,0 +1,164 @@
+"""Adapters and new weights while the default model answers: by name, from any thread, at any time."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from sampan import LLM, SamplingParams
+from sampan.core.errors import OutOfMemory, RequestError, UsageError, WeightsError
+from sampan.core.types import ModelFiles
+
+GREEDY = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
+PROMPT = "The capital of France is"
+LAST = "model.norm.weight"
+
+
+@pytest.fixture(scope="module")
+def own(default_model: ModelFiles) -> Iterator[LLM]:
+    """A model that may be changed; every test leaves it as it was."""
+    with LLM(default_model, context=512, cache_tokens=2048, adapters=2, adapter_rank=8) as llm:
+        yield llm
+
+
+@pytest.fixture
+def folder(own: LLM, write_adapter: Callable[..., Any], tmp_path: Path) -> Callable[..., Path]:
+    def make(seed: int = 0, **options: Any) -> Path:
+        shapes = {name: weight.shape for name, weight in own.engine.runner.model.weights().items()}
+        write_adapter(tmp_path / f"{seed}", shapes, seed=seed, size=0.05, **options)
+        return tmp_path / f"{seed}"
+
+    return make
+
+
+@pytest.fixture
+def loaded(own: LLM, folder: Callable[..., Path]) -> Iterator[LLM]:
+    own.load_adapter("one", folder(1))
+    own.load_adapter("two", folder(2))
+    yield own
+    for name in own.adapters:
+        own.unload_adapter(name)
+
+
+def test_each_call_chooses_its_adapter(loaded: LLM) -> None:
+    assert loaded.adapters == ("one", "two")
+    plain, one, two = (loaded.generate(PROMPT, GREEDY, adapter=name) for name in (None, "one", "two"))
+    assert plain.text not in (one.text, two.text)
+    assert one.logprobs != two.logprobs
+    with loaded.stream(PROMPT, GREEDY, adapter="two") as stream:
+        assert "".join(delta.text for delta in stream) == two.text
+    question = [{"role": "user", "content": "Hello"}]
+    assert loaded.chat(question, GREEDY, adapter="one") != loaded.chat(question, GREEDY)
+    assert loaded.score(PROMPT, adapter="one") != loaded.score(PROMPT)
+
+    async def together() -> list[Any]:
+        calls = [loaded.agenerate(PROMPT, GREEDY, adapter=name) for name in (None, "one", "two", "one")]
+        return await asyncio.gather(*calls)
+
+    assert asyncio.run(together()) == [plain, one, two, one]
+
+
+def test_without_adapters_the_same_model(loaded: LLM, llm: LLM) -> None:
+    """The bits of a model that has no room for any."""
+    sampling = SamplingParams(max_tokens=12, temperature=0, logprobs=3)
+    assert loaded.generate(PROMPT, sampling) == llm.generate(PROMPT, sampling)
+
+
+def test_names_that_are_not_loaded_or_taken(loaded: LLM, folder: Callable[..., Path]) -> None:
+    with pytest.raises(RequestError, match=r"no adapter named 'three' is loaded: one, two"):
+        loaded.generate(PROMPT, GREEDY, adapter="three")
+    with pytest.raises(RequestError, match="'one' is loaded"):
+        loaded.load_adapter("one", folder(3))
+    with pytest.raises(OutOfMemory, match="2 adapters are loaded"):
+        loaded.load_adapter("three", folder(3))
+    loaded.unload_adapter("one")
+    with pytest.raises(RequestError, match="no adapter named 'one'"):
+        loaded.unload_adapter("one")
+    with pytest.raises(OutOfMemory, match=r"rank 9.*room for 8"):
+        loaded.load_adapter("three", folder(3, rank=9))
+    with pytest.raises(WeightsError, match=r"adapter_config.json"):
+        loaded.load_adapter("three", folder(3).parent / "nowhere")
+    assert loaded.adapters == ("two",)
+
+
+def test_an_answer_keeps_the_adapter_that_is_unloaded_meanwhile(loaded: LLM) -> None:
+    expected = loaded.generate(PROMPT, GREEDY, adapter="one")
+    with loaded.stream(PROMPT, GREEDY, adapter="one") as stream:
+        next(stream)
+        loaded.unload_adapter("one")
+        for _ in stream:
+            pass
+        assert stream.completion == expected
+
+
+def test_the_memory_of_adapters_is_planned(own: LLM, llm: LLM, default_model: ModelFiles) -> None:
+    sizes = [weight.shape for weight in own.engine.runner.model.weights().values() if len(weight.shape) == 2]
+    linears = [shape for shape in sizes if shape[0] != own.config.vocab]
+    assert own.plan.adapter_bytes == 2 * sum(4 * 16 * (n + k) for n, k in linears)
+    assert llm.plan.adapter_bytes == 0
+    with pytest.raises(OutOfMemory, match=r"MB of adapters"):
+        LLM(default_model, memory="300MB", context=512, adapters=8, adapter_rank=64)
+    with pytest.raises(UsageError, match="adapter_rank is 0"):
+        LLM(default_model, adapters=1, adapter_rank=0)
+
+
+def test_new_weights_have_a_version_that_answers_carry(own: LLM, tmp_path: Path) -> None:
+    before = own.generate(PROMPT, GREEDY)
+    version = own.weights_version
+    assert before.weights_version == version
+    norm = own.engine.runner.weights.vector(own.engine.runner.model.weights()[LAST]).copy()
+    other = norm * np.linspace(0.2, 3, len(norm), dtype=np.float32)
+    assert own.update_weights({LAST: other}) == version + 1
+    changed = own.generate(PROMPT, GREEDY)
+    assert changed != before
+    assert (changed.weights_version, changed.cached_tokens) == (version + 1, 0)
+    save_file({LAST: norm}, tmp_path / "some.safetensors")
+    assert asyncio.run(own.aupdate_weights(tmp_path / "some.safetensors")) == version + 2
+    again = own.generate(PROMPT, GREEDY)
+    assert again == before
+    assert again.weights_version == version + 2
+
+
+def test_idle_waits_for_what_runs_and_now_does_not(own: LLM) -> None:
+    norm = own.engine.runner.weights.vector(own.engine.runner.model.weights()[LAST]).copy()
+    long = SamplingParams(max_tokens=60, temperature=0, ignore_eos=True)
+    version = own.weights_version
+    with own.stream(PROMPT, long) as stream:
+        next(stream)
+        update = threading.Thread(target=own.update_weights, args=({LAST: norm},))
+        update.start()
+        for _ in stream:
+            pass
+        update.join()
+        assert stream.completion.weights_version == version
+    assert own.weights_version == version + 1
+    with own.stream(PROMPT, long) as stream:
+        next(stream)
+        assert own.update_weights({LAST: norm}, when="now") == version + 2
+        for _ in stream:
+            pass
+        assert stream.completion.weights_version == version + 2
+
+
+def test_an_update_that_is_refused(own: LLM) -> None:
+    version, before = own.weights_version, own.generate(PROMPT, GREEDY)
+    with pytest.raises(WeightsError, match=r"shape \[3\]"):
+        own.update_weights({LAST: np.ones(3, np.float32)})
+    with pytest.raises(UsageError, match="when is 'later'"):
+        own.update_weights({}, when="later")  # type: ignore[arg-type]
+    assert own.weights_version == version
+    assert own.generate(PROMPT, GREEDY) == before
+
+
+def test_a_closed_model_refuses_changes(default_model: ModelFiles, tmp_path: Path) -> None:
+    llm = LLM(default_model, context=64, adapters=1)
+    llm.close()
+    with pytest.raises(RequestError, match="closed"):
+        llm.load_adapter("one", tmp_path)
+    with pytest.raises(RequestError, match="closed"):
+        llm.update_weights({LAST: np.ones(576, np.float32)})
