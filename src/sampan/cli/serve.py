@@ -30,6 +30,13 @@ def command(
     threads: o.Threads = None,
     cache: o.CacheType = None,
     max_sequences: Annotated[int, typer.Option(min=1, help="Requests that run side by side.")] = 64,
+    adapter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="A LoRA adapter to load. Repeatable.")
+    ] = None,
+    max_adapters: Annotated[
+        int | None, typer.Option(min=0, help="Adapters at once; their memory is set aside at the start.")
+    ] = None,
+    adapter_rank: Annotated[int, typer.Option(min=1, help="The highest rank an adapter may have.")] = 64,
     without_keys: Annotated[
         bool, typer.Option("--without-keys", help="Let everyone on the network in.")
     ] = False,
@@ -65,7 +72,18 @@ def command(
     settings = Settings.from_env()
     files = resolve(model, settings, TerminalProgress())
     limit = None if memory is None else parse_bytes(memory)
-    engine = EngineSettings(files, settings, limit, context, threads, max_sequences, cache)
+    adapters = dict(map(_adapter, adapter or []))
+    engine = EngineSettings(
+        files,
+        settings,
+        memory=limit,
+        context=context,
+        threads=threads,
+        max_sequences=max_sequences,
+        cache=cache,  # type: ignore[arg-type]  # checked with the budget
+        adapters=max(max_adapters or 0, len(adapters)),
+        adapter_rank=adapter_rank,
+    )
     served = name or model
     serve(
         ServeSettings(
@@ -85,6 +103,14 @@ def command(
             write_s=write_seconds,
             header_s=header_seconds,
             body_s=body_seconds,
+            adapters=adapters,
         ),
         lambda url: say(f"sampan: {served} is served at {url}"),
     )
+
+
+def _adapter(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise UsageError(f"--adapter {text!r}: write NAME=FOLDER")
+    return name, Path(folder)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sampan.core.errors import RequestError, UsageError
+from sampan.core.types import Grammar, SamplingParams
 from sampan.engine.engine import Engine
 from sampan.llm.answer import Prompt
 from sampan.llm.base import BaseLLM
+from sampan.llm.driver import Driver, Request
 
 When = Literal["idle", "now"]
 
@@ -23,6 +25,24 @@ class Changes(BaseLLM):
     def adapters(self) -> tuple[str, ...]:
         """Names of the adapters that requests can choose."""
         return tuple(self._adapters)
+
+    @property
+    def driver(self) -> Driver:
+        """What runs the engine, for a caller that has token ids and wants events."""
+        return self._driver
+
+    def request(
+        self,
+        ids: Sequence[int],
+        sampling: SamplingParams,
+        grammar: Grammar | None = None,
+        *,
+        thinking: bool = False,
+        adapter: str | None = None,
+    ) -> Request:
+        """Something to hand to `driver`. A grammar is compiled here. Raises `RequestError`."""
+        constraint = None if grammar is None else self._grammars.compile(grammar, thinking=thinking)
+        return ids, sampling, constraint, None if adapter is None else self._adapter(adapter)
 
     @property
     def weights_version(self) -> int:

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from sampan.core.errors import ContextOverflow, SampanError
-from sampan.server import live, logs, metrics, usage
+from sampan.server import administration, live, logs, metrics, usage
 from sampan.server.anthropic import messages
 from sampan.server.anthropic import replies as anthropic
 from sampan.server.errors import ApiError, bad_request
@@ -40,7 +40,7 @@ def create_app(service: Service) -> FastAPI:
     for module in (chat, completions, responses, embeddings, models, messages):
         app.include_router(module.router)
     app.include_router(health)
-    for router in (metrics.router, usage.router, live.router):
+    for router in (metrics.router, usage.router, live.router, administration.router):
         app.include_router(router)
     app.add_exception_handler(SampanError, _sampan_error)
     app.add_exception_handler(RequestValidationError, _validation_error)

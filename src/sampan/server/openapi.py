@@ -20,8 +20,8 @@ ASKED = (400, 401, 403, 404, 408, 413, 429, 500, 503)
 SENT = (400, 401, 404, 408, 413)
 """Errors of an endpoint that takes a body which names a model, and does not ask it."""
 
-STREAM: Responses = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
-"""The answer where `stream` is true."""
+STREAM: Responses = {200: {"content": {"text/event-stream": {}}}}
+"""The answer where `stream` is true: events, whose data is JSON."""
 
 _STATUSES = {
     400: "The request cannot be served as asked; the error names the field.",
@@ -29,6 +29,7 @@ _STATUSES = {
     403: "This key may not use this model.",
     404: "There is no such thing here.",
     408: "The body did not come in time.",
+    409: "It is there already.",
     413: "The body is too large.",
     429: "A limit of this key is reached.",
     500: "The engine failed at this request.",
@@ -61,7 +62,7 @@ class Application(FastAPI):
     """An application whose document is true. `keys`: whether it asks for keys."""
 
     def __init__(self, *, keys: bool, **given: Any) -> None:
-        super().__init__(**given)
+        super().__init__(generate_unique_id_function=lambda route: route.name, **given)
         self._keys = keys
         self._document: dict[str, Any] | None = None
 

@@ -15,7 +15,7 @@ from types import FrameType
 import uvicorn
 
 from sampan.core.errors import SampanError
-from sampan.server import logs
+from sampan.server import logs, wire
 from sampan.server.admission import Admission
 from sampan.server.app import create_app
 from sampan.server.protocol import Protocol
@@ -51,7 +51,8 @@ async def _serve(
     started: Callable[[str], None],
 ) -> None:
     admission = Admission.open(settings)
-    supervisor = Supervisor(settings.engine, stall_s=settings.stall_s)
+    adapters = [wire.Change(0, "load", name, path) for name, path in settings.adapters.items()]
+    supervisor = Supervisor(settings.engine, stall_s=settings.stall_s, changes=adapters)
     try:
         await supervisor.start()
         service = Service(settings, text, supervisor, admission)

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Any
 
 from starlette.requests import Request
@@ -29,7 +30,7 @@ _LONG_TEXT = 20_000  # characters that take the tokenizer some milliseconds
 
 
 class Service:
-    """One served model. `draining`: nothing new is taken. `fingerprint`: of the model and its weights."""
+    """One served model. `draining`: nothing new is taken."""
 
     def __init__(
         self, settings: ServeSettings, text: ModelText, supervisor: Supervisor, admission: Admission
@@ -41,7 +42,8 @@ class Service:
         self.dispatcher = Dispatcher(settings.engine.max_sequences, settings.max_queue)
         self.started = int(time.time())
         self.draining = False
-        self.fingerprint = "sampan-0"
+        path = settings.engine.files.path
+        self._model_print = blake2b(f"{path.name} {path.stat().st_size}".encode(), digest_size=4).hexdigest()
         self.observer = Observer(self)
 
     async def conversation(
@@ -86,8 +88,18 @@ class Service:
 
     @property
     def models(self) -> list[str]:
-        """Names that can be asked."""
-        return [self.text.name]
+        """Names that can be asked: the model's and its adapters'."""
+        return [self.text.name, *self.supervisor.changes.adapters]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model, and the version of its weights."""
+        return f"sampan-{self._model_print}-v{self.supervisor.weights_version}"
+
+    def headers(self, caller: Caller) -> dict[str, str]:
+        """Of an answer: what its caller may still do, and the version of the weights."""
+        version = str(self.supervisor.weights_version)
+        return {**self.admission.headers(caller), "x-weights-version": version}
 
     @property
     def context(self) -> int | None:
@@ -156,7 +168,7 @@ class Service:
             raise ApiError(
                 503, "the service is going down", kind="server_error", code="draining", retry_after=5
             )
-        if ask.model != self.text.name:
+        if ask.model not in self.models:
             message = f"the model {ask.model[:80]!r} is not served here: /v1/models lists what is"
             raise ApiError(404, message, code="model_not_found", param="model")
         if not ask.ids:
@@ -174,7 +186,8 @@ class Service:
             sampling = replace(sampling, seed=sampling.seed + sample)
         try:
             async with self.dispatcher.slot(caller, max(1, len(ask.ids))) as turn:
-                request = wire.Submit(0, ask.ids, sampling, ask.grammar, ask.thinking)
+                adapter = None if ask.model == self.text.name else ask.model
+                request = wire.Submit(0, ask.ids, sampling, ask.grammar, ask.thinking, adapter)
                 name = self.supervisor.submit(mailbox, place, request)
                 trace.admitted(place)
                 try:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
@@ -9,7 +10,7 @@ from sampan.core.types import ModelFiles
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What the worker loads: `memory` in bytes; None lets the machine decide, as everywhere else."""
+    """What the worker loads; the fields are those of `sampan.LLM`, and `memory` is in bytes."""
 
     files: ModelFiles
     settings: Settings
@@ -17,7 +18,9 @@ class EngineSettings:
     context: int | None = None
     threads: int | None = None
     max_sequences: int = 64
-    cache: str | None = None
+    cache: Literal["bf16", "int8", "f32", "auto"] | None = None
+    adapters: int = 0
+    adapter_rank: int = 64
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,17 @@ import socket
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
+from pathlib import Path
+from typing import Literal
 
 from sampan.core.errors import SampanError
 from sampan.engine.sequence import Event
 from sampan.server import wire
+from sampan.server.changes import Changes
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.settings import EngineSettings
 
@@ -69,16 +73,20 @@ class Supervisor:
     by the monotonic clock.
     """
 
-    def __init__(self, settings: EngineSettings, *, stall_s: float) -> None:
+    def __init__(
+        self, settings: EngineSettings, *, stall_s: float, changes: Iterable[wire.Change] = ()
+    ) -> None:
         self.settings = settings
         self.stall_s = stall_s
         self.ready: wire.Ready | None = None
         self.beat: wire.Beat | None = None
         self.failure: str | None = None
         self.restarts = 0
+        self.weights_version = 0
         self.last_token: float | None = None
         self._ids = count(1)
         self._waiting: dict[int, Waiting] = {}
+        self.changes = Changes(changes)
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._loop_task: asyncio.Task[None] | None = None
@@ -122,6 +130,19 @@ class Supervisor:
         self._waiting[name] = Waiting(mailbox, place)
         self._send(replace(request, id=name))
         return name
+
+    async def change(self, kind: Literal["load", "unload", "update"], name: str, path: Path) -> int:
+        """Change adapters or weights; the version of the weights then. What worked is done again after a
+        restart. `ApiError` 400 for what does not work, 503 without an engine."""
+        if self.ready is None:
+            raise self._away()
+        change = wire.Change(next(self._ids), kind, name, path)
+        done = self.changes.ask(change)
+        self._send(change)
+        changed = await done
+        if changed.error is not None:
+            raise bad_request(changed.error)
+        return changed.weights_version
 
     def abort(self, name: int) -> None:
         """Forget a request; it is gone by the next step."""
@@ -172,7 +193,7 @@ class Supervisor:
                 pass_fds=(theirs.fileno(),),
             )
         reader, self._writer = await asyncio.open_connection(sock=ours)
-        self._send(self.settings)
+        self._send(wire.Start(self.settings, tuple(self.changes.made), forgiving=self.restarts > 0))
         self._heard = self._progress = time.monotonic()
         watch = asyncio.create_task(self._watch(self._process))
         said = None
@@ -198,6 +219,7 @@ class Supervisor:
             self._writer.close()
         self.ready, self.beat, self._writer, self._process = None, None, None, None
         lost, self._waiting = self._waiting, {}
+        self.changes.give_up(self._away())
         for waiting in lost.values():
             error = ApiError(
                 503,
@@ -234,8 +256,15 @@ class Supervisor:
             if waiting is not None:
                 code = "context_length_exceeded" if message.context_overflow else None
                 waiting.mailbox.put(waiting.place, bad_request(message.message, code=code))
+        elif isinstance(message, wire.Changed):
+            self.weights_version = message.weights_version
+            self.changes.answered(message)
         elif isinstance(message, wire.Ready):
             self.ready, self.failure = message, None
+            self.weights_version = message.weights_version
+            for lost, why in message.lost:
+                self.changes.lost(lost)
+                log.error("%s of %s is lost: %s", lost.kind, lost.name or lost.path, why)
             self._progress = time.monotonic()
             self._changed.set()
             log.info("the engine is ready after %.2f s", message.load_seconds)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, WithJsonSchema
 
 from sampan.core.errors import StorageError
 from sampan.server.door import Caller_, Service_
@@ -82,16 +82,30 @@ class UsageReport(BaseModel):
     models: list[ModelSums]
 
 
-Moment = Annotated[
-    datetime | None, Query(description="ISO 8601 (UTC unless it says), or seconds since 1970.")
-]
+_MOMENT = {
+    "anyOf": [
+        {"type": "string", "format": "date-time"},
+        {"type": "string", "format": "date"},
+        {"type": "number"},
+    ],
+    "description": "ISO 8601 (UTC unless it says), or seconds since 1970.",
+}
+Moment = Annotated[datetime, WithJsonSchema(_MOMENT)]
+
+
+class UsageQuery(BaseModel):
+    """Which part of the usage."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    since: Moment | None = None
+    until: Moment | None = None
 
 
 @router.get("/v1/usage", operation_id="usage", responses=errors(400, 401, 503))
-async def usage(
-    service: Service_, caller: Caller_, since: Moment = None, until: Moment = None
-) -> UsageReport:
+async def usage(service: Service_, caller: Caller_, query: Annotated[UsageQuery, Query()]) -> UsageReport:
     """What the caller's key has used."""
+    since, until = _utc(query.since), _utc(query.until)
     start, end = _epoch(since), _epoch(until)
     if start is not None and end is not None and end < start:
         raise bad_request("until is before since", param="until")
@@ -103,9 +117,7 @@ async def usage(
         ModelSums(model=name, **sums(service, counts).model_dump()) for name, counts in sorted(models.items())
     ]
     total = sums(service, sum(models.values(), Counts()))
-    return UsageReport(
-        object="usage", key=caller.key, since=_utc(since), until=_utc(until), total=total, models=rows
-    )
+    return UsageReport(object="usage", key=caller.key, since=since, until=until, total=total, models=rows)
 
 
 async def _totals(service: Service_, wanted: Filter) -> Totals:
@@ -155,5 +167,4 @@ def _utc(moment: datetime | None) -> datetime | None:
 
 
 def _epoch(moment: datetime | None) -> float | None:
-    utc = _utc(moment)
-    return None if utc is None else utc.timestamp()
+    return None if moment is None else moment.timestamp()

@@ -24,6 +24,8 @@ def invalid(error: RequestValidationError) -> ApiError:
     name = ".".join(map(str, place))[:200].encode("utf-8", "replace").decode()
     if row["type"] == "json_invalid":
         return bad_request("the body is no JSON: " + str(row.get("ctx", {}).get("error", ""))[:200])
+    if isinstance(error.body, bytes):
+        return bad_request("the body is not marked as JSON: send content-type: application/json")
     if row["type"] == "extra_forbidden":
         return bad_request(
             f"the field {name} is not supported here: leave it out", param=name, code="unsupported_field"

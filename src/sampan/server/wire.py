@@ -9,10 +9,12 @@ import pickle
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from sampan.core.types import Grammar, SamplingParams
 from sampan.engine.sequence import Event
+from sampan.server.settings import EngineSettings
 
 _LENGTH = struct.Struct("<I")
 
@@ -38,8 +40,38 @@ class Abort:
 
 
 @dataclass(frozen=True)
+class Change:
+    """Load or unload an adapter, or give the model new weights from `path`."""
+
+    id: int
+    kind: Literal["load", "unload", "update"]
+    name: str = ""
+    path: Path = Path()
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What came of it. `error`: why nothing did."""
+
+    id: int
+    weights_version: int
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """The first frame: what to load, and what was changed since. `forgiving`: a change that cannot be made
+    (its files are gone) is told, and is no reason not to start."""
+
+    settings: EngineSettings
+    changes: tuple[Change, ...] = ()
+    forgiving: bool = False
+
+
+@dataclass(frozen=True)
 class Ready:
-    """The model is loaded. Bytes as planned; `pages` of `page_tokens` tokens in the cache."""
+    """The model is loaded. Bytes as planned; `pages` of `page_tokens` tokens in the cache. `lost`: changes
+    that could not be made again, and why."""
 
     context: int
     max_sequences: int
@@ -50,6 +82,8 @@ class Ready:
     workspace_bytes: int
     threads: int
     load_seconds: float
+    weights_version: int = 0
+    lost: tuple[tuple[Change, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,11 @@ from queue import Empty, SimpleQueue
 
 from sampan.core.errors import ContextOverflow, SampanError
 from sampan.core.memory import resident_memory
-from sampan.engine.budget import Wish
 from sampan.engine.sequence import Event
-from sampan.llm.driver import Driver, Generation, News
-from sampan.llm.load import Loaded, load
+from sampan.llm import LLM
+from sampan.llm.driver import Generation, News
 from sampan.server import wire
 from sampan.server.settings import EngineSettings
-from sampan.text.grammar import GrammarCompiler
 
 BEAT_S = 0.25
 
@@ -67,13 +65,12 @@ class Outbox:
 class Worker:
     """Takes requests from the socket to the driver, and events back."""
 
-    def __init__(self, loaded: Loaded, outbox: Outbox) -> None:
-        self._engine = loaded.engine
-        self._driver = Driver(loaded.engine)
+    def __init__(self, llm: LLM, outbox: Outbox) -> None:
+        self._llm = llm
         self._outbox = outbox
         self._tickets: dict[int, Generation] = {}
-        self._grammars = GrammarCompiler(loaded.tokenizer)
         self._compilers = ThreadPoolExecutor(1, "sampan-grammar")
+        self._changers = ThreadPoolExecutor(1, "sampan-change")
 
     def serve(self, connection: socket.socket) -> None:
         """Until the service closes its end."""
@@ -82,10 +79,12 @@ class Worker:
                 self._submit(message)
             elif isinstance(message, wire.Abort):
                 self._abort(message.id)
+            elif isinstance(message, wire.Change):
+                self._changers.submit(self._change, message)
 
     def beat(self) -> wire.Beat:
         """The engine now. Read from another thread: each number is right, together they are close."""
-        engine, counters = self._engine, self._engine.counters
+        engine, counters = self._llm.engine, self._llm.engine.counters
         return wire.Beat(
             steps=engine.steps,
             busy=not engine.idle,
@@ -107,28 +106,36 @@ class Worker:
         ticket = Generation([], deliver)
         self._tickets[message.id] = ticket
         if message.grammar is None:
-            ticket.requests = [(message.ids, message.sampling)]
-            self._driver.submit(ticket)
+            self._start(message, ticket)
         else:
-            self._compilers.submit(self._compile, message, ticket)
+            self._compilers.submit(self._start, message, ticket)
 
-    def _compile(self, message: wire.Submit, ticket: Generation) -> None:
-        """On a thread of its own: nobody else waits for a grammar."""
-        assert message.grammar is not None
+    def _start(self, message: wire.Submit, ticket: Generation) -> None:
+        """Where there is a grammar, on the thread that compiles: nobody else waits for it."""
         if ticket.closed:
             return
         try:
-            constraint = self._grammars.compile(message.grammar, thinking=message.thinking)
+            request = self._llm.request(
+                message.ids,
+                message.sampling,
+                message.grammar,
+                thinking=message.thinking,
+                adapter=message.adapter,
+            )
         except Exception as error:
             self._deliver(message.id, error)
-            return
-        ticket.requests = [(message.ids, message.sampling, constraint)]
-        self._driver.submit(ticket)
+        else:
+            ticket.requests = [request]
+            self._llm.driver.submit(ticket)
 
     def _abort(self, name: int) -> None:
         ticket = self._tickets.pop(name, None)
         if ticket is not None:
-            self._driver.withdraw(ticket)
+            self._llm.driver.withdraw(ticket)
+
+    def _change(self, change: wire.Change) -> None:
+        error = make(self._llm, change)
+        self._outbox.put(wire.Changed(change.id, self._llm.weights_version, error))
 
     def _deliver(self, name: int, news: News) -> None:
         if isinstance(news, Exception):
@@ -139,44 +146,60 @@ class Worker:
             assert isinstance(event, Event)
             if event.finish_reason is not None:
                 self._tickets.pop(name, None)
-            self._outbox.put(Event(name, event.token, event.finish_reason, event.error, event.cached_tokens))
+            self._outbox.put(
+                Event(
+                    name,
+                    event.token,
+                    event.finish_reason,
+                    event.error,
+                    event.cached_tokens,
+                    event.weights_version,
+                )
+            )
+
+
+def make(llm: LLM, change: wire.Change) -> str | None:
+    """Change adapters or weights; why it did not work."""
+    try:
+        if change.kind == "load":
+            llm.load_adapter(change.name, change.path)
+        elif change.kind == "unload":
+            llm.unload_adapter(change.name)
+        else:
+            llm.update_weights(change.path)
+    except SampanError as error:
+        return str(error)
+    return None
 
 
 def main() -> None:
     """Run as a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service is told, and decides
     connection = socket.socket(fileno=int(sys.argv[1]))
-    settings = wire.receive(connection)
-    assert isinstance(settings, EngineSettings)
+    start = wire.receive(connection)
+    if start is None:
+        return
+    assert isinstance(start, wire.Start)
     outbox = Outbox(connection)
-    started = time.perf_counter()
     try:
-        loaded = _load(settings)
+        llm, ready = _load(start)
     except SampanError as error:
         connection.sendall(wire.pack(wire.Failed(str(error))))
         return
-    worker = Worker(loaded, outbox)
-    outbox.put(_ready(loaded, time.perf_counter() - started))
+    worker = Worker(llm, outbox)
+    outbox.put(ready)
     threading.Thread(target=_beat, args=(worker, outbox), name="sampan-beat", daemon=True).start()
     worker.serve(connection)
     os._exit(0)  # nobody is left to answer: no step is waited for
 
 
-def _load(settings: EngineSettings) -> Loaded:
-    wish = Wish(settings.memory, settings.context, settings.max_sequences, None, settings.cache)
-    return load(
-        settings.files,
-        settings.settings,
-        wish,
-        threads=settings.threads,
-        prefix_cache=True,
-        speculation=True,
-    )
-
-
-def _ready(loaded: Loaded, seconds: float) -> wire.Ready:
-    engine, plan = loaded.engine, loaded.plan
-    return wire.Ready(
+def _load(start: wire.Start) -> tuple[LLM, wire.Ready]:
+    llm = _open(start.settings)
+    lost = [(change, error) for change in start.changes if (error := make(llm, change)) is not None]
+    if lost and not start.forgiving:
+        raise SampanError(lost[0][1])
+    engine, plan = llm.engine, llm.plan
+    return llm, wire.Ready(
         context=engine.context,
         max_sequences=engine.scheduler.max_sequences,
         pages=engine.pool.count,
@@ -184,8 +207,24 @@ def _ready(loaded: Loaded, seconds: float) -> wire.Ready:
         weights_bytes=plan.weights_bytes,
         cache_bytes=plan.cache_bytes,
         workspace_bytes=plan.workspace_bytes,
-        threads=loaded.machine.threads,
-        load_seconds=seconds,
+        threads=llm.machine.threads,
+        load_seconds=llm.load_seconds,
+        weights_version=llm.weights_version,
+        lost=tuple(lost),
+    )
+
+
+def _open(s: EngineSettings) -> LLM:
+    return LLM(
+        s.files,
+        memory=s.memory,
+        context=s.context,
+        threads=s.threads,
+        max_sequences=s.max_sequences,
+        cache=s.cache,
+        adapters=s.adapters,
+        adapter_rank=s.adapter_rank,
+        settings=s.settings,
     )
 
 

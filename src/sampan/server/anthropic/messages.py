@@ -24,13 +24,14 @@ from sampan.server.anthropic.replies import (
 )
 from sampan.server.anthropic.schemas import CountRequest, MessagesRequest
 from sampan.server.ask import Part, Usage
+from sampan.server.body import JsonRoute
 from sampan.server.collect import Answer, Run, Step, collected
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError
 from sampan.server.openapi import ASKED, SENT, STREAM, errors
 from sampan.server.sse import EventStream, unless_gone
 
-router = APIRouter(prefix="/v1/messages")
+router = APIRouter(prefix="/v1/messages", route_class=JsonRoute)
 
 _DELTAS = {"reasoning": ("thinking_delta", "thinking"), "text": ("text_delta", "text"),
            "call": ("input_json_delta", "partial_json")}  # fmt: skip
@@ -56,7 +57,7 @@ async def create(body: MessagesRequest, request: Request, service: Service_, cal
     if budget is not None:
         parts = thinking.within_budget(service, ask, caller, usage, budget)
     reply = Reply(body.model, body.max_tokens)
-    headers = {**service.admission.headers(caller), **request_headers()}
+    headers = {**service.headers(caller), **request_headers()}
     if body.stream:
         frames = reply.frames(await service.opened(request, parts), usage)
         return EventStream(frames, write_s=service.settings.write_s, headers=headers)

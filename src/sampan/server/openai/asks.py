@@ -1,6 +1,7 @@
 """OpenAI's requests as asks."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -63,7 +64,7 @@ def _from_field(field: GrammarField | None) -> list[Grammar]:
 def _bias(given: Mapping[str, float], vocabulary: int) -> dict[int, float]:
     bias = {}
     for token, value in given.items():
-        if not token.isdecimal() or not token.isascii() or int(token) >= vocabulary:
+        if not re.fullmatch("[0-9]{1,10}", token) or int(token) >= vocabulary:
             raise bad_request(
                 f"logit_bias has the key {token[:40]!r}: keys are token ids below {vocabulary}",
                 param="logit_bias",

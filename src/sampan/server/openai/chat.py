@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from sampan.server.ask import Ask, CallPart, Part, Usage
+from sampan.server.body import JsonRoute
 from sampan.server.collect import Answer, Run, collected
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
@@ -21,7 +22,7 @@ from sampan.server.openapi import ASKED, STREAM, errors
 from sampan.server.service import Service
 from sampan.server.sse import EventStream, unless_gone
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 @router.post(
@@ -36,7 +37,7 @@ async def create(body: ChatRequest, request: Request, service: Service_, caller:
     usage = Usage(len(ask.ids))
     parts = service.answer(ask, caller, usage)
     reply = _Reply(body, service)
-    headers = service.admission.headers(caller)
+    headers = service.headers(caller)
     if body.stream:
         frames = reply.frames(await service.opened(request, parts), usage)
         return EventStream(frames, write_s=service.settings.write_s, headers=headers)

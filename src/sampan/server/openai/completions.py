@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from sampan.core.types import TokenLogprob
 from sampan.server.ask import Ask, Part, Usage
+from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.openai.asks import grammar_of, sampling_of
@@ -22,7 +23,7 @@ from sampan.server.service import Service
 from sampan.server.sse import EventStream, unless_gone
 from sampan.text.tokenizer import Tokenizer
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 _MOST_PROMPTS = 128
 
@@ -41,7 +42,7 @@ async def create(body: CompletionRequest, request: Request, service: Service_, c
     usage = Usage(sum(len(ask.ids) for ask in asks))
     parts = service.answer_all(asks, caller, usage)
     reply = _Reply(body, service)
-    headers = service.admission.headers(caller)
+    headers = service.headers(caller)
     if body.stream:
         frames = reply.frames(await service.opened(request, parts), usage)
         return EventStream(frames, write_s=service.settings.write_s, headers=headers)
@@ -62,8 +63,17 @@ def _asks(body: CompletionRequest, service: Service) -> list[Ask]:
         raise bad_request(
             f"{len(prompts)} prompts: at most {_MOST_PROMPTS} go into one request", param="prompt"
         )
-    encoded = [service.text.tokenizer.encode(p) if isinstance(p, str) else p for p in prompts]
+    encoded = [_ids(prompt, service) for prompt in prompts]
     return [Ask(tuple(ids), sampling, body.model, body.n or 1, grammar=grammar, raw=True) for ids in encoded]
+
+
+def _ids(prompt: str | list[int], service: Service) -> list[int]:
+    if isinstance(prompt, str):
+        return service.text.tokenizer.encode(prompt)
+    most = service.text.vocabulary
+    if wrong := [token for token in prompt if not 0 <= token < most]:
+        raise bad_request(f"prompt has the token {str(wrong[0])[:20]}: ids are below {most}", param="prompt")
+    return prompt
 
 
 def _prompts(prompt: str | list[Any]) -> list[Any]:

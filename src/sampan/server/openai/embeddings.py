@@ -5,12 +5,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.openai.schemas import Strict
 from sampan.server.openapi import SENT, errors
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 class EmbeddingRequest(Strict):

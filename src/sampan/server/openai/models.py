@@ -6,13 +6,14 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
 from sampan.core.errors import TokenizerError
+from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.openai.asks import template_messages
 from sampan.server.openai.schemas import ChatMessage, Strict
 from sampan.server.openapi import SENT, errors
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 class ModelRow(BaseModel):
@@ -75,19 +76,22 @@ async def show_model(
     caller: Caller_,  # noqa: ARG001
 ) -> ModelRow:
     """One of them."""
-    if model not in service.models:
-        raise ApiError(
-            404, f"the model {model[:80]!r} is not served here", code="model_not_found", param="model"
-        )
+    _check(service, model)
     return _row(service, model)
 
 
 @router.post("/tokenize", operation_id="tokenize", responses=errors(*SENT))
 async def tokenize(body: TokenizeRequest, service: Service_, caller: Caller_) -> Tokens:  # noqa: ARG001
     """The ids of a text, or of the prompt that a conversation becomes."""
+    _check(service, body.model)
     if (body.prompt is None) == (body.messages is None):
         raise bad_request("give either prompt or messages", param="prompt")
     if body.messages is not None:
+        if body.add_special_tokens is not None:
+            raise bad_request(
+                "add_special_tokens is for a prompt: of messages, the template says what is special",
+                param="add_special_tokens",
+            )
         ids, _ = await service.rendered(template_messages(body.messages))
     else:
         special = body.add_special_tokens is not False
@@ -101,10 +105,18 @@ async def tokenize(body: TokenizeRequest, service: Service_, caller: Caller_) ->
 @router.post("/detokenize", operation_id="detokenize", responses=errors(*SENT))
 async def detokenize(body: DetokenizeRequest, service: Service_, caller: Caller_) -> Text:  # noqa: ARG001
     """The text of token ids."""
+    _check(service, body.model)
     try:
         return Text(prompt=service.text.tokenizer.decode(body.tokens, skip_special=False))
     except TokenizerError as error:
         raise bad_request(str(error), param="tokens") from error
+
+
+def _check(service: Service_, name: str | None) -> None:
+    if name is not None and name not in service.models:
+        raise ApiError(
+            404, f"the model {name[:80]!r} is not served here", code="model_not_found", param="model"
+        )
 
 
 def _row(service: Service_, name: str) -> ModelRow:

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from sampan.server.ask import Caller, Usage
+from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.openai.responses_asks import ask_of, numbered
@@ -16,7 +17,7 @@ from sampan.server.openai.responses_store import ResponseStore, Stored
 from sampan.server.openapi import ASKED, STREAM, errors
 from sampan.server.sse import EventStream, unless_gone
 
-router = APIRouter(prefix="/v1/responses")
+router = APIRouter(prefix="/v1/responses", route_class=JsonRoute)
 
 
 def store_of(request: Request) -> ResponseStore:
@@ -48,7 +49,7 @@ async def create(
 
     reply = Reply(body, ask.sampling, service.text, None if body.store is False else keep)
     parts = service.answer(ask, caller, usage)
-    headers = service.admission.headers(caller)
+    headers = service.headers(caller)
     if body.stream:
         frames = reply.frames(await service.opened(request, parts), usage)
         return EventStream(frames, write_s=service.settings.write_s, headers=headers)
