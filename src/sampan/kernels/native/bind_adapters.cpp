@@ -37,6 +37,8 @@ static void adapt(Recorded& r, const std::vector<int>& outputs, int act, int out
   expand.out_offset = offset;
   expand.sampled = sampled;
   expand.site = shrink.site;
+  const char* fault = r.program->fault(expand);
+  if (fault) throw std::invalid_argument(fault);
   add(r, shrink);
   add(r, expand);
 }

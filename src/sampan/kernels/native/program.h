@@ -53,7 +53,7 @@ struct Step {
   const int32_t* sampled_rows = nullptr;
   std::vector<Span> spans;
   uint8_t* cache = nullptr;
-  std::vector<int32_t> slots;  // of the spans: their adapters, -1 for none; empty: no span has one
+  std::vector<int32_t> slots{};  // of the spans: their adapters, -1 for none; empty: no span has one
 };
 
 // What a short measurement chooses; results do not depend on it.
