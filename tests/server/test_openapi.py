@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import psutil
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -244,6 +245,31 @@ def test_what_is_no_json_is_refused_wherever_it_stands(service: "Running", path:
     answer = httpx.post(service.url + path, content=b'{"model": "x", "user": %b}' % value, headers=HEADERS)
     assert answer.status_code == 400
     assert "the body is no JSON" in answer.json()["error"]["message"]
+
+
+MANY = 200_000
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/detokenize", {"tokens": [""] * MANY}, "tokens.0:"),
+        ("/v1/completions", {"model": MODEL, "prompt": [{}] * MANY}, "prompt.0:"),
+        ("/v1/chat/completions", {"model": MODEL, "messages": [{}] * MANY}, "messages.0.role "),
+        ("/v1/responses", {"model": MODEL, "input": [{}] * MANY}, "input.0.role "),
+        ("/v1/messages", {"model": MODEL, "messages": [{}] * MANY}, " missing"),
+        ("/v1/messages/count_tokens", {f"field{n}": n for n in range(MANY)}, f"{MANY + 2} places"),
+    ],
+)
+def test_a_body_full_of_errors_costs_no_more_than_one(
+    service: "Running", path: str, body: dict[str, Any], said: str
+) -> None:
+    process = psutil.Process(service.pid)
+    before = process.memory_info().rss
+    answer = httpx.post(service.url + path, json=body, timeout=60)
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]["message"]
+    assert process.memory_info().rss - before < 100 << 20
 
 
 def test_json_that_only_looks_strange_is_taken(service: "Running") -> None:

@@ -2,15 +2,16 @@
 
 import logging
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from sampan.core.errors import ContextOverflow, SampanError
-from sampan.server import administration, live, logs, metrics, usage
+from sampan.server import administration, live, logs, metrics, page, usage
 from sampan.server.anthropic import messages
 from sampan.server.anthropic import replies as anthropic
+from sampan.server.door import caller_of
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.guard import Guard
 from sampan.server.health import router as health
@@ -42,6 +43,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(health)
     for router in (metrics.router, usage.router, live.router, administration.router):
         app.include_router(router)
+    app.include_router(page.router([Depends(caller_of)]))
     app.add_exception_handler(SampanError, _sampan_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)

@@ -33,8 +33,15 @@ def invalid(error: RequestValidationError) -> ApiError:
     if row["type"] == "missing":
         return bad_request(f"the field {name or 'body'} is missing", param=name or None)
     messages = dict.fromkeys(other["msg"] for where, other in found if where == place)
-    given = json.dumps(row.get("input"), default=str)[:80]
-    return bad_request(f"{name or 'the body'}: {', or '.join(messages)}; it is {given}", param=name or None)
+    text = f"{name or 'the body'}: {', or '.join(messages)}{_shown(row.get('input'))}"
+    return bad_request(text, param=name or None)
+
+
+def _shown(value: object) -> str:
+    """What was given, where it is short enough to say."""
+    if isinstance(value, str):
+        return f"; it is {json.dumps(value[:80])}"
+    return f"; it is {json.dumps(value)[:80]}" if isinstance(value, int | float | None) else ""
 
 
 def _place(row: Row, body: object) -> Place:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from sampan.server.openai.schemas import Count, Stop, Strict
+from sampan.server.openai.schemas import Body, Count, Many, Stop, Strict
 
 
 class CacheControl(Strict):
@@ -52,7 +52,7 @@ def _as_blocks(value: Any) -> Any:
     return [{"type": "text", "text": value}] if isinstance(value, str) else value
 
 
-Texts = Annotated[list[TextBlock], BeforeValidator(_as_blocks, json_schema_input_type=str | list[TextBlock])]
+Texts = Annotated[Many[TextBlock], BeforeValidator(_as_blocks, json_schema_input_type=str | list[TextBlock])]
 
 
 class ToolResultBlock(Strict):
@@ -66,7 +66,7 @@ class ToolResultBlock(Strict):
 
 
 Block = Annotated[TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock, Field(discriminator="type")]
-Blocks = Annotated[list[Block], BeforeValidator(_as_blocks, json_schema_input_type=str | list[Block])]
+Blocks = Annotated[Many[Block], BeforeValidator(_as_blocks, json_schema_input_type=str | list[Block])]
 
 
 class Message(Strict):
@@ -154,11 +154,11 @@ class Metadata(Strict):
     user_id: Annotated[str, Field(max_length=512)] | None = None
 
 
-class CountRequest(Strict):
+class CountRequest(Body):
     """`POST /v1/messages/count_tokens`"""
 
     model: str
-    messages: Annotated[list[Message], Field(min_length=1, max_length=100_000)]
+    messages: Annotated[Many[Message], Field(min_length=1, max_length=100_000)]
     system: Texts | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: ToolChoice | None = None

@@ -8,17 +8,17 @@ from pydantic import BaseModel, Field
 from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
-from sampan.server.openai.schemas import Strict
+from sampan.server.openai.schemas import Body, Many
 from sampan.server.openapi import SENT, errors
 
 router = APIRouter(route_class=JsonRoute)
 
 
-class EmbeddingRequest(Strict):
+class EmbeddingRequest(Body):
     """Texts, or lists of token ids."""
 
     model: str
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | Many[str] | Many[int] | Many[Many[int]]
     dimensions: Annotated[int, Field(ge=1)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None

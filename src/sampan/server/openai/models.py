@@ -10,7 +10,7 @@ from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.openai.asks import template_messages
-from sampan.server.openai.schemas import ChatMessage, Strict
+from sampan.server.openai.schemas import Body, ChatMessage, Many
 from sampan.server.openapi import SENT, errors
 
 router = APIRouter(route_class=JsonRoute)
@@ -33,12 +33,12 @@ class ModelList(BaseModel):
     data: list[ModelRow]
 
 
-class TokenizeRequest(Strict):
+class TokenizeRequest(Body):
     """Either a text or messages."""
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    messages: Annotated[Many[ChatMessage], Field(min_length=1)] | None = None
     add_special_tokens: bool | None = None
 
 
@@ -50,11 +50,11 @@ class Tokens(BaseModel):
     max_model_len: int | None
 
 
-class DetokenizeRequest(Strict):
+class DetokenizeRequest(Body):
     """Token ids."""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: Many[int]
 
 
 class Text(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
-from sampan.server.openai.schemas import Count, PlainFormat, Strict, Temperature
+from sampan.server.openai.schemas import Body, Count, Many, PlainFormat, Strict, Temperature
 
 Status = Literal["in_progress", "completed", "incomplete"]
 
@@ -34,8 +34,8 @@ def _as_parts(value: Any) -> Any:
 
 
 _Part = Annotated[InputText | OutputText, Field(discriminator="type")]
-Parts = Annotated[list[_Part], BeforeValidator(_as_parts, json_schema_input_type=str | list[_Part])]
-Results = Annotated[list[InputText], BeforeValidator(_as_parts, json_schema_input_type=str | list[InputText])]
+Parts = Annotated[Many[_Part], BeforeValidator(_as_parts, json_schema_input_type=str | list[_Part])]
+Results = Annotated[Many[InputText], BeforeValidator(_as_parts, json_schema_input_type=str | list[InputText])]
 
 
 class MessageItem(Strict):
@@ -89,8 +89,8 @@ class ReasoningItem(Strict):
 
     type: Literal["reasoning"]
     id: str | None = None
-    summary: Annotated[list[SummaryText], Field(default_factory=list)]
-    content: list[ReasoningText] | None = None
+    summary: Annotated[Many[SummaryText], Field(default_factory=list)]
+    content: Many[ReasoningText] | None = None
     encrypted_content: None = None
     status: Status | None = None
 
@@ -108,7 +108,7 @@ def _as_items(value: Any) -> Any:
 
 
 Items = Annotated[
-    list[Item],
+    Many[Item],
     Field(min_length=1),
     BeforeValidator(_as_items, json_schema_input_type=str | Annotated[list[Item], Field(min_length=1)]),
 ]
@@ -165,7 +165,7 @@ Value = Annotated[str, Field(max_length=512)]
 Name = Annotated[str, Field(max_length=64)]
 
 
-class ResponseRequest(Strict):
+class ResponseRequest(Body):
     """`POST /v1/responses`"""
 
     model: str
@@ -179,7 +179,7 @@ class ResponseRequest(Strict):
     temperature: Temperature | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    include: Many[Literal["message.output_text.logprobs"]] | None = None
     text: TextConfig | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | FunctionChoice | None = None

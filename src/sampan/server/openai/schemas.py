@@ -4,17 +4,46 @@ Reference: https://platform.openai.com/docs/api-reference. `top_k`, `min_p`, `re
 and `chat_template_kwargs` are extensions that other servers of open models have too.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
+T = TypeVar("T")
+Many = Annotated[list[T], Field(fail_fast=True)]
+"""A list refused at its first wrong element: an error takes much more memory than what it is about."""
+
+_MOST_ERRORS = 1000
 
 
 class Strict(BaseModel):
     """Refuses what it does not know, and what only looks like the right type."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Body(Strict):
+    """What a request brings. More than a thousand errors in it are only counted."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _counted(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            if error.error_count() <= _MOST_ERRORS:
+                raise
+            message = "The request is wrong in {count} places"
+            raise PydanticCustomError("many_errors", message, {"count": error.error_count()}) from None
 
 
 class TextPart(Strict):
@@ -43,9 +72,9 @@ class ChatMessage(Strict):
     """A message. `reasoning_content`: what the assistant thought."""
 
     role: Role
-    content: str | list[TextPart] | None = None
+    content: str | Many[TextPart] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Many[ToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     refusal: None = None
@@ -106,7 +135,7 @@ class GrammarField(Strict):
     """An extension: another kind of grammar; a list of texts for "choice"."""
 
     type: Literal["regex", "lark", "choice"]
-    value: str | list[str]
+    value: str | Many[str]
 
 
 class StreamOptions(Strict):
@@ -122,7 +151,7 @@ Count = Annotated[int, Field(ge=1, le=2**31)]
 Stop = Annotated[str, Field(min_length=1)]
 
 
-class Sampling(Strict):
+class Sampling(Body):
     """The fields about sampling that chat completions and completions share."""
 
     model: str
@@ -148,7 +177,7 @@ class Sampling(Strict):
 class ChatRequest(Sampling):
     """`POST /v1/chat/completions`"""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[Many[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -164,7 +193,7 @@ class ChatRequest(Sampling):
 class CompletionRequest(Sampling):
     """`POST /v1/completions`"""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Many[str] | Many[int] | Many[Many[int]]
     echo: Literal[False] | None = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
