@@ -3,6 +3,8 @@
 # make check  linters, types, import rules; the C++ build treats warnings as errors
 # make bench  measure beside llama.cpp and OpenVINO GenAI on this machine (builds the first one; half an hour)
 #             BENCH= passes options on: --quick, --rounds N, --scenarios a,b, --resume, --vllm-python PYTHON
+# make bench-serve  the same for the services: sampan serve, llama-server, OpenVINO GenAI behind a front of ours
+#             BENCH= passes options on: --quick, --rounds N, --clients N, --servers a,b
 # make asan   kernel and engine tests, C++ and Python, under the address and undefined-behaviour sanitizers; the pool and
 #             a whole step under the thread sanitizer
 # make neon   kernel tests of the Arm build, cross-compiled, under emulation
@@ -13,7 +15,7 @@ BIN := $(VENV)/bin
 QUESTION ?= What is the capital of France?
 NATIVE := $(wildcard src/sampan/kernels/native/*) CMakeLists.txt
 
-.PHONY: run test check bench doctor clean
+.PHONY: run test check bench bench-serve doctor clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.base
@@ -30,6 +32,10 @@ check: $(VENV)/.check $(VENV)/.test
 
 bench: $(VENV)/.base $(VENV)-bench/.peers
 	$(BIN)/python benchmarks/run.py --peer-python $(VENV)-bench/bin/python $(BENCH)
+
+bench-serve: $(VENV)/.base $(VENV)-bench/.servers
+	$(BIN)/python benchmarks/serving.py --peer-python $(VENV)-bench/bin/python \
+	  --llama-server $(VENV)-bench/bin/llama-server $(BENCH)
 
 asan tsan: $(VENV)/.test
 
@@ -69,6 +75,20 @@ $(VENV)-bench/.peers:
 	$(PYTHON) -m venv $(VENV)-bench
 	CMAKE_ARGS="-DGGML_NATIVE=ON" $(VENV)-bench/bin/python -m pip install --quiet --no-binary llama-cpp-python \
 	  llama-cpp-python==0.3.36 'openvino-genai>=2026.4,<2026.5' 'gguf>=0.17,<1'
+	@touch $@
+
+# llama.cpp's own server comes from the same source package as the library that `make bench` measures.
+$(VENV)-bench/.servers: $(VENV)-bench/.peers
+	$(VENV)-bench/bin/python -m pip install --quiet 'llama-cpp-python[server]==0.3.36' httptools uvloop cmake ninja
+	$(VENV)-bench/bin/python -m pip download --quiet --no-deps --no-binary llama-cpp-python --dest build/llama \
+	  llama-cpp-python==0.3.36
+	tar -xzf build/llama/llama_cpp_python-0.3.36.tar.gz -C build/llama
+	PATH="$(CURDIR)/$(VENV)-bench/bin:$$PATH" cmake -S build/llama/llama_cpp_python-0.3.36/vendor/llama.cpp \
+	  -B build/llama/build -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF \
+	  -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
+	  -DLLAMA_OPENSSL=OFF
+	PATH="$(CURDIR)/$(VENV)-bench/bin:$$PATH" cmake --build build/llama/build --target llama-server
+	cp build/llama/build/bin/llama-server $(VENV)-bench/bin/
 	@touch $@
 
 include native.mk

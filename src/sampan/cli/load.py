@@ -7,8 +7,10 @@ request's first byte to an event's arrival. The parsing is light, because it tak
 import asyncio
 import json
 import random
+import re
 import ssl
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import quantiles
 from typing import Any
@@ -19,12 +21,14 @@ from sampan.core.errors import RequestError, UsageError
 _WORDS = ("river", "stone", "paper", "light", "market", "winter", "engine", "garden", "letter", "number")
 _PERCENTILES = (50, 90, 99)
 _HEALTH_EVERY_S = 0.1
+_TEXT = re.compile(rb'"content": ?"[^"]')  # some text: neither "" nor null
 
 
 @dataclass(frozen=True)
 class Load:
     """`clients` at once, `requests` in all, of about `prompt_tokens`, each answered with `decode_tokens` at
-    most. `same`: characters that all prompts begin with."""
+    most. `same`: words that all prompts begin with. `more`: fields of every request that not every server
+    knows."""
 
     url: str
     clients: int
@@ -35,6 +39,7 @@ class Load:
     model: str | None = None
     same: int = 0
     seed: int = 0
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -65,8 +70,7 @@ async def _measure(load: Load) -> dict[str, Any]:
     if place.scheme not in ("http", "https") or not place.hostname:
         raise UsageError(f"--serve {load.url!r}: give an address such as http://127.0.0.1:8000")
     model = load.model or await _first_model(place, load.key)
-    source = random.Random(load.seed)
-    bodies = iter([_body(load, model, source) for _ in range(load.requests)])
+    bodies = iter([json.dumps(request).encode() for request in requests(load, model)])
     seen = Seen()
     watch = asyncio.create_task(_watch_health(place, load.key, seen))
     start = time.perf_counter()
@@ -84,18 +88,24 @@ async def _measure(load: Load) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _body(load: Load, model: str, source: random.Random) -> bytes:
+def requests(load: Load, model: str) -> list[dict[str, Any]]:
+    """What the clients send: the same for the same seed."""
+    source = random.Random(load.seed)
+    return [_request(load, model, source) for _ in range(load.requests)]
+
+
+def _request(load: Load, model: str, source: random.Random) -> dict[str, Any]:
     words = " ".join(source.choices(_WORDS, k=max(1, load.prompt_tokens - load.same - 30)))
     shared = " ".join(_WORDS[i % len(_WORDS)] for i in range(load.same))
-    request = {
+    return {
         "model": model,
         "messages": [{"role": "user", "content": f"{shared} Write a long story about: {words}"}],
         "max_tokens": load.decode_tokens,
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
+        **load.more,
     }
-    return json.dumps(request).encode()
 
 
 async def _client(place: SplitResult, key: str | None, bodies: Any, seen: Seen) -> None:
@@ -122,7 +132,7 @@ async def _ask(place: SplitResult, key: str | None, body: bytes, seen: Seen) -> 
                 continue
             if b'"usage"' in line and b'"completion_tokens"' in line:
                 tokens = json.loads(line[6:])["usage"]["completion_tokens"]
-            elif b'"content":' in line and b'"content":""' not in line and b'"content": ""' not in line:
+            elif _TEXT.search(line):
                 now = time.perf_counter()
                 (seen.gaps if events else seen.first).append(now - (last if events else start))
                 last, events = now, events + 1

@@ -28,7 +28,7 @@ _CLOSING_S = 2.0
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _KEY = re.compile(r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{8,}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_POLLED = frozenset({"/health", "/ready", "/metrics", "/page/live"})
+_POLLED = frozenset({"/health", "/ready", "/metrics", "/page/live", "/page/render"})
 
 _access = logging.getLogger("sampan.access")
 
