@@ -2,6 +2,7 @@
 // sees every overrun), comparison by bits, and one digest of the results for each instruction set.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -59,6 +60,13 @@ struct Table {
   void feed(const std::vector<int32_t>& x) { for (int32_t v : x) word(static_cast<uint32_t>(v)); }
   void feed(const std::vector<int8_t>& x) { for (int8_t v : x) word(static_cast<uint8_t>(v)); }
   void feed(const std::vector<uint16_t>& x) { for (uint16_t v : x) word(v); }
+  void feed_blocks(const std::vector<int32_t>& x) {  // words of QuadBlocks: floats from `scale` to `sum`
+    constexpr size_t size = sizeof(QuadBlock) / 4, begin = offsetof(QuadBlock, scale) / 4, end = offsetof(QuadBlock, isum) / 4;
+    for (size_t i = 0; i < x.size(); ++i) {
+      const uint32_t bits = static_cast<uint32_t>(x[i]);
+      word(i % size >= begin && i % size < end ? bits_of(float_of(bits)) : bits);
+    }
+  }
 };
 
 class Report {
