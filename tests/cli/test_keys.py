@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from sampan.cli.main import main
-from sampan.server.database import connect, default_url
-from sampan.server.key_file import FileKeys
-from sampan.server.key_table import DatabaseKeys
-from sampan.server.ledger import Entry, Ledger
+from sampan.server.storage.database import connect, default_url
+from sampan.server.storage.key_file import FileKeys
+from sampan.server.storage.key_table import DatabaseKeys
+from sampan.server.storage.ledger import Entry, Ledger
 
 KEY = re.compile(r"sk-sampan-([0-9a-f]{10})-[A-Za-z0-9]{43}")
 

@@ -103,7 +103,7 @@ def test_new_weights_have_a_version_and_outlive_the_engine(
         next(
             child
             for child in psutil.Process(running.pid).children()
-            if "sampan.server.worker" in child.cmdline()
+            if "sampan.server.process.worker" in child.cmdline()
         ).kill()
         deadline = time.monotonic() + 20
         while httpx.post(f"{running.url}/v1/completions", json=body).status_code != 200:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.server.energy import EVERY_S, Meter, Rapl
+from sampan.server.watch.energy import EVERY_S, Meter, Rapl
 
 TURN = 262_143_328_850  # of a common package, microjoules
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from sampan.core.errors import SampanError, StorageError, UsageError
 from sampan.server.ask import Caller
-from sampan.server.database import connect, default_url
-from sampan.server.key_file import FileKeys
-from sampan.server.key_table import DatabaseKeys
-from sampan.server.keys import Key, KeyBook, Keyring, digest, generate, key_id
+from sampan.server.storage.database import connect, default_url
+from sampan.server.storage.key_file import FileKeys
+from sampan.server.storage.key_table import DatabaseKeys
+from sampan.server.storage.keys import Key, KeyBook, Keyring, digest, generate, key_id
 
 OWN = "a-key-of-my-own-0123456789"
 

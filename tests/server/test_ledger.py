@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from sampan.core.errors import StorageError
-from sampan.server.database import connect, default_url
-from sampan.server.ledger import Entry, Ledger
-from sampan.server.usage_table import DAY, HOUR, Batch, Counts, Filter, Slot, totals, write
+from sampan.server.storage.database import connect, default_url
+from sampan.server.storage.ledger import Entry, Ledger
+from sampan.server.storage.usage_table import DAY, HOUR, Batch, Counts, Filter, Slot, totals, write
 
 NOON = 20_000 * DAY + DAY / 2
 
@@ -160,7 +160,7 @@ def test_memory_is_bounded_and_what_finds_no_room_is_counted(home: Path) -> None
 
 
 def test_a_locked_database_holds_up_nobody(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sampan.server.database.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("sampan.server.storage.database.BUSY_SECONDS", 0.05)
     ledger = Ledger(connect(default_url(home)), every=0.02, now=lambda: NOON)
     other = subprocess.Popen([sys.executable, "-c", LOCK, str(home / "sampan.db")], stdin=-1, stdout=-1)
     assert other.stdout is not None
@@ -225,8 +225,8 @@ def test_a_disk_without_room_loses_nothing(tmp_path: Path) -> None:
 QUOTA = """
 import resource, sys
 from pathlib import Path
-from sampan.server.database import connect, default_url
-from sampan.server.ledger import Entry, Ledger
+from sampan.server.storage.database import connect, default_url
+from sampan.server.storage.ledger import Entry, Ledger
 ledger = Ledger(connect(default_url(Path(sys.argv[1]))), every=60)
 resource.setrlimit(resource.RLIMIT_FSIZE, (64_000, resource.RLIM_INFINITY))
 for n in range(5000):
@@ -298,8 +298,8 @@ def test_a_service_that_is_killed_leaves_a_sound_database(home: Path) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from sampan.server.database import connect, default_url
-from sampan.server.ledger import Entry, Ledger
+from sampan.server.storage.database import connect, default_url
+from sampan.server.storage.ledger import Entry, Ledger
 ledger = Ledger(connect(default_url(Path(sys.argv[1]))), every=0.001)
 ledger.record(Entry(0, "k", "m", 1, 1))
 ledger.flush()

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sampan.server.errors import ApiError
-from sampan.server.keys import Key
 from sampan.server.limits import Limits
+from sampan.server.storage.keys import Key
 
 NOON = 20_000 * 86_400 + 43_200.0
 

@@ -15,9 +15,9 @@ import httpx
 import psutil
 import pytest
 
-from sampan.server.key_file import FileKeys
-from sampan.server.keys import digest, generate
-from sampan.server.logs import Formatter, written
+from sampan.server.storage.key_file import FileKeys
+from sampan.server.storage.keys import digest, generate
+from sampan.server.watch.logs import Formatter, written
 
 SECRET = "My aunt keeps 77 walruses in Reykjavik."
 

@@ -13,7 +13,7 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sampan.server.metrics import Rate
+from sampan.server.watch.metrics import Rate
 
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana.json"
 OURS = {"engine": "0", "model_name": "smollm2-135m"}

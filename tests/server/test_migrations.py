@@ -13,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from sampan.core.errors import StorageError, UsageError
-from sampan.server.database import connect, default_url, metadata
+from sampan.server.storage.database import connect, default_url, metadata
 
 
 def test_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_the_database_is_its_owners_and_lets_readers_read(tmp_path: Path) -> Non
 
 
 def test_processes_that_start_at_once_find_one_database(tmp_path: Path) -> None:
-    code = f"from sampan.server.database import connect; connect({default_url(tmp_path)!r})"
+    code = f"from sampan.server.storage.database import connect; connect({default_url(tmp_path)!r})"
     started = [subprocess.Popen([sys.executable, "-c", code], stderr=-1) for _ in range(2)]
     assert [(each.communicate()[1], each.returncode) for each in started] == [(b"", 0)] * 2
     with connect(default_url(tmp_path)).connect() as connection:
@@ -80,6 +80,6 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_the_migrations_are_part_of_the_package() -> None:
-    folder = files("sampan.server") / "migrations"
+    folder = files("sampan.server.storage") / "migrations"
     assert (folder / "env.py").is_file()
     assert [each.name for each in (folder / "versions").iterdir() if each.name.startswith("v0001")]

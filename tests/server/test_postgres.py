@@ -16,11 +16,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from sampan.core.errors import StorageError
-from sampan.server.database import connect, metadata, where
-from sampan.server.key_table import DatabaseKeys
-from sampan.server.keys import digest, generate
-from sampan.server.ledger import Entry, Ledger
-from sampan.server.usage_table import Counts, Filter, totals
+from sampan.server.storage.database import connect, metadata, where
+from sampan.server.storage.key_table import DatabaseKeys
+from sampan.server.storage.keys import digest, generate
+from sampan.server.storage.ledger import Entry, Ledger
+from sampan.server.storage.usage_table import Counts, Filter, totals
 
 pytest.importorskip("psycopg", reason="no PostgreSQL driver: pip install 'sampan[postgres]'")
 

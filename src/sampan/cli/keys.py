@@ -16,8 +16,8 @@ from sampan.cli.options import AsJson
 from sampan.cli.terminal import say
 from sampan.core.errors import UsageError
 from sampan.core.settings import Settings
-from sampan.server.key_file import FileKeys
-from sampan.server.keys import Key, KeyBook, digest, generate
+from sampan.server.storage.key_file import FileKeys
+from sampan.server.storage.keys import Key, KeyBook, digest, generate
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -39,13 +39,13 @@ class Place:
         """The keys there. `create`: a file that is not there yet will do."""
         if self.file is not None:
             return FileKeys(self.file, create=create)
-        from sampan.server.key_table import DatabaseKeys
+        from sampan.server.storage.key_table import DatabaseKeys
 
         return DatabaseKeys(self.engine())
 
     def engine(self) -> "Engine":
         """The database."""
-        from sampan.server.database import connect, default_url
+        from sampan.server.storage.database import connect, default_url
 
         return connect(self.url or default_url(self.home))
 
@@ -164,8 +164,8 @@ def _revoke(id: str, book: KeyBook, as_json: bool) -> None:
 
 
 def _usage(id: str | None, engine: "Engine", since: int | None, as_json: bool) -> None:
-    from sampan.server.key_table import DatabaseKeys
-    from sampan.server.usage_table import Filter, totals
+    from sampan.server.storage.key_table import DatabaseKeys
+    from sampan.server.storage.usage_table import Filter, totals
 
     names = {key.id: key.name for key in DatabaseKeys(engine).all()}
     rows: list[Row] = [

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from sampan.core.errors import UsageError
 from sampan.server.ask import Ask, Caller, Usage
-from sampan.server.database import connect, default_url
 from sampan.server.errors import ApiError
-from sampan.server.key_file import FileKeys
-from sampan.server.key_table import DatabaseKeys
-from sampan.server.keys import Key, KeyStore
-from sampan.server.ledger import Ledger
 from sampan.server.limits import Limits, Reservation
 from sampan.server.settings import ServeSettings
+from sampan.server.storage.database import connect, default_url
+from sampan.server.storage.key_file import FileKeys
+from sampan.server.storage.key_table import DatabaseKeys
+from sampan.server.storage.keys import Key, KeyStore
+from sampan.server.storage.ledger import Ledger
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
 

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from sampan.core.errors import ContextOverflow, SampanError
-from sampan.server import administration, live, logs, metrics, page, usage
+from sampan.server import administration, page
 from sampan.server.anthropic import messages
 from sampan.server.anthropic import replies as anthropic
 from sampan.server.door import caller_of
@@ -21,6 +21,7 @@ from sampan.server.openai.responses_store import ResponseStore
 from sampan.server.openapi import Application
 from sampan.server.service import Service
 from sampan.server.validation import invalid
+from sampan.server.watch import live, logs, metrics, usage
 
 log = logging.getLogger("sampan.server")
 

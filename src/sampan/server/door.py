@@ -4,9 +4,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from sampan.server import logs
 from sampan.server.ask import Caller
 from sampan.server.service import Service
+from sampan.server.watch import logs
 
 
 async def service_of(request: Request) -> Service:

@@ -20,7 +20,7 @@ from itertools import count
 from typing import Generic, TypeVar
 
 from sampan.server.errors import ApiError
-from sampan.server.keys import Clock
+from sampan.server.storage.keys import Clock
 
 T = TypeVar("T")
 

@@ -13,12 +13,16 @@ class Guard:
         self._app = app
         self._most = most
         self._seconds = seconds
+        self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI wants it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "POST":
+            async with self._turn:  # of thousands that come at once, each lets others pass before it begins
+                await asyncio.sleep(0)
         body = _Body(receive, self._most, self._seconds)
         await self._app(scope, body.receive, send)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sampan.server.errors import ApiError
-from sampan.server.keys import Clock, Key
+from sampan.server.storage.keys import Clock, Key
 
 _MINUTE = 60.0
 _DAY = 86_400

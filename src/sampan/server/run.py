@@ -15,14 +15,15 @@ from types import FrameType
 import uvicorn
 
 from sampan.core.errors import SampanError
-from sampan.server import logs, wire
 from sampan.server.admission import Admission
 from sampan.server.app import create_app
+from sampan.server.process import wire
+from sampan.server.process.supervisor import Supervisor
 from sampan.server.protocol import Protocol
 from sampan.server.service import Service
 from sampan.server.settings import ServeSettings
-from sampan.server.supervisor import Supervisor
 from sampan.server.text import ModelText
+from sampan.server.watch import logs
 
 _BACKLOG = 4096
 _OWN_FILES = 256  # for everything that is no client's connection

@@ -13,17 +13,17 @@ from starlette.requests import Request
 
 from sampan.core.errors import ContextOverflow, RequestError, TemplateError, TokenizerError
 from sampan.core.types import Grammar, SamplingParams
-from sampan.server import wire
 from sampan.server.admission import Admission
 from sampan.server.answer import Reader
 from sampan.server.ask import Ask, Caller, Part, Tools, Usage
 from sampan.server.dispatch import Dispatcher
 from sampan.server.errors import ApiError, bad_request
+from sampan.server.process import wire
+from sampan.server.process.supervisor import Mailbox, Supervisor
 from sampan.server.settings import ServeSettings
 from sampan.server.sse import unless_gone
-from sampan.server.supervisor import Mailbox, Supervisor
 from sampan.server.text import ModelText
-from sampan.server.trace import PROBE, Observer, Trace
+from sampan.server.watch.trace import PROBE, Observer, Trace
 from sampan.text.tools import grammar as grammar_of_calls
 
 _LONG_TEXT = 20_000  # characters that take the tokenizer some milliseconds

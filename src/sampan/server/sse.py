@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from sampan.server.errors import ApiError
+from sampan.server.protocol import Connection
 
 T = TypeVar("T")
 
@@ -32,37 +33,44 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI wants it."""
-        abort = scope.get("extensions", {}).get("sampan", {}).get("abort")
-        pump = asyncio.ensure_future(self._pump(send, lambda: _drop(pump, abort)))
+        connection = scope.get("extensions", {}).get("sampan", {}).get("connection")
+        pump = asyncio.ensure_future(
+            self._pump(send, connection if scope["http_version"] == "1.1" else None, lambda: drop())
+        )
         gone = asyncio.ensure_future(_until_gone(receive))
+
+        def drop() -> None:
+            """The client takes nothing."""
+            pump.cancel()
+            if connection is not None:
+                connection.abort()
+
         try:
             await asyncio.wait({pump, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             gone.cancel()
             await _ended(pump)
 
-    async def _pump(self, send: Send, too_slow: Callable[[], object]) -> None:
+    async def _pump(self, send: Send, connection: Connection | None, too_slow: Callable[[], object]) -> None:
         call_later = asyncio.get_running_loop().call_later
 
-        async def timed(message: Message) -> None:
+        async def timed(work: Awaitable[None]) -> None:
             late = call_later(self._write_s, too_slow)  # asyncio.timeout takes ten times as long
             try:
-                await send(message)
+                await work
             finally:
                 late.cancel()
 
         async with aclosing(self._frames) as frames:  # type: ignore[type-var]
-            await timed({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await timed(send({"type": "http.response.start", "status": 200, "headers": self.raw_headers}))
             async for frame in frames:
-                await timed({"type": "http.response.body", "body": frame, "more_body": True})
-            await timed({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _drop(pump: "asyncio.Task[None]", abort: Callable[[], object] | None) -> None:
-    """End a stream whose client takes nothing, and its connection."""
-    pump.cancel()
-    if abort is not None:
-        abort()
+                if connection is None:
+                    await timed(send({"type": "http.response.body", "body": frame, "more_body": True}))
+                    continue
+                connection.write(frame)
+                if connection.full:
+                    await timed(connection.drain())
+            await timed(send({"type": "http.response.body", "body": b"", "more_body": False}))
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

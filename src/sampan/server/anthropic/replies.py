@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, JsonValue
 
-from sampan.server import logs
 from sampan.server.ask import Usage
 from sampan.server.collect import Answer, Run
 from sampan.server.errors import ApiError
+from sampan.server.watch import logs
 
 SIGNATURE = "unsigned"  # clients keep a block of thinking only if it has one
 

@@ -1,4 +1,4 @@
-"""The engine's process: `python -m sampan.server.worker FD`, a socket whose other end the service holds.
+"""The engine's process: `python -m sampan.server.process.worker FD`, a socket to the service.
 
 It loads what the first frame names, says `Ready` or `Failed`, and then answers. It ends when the service
 does.
@@ -18,7 +18,7 @@ from sampan.core.memory import resident_memory
 from sampan.engine.sequence import Event
 from sampan.llm import LLM
 from sampan.llm.driver import Generation, News
-from sampan.server import wire
+from sampan.server.process import wire
 from sampan.server.settings import EngineSettings
 
 BEAT_S = 0.25

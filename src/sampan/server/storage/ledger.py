@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from sampan.core.errors import StorageError
-from sampan.server.database import migrate
-from sampan.server.usage_table import DAY, HOUR, Batch, Counts, Filter, Slot, Totals, totals, write
+from sampan.server.storage.database import migrate
+from sampan.server.storage.usage_table import DAY, HOUR, Batch, Counts, Filter, Slot, Totals, totals, write
 
 _LONGEST_WAIT = 30.0
 _log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable
 
 from sampan.server.errors import ApiError
-from sampan.server.wire import Change, Changed
+from sampan.server.process.wire import Change, Changed
 
 
 class Changes:

@@ -19,9 +19,9 @@ from typing import Literal
 
 from sampan.core.errors import SampanError
 from sampan.engine.sequence import Event
-from sampan.server import wire
-from sampan.server.changes import Changes
 from sampan.server.errors import ApiError, bad_request
+from sampan.server.process import wire
+from sampan.server.process.changes import Changes
 from sampan.server.settings import EngineSettings
 
 log = logging.getLogger("sampan.engine")
@@ -188,7 +188,7 @@ class Supervisor:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "sampan.server.worker",
+                "sampan.server.process.worker",
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
             )

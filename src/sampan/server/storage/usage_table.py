@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine, Select, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from sampan.server.database import ledger_batches, storage, usage
+from sampan.server.storage.database import ledger_batches, storage, usage
 
 HOUR = 3600
 DAY = 24 * HOUR

@@ -9,7 +9,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from sampan.core.memory import resident_memory
-from sampan.server.metrics import Metrics
+from sampan.server.watch.metrics import Metrics
 
 if TYPE_CHECKING:
     from sampan.server.service import Service

@@ -14,8 +14,8 @@ from sqlalchemy import Engine, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from sampan.core.errors import StorageError, UsageError
-from sampan.server.database import api_keys, storage
-from sampan.server.keys import Clock, Key, Keyring
+from sampan.server.storage.database import api_keys, storage
+from sampan.server.storage.keys import Clock, Key, Keyring
 
 _log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sampan.server import logs
 from sampan.server.ask import Ask, Caller, Part, Usage
-from sampan.server.energy import Meter, Rapl
 from sampan.server.errors import ApiError
-from sampan.server.ledger import Entry
-from sampan.server.metrics import Metrics
-from sampan.server.state import State
+from sampan.server.storage.ledger import Entry
+from sampan.server.watch import logs
+from sampan.server.watch.energy import Meter, Rapl
+from sampan.server.watch.metrics import Metrics
+from sampan.server.watch.state import State
 
 if TYPE_CHECKING:
     from sampan.server.service import Service

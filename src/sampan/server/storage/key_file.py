@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from sampan.core.errors import SampanError, StorageError, UsageError
-from sampan.server.keys import SHORTEST, Clock, Key, Keyring, digest, key_id
+from sampan.server.storage.keys import SHORTEST, Clock, Key, Keyring, digest, key_id
 
 _log = logging.getLogger(__name__)
 _RAW = re.compile(r"(?P<key>[!-~]+)(?:\s+#\s*(?P<name>.*))?")  # as a header can carry it

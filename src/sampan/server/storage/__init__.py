@@ -1,0 +1,1 @@
+"""What outlives the service: keys, and usage by key and model."""

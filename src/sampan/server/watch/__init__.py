@@ -1,0 +1,1 @@
+"""What a service knows of its own work: metrics, logs, usage, cost."""
