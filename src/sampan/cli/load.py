@@ -21,6 +21,7 @@ from sampan.core.errors import RequestError, UsageError
 _WORDS = ("river", "stone", "paper", "light", "market", "winter", "engine", "garden", "letter", "number")
 _PERCENTILES = (50, 90, 99)
 _HEALTH_EVERY_S = 0.1
+_USAGE = re.compile(rb'"completion_tokens": ?([0-9]+)')
 _TEXT = re.compile(rb'"content": ?"[^"]')  # some text: neither "" nor null
 
 
@@ -125,17 +126,17 @@ async def _ask(place: SplitResult, key: str | None, body: bytes, seen: Seen) -> 
         if status != 200:
             return
         tokens = events = 0
-        while line := await reader.readline():
-            if not line.startswith(b"data: {"):
-                if line.startswith(b"data: [DONE]"):
-                    break
-                continue
-            if b'"usage"' in line and b'"completion_tokens"' in line:
-                tokens = json.loads(line[6:])["usage"]["completion_tokens"]
-            elif _TEXT.search(line):
-                now = time.perf_counter()
+        rest = b""
+        while data := await reader.read(1 << 16):
+            now = time.perf_counter()
+            events_in, _, rest = (rest + data).rpartition(b"\n\n")
+            for _ in _TEXT.findall(events_in):
                 (seen.gaps if events else seen.first).append(now - (last if events else start))
                 last, events = now, events + 1
+            if found := _USAGE.search(events_in):
+                tokens = int(found[1])
+            if b"[DONE]" in events_in:
+                break
         seen.tokens += tokens or events
         seen.whole.append(time.perf_counter() - start)
     finally:
