@@ -87,9 +87,12 @@ def _executable() -> str | None:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """The system's Chromium. Skips where there is none, and fails where `CI` is true."""
+    """The system's Chromium. Skips where there is none, and fails where `CI` is true.
+
+    Not for the session: while Playwright runs, no other test may run an event loop.
+    """
     executable = _executable()
     if executable is None:
         pytest.skip("no Chromium was found; name one in SAMPAN_CHROMIUM")
