@@ -28,6 +28,7 @@ from sampan.core.types import SamplingParams
 
 if TYPE_CHECKING:
     from sampan.engine.engine import Engine
+    from sampan.llm import LLM
 
 Row = dict[str, Any]
 
@@ -61,13 +62,10 @@ def command(
 ) -> None:
     """Measure prefill and decoding for each batch size, or a running service."""
     if serve is not None:
-        from sampan.cli.load import Load, measure, table
+        from sampan.cli.load import Load, show
 
-        load = Load(
-            serve, clients, requests or 4 * clients, prompt_tokens, decode_tokens, api_key, seed=seed or 0
-        )
-        row = measure(load)
-        print(json.dumps(row) if as_json else table(row))
+        count = requests or 4 * clients
+        show(Load(serve, clients, count, prompt_tokens, decode_tokens, api_key, seed=seed or 0), as_json)
         return
     sizes = _sizes(batch)
     length = prompt_tokens + decode_tokens
@@ -91,19 +89,23 @@ def command(
             shown = not (as_json and is_terminal(sys.stdout))
             with token_bar(f"batch {size}", size * length, shown=shown) as advance:
                 row = _measure(llm.engine, prompts[:size], decode_tokens, advance)
-            row |= {"peak_rss_bytes": _peak_rss(), "load_s": llm.load_seconds}
-            row |= {
-                "prompt_tokens": prompt_tokens,
-                "decode_tokens": decode_tokens,
-                "threads": llm.machine.threads,
-                "tuning": asdict(llm.tuning),
-                "cache": llm.plan.cache,
-                "cache_tokens": llm.plan.cache_tokens,
-                "weights_bytes": llm.plan.weights_bytes,
-                "workspace_bytes": llm.plan.workspace_bytes,
-                "cache_bytes": llm.plan.cache_bytes,
-            }
+            row |= {"prompt_tokens": prompt_tokens, "decode_tokens": decode_tokens} | _setting(llm)
             print(json.dumps(row) if as_json else _lines(row, header=place == 0), flush=True)
+
+
+def _setting(llm: "LLM") -> Row:
+    """What the figures were measured with."""
+    return {
+        "peak_rss_bytes": _peak_rss(),
+        "load_s": llm.load_seconds,
+        "threads": llm.machine.threads,
+        "tuning": asdict(llm.tuning),
+        "cache": llm.plan.cache,
+        "cache_tokens": llm.plan.cache_tokens,
+        "weights_bytes": llm.plan.weights_bytes,
+        "workspace_bytes": llm.plan.workspace_bytes,
+        "cache_bytes": llm.plan.cache_bytes,
+    }
 
 
 def _sizes(text: str) -> list[int]:

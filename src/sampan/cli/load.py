@@ -203,7 +203,13 @@ def _spread(values: list[float]) -> dict[str, float] | None:
     return {f"p{percent}": cuts[percent - 1] for percent in _PERCENTILES}
 
 
-def table(row: dict[str, Any]) -> str:
+def show(load: Load, as_json: bool) -> None:
+    """Measure and print."""
+    row = measure(load)
+    print(json.dumps(row) if as_json else _table(row))
+
+
+def _table(row: dict[str, Any]) -> str:
     """The figures for people."""
     names = {
         "ttft_s": "first token",
