@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -242,13 +241,11 @@ def test_a_full_queue_answers_at_once(serve: "Serve") -> None:
     with serve("--max-queue", "4", "--max-sequences", "1") as running, ThreadPoolExecutor(12) as clients:
         assert _answers(running)
         statuses = []
-        done = threading.Event()
         for future in [clients.submit(_ask, running, max_tokens=60) for _ in range(12)]:
             answer = future.result(timeout=60)
             statuses.append(answer.status_code)
             if answer.status_code != 200:
                 assert answer.headers["retry-after"]
-        done.set()
         assert statuses.count(200) >= 5
         assert set(statuses) <= {200, 429, 503}
         assert len(set(statuses)) == 2

@@ -11,7 +11,7 @@ HEADER_S = 10.0
 class Connection:
     """A client's connection, for a response that has begun in HTTP/1.1's chunks.
 
-    What is written here takes a third of the way through ASGI: no middleware sees it.
+    What is written here does not go through ASGI: no middleware sees it.
     """
 
     def __init__(self, transport: Any, flow: Any) -> None:
