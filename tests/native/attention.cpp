@@ -72,9 +72,10 @@ class Run {
   }
   const Result& result() const { return result_; }
 
-  // Appends tokens [first, first + count), then attends them in items of at most `most` tokens, over the whole cache or
-  // split by split.
-  void chunk(int first, int count, int most, bool splits = false) {
+  enum class Way { whole, splits, together };
+  // Appends tokens [first, first + count), then attends them in items of at most `most` tokens: over the whole cache, split
+  // by split, or as if each were a sequence of its own that shares its first pages with the others.
+  void chunk(int first, int count, int most, Way way = Way::whole) {
     const Shape& shape = s_.shape;
     const ptrdiff_t half = static_cast<ptrdiff_t>(first) * (shape.head_dim / 2);
     const RopeArgs rope{result_.qkv.data() + first * s_.stride, s_.stride, s_.out_width(), s_.out_width() + shape.kv_heads * shape.head_dim,
@@ -85,18 +86,24 @@ class Run {
     const Span span{first, count, first, s_.pages.data()};
     for (int head = 0; head < shape.kv_heads; ++head)
       for (int row = std::max(0, shape.attend_from - first); row < count; row += most)
-        item(attend, {span, row, std::min(most, count - row), head}, splits);
+        if (way == Way::together) together(attend, span, row, std::min(most, count - row), head);
+        else item(attend, {span, row, std::min(most, count - row), head}, way == Way::splits);
   }
 
  private:
+  void together(const AttendArgs& a, const Span& span, int row, int count, int head) {
+    std::vector<Queries> queries;
+    for (int i = row; i < row + count; ++i) queries.push_back({{span.start + i, 1, span.past + i, span.pages}, 0, 1, head});
+    k_.attend(a, queries.data(), count, (span.past + row) / (kPagesTogether * kPage) * (kPagesTogether * kPage), scratch_.data());
+  }
   void item(const AttendArgs& a, const Queries& queries, bool splits) {
     const int length = queries.span.past + queries.row + queries.count;
-    if (!splits) return k_.attend(a, queries, 0, length, nullptr, scratch_.data());
+    if (!splits) return k_.attend(a, &queries, 1, 0, scratch_.data());
     const int rows = queries.count * s_.shape.group, count = (length + kSplit - 1) / kSplit;
-    const ptrdiff_t stride = static_cast<ptrdiff_t>(rows) * (s_.shape.head_dim + 2);
+    const ptrdiff_t stride = rows * static_cast<ptrdiff_t>(part_floats(s_.shape.head_dim));
     std::vector<float> parts(static_cast<size_t>(count * stride), NAN);
     for (int split = count - 1; split >= 0; --split)
-      k_.attend(a, queries, split * kSplit, std::min((split + 1) * kSplit, length), parts.data() + split * stride, scratch_.data());
+      k_.attend_split(a, queries, split * kSplit, std::min((split + 1) * kSplit, length), parts.data() + split * stride, scratch_.data());
     k_.merge(a, queries, parts.data(), count, scratch_.data());
   }
 
@@ -112,7 +119,7 @@ static Result fed(const Sequence& s, const Kernels& k, int largest_chunk, Random
   const int most = std::max(1, kAttendRows / s.shape.group);
   for (int first = 0, count; first < s.shape.tokens; first += count) {
     count = std::min(s.shape.tokens - first, largest_chunk == 1 ? 1 : random.between(1, largest_chunk));
-    run.chunk(first, count, random.between(1, most), random.chance(2));
+    run.chunk(first, count, random.between(1, most), static_cast<Run::Way>(random.below(3)));
   }
   return run.result();
 }

@@ -11,21 +11,24 @@ namespace sampan {
 
 class AttentionPlan {
  public:
-  // As many tokens of one span as fill kAttendRows query rows, for each KV head. Where that is too little work for the
-  // threads, the splits of long sequences become items of their own. `group`: query heads of one KV head.
+  // As many tokens of one span as fill kAttendRows query rows, for each KV head; short spans whose sequences begin with
+  // the same pages become one item, which reads those pages once. Where that is too little work for the threads, the
+  // splits of long sequences become items of their own. `group`: query heads of one KV head.
   void build(const std::vector<Span>& spans, const CacheView& cache, int group, int threads);
   int items() const { return static_cast<int>(items_.size()); }
   // Any thread, any order, each item once a layer. `scratch`: attend_scratch floats.
   void run(const Kernels& kernels, const AttendArgs& args, int item, float* scratch);
 
  private:
-  struct Item {  // queries against tokens [begin, end)
-    Queries queries;
-    int begin, end;
-    int group;   // whose part it makes, or -1: it makes the result
+  struct Item {
+    size_t first;     // of its queries
+    int count;
+    int shared;       // tokens that all of them begin with
+    int begin, end;   // tokens of a split
+    int group;        // whose part it makes, or -1: it makes the result
+    int64_t cost;
   };
   struct Group {  // parts of one result, one for each split
-    Queries queries;
     int splits;
     size_t parts;  // where they start
   };
@@ -33,8 +36,12 @@ class AttentionPlan {
     std::atomic<int> value{0};
   };
 
-  void add(const Queries& queries, bool split);
+  void add(const Span& span, int row, int count, int heads, bool split);
+  void add_splits(const Queries& queries, int splits);
+  void add_sharing(const std::vector<Span>& spans, size_t first, size_t last, int heads);
+  void build_short(std::vector<Span>& spans, int most, int heads);
 
+  std::vector<Queries> queries_;
   std::vector<Item> items_;
   std::vector<Group> groups_;
   std::vector<float> parts_;

@@ -31,7 +31,7 @@ NB_MODULE(_native, m) {
   m.def("isa", [](const std::string& forced) { return std::string(find_kernels(forced).name); }, nb::arg("forced") = "");
   m.def("isas", [] {
     std::vector<std::string> names;
-    for (const Kernels* k : {kernels_avx512(), kernels_avx2(), kernels_neon(), &kScalar}) if (k) names.emplace_back(k->name);
+    for (const Kernels* k : {kernels_avx512_bf16(), kernels_avx512(), kernels_avx2(), kernels_neon(), &kScalar}) if (k) names.emplace_back(k->name);
     return names;
   });
   nb::class_<Pool>(m, "Pool").def(nb::init<int>(), nb::arg("threads")).def_prop_ro("threads", &Pool::size);

@@ -2,20 +2,6 @@
 
 namespace sampan::SAMPAN_ISA {
 
-template <int N>
-struct Count {
-  constexpr operator int() const { return N; }
-};
-
-// Calls f with Count<min(n, Max)>.
-template <int Max, class Fn>
-static inline void with_count(int n, Fn f) {
-  if constexpr (Max > 1) {
-    if (n < Max) return with_count<Max - 1>(n, f);
-  }
-  f(Count<Max>{});
-}
-
 // Rows from `row` on, at most `most` and of one quad, that have as many planes as `row`.
 static inline int alike(const Activations& a, int row, int end, int most) {
   const int planes = planes_of(a, row), last = row / kQuad * kQuad + kQuad;

@@ -10,13 +10,14 @@ namespace sampan {
 #if !defined(__x86_64__)
 const Kernels* kernels_avx2() { return nullptr; }
 const Kernels* kernels_avx512() { return nullptr; }
+const Kernels* kernels_avx512_bf16() { return nullptr; }
 #endif
 #if !defined(__aarch64__)
 const Kernels* kernels_neon() { return nullptr; }
 #endif
 
 const Kernels* choose_kernels(const char* forced) {
-  const Kernels* candidates[] = {kernels_avx512(), kernels_avx2(), kernels_neon(), &kScalar};
+  const Kernels* candidates[] = {kernels_avx512_bf16(), kernels_avx512(), kernels_avx2(), kernels_neon(), &kScalar};
   for (const Kernels* k : candidates)
     if (k && (!forced || !*forced || std::strcmp(forced, k->name) == 0)) return k;
   return nullptr;
@@ -25,6 +26,6 @@ const Kernels* choose_kernels(const char* forced) {
 size_t linear_scratch(int max_k) {
   return std::max(linear_scratch_of(max_k, 4), sizeof(float) * kMaxRowsDirect * kGatedBlocks * 2 * kBlock);
 }
-size_t attend_scratch(int head_dim) { return static_cast<size_t>(2 * kAttendRows) * static_cast<size_t>(head_dim); }
+size_t attend_scratch(int head_dim) { return static_cast<size_t>(kAttendRows) * static_cast<size_t>(head_dim * 5 / 2 + kLanes); }
 
 }  // namespace sampan

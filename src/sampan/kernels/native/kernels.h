@@ -14,6 +14,7 @@ constexpr int kBlock = 32;      // input features that share one activation scal
 constexpr int kQuad = 4;        // rows of activations that lie together
 constexpr int kPage = 32;       // tokens of one KV page
 constexpr int kRun = 8;         // pages of one layer and KV head that lie together
+constexpr int kPagesTogether = 2;  // pages whose tokens' scores share one maximum
 constexpr int kSplit = 512;     // tokens after which an attention partial is merged
 constexpr int kStatsChunk = 4096;  // logits summarised by one partial
 constexpr int kMaxRowsDirect = 16; // rows for which packed weights may be read in place
@@ -136,8 +137,8 @@ struct Span {
 enum class Cache : int32_t { bf16 = 0, f32 = 1, int8 = 2 };
 
 // Paged cache [run of pages][layer][KV head][page of the run]: neighbours are read as one stream, and a short sequence
-// touches little memory. A page holds K as [head_dim][32], then V as [32][head_dim]. Of every 32 bf16 elements
-// the first sixteen lie at even places, the others at odd ones. int8 pages end with one f32 scale for each key and each value.
+// touches little memory. A page holds K as [head_dim][32], then V as [32][head_dim]; in bf16, by pairs of what is summed
+// over, K as [head_dim / 2][32][2] and V as [16][head_dim][2]. int8 pages end with one f32 scale for each key and each value.
 struct CacheView {
   uint8_t* data;
   Cache type;
@@ -202,9 +203,10 @@ struct Kernels {
   // Blocks of 32 outputs [begin, end).
   void (*gated)(const GatedArgs&, int begin, int end, int row_begin, int row_end, uint8_t* scratch);
   void (*rope)(const RopeArgs&, int row_begin, int row_end);
-  // Queries against the tokens [begin, end) of the cache, `begin` a multiple of kSplit. With `parts` they lie in one split,
-  // whose state [queries][head_dim + 2] is left there for `merge`.
-  void (*attend)(const AttendArgs&, const Queries&, int begin, int end, float* parts, float* scratch);
+  // Queries of one KV head, kAttendRows rows at most, whose sequences have the first `shared` tokens (whole pairs of pages) in common.
+  void (*attend)(const AttendArgs&, const Queries*, int count, int shared, float* scratch);
+  // Queries against the tokens [begin, end) of one split, whose state [rows][part_floats] is left for `merge`.
+  void (*attend_split)(const AttendArgs&, const Queries&, int begin, int end, float* parts, float* scratch);
   // The result of `splits` parts, as if `attend` had gone over all of them.
   void (*merge)(const AttendArgs&, const Queries&, const float* parts, int splits, float* scratch);
   void (*stats)(const float* logits, int begin, int end, Stats* out);
@@ -213,6 +215,7 @@ struct Kernels {
 extern const Kernels kScalar;
 const Kernels* kernels_avx2();    // null where not built or not runnable
 const Kernels* kernels_avx512();
+const Kernels* kernels_avx512_bf16();
 const Kernels* kernels_neon();
 const Kernels* choose_kernels(const char* forced);  // null: unknown or not runnable
 
@@ -222,5 +225,6 @@ const Kernels* choose_kernels(const char* forced);  // null: unknown or not runn
 size_t linear_scratch(int max_k);
 size_t attend_scratch(int head_dim);
 constexpr int kAttendRows = 64;   // query rows (tokens x heads of one KV head) per attention item
+constexpr size_t part_floats(int head_dim) { return static_cast<size_t>(head_dim + kLanes + 1); }  // of one row of a split
 
 }  // namespace sampan

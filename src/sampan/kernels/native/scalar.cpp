@@ -13,6 +13,7 @@ template <int Max, class Fn>
 static inline void with_count(int, Fn f) { f(Count<1>{}); }
 }  // namespace sampan::scalar
 #include "body_rows.h"
+#include "body_flush.h"
 #include "body_attend.h"
 
 namespace sampan::scalar {
@@ -97,5 +98,5 @@ static void gated(const GatedArgs& g, int begin, int end, int row_begin, int row
 }  // namespace sampan::scalar
 
 namespace sampan {
-const Kernels kScalar = {"scalar", scalar::embed, scalar::prepare, scalar::linear, scalar::gated, scalar::rope, scalar::attend, scalar::merge, scalar::stats};
+const Kernels kScalar = {"scalar", scalar::embed, scalar::prepare, scalar::linear, scalar::gated, scalar::rope, scalar::attend, scalar::attend_split, scalar::merge, scalar::stats};
 }

@@ -72,15 +72,29 @@ static inline F load_bf16(const void* p) {
   const __m128i* h = static_cast<const __m128i*>(p);
   return {widen_bf16(_mm_loadu_si128(h)), widen_bf16(_mm_loadu_si128(h + 1))};
 }
-struct Pair { F low, high; };
 static inline __m256 even_bf16(__m256i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)); }
 static inline __m256 odd_bf16(__m256i x) {
   return _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
 }
-// 32 elements, of which the even ones are `low`: two shifts widen them.
-static inline Pair load_pair_bf16(const void* p) {
-  const __m256i a = at(p, 0), b = at(p, 1);
-  return {{even_bf16(a), even_bf16(b)}, {odd_bf16(a), odd_bf16(b)}};
+struct B { __m256i a, b; };  // sixteen pairs of bf16
+static inline B load_pairs(const uint16_t* p) { return {at(p, 0), at(p, 1)}; }
+static inline B set1_pair(const uint16_t* p) {
+  int32_t x;
+  std::memcpy(&x, p, 4);
+  return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
+}
+static inline B even_only(B x) {
+  const __m256i even = _mm256_set1_epi32(0xffff);
+  return {_mm256_and_si256(x.a, even), _mm256_and_si256(x.b, even)};
+}
+static inline __m256 dot8_bf16(__m256 acc, __m256i x, __m256i y) {
+  return _mm256_fmadd_ps(even_bf16(x), even_bf16(y), _mm256_fmadd_ps(odd_bf16(x), odd_bf16(y), acc));
+}
+// Two multiply-adds, the odd elements first.
+static inline F dot_bf16(F acc, B x, B y) { return {dot8_bf16(acc.a, x.a, y.a), dot8_bf16(acc.b, x.b, y.b)}; }
+static inline bool any_greater(F x, float limit) {
+  const __m256 top = _mm256_set1_ps(limit);
+  return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, top, _CMP_GT_OQ), _mm256_cmp_ps(x.b, top, _CMP_GT_OQ))) != 0;
 }
 static inline __m256 eight_i8(const char* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));

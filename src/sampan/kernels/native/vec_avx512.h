@@ -64,13 +64,26 @@ static inline F load_bf16(const void* p) {
   const __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(x, 16))};
 }
-struct Pair { F low, high; };
-// 32 elements, of which the even ones are `low`: two shifts widen them.
-static inline Pair load_pair_bf16(const void* p) {
-  const __m512i x = _mm512_loadu_si512(p);
-  return {{_mm512_castsi512_ps(_mm512_slli_epi32(x, 16))},
-          {_mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))}};
+struct B { __m512i v; };  // sixteen pairs of bf16
+static inline B load_pairs(const uint16_t* p) { return {_mm512_loadu_si512(p)}; }
+static inline B set1_pair(const uint16_t* p) {
+  int32_t x;
+  std::memcpy(&x, p, 4);
+  return {_mm512_set1_epi32(x)};
 }
+static inline B even_only(B x) { return {_mm512_and_si512(x.v, _mm512_set1_epi32(0xffff))}; }
+// Two multiply-adds, the odd elements first. `vdpbf16ps` is exactly that while denormals are flushed.
+static inline F dot_bf16(F acc, B x, B y) {
+#if defined(__AVX512BF16__)
+  return {_mm512_dpbf16_ps(acc.v, (__m512bh)x.v, (__m512bh)y.v)};
+#else
+  const __m512i odd = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+  const auto even_of = [](__m512i v) { return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)); };
+  const auto odd_of = [&](__m512i v) { return _mm512_castsi512_ps(_mm512_and_si512(v, odd)); };
+  return {_mm512_fmadd_ps(even_of(x.v), even_of(y.v), _mm512_fmadd_ps(odd_of(x.v), odd_of(y.v), acc.v))};
+#endif
+}
+static inline bool any_greater(F x, float limit) { return _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(limit), _CMP_GT_OQ) != 0; }
 static inline F load_i8(const void* p) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))))};
 }

@@ -68,17 +68,30 @@ static inline F load_bf16(const void* p) {
   SAMPAN_EACH r.v[i] = vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(h + 4 * i), 16));
   return r;
 }
-struct Pair { F low, high; };
-// 32 elements, of which the even ones are `low`: two shifts widen them.
-static inline Pair load_pair_bf16(const void* p) {
-  const uint16_t* h = static_cast<const uint16_t*>(p);
-  Pair r;
-  SAMPAN_EACH {
-    const uint32x4_t x = vreinterpretq_u32_u16(vld1q_u16(h + 8 * i));
-    r.low.v[i] = vreinterpretq_f32_u32(vshlq_n_u32(x, 16));
-    r.high.v[i] = vreinterpretq_f32_u32(vandq_u32(x, vdupq_n_u32(0xffff0000u)));
-  }
+struct B { uint32x4_t v[4]; };  // sixteen pairs of bf16
+static inline B load_pairs(const uint16_t* p) { B r; SAMPAN_EACH r.v[i] = vreinterpretq_u32_u16(vld1q_u16(p + 8 * i)); return r; }
+static inline B set1_pair(const uint16_t* p) {
+  uint32_t x;
+  std::memcpy(&x, p, 4);
+  B r;
+  SAMPAN_EACH r.v[i] = vdupq_n_u32(x);
   return r;
+}
+static inline B even_only(B x) { SAMPAN_EACH x.v[i] = vandq_u32(x.v[i], vdupq_n_u32(0xffffu)); return x; }
+static inline float32x4_t even_bf16(uint32x4_t x) { return vreinterpretq_f32_u32(vshlq_n_u32(x, 16)); }
+static inline float32x4_t odd_bf16(uint32x4_t x) { return vreinterpretq_f32_u32(vandq_u32(x, vdupq_n_u32(0xffff0000u))); }
+// Two multiply-adds, the odd elements first; BFDOT rounds otherwise.
+static inline F dot_bf16(F acc, B x, B y) {
+  SAMPAN_EACH {
+    acc.v[i] = vfmaq_f32(acc.v[i], odd_bf16(x.v[i]), odd_bf16(y.v[i]));
+    acc.v[i] = vfmaq_f32(acc.v[i], even_bf16(x.v[i]), even_bf16(y.v[i]));
+  }
+  return acc;
+}
+static inline bool any_greater(F x, float limit) {
+  uint32x4_t found = vdupq_n_u32(0);
+  SAMPAN_EACH found = vorrq_u32(found, vcgtq_f32(x.v[i], vdupq_n_f32(limit)));
+  return vmaxvq_u32(found) != 0;
 }
 static inline F load_i8(const void* p) {
   const int8x16_t x = vld1q_s8(static_cast<const int8_t*>(p));

@@ -98,18 +98,26 @@ static inline F load_bf16(const void* p) {
   SAMPAN_EACH { const uint32_t bits = static_cast<uint32_t>(h[i]) << 16; std::memcpy(&r.v[i], &bits, 4); }
   return r;
 }
-struct Pair { F low, high; };
-// 32 elements, of which the even ones are `low`: two shifts widen them.
-static inline Pair load_pair_bf16(const void* p) {
-  uint16_t h[2 * kLanes];
-  std::memcpy(h, p, sizeof h);
-  Pair r;
-  SAMPAN_EACH {
-    const uint32_t low = static_cast<uint32_t>(h[2 * i]) << 16, high = static_cast<uint32_t>(h[2 * i + 1]) << 16;
-    std::memcpy(&r.low.v[i], &low, 4);
-    std::memcpy(&r.high.v[i], &high, 4);
-  }
+struct B { uint16_t v[kLanes][2]; };  // sixteen pairs of bf16
+static inline B load_pairs(const uint16_t* p) { B r; std::memcpy(r.v, p, sizeof r.v); return r; }
+static inline B set1_pair(const uint16_t* p) { B r; SAMPAN_EACH std::memcpy(r.v[i], p, 4); return r; }
+static inline B even_only(B x) { SAMPAN_EACH x.v[i][1] = 0; return x; }
+static inline float widen_bf16(uint16_t h) {
+  const uint32_t bits = static_cast<uint32_t>(h) << 16;
+  float r;
+  std::memcpy(&r, &bits, 4);
   return r;
+}
+// Two multiply-adds, the odd elements first: what `vdpbf16ps` does.
+static inline F dot_bf16(F acc, B x, B y) {
+  for (int j = 1; j >= 0; --j)
+    SAMPAN_EACH acc.v[i] = std::fma(widen_bf16(x.v[i][j]), widen_bf16(y.v[i][j]), acc.v[i]);
+  return acc;
+}
+static inline bool any_greater(F x, float limit) {
+  bool found = false;
+  SAMPAN_EACH found |= x.v[i] > limit;
+  return found;
 }
 static inline F load_i8(const void* p) {
   F r;

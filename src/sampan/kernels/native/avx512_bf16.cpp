@@ -1,0 +1,26 @@
+// What `vdpbf16ps` changes: attention over a bf16 cache. Everything else is that of AVX-512.
+#define SAMPAN_ISA avx512_bf16
+#pragma GCC diagnostic ignored "-Wunused-function"
+#include "vec_avx512.h"
+#include "body_count.h"
+#include "body_rows.h"
+#include "body_flush.h"
+#include "body_attend.h"
+
+namespace sampan {
+static Kernels with_bf16(const Kernels& base) {
+  Kernels table = base;
+  table.name = "avx512_bf16";
+  table.attend = avx512_bf16::attend;
+  table.attend_split = avx512_bf16::attend_split;
+  table.merge = avx512_bf16::merge;
+  return table;
+}
+
+const Kernels* kernels_avx512_bf16() {
+  const Kernels* base = kernels_avx512();
+  if (!base || !__builtin_cpu_supports("avx512bf16")) return nullptr;
+  static const Kernels table = with_bf16(*base);
+  return &table;
+}
+}  // namespace sampan
