@@ -5,6 +5,7 @@
 #include "body_count.h"
 #include "body_rows.h"
 #include "body_flush.h"
+#include "body_pages.h"
 #include "body_attend.h"
 
 namespace sampan {

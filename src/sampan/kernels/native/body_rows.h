@@ -172,27 +172,14 @@ static inline void rotate_head(const RopeArgs& a, float* x, const float* weight,
   }
 }
 
-// Some NaNs would round to 0 as bf16; the quiet one does not.
-static inline F storable(F x) { return pick_less(x, set1(INFINITY), x, set1(NAN)); }
-
-// Thirty-two bf16.
-static inline void store_pairs(uint16_t* p, F low, F high) {
-#if defined(__AVX512BF16__)
-  _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(high.v, low.v));
-#else
-  store_bf16(p, storable(low));
-  store_bf16(p + kLanes, storable(high));
-#endif
-}
-
 static inline void append_bf16(uint16_t* keys, const float* k, const float* v, int d, int slot) {
   uint16_t* values = keys + kPage * d + slot / 2 * 2 * d + slot % 2;
   keys += 2 * slot;
   uint16_t column[kLanes];
   for (int i = 0; i < d; i += kLanes) {
-    store_bf16(column, storable(load(k + i)));
+    store_bf16(column, load(k + i));
     for (int j = 0; j < kLanes; j += 2) std::memcpy(keys + (i + j) * kPage, column + j, 4);
-    store_bf16(column, storable(load(v + i)));
+    store_bf16(column, load(v + i));
     for (int j = 0; j < kLanes; ++j) values[2 * (i + j)] = column[j];
   }
 }

@@ -5,6 +5,7 @@
 #include "body_matmul.h"
 #include "body_linear.h"
 #include "body_flush.h"
+#include "body_pages.h"
 #include "body_attend.h"
 
 namespace sampan {

@@ -14,6 +14,7 @@ static inline void with_count(int, Fn f) { f(Count<1>{}); }
 }  // namespace sampan::scalar
 #include "body_rows.h"
 #include "body_flush.h"
+#include "body_pages.h"
 #include "body_attend.h"
 
 namespace sampan::scalar {

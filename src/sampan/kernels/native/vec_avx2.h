@@ -76,6 +76,17 @@ static inline __m256 even_bf16(__m256i x) { return _mm256_castsi256_ps(_mm256_sl
 static inline __m256 odd_bf16(__m256i x) {
   return _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
 }
+// To nearest even; NaN stays NaN.
+static inline __m256i round_bf16(__m256 x) {
+  const __m256i bits = _mm256_castps_si256(x);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i round = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(round, _mm256_set1_epi32(0x7fc0), nan);
+}
+static inline void store_bf16(uint16_t* p, F x) {
+  put(p, 0, _mm256_permute4x64_epi64(_mm256_packus_epi32(round_bf16(x.a), round_bf16(x.b)), 0xd8));
+}
 struct B { __m256i a, b; };  // sixteen pairs of bf16
 static inline B load_pairs(const uint16_t* p) { return {at(p, 0), at(p, 1)}; }
 static inline B set1_pair(const uint16_t* p) {
@@ -87,11 +98,23 @@ static inline B even_only(B x) {
   const __m256i even = _mm256_set1_epi32(0xffff);
   return {_mm256_and_si256(x.a, even), _mm256_and_si256(x.b, even)};
 }
-static inline __m256 dot8_bf16(__m256 acc, __m256i x, __m256i y) {
-  return _mm256_fmadd_ps(even_bf16(x), even_bf16(y), _mm256_fmadd_ps(odd_bf16(x), odd_bf16(y), acc));
+// Elements to be broadcast are kept as floats, rounded to bf16.
+using Scalar = float;
+struct Pair { F even, odd; };
+static inline void store_scalars(float* p, F low, F high) {
+  put(p, 0, _mm256_slli_epi32(round_bf16(low.a), 16));
+  put(p, 1, _mm256_slli_epi32(round_bf16(low.b), 16));
+  put(p, 2, _mm256_slli_epi32(round_bf16(high.a), 16));
+  put(p, 3, _mm256_slli_epi32(round_bf16(high.b), 16));
 }
+static inline Pair set1_pair(const float* p) { return {set1(p[0]), set1(p[1])}; }
+static inline Pair widened(B x) { return {{even_bf16(x.a), even_bf16(x.b)}, {odd_bf16(x.a), odd_bf16(x.b)}}; }
 // Two multiply-adds, the odd elements first.
-static inline F dot_bf16(F acc, B x, B y) { return {dot8_bf16(acc.a, x.a, y.a), dot8_bf16(acc.b, x.b, y.b)}; }
+static inline F dot_bf16(F acc, B x, Pair y) {
+  const Pair wide = widened(x);
+  return fma(wide.even, y.even, fma(wide.odd, y.odd, acc));
+}
+static inline F dot_bf16(F acc, B x, B y) { return dot_bf16(acc, x, widened(y)); }
 static inline bool any_greater(F x, float limit) {
   const __m256 top = _mm256_set1_ps(limit);
   return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, top, _CMP_GT_OQ), _mm256_cmp_ps(x.b, top, _CMP_GT_OQ))) != 0;
@@ -100,14 +123,6 @@ static inline __m256 eight_i8(const char* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
 static inline F load_i8(const void* p) { return {eight_i8(static_cast<const char*>(p)), eight_i8(static_cast<const char*>(p) + 8)}; }
-static inline __m256i round_bf16(__m256 x) {
-  const __m256i bits = _mm256_castps_si256(x);
-  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
-}
-static inline void store_bf16(uint16_t* p, F x) {
-  put(p, 0, _mm256_permute4x64_epi64(_mm256_packus_epi32(round_bf16(x.a), round_bf16(x.b)), 0xd8));
-}
 
 static inline I set1_i32(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 static inline I shift8(I x) { return {_mm256_slli_epi32(x.a, 8), _mm256_slli_epi32(x.b, 8)}; }

@@ -64,6 +64,16 @@ static inline F load_bf16(const void* p) {
   const __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(x, 16))};
 }
+// To nearest even; NaN stays NaN.
+static inline __m512i rounded_bf16(F a) {
+  const __m512i bits = _mm512_castps_si512(a.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i round = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
+  return _mm512_mask_mov_epi32(round, _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc0));
+}
+static inline void store_bf16(uint16_t* p, F a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(rounded_bf16(a)));
+}
 struct B { __m512i v; };  // sixteen pairs of bf16
 static inline B load_pairs(const uint16_t* p) { return {_mm512_loadu_si512(p)}; }
 static inline B set1_pair(const uint16_t* p) {
@@ -72,28 +82,34 @@ static inline B set1_pair(const uint16_t* p) {
   return {_mm512_set1_epi32(x)};
 }
 static inline B even_only(B x) { return {_mm512_and_si512(x.v, _mm512_set1_epi32(0xffff))}; }
-// Two multiply-adds, the odd elements first. `vdpbf16ps` is exactly that while denormals are flushed.
-static inline F dot_bf16(F acc, B x, B y) {
+// `dot_bf16`: two multiply-adds, the odd elements first. `vdpbf16ps` is exactly that while denormals are flushed.
+// `Scalar`: as what elements to be broadcast are kept, rounded to bf16.
 #if defined(__AVX512BF16__)
-  return {_mm512_dpbf16_ps(acc.v, (__m512bh)x.v, (__m512bh)y.v)};
+using Scalar = uint16_t;
+static inline void store_scalars(uint16_t* p, F low, F high) { _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(high.v, low.v)); }
+static inline F dot_bf16(F acc, B x, B y) { return {_mm512_dpbf16_ps(acc.v, (__m512bh)x.v, (__m512bh)y.v)}; }
 #else
-  const __m512i odd = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
-  const auto even_of = [](__m512i v) { return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)); };
-  const auto odd_of = [&](__m512i v) { return _mm512_castsi512_ps(_mm512_and_si512(v, odd)); };
-  return {_mm512_fmadd_ps(even_of(x.v), even_of(y.v), _mm512_fmadd_ps(odd_of(x.v), odd_of(y.v), acc.v))};
-#endif
+using Scalar = float;
+struct Pair { F even, odd; };
+static inline void store_scalars(float* p, F low, F high) {
+  _mm512_storeu_si512(p, _mm512_slli_epi32(rounded_bf16(low), 16));
+  _mm512_storeu_si512(p + kLanes, _mm512_slli_epi32(rounded_bf16(high), 16));
 }
+static inline Pair set1_pair(const float* p) { return {set1(p[0]), set1(p[1])}; }
+static inline Pair widened(B x) {
+  return {{_mm512_castsi512_ps(_mm512_slli_epi32(x.v, 16))},
+          {_mm512_castsi512_ps(_mm512_and_si512(x.v, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))}};
+}
+static inline F dot_bf16(F acc, B x, Pair y) {
+  const Pair wide = widened(x);
+  return fma(wide.even, y.even, fma(wide.odd, y.odd, acc));
+}
+static inline F dot_bf16(F acc, B x, B y) { return dot_bf16(acc, x, widened(y)); }
+#endif
 static inline bool any_greater(F x, float limit) { return _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(limit), _CMP_GT_OQ) != 0; }
 static inline F load_i8(const void* p) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))))};
 }
-static inline void store_bf16(uint16_t* p, F a) {
-  const __m512i bits = _mm512_castps_si512(a.v);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i round = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(round, 16)));
-}
-
 static inline I set1_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
 static inline I shift8(I a) { return {_mm512_slli_epi32(a.v, 8)}; }
 static inline I add_i32(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }

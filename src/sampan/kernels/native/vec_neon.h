@@ -68,6 +68,13 @@ static inline F load_bf16(const void* p) {
   SAMPAN_EACH r.v[i] = vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(h + 4 * i), 16));
   return r;
 }
+// To nearest even; NaN stays NaN.
+static inline uint32x4_t round_bf16(float32x4_t x) {
+  const uint32x4_t bits = vreinterpretq_u32_f32(x), odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+  const uint32x4_t round = vshrq_n_u32(vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd), 16);
+  return vbslq_u32(vceqq_f32(x, x), round, vdupq_n_u32(0x7fc0));
+}
+static inline void store_bf16(uint16_t* p, F a) { SAMPAN_EACH vst1_u16(p + 4 * i, vmovn_u32(round_bf16(a.v[i]))); }
 struct B { uint32x4_t v[4]; };  // sixteen pairs of bf16
 static inline B load_pairs(const uint16_t* p) { B r; SAMPAN_EACH r.v[i] = vreinterpretq_u32_u16(vld1q_u16(p + 8 * i)); return r; }
 static inline B set1_pair(const uint16_t* p) {
@@ -80,14 +87,27 @@ static inline B set1_pair(const uint16_t* p) {
 static inline B even_only(B x) { SAMPAN_EACH x.v[i] = vandq_u32(x.v[i], vdupq_n_u32(0xffffu)); return x; }
 static inline float32x4_t even_bf16(uint32x4_t x) { return vreinterpretq_f32_u32(vshlq_n_u32(x, 16)); }
 static inline float32x4_t odd_bf16(uint32x4_t x) { return vreinterpretq_f32_u32(vandq_u32(x, vdupq_n_u32(0xffff0000u))); }
-// Two multiply-adds, the odd elements first; BFDOT rounds otherwise.
-static inline F dot_bf16(F acc, B x, B y) {
+// Elements to be broadcast are kept as floats, rounded to bf16.
+using Scalar = float;
+struct Pair { F even, odd; };
+static inline void store_scalars(float* p, F low, F high) {
   SAMPAN_EACH {
-    acc.v[i] = vfmaq_f32(acc.v[i], odd_bf16(x.v[i]), odd_bf16(y.v[i]));
-    acc.v[i] = vfmaq_f32(acc.v[i], even_bf16(x.v[i]), even_bf16(y.v[i]));
+    vst1q_u32(reinterpret_cast<uint32_t*>(p + 4 * i), vshlq_n_u32(round_bf16(low.v[i]), 16));
+    vst1q_u32(reinterpret_cast<uint32_t*>(p + kLanes + 4 * i), vshlq_n_u32(round_bf16(high.v[i]), 16));
   }
-  return acc;
 }
+static inline Pair set1_pair(const float* p) { return {set1(p[0]), set1(p[1])}; }
+static inline Pair widened(B x) {
+  Pair r;
+  SAMPAN_EACH r.even.v[i] = even_bf16(x.v[i]), r.odd.v[i] = odd_bf16(x.v[i]);
+  return r;
+}
+// Two multiply-adds, the odd elements first; BFDOT rounds otherwise.
+static inline F dot_bf16(F acc, B x, Pair y) {
+  const Pair wide = widened(x);
+  return fma(wide.even, y.even, fma(wide.odd, y.odd, acc));
+}
+static inline F dot_bf16(F acc, B x, B y) { return dot_bf16(acc, x, widened(y)); }
 static inline bool any_greater(F x, float limit) {
   uint32x4_t found = vdupq_n_u32(0);
   SAMPAN_EACH found = vorrq_u32(found, vcgtq_f32(x.v[i], vdupq_n_f32(limit)));
@@ -98,13 +118,6 @@ static inline F load_i8(const void* p) {
   const int16x8_t low = vmovl_s8(vget_low_s8(x)), high = vmovl_s8(vget_high_s8(x));
   return {{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
            vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))}};
-}
-static inline void store_bf16(uint16_t* p, F a) {
-  SAMPAN_EACH {
-    const uint32x4_t bits = vreinterpretq_u32_f32(a.v[i]);
-    const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
-    vst1_u16(p + 4 * i, vshrn_n_u32(vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd), 16));
-  }
 }
 
 static inline I set1_i32(int32_t x) { I r; SAMPAN_EACH r.v[i] = vdupq_n_s32(x); return r; }

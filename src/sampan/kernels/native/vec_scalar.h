@@ -124,12 +124,18 @@ static inline F load_i8(const void* p) {
   SAMPAN_EACH r.v[i] = static_cast<float>(static_cast<const int8_t*>(p)[i]);
   return r;
 }
-static inline void store_bf16(uint16_t* p, F a) {  // round to nearest even
+static inline void store_bf16(uint16_t* p, F a) {  // to nearest even; NaN stays NaN
   SAMPAN_EACH {
     uint32_t bits;
     std::memcpy(&bits, &a.v[i], 4);
-    p[i] = static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+    p[i] = a.v[i] == a.v[i] ? static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16) : uint16_t{0x7fc0};
   }
+}
+// As what elements to be broadcast are kept.
+using Scalar = uint16_t;
+static inline void store_scalars(uint16_t* p, F low, F high) {
+  store_bf16(p, low);
+  store_bf16(p + kLanes, high);
 }
 
 #undef SAMPAN_EACH
