@@ -72,10 +72,25 @@ static void linear_float(const LinearArgs& a, int begin, int end, int row_begin,
     });
 }
 
-// silu(gate) * up of n rows of a block, quantised. `x`: [rows][stride], gates, and ups from `up` on.
+// silu(gate) * up of R rows of a block, one or a quad, quantised.
+template <int R>
+static inline void finish_block(const Activations& out, int row, int block, const float* x, ptrdiff_t stride, ptrdiff_t up) {
+  F low[R], high[R];
+  for (int r = 0; r < R; ++r, x += stride) {
+    low[r] = swish(load(x), load(x + up));
+    high[r] = swish(load(x + kLanes), load(x + kLanes + up));
+  }
+  quantise(out, row, block * kBlock, low, high);
+}
+
+// n rows of a block. `x`: [rows][stride], gates, and ups from `up` on.
 static inline void finish_gated(const Activations& out, int row, int n, int block, const float* x, ptrdiff_t stride, ptrdiff_t up) {
-  for (int i = 0; i < n; ++i, x += stride)
-    quantise_block(out, row + i, block * kBlock, swish(load(x), load(x + up)), swish(load(x + kLanes), load(x + up + kLanes)));
+  for (const int end = row + n; row < end;) {
+    const bool quad = together(out, row, end);
+    if (quad) finish_block<kQuad>(out, row, block, x, stride, up);
+    else finish_block<1>(out, row, block, x, stride, up);
+    row += quad ? kQuad : 1, x += quad ? kQuad * stride : stride;
+  }
 }
 
 // Few rows: all gates of the blocks, then all their ups, each one stream of weights.

@@ -1,7 +1,9 @@
-// Row kernels, written once against a vec_*.h: embedding, norm, SwiGLU, quantisation, RoPE, logits' summary.
+// Row kernels, written once against a vec_*.h: embedding, norm, SwiGLU, RoPE, logits' summary.
 // Included by every instruction set's file after its vec header.
 
 #include <cmath>
+
+#include "body_quantise.h"
 
 namespace sampan::SAMPAN_ISA {
 
@@ -22,10 +24,14 @@ static inline F exponential(F x) {
   return pick_less(x, low, set1(0.0f), mul(p, power_of_two(n)));
 }
 
-static inline float inverse_rms(const float* x, int n, float eps) {
-  F squares = set1(0.0f);
-  for (int i = 0; i < n; i += kLanes) squares = fma(load(x + i), load(x + i), squares);
-  return 1.0f / std::sqrt(fold_lanes(squares) / static_cast<float>(n) + eps);
+// Of R rows at once: each one's sum is a chain of its own.
+template <int R>
+static inline void inverse_rms(const float* const (&x)[R], int n, float eps, float (&inverse)[R]) {
+  F squares[R];
+  for (int r = 0; r < R; ++r) squares[r] = set1(0.0f);
+  for (int i = 0; i < n; i += kLanes)
+    for (int r = 0; r < R; ++r) squares[r] = fma(load(x[r] + i), load(x[r] + i), squares[r]);
+  for (int r = 0; r < R; ++r) inverse[r] = 1.0f / std::sqrt(fold_lanes(squares[r]) / static_cast<float>(n) + eps);
 }
 
 static inline float sixteen_bits(const uint8_t* p, int lane, Store store_type) {
@@ -76,47 +82,6 @@ static void embed(const EmbedArgs& a, int begin, int end) {
   for (int row = begin; row < end; ++row) unpack_row(a.table, a.ids[row], a.out + row * a.stride);
 }
 
-// Chunks of four codes to their places in a quad.
-static inline void store_chunks(int8_t (*to)[kQuad][4], int lane, const int8_t* codes) {
-  for (int c = 0; c < 8; ++c) std::memcpy(to[c][lane], codes + 4 * c, 4);
-}
-
-// Codes, scale and sums of one block of 32 values. Codes are zero where the scale is not finite (the scale
-// tells the reader) or too small for its inverse to be finite.
-static inline void quantise_block(const Activations& out, ptrdiff_t row, int k, F a, F b) {
-  const bool fine = planes_of(out, row) == 2;
-  const float limit = fine ? 32512.0f : 127.0f;
-  const float top = max_magnitude(a, b);
-  const float scale = top / limit;
-  const bool usable = top > 1e-30f && top < INFINITY;
-  const F inverse = set1(usable ? limit / top : 0.0f);
-  if (!usable) a = b = set1(0.0f);
-  const I qa = nearest(mul(a, inverse)), qb = nearest(mul(b, inverse));
-  const ptrdiff_t at = block_index(out, row, k);
-  const int lane = static_cast<int>(row % kQuad);
-  QuadBlock& block = out.blocks[at];
-  int8_t codes[kBlock];
-  if (!fine) {
-    store_i8(codes, qa);
-    store_i8(codes + kLanes, qb);
-  } else {
-    const I ha = high_byte(qa), hb = high_byte(qb);
-    int8_t low[kBlock];
-    store_i8(codes, ha);
-    store_i8(codes + kLanes, hb);
-    store_i8(low, sub_i32(qa, shift8(ha)));
-    store_i8(low + kLanes, sub_i32(qb, shift8(hb)));
-    store_chunks(reinterpret_cast<int8_t (*)[kQuad][4]>(out.low + at * kLowBytes), lane, low);
-  }
-  store_chunks(block.codes, lane, codes);
-  const int32_t sa = sum(qa), sb = sum(qb);
-  block.scale[lane] = scale;
-  block.isum[lane] = sa + sb;
-  block.isum16[0][lane] = sa;
-  block.isum16[1][lane] = sb;
-  block.sum[lane] = scale * static_cast<float>(sa + sb);
-}
-
 static inline F swish(F gate, F up) {
   const F denominator = add(set1(1.0f), exponential(sub(set1(0.0f), gate)));
   return mul(div(gate, denominator), up);
@@ -129,39 +94,60 @@ static inline F prepared(const PrepArgs& a, const float* x, int k, F inverse) {
   else return load(x + k);
 }
 
-template <Prep Op>
-static void prepare_rows(const PrepArgs& a, int begin, int end) {
+// Rows [row, row + R): one, or a quad that `together` takes.
+template <Prep Op, int R>
+static void prepare_rows(const PrepArgs& a, int row) {
   const int n = a.out.k;
-  for (int row = begin; row < end; ++row) {
-    const float* x = a.in + (a.rows ? a.rows[row] : row) * a.stride;
-    const float rms = Op == Prep::norm ? inverse_rms(x, n, a.eps) : 1.0f;
-    if (Op == Prep::norm && a.unsound && !(rms > 0.0f)) {
-      int32_t& unsound = a.unsound[a.step_rows ? a.step_rows[row] : row];
-      if (unsound < 0) unsound = a.mark;
+  const float* x[R];
+  for (int r = 0; r < R; ++r) x[r] = a.in + (a.rows ? a.rows[row + r] : row + r) * a.stride;
+  float rms[R];
+  for (int r = 0; r < R; ++r) rms[r] = 1.0f;
+  if constexpr (Op == Prep::norm) inverse_rms(x, n, a.eps, rms);
+  for (int r = 0; Op == Prep::norm && a.unsound && r < R; ++r) {
+    if (rms[r] > 0.0f) continue;
+    int32_t& unsound = a.unsound[a.step_rows ? a.step_rows[row + r] : row + r];
+    if (unsound < 0) unsound = a.mark;
+  }
+  if (a.out.values) {
+    for (int r = 0; r < R; ++r) {
+      float* y = a.out.values + static_cast<ptrdiff_t>(row + r) * n;
+      for (int k = 0; k < n; k += kLanes) store(y + k, prepared<Op>(a, x[r], k, set1(rms[r])));
     }
-    const F inverse = set1(rms);
-    if (a.out.values) {
-      float* y = a.out.values + static_cast<ptrdiff_t>(row) * n;
-      for (int k = 0; k < n; k += kLanes) store(y + k, prepared<Op>(a, x, k, inverse));
-    } else {
-      for (int k = 0; k < n; k += kBlock)
-        quantise_block(a.out, row, k, prepared<Op>(a, x, k, inverse), prepared<Op>(a, x, k + kLanes, inverse));
+    return;
+  }
+  for (int k = 0; k < n; k += kBlock) {
+    F low[R], high[R];
+    for (int r = 0; r < R; ++r) {
+      low[r] = prepared<Op>(a, x[r], k, set1(rms[r]));
+      high[r] = prepared<Op>(a, x[r], k + kLanes, set1(rms[r]));
     }
+    quantise(a.out, row, k, low, high);
+  }
+}
+
+template <Prep Op>
+static void prepare_all(const PrepArgs& a, int begin, int end) {
+  for (int row = begin; row < end;) {
+    const bool quad = together(a.out, row, end);
+    if (quad) prepare_rows<Op, kQuad>(a, row);
+    else prepare_rows<Op, 1>(a, row);
+    row += quad ? kQuad : 1;
   }
 }
 
 static void prepare(const PrepArgs& a, int begin, int end) {
-  if (a.op == Prep::norm) prepare_rows<Prep::norm>(a, begin, end);
-  else if (a.op == Prep::swiglu) prepare_rows<Prep::swiglu>(a, begin, end);
-  else prepare_rows<Prep::copy>(a, begin, end);
+  if (a.op == Prep::norm) prepare_all<Prep::norm>(a, begin, end);
+  else if (a.op == Prep::swiglu) prepare_all<Prep::swiglu>(a, begin, end);
+  else prepare_all<Prep::copy>(a, begin, end);
 }
 
 // Norm over the head when `weight`, then the half-split rotation, then `scale`. In place.
 static inline void rotate_head(const RopeArgs& a, float* x, const float* weight, int row, float scale) {
   const int d = a.cache.head_dim, half = d / 2;
   if (weight) {
-    const F inverse = set1(inverse_rms(x, d, a.eps));
-    for (int i = 0; i < d; i += kLanes) store(x + i, mul(mul(load(x + i), inverse), load(weight + i)));
+    float inverse[1];
+    inverse_rms({x}, d, a.eps, inverse);
+    for (int i = 0; i < d; i += kLanes) store(x + i, mul(mul(load(x + i), set1(inverse[0])), load(weight + i)));
   }
   const float* cosines = a.cos + static_cast<ptrdiff_t>(row) * half;
   const float* sines = a.sin + static_cast<ptrdiff_t>(row) * half;

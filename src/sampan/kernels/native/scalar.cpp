@@ -91,7 +91,7 @@ static void gated(const GatedArgs& g, int begin, int end, int row_begin, int row
     for (int row = row_begin; row < row_end; ++row) {
       linear({g.w, g.a, gates, kBlock, nullptr, false, false, row, gate}, gate, gate + 2, row, row + 1, scratch);
       linear({g.w, g.a, ups, kBlock, nullptr, false, false, row, up}, up, up + 2, row, row + 1, scratch);
-      quantise_block(g.out, row, block * kBlock, swish(load(gates), load(ups)), swish(load(gates + kLanes), load(ups + kLanes)));
+      quantise_row(g.out, row, block * kBlock, swish(load(gates), load(ups)), swish(load(gates + kLanes), load(ups + kLanes)));
     }
   }
 }

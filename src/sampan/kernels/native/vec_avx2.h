@@ -33,15 +33,25 @@ static inline F pick_less(F x, F limit, F b, F a) {
 }
 static inline I nearest(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 // Largest magnitude by bit pattern: exact in any order, and NaN wins.
+static inline __m256i magnitude(__m256 x) { return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff)); }
+static inline __m256i larger_magnitudes(F x, F y) {
+  return _mm256_max_epi32(_mm256_max_epi32(magnitude(x.a), magnitude(x.b)), _mm256_max_epi32(magnitude(y.a), magnitude(y.b)));
+}
 static inline float max_magnitude(F x, F y) {
-  const __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-  const __m256i p = _mm256_max_epi32(_mm256_castps_si256(_mm256_and_ps(x.a, mask)), _mm256_castps_si256(_mm256_and_ps(x.b, mask)));
-  const __m256i q = _mm256_max_epi32(_mm256_castps_si256(_mm256_and_ps(y.a, mask)), _mm256_castps_si256(_mm256_and_ps(y.b, mask)));
-  const __m256i top = _mm256_max_epi32(p, q);
+  const __m256i top = larger_magnitudes(x, y);
   __m128i r = _mm_max_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
   r = _mm_max_epi32(r, _mm_shuffle_epi32(r, 0x4e));
   r = _mm_max_epi32(r, _mm_shuffle_epi32(r, 0xb1));
   return _mm_cvtss_f32(_mm_castsi128_ps(r));
+}
+// Of four pairs: unpacking transposes them, so that the last fold is of all four.
+static inline void max_magnitudes(const F (&a)[kQuad], const F (&b)[kQuad], float* top) {
+  __m256i x[kQuad];
+  for (int r = 0; r < kQuad; ++r) x[r] = larger_magnitudes(a[r], b[r]);
+  const __m256i even = _mm256_max_epi32(_mm256_unpacklo_epi32(x[0], x[1]), _mm256_unpackhi_epi32(x[0], x[1]));
+  const __m256i odd = _mm256_max_epi32(_mm256_unpacklo_epi32(x[2], x[3]), _mm256_unpackhi_epi32(x[2], x[3]));
+  const __m256i all = _mm256_max_epi32(_mm256_unpacklo_epi64(even, odd), _mm256_unpackhi_epi64(even, odd));
+  _mm_storeu_ps(top, _mm_castsi128_ps(_mm_max_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1))));
 }
 static inline int32_t sum(I x) {
   const __m256i both = _mm256_add_epi32(x.a, x.b);
@@ -60,6 +70,20 @@ static inline void store_i8(int8_t* p, I x) {
   const __m256i pairs = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
   const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+static inline __m256i pack_quad(__m256i a, __m256i b, __m256i c, __m256i d) {
+  return _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+}
+static inline __m256i sums_of_fours(__m256i codes) {
+  return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), codes), _mm256_set1_epi16(1));
+}
+// Codes of four rows, four of each by turns, and their sums. A code fits eight bits.
+static inline void store_quad(int8_t* p, const I (&x)[kQuad], int32_t* sums) {
+  const __m256i a = pack_quad(x[0].a, x[1].a, x[2].a, x[3].a), b = pack_quad(x[0].b, x[1].b, x[2].b, x[3].b);
+  put(p, 0, a);
+  put(p, 1, b);
+  const __m256i fours = _mm256_add_epi32(sums_of_fours(a), sums_of_fours(b));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(sums), _mm_add_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256(fours, 1)));
 }
 static inline F load_f16(const void* p) {
   const __m128i* h = static_cast<const __m128i*>(p);

@@ -36,6 +36,16 @@ static inline float max_magnitude(F a, F b) {
   std::memcpy(&r, &bits, 4);
   return r;
 }
+// Of four pairs: unpacking transposes them, so that the last two folds are of all four.
+static inline void max_magnitudes(const F (&a)[kQuad], const F (&b)[kQuad], float* top) {
+  __m512i x[kQuad];
+  for (int r = 0; r < kQuad; ++r) x[r] = _mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(a[r].v)), _mm512_castps_si512(_mm512_abs_ps(b[r].v)));
+  const __m512i even = _mm512_max_epi32(_mm512_unpacklo_epi32(x[0], x[1]), _mm512_unpackhi_epi32(x[0], x[1]));
+  const __m512i odd = _mm512_max_epi32(_mm512_unpacklo_epi32(x[2], x[3]), _mm512_unpackhi_epi32(x[2], x[3]));
+  const __m512i all = _mm512_max_epi32(_mm512_unpacklo_epi64(even, odd), _mm512_unpackhi_epi64(even, odd));
+  const __m256i eight = _mm256_max_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+  _mm_storeu_ps(top, _mm_castsi128_ps(_mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1))));
+}
 // Lanes folded in halves: a fixed order.
 static inline float fold_lanes(F x) {
   const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1));
@@ -56,6 +66,14 @@ static inline F power_of_two(I n) {
 }
 static inline void store_i8(int8_t* p, I a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
+}
+// Codes of four rows, four of each by turns, and their sums. A code fits eight bits.
+static inline void store_quad(int8_t* p, const I (&a)[kQuad], int32_t* sums) {
+  const __m512i codes = _mm512_packs_epi16(_mm512_packs_epi32(a[0].v, a[1].v), _mm512_packs_epi32(a[2].v, a[3].v));
+  _mm512_storeu_si512(p, codes);
+  const __m512i fours = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), codes);
+  const __m256i eight = _mm256_add_epi32(_mm512_castsi512_si256(fours), _mm512_extracti64x4_epi64(fours, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(sums), _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1)));
 }
 static inline F load_f16(const void* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};

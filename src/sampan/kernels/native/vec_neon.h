@@ -33,16 +33,25 @@ static inline F max(F a, F b) { return pick_less(b, a, a, b); }
 static inline F min(F a, F b) { return pick_less(a, b, a, b); }
 static inline I nearest(F a) { I r; SAMPAN_EACH r.v[i] = vcvtnq_s32_f32(a.v[i]); return r; }
 // Largest magnitude by bit pattern: exact in any order, and NaN wins.
-static inline float max_magnitude(F a, F b) {
+static inline uint32x4_t larger_magnitudes(F a, F b) {
   uint32x4_t top = vdupq_n_u32(0);
   SAMPAN_EACH {
     top = vmaxq_u32(top, vreinterpretq_u32_f32(vabsq_f32(a.v[i])));
     top = vmaxq_u32(top, vreinterpretq_u32_f32(vabsq_f32(b.v[i])));
   }
-  const uint32_t bits = vmaxvq_u32(top);
+  return top;
+}
+static inline float max_magnitude(F a, F b) {
+  const uint32_t bits = vmaxvq_u32(larger_magnitudes(a, b));
   float r;
   std::memcpy(&r, &bits, 4);
   return r;
+}
+// Of four pairs.
+static inline void max_magnitudes(const F (&a)[kQuad], const F (&b)[kQuad], float* top) {
+  const uint32x4_t even = vpmaxq_u32(larger_magnitudes(a[0], b[0]), larger_magnitudes(a[1], b[1]));
+  const uint32x4_t odd = vpmaxq_u32(larger_magnitudes(a[2], b[2]), larger_magnitudes(a[3], b[3]));
+  vst1q_f32(top, vreinterpretq_f32_u32(vpmaxq_u32(even, odd)));
 }
 static inline int32_t sum(I a) { int32_t s = 0; SAMPAN_EACH s += vaddvq_s32(a.v[i]); return s; }
 static inline F to_float(I a) { F r; SAMPAN_EACH r.v[i] = vcvtq_f32_s32(a.v[i]); return r; }
@@ -55,6 +64,18 @@ static inline void store_i8(int8_t* p, I a) {
   const int16x8_t low = vcombine_s16(vmovn_s32(a.v[0]), vmovn_s32(a.v[1]));
   const int16x8_t high = vcombine_s16(vmovn_s32(a.v[2]), vmovn_s32(a.v[3]));
   vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+}
+// Codes of four rows, four of each by turns, and their sums. A code fits eight bits.
+static inline void store_quad(int8_t* p, const I (&a)[kQuad], int32_t* sums) {
+  int32x4_t total = vdupq_n_s32(0);
+  SAMPAN_EACH {
+    const int16x8_t low = vcombine_s16(vmovn_s32(a[0].v[i]), vmovn_s32(a[1].v[i]));
+    const int16x8_t high = vcombine_s16(vmovn_s32(a[2].v[i]), vmovn_s32(a[3].v[i]));
+    const int8x16_t codes = vcombine_s8(vmovn_s16(low), vmovn_s16(high));
+    vst1q_s8(p + 16 * i, codes);
+    total = vdotq_s32(total, vdupq_n_s8(1), codes);
+  }
+  vst1q_s32(sums, total);
 }
 static inline F load_f16(const void* p) {
   const uint16_t* h = static_cast<const uint16_t*>(p);

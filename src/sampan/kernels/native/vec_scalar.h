@@ -47,6 +47,10 @@ static inline float max_magnitude(F a, F b) {
   std::memcpy(&r, &top, 4);
   return r;
 }
+// Of four pairs.
+static inline void max_magnitudes(const F (&a)[kQuad], const F (&b)[kQuad], float* top) {
+  for (int r = 0; r < kQuad; ++r) top[r] = max_magnitude(a[r], b[r]);
+}
 static inline int32_t sum(I a) { int32_t s = 0; SAMPAN_EACH s += a.v[i]; return s; }
 static inline F to_float(I a) { F r; SAMPAN_EACH r.v[i] = static_cast<float>(a.v[i]); return r; }
 static inline F power_of_two(I n) {
@@ -55,6 +59,13 @@ static inline F power_of_two(I n) {
   return r;
 }
 static inline void store_i8(int8_t* p, I a) { SAMPAN_EACH p[i] = static_cast<int8_t>(a.v[i]); }
+// Codes of four rows, four of each by turns, and their sums. A code fits eight bits.
+static inline void store_quad(int8_t* p, const I (&a)[kQuad], int32_t* sums) {
+  for (int r = 0; r < kQuad; ++r) {
+    SAMPAN_EACH p[(i / 4 * kQuad + r) * 4 + i % 4] = static_cast<int8_t>(a[r].v[i]);
+    sums[r] = sum(a[r]);
+  }
+}
 static inline I sub_i32(I a, I b) { SAMPAN_EACH a.v[i] -= b.v[i]; return a; }
 static inline I shift8(I a) { SAMPAN_EACH a.v[i] *= 256; return a; }
 static inline I high_byte(I a) { SAMPAN_EACH a.v[i] = (a.v[i] + 128) >> 8; return a; }  // to nearest
