@@ -93,57 +93,30 @@ static inline void finish_gated(const Activations& out, int row, int n, int bloc
   }
 }
 
-// Few rows: all gates of the blocks, then all their ups, each one stream of weights.
+// All gates of the blocks, then all their ups. Few rows: each one stream of weights; many: each in whole tiles.
 template <Store S>
-static void gated_direct(const GatedArgs& g, int begin, int end, int row_begin, int row_end, float* product) {
+static void gated_blocks(const GatedArgs& g, int begin, int end, int row_begin, int row_end, float* product, uint8_t* scratch) {
   const int width = (end - begin) * kBlock, gate = 2 * begin, up = g.up + gate;
   const ptrdiff_t stride = 2 * width;
-  linear_direct<S>({g.w, g.a, product, stride, nullptr, false, true, row_begin, gate}, gate, 2 * end, row_begin, row_end);
-  linear_direct<S>({g.w, g.a, product + width, stride, nullptr, false, true, row_begin, up}, up, g.up + 2 * end, row_begin, row_end);
-  for (int block = begin; block < end; ++block)
-    finish_gated(g.out, row_begin, row_end - row_begin, block, product + (block - begin) * kBlock, stride, width);
-}
-
-// The two panels from `panel` on, side by side or one after the other, as tiles take them.
-constexpr int kPair = kTilePanels > 1 ? 2 : 1;
-template <Store S>
-static inline void unpack_pair(const Matrix& m, int panel, uint8_t* scratch) {
-  for (int i = 0; i < 2; ++i) unpack_panel<S>(m, panel + i, i % kPair, kPair, scratch + linear_scratch_of(m.k, i / kPair));
-}
-template <Store S, int R>
-static inline void tile_pair(const LinearArgs& a, int row, int panel, const uint8_t* scratch) {
-  with_form(a, row, [&](auto half, auto min, auto planes) {
-    for (int i = 0; i < 2; i += kPair)
-      tile<R, kPair, S == Store::u8, half, min, planes>(a, row, panel + i, scratch + linear_scratch_of(a.w.k, i));
-  });
-}
-
-template <Store S>
-static void gated_tiled(const GatedArgs& g, int begin, int end, int row_begin, int row_end, uint8_t* scratch) {
-  constexpr int kWidth = 2 * kBlock;
-  uint8_t* const unpacked_ups = scratch + linear_scratch_of(g.w.k, 2);
-  float product[kTileRows * kWidth];
-  for (int block = begin; block < end; ++block) {
-    const int gate = 2 * block, up = g.up + gate;
-    unpack_pair<S>(g.w, gate, scratch);
-    unpack_pair<S>(g.w, up, unpacked_ups);
-    for (int row = row_begin, n; row < row_end; row += n) {
-      n = alike(g.a, row, row_end, kTileRows);
-      with_count<kTileRows>(n, [&](auto r) {
-        tile_pair<S, r>({g.w, g.a, product, kWidth, nullptr, false, false, row, gate}, row, gate, scratch);
-        tile_pair<S, r>({g.w, g.a, product + kBlock, kWidth, nullptr, false, false, row, up}, row, up, unpacked_ups);
-      });
-      finish_gated(g.out, row, n, block, product, kWidth, kBlock);
-    }
+  const LinearArgs gates{g.w, g.a, product, stride, nullptr, false, g.in_place, row_begin, gate};
+  const LinearArgs ups{g.w, g.a, product + width, stride, nullptr, false, g.in_place, row_begin, up};
+  linear_integer<S>(gates, gate, 2 * end, row_begin, row_end, scratch);
+  linear_integer<S>(ups, up, g.up + 2 * end, row_begin, row_end, scratch);
+  for (int row = row_begin; row < row_end; row += kQuad) {
+    const int n = row_end - row < kQuad ? row_end - row : kQuad;
+    for (int block = begin; block < end; ++block)
+      finish_gated(g.out, row, n, block, product + (row - row_begin) * stride + (block - begin) * kBlock, stride, width);
   }
 }
 
 template <Store S>
 static void gated_integer(const GatedArgs& g, int begin, int end, int row_begin, int row_end, uint8_t* scratch) {
-  if (!g.in_place) return gated_tiled<S>(g, begin, end, row_begin, row_end, scratch);
-  for (int block = begin; block < end; block += kGatedBlocks) {
-    const int last = block + kGatedBlocks < end ? block + kGatedBlocks : end;
-    gated_direct<S>(g, block, last, row_begin, row_end, reinterpret_cast<float*>(scratch));
+  float* const product = reinterpret_cast<float*>(scratch + linear_scratch_of(g.w.k, kTilePanels));
+  const int blocks = g.in_place ? kDirectBlocks : kTileBlocks, rows = g.in_place ? kMaxRowsDirect : kGatedRows;
+  for (int row = row_begin; row < row_end; row += rows) {
+    const int last_row = row + rows < row_end ? row + rows : row_end;
+    for (int block = begin; block < end; block += blocks)
+      gated_blocks<S>(g, block, block + blocks < end ? block + blocks : end, row, last_row, product, scratch);
   }
 }
 

@@ -24,7 +24,8 @@ const Kernels* choose_kernels(const char* forced) {
 }
 
 size_t linear_scratch(int max_k) {
-  return std::max(linear_scratch_of(max_k, 4), sizeof(float) * kMaxRowsDirect * kGatedBlocks * 2 * kBlock);
+  constexpr int features = std::max(kMaxRowsDirect * kDirectBlocks, kGatedRows * kTileBlocks) * 2 * kBlock;
+  return linear_scratch_of(max_k, 3) + sizeof(float) * features;
 }
 size_t attend_scratch(int head_dim) { return static_cast<size_t>(kAttendRows) * static_cast<size_t>(3 * head_dim + kLanes); }
 

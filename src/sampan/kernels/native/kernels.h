@@ -18,7 +18,9 @@ constexpr int kPagesTogether = 2;  // pages whose tokens' scores share one maxim
 constexpr int kSplit = 512;     // tokens after which an attention partial is merged
 constexpr int kStatsChunk = 4096;  // logits summarised by one partial
 constexpr int kMaxRowsDirect = 16; // rows for which packed weights may be read in place
-constexpr int kGatedBlocks = 8;    // blocks of a gated product that few rows compute at once
+constexpr int kDirectBlocks = 8;   // blocks of a gated product that few rows compute at once
+constexpr int kTileBlocks = 3;     // and that many do: tiles of three panels
+constexpr int kGatedRows = 256;    // many rows, at most
 constexpr int kFinePositions = 64; // every later token attends to these: their activations keep 16 bits
 
 enum class Store : int32_t { u4 = 0, u6 = 1, u8 = 2, f16 = 3, bf16 = 4, f32 = 5 };
