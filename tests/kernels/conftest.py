@@ -1,7 +1,9 @@
 """Small native programs, and raw bytes of every format, for the tests of the kernels."""
 
+from array import array
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -75,23 +77,23 @@ class Small:
 
     def run(
         self, *spans: tuple[int, int, Sequence[int]], ids: Sequence[int] | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and statistics of every row. `spans`: rows, tokens before, pages."""
+    ) -> tuple[np.ndarray, "Summary"]:
+        """Logits and summary of every row. `spans`: rows, tokens before, pages."""
         spans = spans or ((len(ids or ()), 0, range(4)),)
-        counts = [count for count, _, _ in spans]
-        starts = np.cumsum([0, *counts])
-        total = int(starts[-1])
-        table = [(start, count, past) for start, (count, past, _) in zip(starts, spans, strict=False)]
-        pages = np.zeros((len(spans), max(len(p) for _, _, p in spans)), np.int32)
-        for row, (_, _, p) in zip(pages, spans, strict=True):
-            row[: len(p)] = p
-        positions = np.concatenate([np.arange(past, past + count) for count, past, _ in spans])
-        every = np.arange(total, dtype=np.int32)
-        logits, stats, _ = self.program.run(
-            every if ids is None else np.array(ids, np.int32), positions.astype(np.int32),
-            np.array(table, np.int32), pages, every,
-        )  # fmt: skip
-        return logits.copy(), stats
+        left = iter(range(sum(count for count, _, _ in spans)) if ids is None else ids)
+        found = self.program.run(
+            [(list(islice(left, count)), past, array("i", pages), count, -1) for count, past, pages in spans]
+        )
+        return self.program.sampled_logits.copy(), Summary(*found)
+
+
+class Summary(NamedTuple):
+    """What a step tells of its sampled rows."""
+
+    best: list[int]
+    logprobs: list[float]
+    log_totals: list[float]
+    unsound: dict[int, int]
 
 
 @pytest.fixture(scope="session")

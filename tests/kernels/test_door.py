@@ -1,5 +1,6 @@
 """The native module's door: a wrong shape, index, page or span is a ValueError in words, never a crash."""
 
+from array import array
 from collections.abc import Callable
 from typing import Any
 
@@ -154,49 +155,68 @@ def test_logits_are_the_program_s_own_and_wide_enough(small: Callable[..., Any])
         program.program.stats(logits, 49)
 
 
-ONE = {
-    "ids": ints(0, 1),
-    "positions": ints(0, 1),
-    "spans": ints((0, 2, 0)),
-    "pages": ints((0, 1)),
-    "sampled": ints(1),
-}
+def span(
+    ids: Any = (0, 1), before: int = 0, pages: Any = (0, 1), sampled: int = 1, slot: int = -1
+) -> tuple[Any, ...]:
+    return list(ids), before, array("i", pages), sampled, slot
 
 
 @pytest.mark.parametrize(
-    ("change", "what"),
+    ("spans", "what"),
     [
-        ({"ids": ints(), "positions": ints()}, "rows"),
-        ({"ids": np.zeros(65, np.int32), "positions": np.zeros(65, np.int32)}, "rows"),
-        ({"positions": ints(0)}, "positions"),
-        ({"positions": ints(0, -1)}, "negative position"),
-        ({"ids": ints(0, 64)}, "token id"),
-        ({"ids": ints(0, -1)}, "token id"),
-        ({"spans": ints((0, 2))}, "spans"),
-        ({"pages": ints((0, 1), (0, 1))}, "page table"),
-        ({"spans": ints((1, 2, 0))}, "in order"),
-        ({"spans": ints((0, 1, 0))}, "in order"),
-        ({"spans": ints((0, 3, 0))}, "in order"),
-        ({"spans": ints((0, HUGE, 0))}, "in order"),
-        ({"spans": ints((0, 0, 0), (0, 2, 0)), "pages": ints((0, 1), (0, 1))}, "in order"),
-        ({"spans": ints((0, 2, -1))}, "in order"),
-        ({"spans": ints((0, 2, 63))}, "past its pages"),
-        ({"spans": ints((0, 2, HUGE))}, "past its pages"),
-        ({"pages": np.zeros((1, 0), np.int32)}, "past its pages"),
-        ({"pages": ints((4, 0))}, "page outside"),
-        ({"pages": ints((-1, 0))}, "page outside"),
-        ({"sampled": ints(0, 1, 1)}, "sampled"),
-        ({"sampled": ints(2)}, "sampled"),
-        ({"sampled": ints(-1)}, "sampled"),
+        ([], "rows"),
+        ([span(ids=())], "rows"),
+        ([span(), span(ids=())], "rows"),
+        ([span(ids=[0] * 65, pages=range(4))], "rows"),
+        ([span(ids=[0] * 33), span(ids=[0] * 32)], "rows"),
+        ([span(ids=(0, 64))], "token id"),
+        ([span(ids=(0, -1))], "token id"),
+        ([span(ids=(0, HUGE))], "token id"),
+        ([span(before=-1)], "tokens before"),
+        ([span(before=63)], "past its pages"),
+        ([span(before=HUGE)], "past its pages"),
+        ([span(pages=())], "past its pages"),
+        ([span(pages=(4, 0))], "page outside"),
+        ([span(pages=(-1, 0))], "page outside"),
+        ([span(before=31, pages=(0, 4))], "page outside"),
+        ([span(sampled=3)], "sampled"),
+        ([span(sampled=-1)], "sampled"),
+        ([span(), span(sampled=3)], "sampled"),
+        ([span(slot=0)], "slot"),
+        ([span(slot=-2)], "slot"),
     ],
 )
-def test_a_step_names_what_exists(
-    change: dict[str, np.ndarray], what: str, small: Callable[..., Any]
-) -> None:
+def test_a_step_names_what_exists(spans: list[tuple[Any, ...]], what: str, small: Callable[..., Any]) -> None:
     program = small()
     program.result(program.values(np.eye(64, dtype=np.float32)), 64)
-    program.program.run(**ONE)
+    assert program.program.sampled_logits.shape == (0, 64)
     with pytest.raises(ValueError, match=what):
-        program.program.run(**{**ONE, **change})
-    logits, _, _ = program.program.run(**ONE)
-    assert logits[0].argmax() == 1
+        program.program.run(spans)
+    assert program.program.run([span()])[0] == [1]
+    assert program.program.sampled_logits.shape == (1, 64)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ([0.5], 0, array("i", (0,)), 1, -1),
+        ([0], 0, [0], 1, -1),
+        ([0], 0, array("q", (0,)), 1, -1),
+        ([0], 0, array("i", (0,)), 1),
+        ([2**31], 0, array("i", (0,)), 1, -1),
+    ],
+)
+def test_a_span_is_of_whole_numbers(wrong: tuple[Any, ...], small: Callable[..., Any]) -> None:
+    program = small()
+    program.result(program.values(np.eye(64, dtype=np.float32)), 64)
+    with pytest.raises(TypeError):
+        program.program.run([wrong])
+
+
+def test_a_plan_may_sample_nothing_or_all(small: Callable[..., Any]) -> None:
+    program = small()
+    program.result(program.values(np.eye(64, dtype=np.float32)), 64)
+    for sampled, best in [(0, []), (1, [5]), (2, [4, 5]), (3, [3, 4, 5])]:
+        found = program.program.run([span((7, 8), sampled=0), span((3, 4, 5), 1, (3,), sampled)])
+        assert found[0] == best
+        assert program.program.sampled_logits.argmax(axis=1).tolist() == best

@@ -59,10 +59,9 @@ def test_what_is_not_finite_stays_so_and_spoils_no_other_row(
         program.program.stats(logits, 16)
     else:
         program.head(act, weights)
-    logits, stats = program.run(ids=range(ROWS))
-    finite = [row != 3 for row in range(ROWS)]
-    assert np.isfinite(logits).all(axis=1).tolist() == finite
-    assert (stats[:, 0, 3] == 1).tolist() == finite
+    logits, summary = program.run(ids=range(ROWS))
+    assert np.isfinite(logits).all(axis=1).tolist() == [row != 3 for row in range(ROWS)]
+    assert list(summary.unsound) == [3]
 
 
 def eight_bits(program: Any, weights: np.ndarray) -> Any:
@@ -76,30 +75,40 @@ def eight_bits(program: Any, weights: np.ndarray) -> Any:
 
 def logits_of(
     small: Callable[..., Any], isa: str, x: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, Any]:
     program = small(isa)
     program.head(program.prepare(program.values(x), x.shape[1], sampled=True), weights)
-    logits, stats = program.run(ids=range(len(x)))
-    return logits, stats
+    found: tuple[np.ndarray, Any] = program.run(ids=range(len(x)))
+    return found
 
 
 @pytest.mark.parametrize("vocabulary", [1, 17, 4096, 4097, 9000])
-def test_statistics_summarise_each_chunk_of_the_logits(
-    vocabulary: int, isa: str, small: Callable[..., Any]
-) -> None:
+def test_a_step_summarises_its_logits(vocabulary: int, isa: str, small: Callable[..., Any]) -> None:
     rng = np.random.default_rng(4)
     weights = rng.normal(0, 3, (vocabulary, 16)).astype(np.float32)
     weights[vocabulary // 2 :: 3] = weights[0]  # ties
-    logits, stats = logits_of(small, isa, rng.normal(0, 1, (5, 16)).astype(np.float32), weights)
+    logits, summary = logits_of(small, isa, rng.normal(0, 1, (5, 16)).astype(np.float32), weights)
     assert logits.shape == (5, vocabulary)
-    assert stats.shape == (5, -(-vocabulary // 4096), 4)
-    for chunk in range(stats.shape[1]):
-        part = logits[:, 4096 * chunk : 4096 * (chunk + 1)].astype(np.float64)
-        top = part.max(axis=1)
-        assert np.array_equal(stats[:, chunk, 0], top)
-        np.testing.assert_allclose(stats[:, chunk, 1], np.exp(part - top[:, None]).sum(axis=1), rtol=1e-5)
-        assert np.array_equal(stats[:, chunk, 2], part.argmax(axis=1) + 4096 * chunk)
-        assert (stats[:, chunk, 3] == 1).all()
+    exact = logits.astype(np.float64)
+    top = exact.max(axis=1)
+    assert summary.best == exact.argmax(axis=1).tolist()
+    totals = np.log(np.exp(exact - top[:, None]).sum(axis=1)) + top
+    np.testing.assert_allclose(summary.log_totals, totals, rtol=0, atol=1e-5)
+    assert summary.logprobs == (top - summary.log_totals).tolist()
+    assert summary.unsound == {}
+
+
+@pytest.mark.parametrize("best", [0, 4095, 4096, 8999])
+def test_every_chunk_of_the_logits_counts(best: int, isa: str, small: Callable[..., Any]) -> None:
+    """Logits of one size, but for the best: each weighs the same in the total, wherever the best lies."""
+    weights = np.ones((9000, 16), np.float32)
+    weights[best] *= 1.25
+    weights[best + 1 :: 1000] = weights[best]  # as large, but later
+    logits, summary = logits_of(small, isa, np.ones((2, 16), np.float32), weights)
+    larger = int((logits[0] == 20).sum())
+    assert summary.best == [best, best]
+    exact = np.log(larger * np.exp(20.0) + (9000 - larger) * np.exp(16.0))
+    np.testing.assert_allclose(summary.log_totals, exact, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
@@ -109,5 +118,5 @@ def test_a_logit_that_is_not_finite_is_told(
 ) -> None:
     weights = np.random.default_rng(6).normal(0, 1, (5000, 16)).astype(np.float32)
     weights[at] = special
-    _, stats = logits_of(small, isa, np.ones((1, 16), np.float32), weights)
-    assert stats[0, :, 3].tolist() == [float(at >= 4096), float(at < 4096)]
+    _, summary = logits_of(small, isa, np.ones((1, 16), np.float32), weights)
+    assert summary.unsound == {0: -1}

@@ -110,7 +110,7 @@ class Native:
             plan.append(Span(sequence, sequence.computed, count, sample=True))
             sequence.computed += count
         rows = self.runner.rows(plan, sample_all=True)
-        assert rows.finite.all()
+        assert not rows.unsound
         return np.split(rows.logits.copy(), list(accumulate(count for _, count in work))[:-1])
 
     def logits(self, tokens: list[int], chunk: int = CONTEXT, adapter: int = 0) -> np.ndarray:

@@ -1,5 +1,6 @@
 """New values in every format that a model's matrices may have: as near as the format is fine."""
 
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,8 @@ def rows_of(matrix: Any) -> np.ndarray:
     program.stats(logits, K)
     found = []
     for row in range(2 * N):
-        one, zero = np.array([row], np.int32), np.zeros(1, np.int32)
-        span, page = np.array([[0, 1, 0]], np.int32), np.zeros((1, 1), np.int32)
-        found.append(program.run(one, zero, span, page, zero)[0].copy())
+        program.run([([row], 0, array("i", (0,)), 1, -1)])
+        found.append(program.sampled_logits.copy())
     return np.concatenate(found)
 
 

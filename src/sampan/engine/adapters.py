@@ -1,14 +1,9 @@
 """Which adapters are loaded, and where: requests name them by ids that are never used twice."""
 
-from collections.abc import Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from sampan.core.errors import OutOfMemory
-from sampan.engine.sequence import Span
 from sampan.kernels.adapted import AdaptedRecorder
 from sampan.kernels.native import Machine
 
@@ -64,8 +59,6 @@ class AdapterTable:
         self._program.clear_adapter(slot)
         self._free.append(slot)
 
-    def slots(self, plan: Sequence[Span]) -> npt.NDArray[np.int32] | None:
-        """The slot of each span's adapter, -1 for none; None where no span has one."""
-        if not any(span.sequence.adapter for span in plan):
-            return None
-        return np.array([self._slots.get(span.sequence.adapter, -1) for span in plan], np.int32)
+    def slot(self, adapter: int) -> int:
+        """Where an adapter is; -1 for none."""
+        return self._slots.get(adapter, -1)

@@ -167,13 +167,12 @@ class Engine:
     def _score_span(self, sequence: Sequence, start: int, count: int) -> npt.NDArray[np.float64]:
         end = min(start + count, len(sequence.tokens))
         rows = self.runner.rows([Span(sequence, start, end - start, sample=True)], sample_all=True)
-        if not rows.finite.all():
-            wrong = int(np.flatnonzero(~rows.finite)[0])
+        if rows.unsound:
+            wrong = min(rows.unsound)
             raise RequestError(f"after token {start + wrong}: {self.runner.fault(rows, wrong)}")
         targets = sequence.tokens[start + 1 : end + 1]
-        return (
-            rows.logits[np.arange(len(targets)), targets].astype(np.float64) - rows.log_total[: len(targets)]
-        )
+        values = rows.logits[np.arange(len(targets)), targets].astype(np.float64)
+        return values - rows.log_totals[: len(targets)]
 
     def _adapter(self, adapter: int | None) -> int:
         """The id of a loaded adapter, or 0 for none."""

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,6 @@ import numpy.typing as npt
 from sampan.core.errors import RequestError
 from sampan.core.types import TokenLogprob
 from sampan.engine.adapters import AdapterTable
-from sampan.engine.batch import arrays
 from sampan.engine.sampler import choose, takes_best
 from sampan.engine.scheduler import Sampled
 from sampan.engine.sequence import Sequence, Span
@@ -29,17 +29,24 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Rows:
-    """Logits of S sampled rows [S, vocabulary], valid until the next step, and their summary.
+    """S sampled rows of the last step, valid until the next.
 
-    `log_total`: natural log of the sum of the exponentials; `finite`: no NaN or infinity in the row;
-    `unsound`: number of the first norm that read a NaN or an infinity, or -1.
+    `best`: the most probable tokens; `logprobs`: natural logarithms of their probabilities; `log_totals`: of
+    the sums of the exponentials; `unsound`: for each row with a NaN or an infinity, the number of the first
+    norm that read one, or -1.
     """
 
-    logits: Floats
-    best: npt.NDArray[np.int64]
-    log_total: npt.NDArray[np.float64]
-    finite: npt.NDArray[np.bool_]
-    unsound: list[int]
+    program: Any
+    best: list[int]
+    logprobs: list[float]
+    log_totals: list[float]
+    unsound: dict[int, int]
+
+    @cached_property
+    def logits(self) -> Floats:
+        """[S, vocabulary]."""
+        logits: Floats = self.program.sampled_logits
+        return logits
 
 
 class Runner:
@@ -69,31 +76,40 @@ class Runner:
     def run(self, plan: Seq[Span]) -> list[Sampled]:
         """What each span that samples gives (see `Sampled`)."""
         rows = self.rows(plan)
-        best = _best(rows)
-        sound = rows.finite.tolist()
         results: list[Sampled] = []
         first = 0
         for span in plan:
             if span.sample:
-                end = first + span.sampled
-                wrong = next((i for i in range(first, end) if not sound[i]), None)
-                if wrong is None:
-                    results.append(_tokens(rows, best, first, span))
-                elif span.draft:  # a drafted token's damage can reach the rows before it: once more without
-                    results.append([])
-                else:
-                    results.append([f"request {span.sequence.id}: {self.fault(rows, wrong)}"])
-                first = end
+                results.append(self._sampled(rows, first, span))
+                first += span.sampled
         return results
 
     def rows(self, plan: Seq[Span], *, sample_all: bool = False) -> Rows:
-        """Logits of the sampled rows, or of every row."""
-        a, slots = arrays(plan, sample_all=sample_all), self.adapters.slots(plan)
+        """The sampled rows, or every row."""
+        slot = self.adapters.slot
+        spans = [
+            (
+                s.tokens,
+                s.start,
+                s.sequence.pages,
+                s.count if sample_all else s.sampled,
+                slot(s.sequence.adapter),
+            )
+            for s in plan
+        ]
         try:
-            logits, chunks, unsound = self.program.run(a.ids, a.positions, a.spans, a.pages, a.sampled, slots)
+            return Rows(self.program, *self.program.run(spans))
         except MemoryError as e:
-            raise out_of_memory(f"a step of {a.ids.size} tokens") from e
-        return _summary(logits, chunks, unsound)
+            raise out_of_memory(f"a step of {sum(span.count for span in plan)} tokens") from e
+
+    def _sampled(self, rows: Rows, first: int, span: Span) -> Sampled:
+        """A span's tokens, of rows from `first` on."""
+        wrong = next((row for row in range(first, first + span.sampled) if row in rows.unsound), None)
+        if wrong is None:
+            return _tokens(rows, first, span)
+        if span.draft:  # a drafted token's damage can reach the rows before it: once more without
+            return []
+        return [f"request {span.sequence.id}: {self.fault(rows, wrong)}"]
 
     def update(self, tensors: "Tensors") -> None:
         """Write new weights in place; see `weights/update.py`."""
@@ -112,15 +128,7 @@ class Runner:
         return f"the model gave logits that are not finite numbers (first seen {where})"
 
 
-def _best(rows: Rows) -> list[TokenLogprob]:
-    """Each row's most probable token."""
-    values = rows.logits[np.arange(rows.best.size), rows.best]
-    with np.errstate(invalid="ignore"):
-        logprobs = values.astype(np.float64) - rows.log_total
-    return [TokenLogprob(*pair) for pair in zip(rows.best.tolist(), logprobs.tolist(), strict=True)]
-
-
-def _tokens(rows: Rows, best: list[TokenLogprob], first: int, span: Span) -> Sampled:
+def _tokens(rows: Rows, first: int, span: Span) -> Sampled:
     """Tokens of a span's rows from `first` on, each after those before it, while they are the draft's."""
     sequence = span.sequence
     constraint = sequence.constraint
@@ -129,7 +137,7 @@ def _tokens(rows: Rows, best: list[TokenLogprob], first: int, span: Span) -> Sam
     for place in range(span.sampled):
         row = first + place
         try:
-            token = best[row] if plain else _choose(rows, row, best[row].token, sequence, span.draft[:place])
+            token = _best(rows, row) if plain else _choose(rows, row, sequence, span.draft[:place])
         except RequestError as error:
             return [*chosen, f"request {sequence.id}: {error}"]
         chosen.append(token)
@@ -140,9 +148,14 @@ def _tokens(rows: Rows, best: list[TokenLogprob], first: int, span: Span) -> Sam
     return chosen
 
 
-def _choose(rows: Rows, row: int, best: int, sequence: Sequence, after: tuple[int, ...]) -> TokenLogprob:
+def _best(rows: Rows, row: int) -> TokenLogprob:
+    return TokenLogprob(rows.best[row], rows.logprobs[row])
+
+
+def _choose(rows: Rows, row: int, sequence: Sequence, after: tuple[int, ...]) -> TokenLogprob:
     """A row's token, which the sequence's constraint takes; RequestError where there can be none."""
-    logits, total, constraint = rows.logits[row], float(rows.log_total[row]), sequence.constraint
+    logits, best, total = rows.logits[row], rows.best[row], rows.log_totals[row]
+    constraint = sequence.constraint
     if constraint is None:
         return choose(logits, best, total, sequence, after)
     allowed = constraint.allowed()
@@ -151,14 +164,3 @@ def _choose(rows: Rows, row: int, best: int, sequence: Sequence, after: tuple[in
     chosen = choose(logits, best, total, sequence, after, allowed)
     constraint.accept(chosen.token)
     return chosen
-
-
-def _summary(logits: Floats, chunks: Floats, unsound: list[int]) -> Rows:
-    """Folds the chunks' maxima and sums [S, chunks, 4] in their order."""
-    tops, sums = chunks[:, :, 0].astype(np.float64), chunks[:, :, 1].astype(np.float64)
-    top = tops.max(axis=1, initial=-np.inf)
-    with np.errstate(invalid="ignore", over="ignore"):
-        total = np.log((sums * np.exp(tops - top[:, None])).sum(axis=1)) + top
-    first = tops.argmax(axis=1) if len(tops) else np.zeros(0, np.int64)
-    best = np.take_along_axis(chunks[:, :, 2], first[:, None], axis=1)[:, 0].astype(np.int64)
-    return Rows(logits, best, total, (chunks[:, :, 3] == 1).all(axis=1), unsound)

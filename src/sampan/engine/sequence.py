@@ -70,6 +70,12 @@ class Span:
     forced: bool = False
 
     @property
+    def tokens(self) -> list[int]:
+        """Of its rows."""
+        known = self.sequence.tokens[self.start : self.start + self.count - len(self.draft)]
+        return [*known, *self.draft] if self.draft else known
+
+    @property
     def sampled(self) -> int:
         """Its last rows that a token is chosen from: the one before the draft and the draft's own."""
         return 1 + len(self.draft) if self.sample else 0

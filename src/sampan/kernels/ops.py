@@ -61,7 +61,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's inputs as a backend understands them; see `engine/batch.py` for the real ones."""
+    """One step's inputs as a backend understands them; a program takes the real ones as spans."""
 
     ids: Any
     positions: Any

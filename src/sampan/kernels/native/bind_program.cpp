@@ -2,11 +2,14 @@
 
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <string>
+#include <tuple>
 
 #include "bind_program.h"
 
@@ -160,67 +163,82 @@ static void add_stats(Recorded& r, int logits, int vocabulary) {
   add(r, i);
 }
 
-// The adapters of a step's spans; none where no span has one.
-static std::vector<int32_t> slots_of(const Recorded& r, const std::optional<Ints>& slots, size_t spans) {
-  if (!slots) return {};
-  require(slots->size() == spans, "run: one adapter slot for each span");
-  bool any = false;
-  for (size_t s = 0; s < spans; ++s) {
-    const int32_t slot = slots->data()[s];
-    require(slot >= -1 && slot < static_cast<int32_t>(r.adapters.size()), "run: adapter slot outside the room");
-    any = any || slot >= 0;
-  }
-  return any ? std::vector<int32_t>(slots->data(), slots->data() + spans) : std::vector<int32_t>();
-}
+// A span as Python hands it over: token ids, tokens before them, pages, how many of its last rows are sampled, and the
+// slot of its adapter or -1.
+using SpanArgs = std::tuple<std::vector<int32_t>, int, Ints, int, int>;
 
-static void check_step(const Recorded& r, const Ints& ids, const Ints& positions, const IntTable& spans, const IntTable& pages, const Ints& sampled) {
+// What a step reads.
+struct Inputs {
+  std::vector<int32_t> ids, positions, sampled, slots;
+  std::vector<Span> spans;
+};
+
+static void add_span(const Recorded& r, const SpanArgs& span, Inputs& to) {
+  const auto& [ids, before, pages, sampled, slot] = span;
+  const int first = static_cast<int>(to.ids.size()), most = r.program->max_rows() - first;
+  require(!ids.empty() && ids.size() <= static_cast<size_t>(most), "run: rows must be 1..max_rows, and some in each span");
   const int rows = static_cast<int>(ids.size());
-  require(rows > 0 && rows <= r.program->max_rows() && positions.size() == ids.size(), "run: rows must be 1..max_rows, with positions");
-  require(spans.shape(1) == 3 && spans.shape(0) == pages.shape(0), "run: spans are [n, 3], with a page table each");
+  require(before >= 0, "run: fewer than no tokens before a span");
+  require(sampled >= 0 && sampled <= rows, "run: more sampled rows than rows");
+  require(slot >= -1 && slot < static_cast<int>(r.adapters.size()), "run: adapter slot outside the room");
+  const int64_t used = (static_cast<int64_t>(before) + rows + kPage - 1) / kPage;
+  require(used <= static_cast<int64_t>(pages.size()), "run: a span reaches past its pages");
+  for (int64_t i = 0; i < used; ++i) require(pages.data()[i] >= 0 && pages.data()[i] < r.pages, "run: page outside the cache");
   for (int i = 0; i < rows; ++i) {
-    require(ids.data()[i] >= 0 && ids.data()[i] < r.vocabulary_in, "run: token id outside the vocabulary");
-    require(positions.data()[i] >= 0, "run: negative position");
+    const int32_t id = ids[static_cast<size_t>(i)];
+    require(id >= 0 && id < r.vocabulary_in, "run: token id outside the vocabulary");
+    to.ids.push_back(id);
+    to.positions.push_back(before + i);
+    if (i >= rows - sampled) to.sampled.push_back(first + i);
   }
-  int next = 0;
-  for (size_t s = 0; s < spans.shape(0); ++s) {
-    const int32_t* span = spans.data() + 3 * s;
-    require(span[0] == next && span[1] > 0 && span[1] <= rows - next && span[2] >= 0, "run: spans must cover the rows in order");
-    next += span[1];
-    const int64_t used = (static_cast<int64_t>(span[2]) + span[1] + kPage - 1) / kPage;
-    require(used <= static_cast<int64_t>(pages.shape(1)), "run: a span reaches past its pages");
-    for (int64_t i = 0; i < used; ++i) {
-      const int32_t page = pages.data()[s * pages.shape(1) + static_cast<size_t>(i)];
-      require(page >= 0 && page < r.pages, "run: page outside the cache");
-    }
-  }
-  require(next == rows, "run: spans must cover the rows in order");
-  require(sampled.size() <= ids.size(), "run: more sampled rows than rows");
-  for (size_t i = 0; i < sampled.size(); ++i) require(sampled.data()[i] >= 0 && sampled.data()[i] < rows, "run: sampled row outside the step");
+  to.spans.push_back({first, rows, before, pages.data()});
+  to.slots.push_back(slot);
 }
 
-using FloatTable = nb::ndarray<nb::numpy, const float>;
+static Step step_of(Recorded& r, Inputs& from) {
+  Step step;
+  step.rows = static_cast<int>(from.ids.size());
+  step.sampled = static_cast<int>(from.sampled.size());
+  step.ids = from.ids.data();
+  step.positions = from.positions.data();
+  step.sampled_rows = from.sampled.data();
+  step.spans = std::move(from.spans);
+  step.cache = r.cache_memory.data();
+  if (std::any_of(from.slots.begin(), from.slots.end(), [](int slot) { return slot >= 0; })) step.slots = std::move(from.slots);
+  return step;
+}
 
-// Runs a step. Returns logits [sampled, vocabulary] (valid until the next step) and chunk statistics
-// [sampled, chunks, 4]: max, sum of exp(x - max), argmax, all finite; and for each sampled row the number of the first norm
-// that read something not finite, or -1.
-static nb::object run_program(nb::handle self, Ints ids, Ints positions, IntTable spans, IntTable pages, Ints sampled, const std::optional<Ints>& slots) {
-  Recorded& r = nb::cast<Recorded&>(self);
+// Of each sampled row: its most probable token, that one's log-probability, and the log of the sum of exponentials, folded
+// in float64 from the chunks in their order; and of each row that is not finite the number of the first norm that read
+// something not finite, or -1.
+static nb::object summary(const Program& p, const Step& step) {
+  nb::list best, logprobs, totals;
+  nb::dict unsound;
+  for (int row = 0; row < step.sampled; ++row) {
+    const Stats* chunks = p.stats() + static_cast<ptrdiff_t>(row) * p.stats_chunks();
+    const Stats* end = chunks + p.stats_chunks();
+    const Stats& top = *std::max_element(chunks, end, [](const Stats& a, const Stats& b) { return a.max < b.max; });
+    const double most = static_cast<double>(top.max);
+    double sum = 0.0;
+    for (const Stats* c = chunks; c < end; ++c) sum += static_cast<double>(c->sum) * std::exp(static_cast<double>(c->max) - most);
+    const double total = std::log(sum) + most;
+    best.append(top.argmax);
+    logprobs.append(most - total);
+    totals.append(total);
+    if (!std::all_of(chunks, end, [](const Stats& c) { return c.finite == 1; })) unsound[nb::int_(row)] = p.unsound(step, row);
+  }
+  return nb::make_tuple(best, logprobs, totals, unsound);
+}
+
+// Runs a step of these spans, one after another.
+static nb::object run_program(Recorded& r, const std::vector<SpanArgs>& spans) {
   Program& p = *r.program;
   if (!p.ok()) throw std::bad_alloc();
   require(p.has_logits(), "run: the program has no logits");
-  check_step(r, ids, positions, spans, pages, sampled);
-  Step step;
-  step.slots = slots_of(r, slots, spans.shape(0));
-  step.rows = static_cast<int>(ids.size());
-  step.sampled = static_cast<int>(sampled.size());
-  step.ids = ids.data();
-  step.positions = positions.data();
-  step.sampled_rows = sampled.data();
-  step.cache = r.cache_memory.data();
-  for (size_t s = 0; s < spans.shape(0); ++s) {
-    const int32_t* span = spans.data() + 3 * s;
-    step.spans.push_back({span[0], span[1], span[2], pages.data() + s * pages.shape(1)});
-  }
+  require(!spans.empty(), "run: rows must be 1..max_rows");
+  Inputs inputs;
+  for (const SpanArgs& span : spans) add_span(r, span, inputs);
+  const Step step = step_of(r, inputs);
   bool done;
   {
     Pool& pool = nb::cast<Pool&>(r.pool_owner);
@@ -229,19 +247,15 @@ static nb::object run_program(nb::handle self, Ints ids, Ints positions, IntTabl
     done = p.run(step);
   }
   if (!done) throw std::bad_alloc();
-  const size_t n = sampled.size(), chunks = static_cast<size_t>(p.stats_chunks());
-  float* copy = new float[n * chunks * 4 + 1];
-  for (size_t i = 0; i < n * chunks; ++i) {
-    const Stats& s = p.stats()[i];
-    const float row[4] = {s.max, s.sum, static_cast<float>(s.argmax), static_cast<float>(s.finite)};
-    std::copy(row, row + 4, copy + 4 * i);
-  }
-  nb::capsule owner(copy, [](void* x) noexcept { delete[] static_cast<float*>(x); });
-  const int64_t strides[] = {p.logits_width(), 1};
-  FloatTable logits(p.logits_data(), {n, static_cast<size_t>(p.vocabulary())}, self, {strides[0], strides[1]});
-  nb::list unsound;
-  for (int i = 0; i < step.sampled; ++i) unsound.append(p.unsound(step, i));
-  return nb::make_tuple(logits, FloatTable(copy, {n, chunks, 4}, owner), unsound);
+  r.sampled = step.sampled;
+  return summary(p, step);
+}
+
+// Of the last step's sampled rows, valid until the next.
+static nb::ndarray<nb::numpy, const float> logits_of(nb::handle self) {
+  const Recorded& r = nb::cast<Recorded&>(self);
+  const Program& p = *r.program;
+  return {p.logits_data(), {static_cast<size_t>(r.sampled), static_cast<size_t>(p.vocabulary())}, self, {p.logits_width(), 1}};
 }
 
 void bind_program(nb::module_& m) {
@@ -260,8 +274,8 @@ void bind_program(nb::module_& m) {
       .def("rope", &add_rope, nb::arg("qkv"), nb::arg("heads"), nb::arg("k_offset"), nb::arg("v_offset"), nb::arg("q_scale"), nb::arg("layer"), nb::arg("q_norm").none(), nb::arg("k_norm").none(), nb::arg("eps"))
       .def("attend", &add_attend, nb::arg("qkv"), nb::arg("out"), nb::arg("heads"), nb::arg("layer"))
       .def("stats", &add_stats, nb::arg("logits"), nb::arg("vocabulary"))
-      .def("run", [](nb::handle self, Ints a, Ints b, IntTable c, IntTable d, Ints e, std::optional<Ints> f) { return run_program(self, a, b, c, d, e, f); },
-           nb::arg("ids"), nb::arg("positions"), nb::arg("spans"), nb::arg("pages"), nb::arg("sampled"), nb::arg("slots") = nb::none())
+      .def("run", &run_program, nb::arg("spans"))
+      .def_prop_ro("sampled_logits", &logits_of)
       .def_prop_ro("workspace_bytes", [](const Recorded& r) { return r.program->workspace_bytes(); })
       .def_prop_ro("pages", [](const Recorded& r) { return r.pages; });
   bind_adapters(program);

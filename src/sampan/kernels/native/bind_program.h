@@ -18,6 +18,7 @@ struct Recorded {
   int pages = 0;
   Memory cache_memory;
   int vocabulary_in = 0;
+  int sampled = 0;  // rows of the last step
 };
 
 // Adds an instruction that has no fault.
