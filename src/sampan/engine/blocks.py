@@ -45,6 +45,8 @@ class BlockPool:
     def extend(self, pages: MutableSequence[int], tokens: int) -> bool:
         """Grow `pages` in place until it holds `tokens`; False, and nothing taken, when they are not free."""
         missing = self.needed(tokens) - len(pages)
+        if missing <= 0:
+            return True
         if missing > self.free:
             return False
         for _ in range(missing):

@@ -16,6 +16,7 @@ from sampan.core.types import SamplingParams
 from sampan.engine.blocks import BlockPool
 from sampan.engine.constraint import Constraint, Guarded
 from sampan.engine.runner import Runner
+from sampan.engine.sampler import takes_best
 from sampan.engine.scheduler import Counters, Scheduler
 from sampan.engine.sequence import Event, Sequence, Span
 from sampan.kernels.native import PAGE
@@ -83,6 +84,7 @@ class Engine:
         request = next(self._ids)
         sequence = Sequence(request, tokens, len(tokens), sampling, seed, limit, stops)
         sequence.constraint = Guarded(constraint) if constraint is not None else None
+        sequence.plain = constraint is None and takes_best(sampling)
         sequence.adapter, sequence.salt = chosen, self._salt(chosen)
         self.scheduler.add(sequence)
         return request

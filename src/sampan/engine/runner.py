@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sampan.core.errors import RequestError
 from sampan.core.types import TokenLogprob
 from sampan.engine.adapters import AdapterTable
-from sampan.engine.sampler import choose, takes_best
+from sampan.engine.sampler import choose
 from sampan.engine.scheduler import Sampled
 from sampan.engine.sequence import Sequence, Span
 from sampan.kernels.adapted import AdaptedRecorder, AdapterRoom
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rows:
     """S sampled rows of the last step, valid until the next.
 
@@ -104,12 +104,12 @@ class Runner:
 
     def _sampled(self, rows: Rows, first: int, span: Span) -> Sampled:
         """A span's tokens, of rows from `first` on."""
-        wrong = next((row for row in range(first, first + span.sampled) if row in rows.unsound), None)
-        if wrong is None:
+        wrong = rows.unsound.keys() & range(first, first + span.sampled) if rows.unsound else None
+        if not wrong:
             return _tokens(rows, first, span)
         if span.draft:  # a drafted token's damage can reach the rows before it: once more without
             return []
-        return [f"request {span.sequence.id}: {self.fault(rows, wrong)}"]
+        return [f"request {span.sequence.id}: {self.fault(rows, min(wrong))}"]
 
     def update(self, tensors: "Tensors") -> None:
         """Write new weights in place; see `weights/update.py`."""
@@ -132,12 +132,11 @@ def _tokens(rows: Rows, first: int, span: Span) -> Sampled:
     """Tokens of a span's rows from `first` on, each after those before it, while they are the draft's."""
     sequence = span.sequence
     constraint = sequence.constraint
-    plain = constraint is None and takes_best(sequence.sampling)
     chosen: list[TokenLogprob | str] = []
     for place in range(span.sampled):
         row = first + place
         try:
-            token = _best(rows, row) if plain else _choose(rows, row, sequence, span.draft[:place])
+            token = _best(rows, row) if sequence.plain else _choose(rows, row, sequence, span.draft[:place])
         except RequestError as error:
             return [*chosen, f"request {sequence.id}: {error}"]
         chosen.append(token)

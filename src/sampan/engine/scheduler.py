@@ -72,7 +72,8 @@ class Scheduler:
         rows = self.max_rows
         for sequence in sorted(self.running, key=lambda s: s.remaining > 1):
             count = min(rows, sequence.remaining)
-            if count > 0 and sequence in self.running and self._make_room(sequence, count, plan):
+            # One without pages has just given way.
+            if count > 0 and sequence.pages and self._make_room(sequence, count, plan):
                 plan.append(_span(sequence, count))
                 rows -= count
         if rows > 0 and self.waiting:
