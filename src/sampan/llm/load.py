@@ -69,7 +69,7 @@ def load(
         # What the tokenizer was built from makes room for the weights.
         checkpoint = replace(checkpoint, metadata=MappingProxyType({}))
         give_back_freed_memory()
-        weights = PackedWeights(checkpoint, here)
+        weights = PackedWeights(checkpoint, here, plan.weights_bytes)
         asked = threads or settings.threads
         chosen = _tuning(files, settings, wish.memory, plan, weights, asked, progress or Silent())
         if chosen.threads != here.threads:

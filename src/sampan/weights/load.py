@@ -33,12 +33,15 @@ class Place:
 
 
 class PackedWeights:
-    """A checkpoint as the recorder reads it (`kernels.program.WeightSource`); packs at the first request."""
+    """A checkpoint as the recorder reads it (`kernels.program.WeightSource`); packs at the first request.
 
-    def __init__(self, checkpoint: Checkpoint, machine: Machine) -> None:
+    `size`: bytes that the packed weights take, where that is known.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, machine: Machine, size: int | None = None) -> None:
         self.checkpoint = checkpoint
         self.machine = machine
-        self._arena = _native.Arena()
+        self._arena = _native.Arena(size) if size else _native.Arena()
         self._segments: dict[tuple[str, ...], list[Segment]] = {}
         self._vectors: dict[str, Floats] = {}
         self._places: dict[str, tuple[Any, int]] = {}

@@ -93,7 +93,7 @@ static nb::ndarray<nb::numpy, const uint8_t> packed_bytes(nb::handle self) {
 }
 
 void bind_weights(nb::module_& m) {
-  nb::class_<Arena>(m, "Arena").def(nb::init<>());
+  nb::class_<Arena>(m, "Arena").def(nb::init<>()).def(nb::init<size_t>(), nb::arg("chunk"));
   nb::class_<Packed>(m, "Packed")
       .def(nb::new_(&make_packed), nb::arg("n"), nb::arg("k"), nb::arg("store"), nb::arg("group"), nb::arg("wide"),
            nb::arg("has_min"), nb::arg("zero"), nb::arg("data") = nb::none(),

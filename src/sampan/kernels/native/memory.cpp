@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <utility>
 
@@ -45,12 +46,10 @@ Memory::~Memory() {
   munmap(data_, bytes_ + kFence);
 }
 
-constexpr size_t kChunk = size_t{64} << 20;
-
 Piece Arena::take(size_t bytes) {
   const size_t size = (bytes + 63) / 64 * 64 + kFence;
   if (!chunk_ || used_ + size > chunk_->bytes()) {
-    chunk_ = std::make_shared<Memory>(size > kChunk ? size : kChunk);
+    chunk_ = std::make_shared<Memory>(std::max(size, chunk_bytes_));
     used_ = 0;
   }
   if (!chunk_->data()) return {};

@@ -39,9 +39,14 @@ struct Piece {
 // Hands out pieces of large chunks one after another, so that small matrices lie in huge pages too.
 class Arena {
  public:
+  // `chunk`: bytes of one. A chunk as large as what it will hold ends in no huge page that is half empty.
+  explicit Arena(size_t chunk = kChunk) : chunk_bytes_(chunk) {}
   Piece take(size_t bytes);
 
  private:
+  static constexpr size_t kChunk = size_t{64} << 20;
+
+  const size_t chunk_bytes_;
   std::shared_ptr<Memory> chunk_;
   size_t used_ = 0;
 };
