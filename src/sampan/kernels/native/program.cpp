@@ -165,6 +165,9 @@ int Program::grain(const Instruction& i, int items) const {
     case Op::gated:
     case Op::shrink:
     case Op::expand: return 1;
+    case Op::prepare:  // a quad is not cut where every thread gets one
+      if (items >= kQuad * pool_.size()) return ceiling(ceiling(items, 4 * pool_.size()), kQuad) * kQuad;
+      [[fallthrough]];
     default: return std::max(1, ceiling(items, 4 * pool_.size()));
   }
 }
