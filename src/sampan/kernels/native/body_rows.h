@@ -123,6 +123,7 @@ static void prepare_rows(const PrepArgs& a, int row) {
     }
     quantise(a.out, row, k, low, high);
   }
+  for (int r = 0; r < R; ++r) if (planes_of(a.out, row + r) == 2) trim(a.out, row + r);
 }
 
 template <Prep Op>
