@@ -1,6 +1,6 @@
 """Perplexity and KL divergence against transformers in float32 on the dequantised weights of the same file.
 
-    python benchmarks/accuracy.py [--cache int8]
+    python benchmarks/accuracy.py [--cache int8] [--bf16]
 
 reads at least 20,000 tokens of licence texts and source code that every machine has: the licences and the
 standard library that come with Python and its packages. Needs the `test` extra (PyTorch, transformers).
@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 import transformers
 
+from bf16 import write_folder
 from sampan.catalog.catalog import resolve
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles, SamplingParams
@@ -45,15 +47,15 @@ def texts() -> Iterator[str]:
         yield module
 
 
-def oracle(files: ModelFiles) -> torch.nn.Module:
-    """transformers' model with the file's weights, dequantised to float32."""
+def oracle(files: ModelFiles, rope_base: float) -> torch.nn.Module:
+    """transformers' model with the files' weights, dequantised to float32."""
     with open_checkpoint(files) as checkpoint:
         c = checkpoint.config
         config = transformers.LlamaConfig(
             hidden_size=c.hidden, intermediate_size=c.ffn, num_hidden_layers=c.layers, vocab_size=c.vocab,
             num_attention_heads=c.heads, num_key_value_heads=c.kv_heads, head_dim=c.head_dim,
             max_position_embeddings=c.context, rms_norm_eps=c.norm_eps, tie_word_embeddings=c.tied_head,
-            rope_theta=float(checkpoint.metadata["llama.rope.freq_base"]),
+            rope_theta=rope_base,
         )  # fmt: skip
         model = transformers.LlamaForCausalLM(config).eval()
         weights = {name: torch.from_numpy(checkpoint.array(name)) for name in checkpoint.tensors}
@@ -95,10 +97,22 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=20000)
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--cache", default="bf16", help="type of the KV cache: bf16, int8 or f32")
+    parser.add_argument("--bf16", action="store_true", help="the same weights rounded to bf16, and run so")
     args = parser.parse_args()
+    files = resolve("smollm2-135m", Settings.from_env())
+    with open_checkpoint(files) as checkpoint:
+        rope_base = float(checkpoint.metadata["llama.rope.freq_base"])
+    with tempfile.TemporaryDirectory() as folder:
+        if args.bf16:
+            write_folder(files.path, Path(folder) / "bf16")
+            files = ModelFiles(Path(folder) / "bf16", "folder", "bf16", folder)
+        print(json.dumps(measure(args, files, rope_base)))
+
+
+def measure(args: argparse.Namespace, files: ModelFiles, rope_base: float) -> dict[str, object]:
+    """Perplexity and divergence over at least `args.tokens` tokens."""
     settings = Settings.from_env()
-    files = resolve("smollm2-135m", settings)
-    model = oracle(files)
+    model = oracle(files, rope_base)
     collected: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     done = 0
     wish = Wish(context=args.context, cache=args.cache)
@@ -116,9 +130,10 @@ def main() -> None:
     wanted, found, divergence = (np.concatenate(parts) for parts in zip(*collected, strict=True))
     assert done >= args.tokens, f"only {done} tokens of text found"
     ppl = {"transformers": float(np.exp(-wanted.mean())), "sampan": float(np.exp(-found.mean()))}
-    result = {
+    return {
         "tokens": done,
         "cache": args.cache,
+        "weights": "bf16" if args.bf16 else "Q4_1",
         "perplexity": ppl,
         "perplexity_ratio": ppl["sampan"] / ppl["transformers"],
         "kl_mean": float(divergence.mean()),
@@ -126,7 +141,6 @@ def main() -> None:
         "kl_p99": float(np.quantile(divergence, 0.99)),
         "kl_max": float(divergence.max()),
     }
-    print(json.dumps(result))
 
 
 if __name__ == "__main__":

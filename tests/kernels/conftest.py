@@ -42,6 +42,14 @@ class Small:
         matrix.fill(self.pool, raw, F32, 0, len(values))
         return matrix
 
+    def bf16(self, values: np.ndarray) -> Any:
+        """A packed bf16 matrix; the values have no more bits."""
+        type = TensorType.BF16.number
+        matrix = _native.Packed.of(*values.shape, type)
+        raw = (np.ascontiguousarray(values, np.float32).view(np.uint32) >> 16).astype("<u2")
+        matrix.fill(self.pool, raw.view(np.uint8).reshape(-1), type, 0, len(values))
+        return matrix
+
     def values(self, values: np.ndarray) -> int:
         """A buffer that a step fills with rows of `values` [rows, width]."""
         return self.embed(self.floats(values))
@@ -52,10 +60,10 @@ class Small:
         return buffer
 
     def prepare(
-        self, buffer: int, k: int, *, op: int = 0, integer: bool = False, offset: int = 0, up: int = 0,
+        self, buffer: int, k: int, *, op: int = 0, operand: int = 0, offset: int = 0, up: int = 0,
         weight: np.ndarray | None = None, eps: float = 0.0, sampled: bool = False, fine: bool = False,
     ) -> int:  # fmt: skip
-        act = self.program.activations(k, integer)
+        act = self.program.activations(k, operand)
         self.program.prepare(op, buffer, offset, up, weight, eps, act, sampled, sampled, fine, False)
         return act
 

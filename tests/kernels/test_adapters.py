@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_a_value_error(small: Small, pool: Any, x: np.ndarr
         adapted.run([4], [3], np.arange(4))
     with pytest.raises(ValueError, match="all, plain or adapted"):
         program.record_for("some")
-    integer = program.activations(INPUTS, True)
+    integer = program.activations(INPUTS, 1)
     for outputs, act, out, offset in [([], 0, 1, 0), ([0], 0, 1, 0), ([16], integer, 1, 0), ([16], 99, 1, 0),
                                       ([16], 0, 99, 0), ([16], 0, 1, WIDTH), ([16], 0, 1, -1)]:  # fmt: skip
         with pytest.raises(ValueError, match="adapt"):

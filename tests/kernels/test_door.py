@@ -106,7 +106,7 @@ def test_instruction_sets_and_programs_are_known(pool: Any) -> None:
 SOURCE, ACT = 0, 0
 WRONG: dict[str, Callable[[Any], Any]] = {
     "buffer of no width": lambda p: p.program.buffer(0),
-    "activations in part of a block": lambda p: p.program.activations(40, True),
+    "activations in part of a block": lambda p: p.program.activations(40, 1),
     "embedding into nothing": lambda p: p.program.embed(p.floats(np.eye(64)), 999),
     "embedding too wide": lambda p: p.program.embed(p.floats(np.zeros((16, 129))), SOURCE),
     "prepare from nothing": lambda p: p.prepare(-1, 64),

@@ -13,6 +13,7 @@ N, K, ROWS = 53, 512, 24
 FIRST = 52  # position of the first row: 16-bit rows end at position 64
 QUANTISED = [type for type in TensorType if type.quantised]
 FLOATS = [type for type in TensorType if not type.quantised]
+BF16 = 4  # of kernels.h
 EPSILON = 2.0**-24  # half a unit in the last place of float32
 
 
@@ -35,6 +36,12 @@ def quantised(x: np.ndarray, fine: np.ndarray) -> np.ndarray:
     return ((top / limit).astype(np.float64) * q).reshape(x.shape)
 
 
+def rounded(x: np.ndarray) -> np.ndarray:
+    """The nearest bf16, ties to even."""
+    bits = x.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
 def matrix_of(pool: Any, raw: np.ndarray, type: TensorType) -> Any:
     matrix = _native.Packed.of(N, K, type.number)
     matrix.fill(pool, raw, type.number, 0, N)
@@ -53,7 +60,7 @@ def product(
     """The layer's output for `x`, accumulated `times`; rows from position FIRST on."""
     program = small(isa)
     source, out = program.values(x), program.program.buffer(64)
-    act = program.prepare(source, K, integer=matrix.store < 3)
+    act = program.prepare(source, K, operand=1 if matrix.store < 3 else 2 if matrix.store == BF16 else 0)
     for i in range(times):
         program.linear(matrix, act, out, bias=bias, accumulate=i > 0)
     program.result(out, 64)
@@ -90,7 +97,8 @@ def test_float_products_are_exact_up_to_float32_sums(
 ) -> None:
     raw, x = random_raw(type, N, K), inputs()
     weights = dequantise(raw, type, (N, K)).astype(np.float64)
-    error = np.abs(product(small, isa, matrix_of(pool, raw, type), x) - x.astype(np.float64) @ weights.T)
+    a = (rounded(x) if type is TensorType.BF16 else x).astype(np.float64)
+    error = np.abs(product(small, isa, matrix_of(pool, raw, type), x) - a @ weights.T)
     assert (error <= K * EPSILON * (np.abs(x) @ np.abs(weights).T)).all()
 
 
@@ -106,7 +114,9 @@ def test_sixteen_bits_are_kept_for_early_positions(
     assert (relative[64 - FIRST :] > 1e-4).any()
 
 
-@pytest.mark.parametrize("type", [TensorType.Q4_K, TensorType.F16], ids=lambda type: type.name)
+@pytest.mark.parametrize(
+    "type", [TensorType.Q4_K, TensorType.F16, TensorType.BF16], ids=lambda type: type.name
+)
 def test_bias_and_accumulation_are_added_once_each(
     type: TensorType, isa: str, small: Callable[..., Any], pool: Any, random_raw: Callable[..., np.ndarray]
 ) -> None:
@@ -120,7 +130,7 @@ def test_bias_and_accumulation_are_added_once_each(
     )
 
 
-@pytest.mark.parametrize("type", [*QUANTISED, TensorType.BF16], ids=lambda type: type.name)
+@pytest.mark.parametrize("type", [*QUANTISED, *FLOATS], ids=lambda type: type.name)
 def test_a_row_has_the_same_bits_alone_in_a_batch_and_on_every_instruction_set(
     type: TensorType, isa: str, small: Callable[..., Any], pool: Any, random_raw: Callable[..., np.ndarray]
 ) -> None:

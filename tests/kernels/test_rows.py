@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sampan.kernels import _native
+from sampan.kernels.native import Operand
 
 K, ROWS = 160, 12
 
@@ -44,21 +45,20 @@ def test_swiglu_is_silu_of_the_gate_times_up(isa: str, small: Callable[..., Any]
     "how", [{"op": 0}, {"op": 1, "weight": np.ones(K, np.float32)}, {"op": 2}], ids=["copy", "norm", "swiglu"]
 )
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("integer", [False, True])
+@pytest.mark.parametrize("operand", Operand, ids=lambda operand: operand.name)
 def test_what_is_not_finite_stays_so_and_spoils_no_other_row(
-    how: dict[str, Any], special: float, integer: bool, isa: str, small: Callable[..., Any]
+    how: dict[str, Any], special: float, operand: Operand, isa: str, small: Callable[..., Any]
 ) -> None:
     x = rows()
     x[3, 40] = special
     program = small(isa)
-    act = program.prepare(program.values(x), K, integer=integer, sampled=True, **how)
+    act = program.prepare(program.values(x), K, operand=operand, sampled=True, **how)
     weights = np.ones((16, K), np.float32)
-    if integer:
-        logits = program.program.logits(16)
-        program.linear(eight_bits(program, weights), act, logits, sampled=True)
-        program.program.stats(logits, 16)
-    else:
-        program.head(act, weights)
+    logits = program.program.logits(16)
+    make = {Operand.F32: program.floats, Operand.BF16: program.bf16}
+    matrix = eight_bits(program, weights) if operand is Operand.INT8 else make[operand](weights)
+    program.linear(matrix, act, logits, sampled=True)
+    program.program.stats(logits, 16)
     logits, summary = program.run(ids=range(ROWS))
     assert np.isfinite(logits).all(axis=1).tolist() == [row != 3 for row in range(ROWS)]
     assert list(summary.unsound) == [3]

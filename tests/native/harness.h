@@ -103,11 +103,11 @@ void test_prepare(Tables& tables, Report& report, uint64_t seed);
 void test_stats(Tables& tables, Report& report, uint64_t seed);
 void test_attention(Tables& tables, Report& report, uint64_t seed);
 
-// What activation rows hold: floats, or codes of 8 bits (coarse), 16 bits (fine) or either, row by row.
-enum class Form { floats, coarse, fine, mixed };
+// What activation rows hold: floats, bf16, or codes of 8 bits (coarse), 16 bits (fine) or either, row by row.
+enum class Form { floats, bf16, coarse, fine, mixed };
 
 inline const char* name_of(Form form) {
-  static const char* const names[] = {"floats", "coarse", "fine", "mixed"};
+  static const char* const names[] = {"floats", "bf16", "coarse", "fine", "mixed"};
   return names[static_cast<int>(form)];
 }
 
@@ -116,6 +116,7 @@ struct Rows {
   Activations view{};
   std::vector<uint8_t> fine;
   std::vector<float> values;
+  std::vector<uint16_t> halves;  // bf16
   std::vector<int32_t> blocks;  // raw words of the quads' blocks
   std::vector<int8_t> low;
   std::vector<int32_t> unsound;
@@ -127,12 +128,14 @@ struct Rows {
       fine.push_back(form == Form::mixed && (i < 20 ? i : i / 5) % 2 == 1);
     if (form == Form::floats) {
       values.assign(n, -7.0f);
+    } else if (form == Form::bf16) {
+      halves.assign(n, 0x4d4d);
     } else {
       blocks.assign(all * sizeof(QuadBlock) / 4, 0x4d4d4d4d);
       low.assign(all * kLowBytes, 77);
     }
     view = {k, capacity, form == Form::fine ? nullptr : fine.data(), form == Form::floats ? values.data() : nullptr,
-            form == Form::floats ? nullptr : reinterpret_cast<QuadBlock*>(blocks.data()), low.data()};
+            blocks.empty() ? nullptr : reinterpret_cast<QuadBlock*>(blocks.data()), low.data(), form == Form::bf16 ? halves.data() : nullptr};
   }
   Rows(const Rows&) = delete;
   Rows& operator=(const Rows&) = delete;

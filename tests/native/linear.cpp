@@ -24,8 +24,11 @@ static uint32_t half_bits(Random& random) {
   return sign | static_cast<uint32_t>(random.between(5, 16)) << 10 | mantissa;
 }
 
+// Finite, some zero, denormal or so small that products are.
 static uint32_t brain_bits(Random& random) {
   const uint32_t sign = static_cast<uint32_t>(random.below(2)) << 15;
+  if (random.chance(20)) return sign | static_cast<uint32_t>(random.below(80)) << 7 | static_cast<uint32_t>(random.below(128));
+  if (random.chance(20)) return sign | static_cast<uint32_t>(random.below(128));
   return sign | static_cast<uint32_t>(random.between(115, 129)) << 7 | static_cast<uint32_t>(random.below(128));
 }
 
@@ -106,8 +109,9 @@ static void check_product(const Weights& w, Form form, Random& random, Tables& t
   const int k = w.m.k, padded = panels(w.m) * kLanes;
   Rows rows(kRows, k, form);
   const std::vector<float> x = random.bells(static_cast<size_t>(kRows) * static_cast<size_t>(k));
+  for (uint16_t& half : rows.halves) half = static_cast<uint16_t>(brain_bits(random));
   if (form == Form::floats) std::memcpy(rows.values.data(), x.data(), x.size() * 4);
-  else kScalar.prepare({Prep::copy, x.data(), k, 0, nullptr, 0.0f, nullptr, rows.view, nullptr, 0, nullptr}, 0, kRows);
+  else if (form != Form::bf16) kScalar.prepare({Prep::copy, x.data(), k, 0, nullptr, 0.0f, nullptr, rows.view, nullptr, 0, nullptr}, 0, kRows);
   const ptrdiff_t stride = padded + random.below(20);
   const Case c{w, rows, random.bells(static_cast<size_t>(kRows * stride)),
                random.chance(2) ? random.bells(static_cast<size_t>(padded)) : std::vector<float>(), stride, random.chance(2), random.below(kMaxRowsDirect + 1)};
@@ -124,7 +128,7 @@ static void check_product(const Weights& w, Form form, Random& random, Tables& t
 // Gates and ups in one matrix: the quantised rows that `linear`, then `prepare` with SwiGLU would give.
 static void check_gated(Store store, int group, Form form, Random& random, Tables& tables, Report& report) {
   const int bits = store == Store::u4 ? 4 : store == Store::u6 ? 6 : 8, block = group < kBlock ? kBlock : group;
-  const bool has_min = random.chance(2);
+  const bool has_min = store <= Store::u8 && random.chance(2);
   const int blocks = random.between(1, 12), outputs = blocks * kBlock, k = block * random.between(1, 3);
   const Weights w = random_weights(random, {nullptr, 2 * outputs, k, store, group, false, has_min, has_min ? 0 : 1 << (bits - 1)});
   Rows rows(kRows, k, form), want(kRows, outputs, form);
@@ -147,7 +151,8 @@ static void check_gated(Store store, int group, Form form, Random& random, Table
       t.kernels->gated(args, 0, middle, row, row + count, scratch.data());
       t.kernels->gated(args, middle, blocks, row, row + count, scratch.data());
     }
-    t.feed_blocks(got.blocks), t.feed(got.low);
+    t.feed_blocks(got.blocks), t.feed(got.low), t.feed(got.halves);
+    report.same(want.halves, got.halves, what + " bf16");
     report.same(want.blocks, got.blocks, what + " blocks");
     report.same(want.low, got.low, what + " low");
   }
@@ -191,10 +196,12 @@ void test_linear(Tables& tables, Report& report, uint64_t seed) {
       integers(tables, report, random, store, group);
       for (Form form : {Form::coarse, Form::fine, Form::mixed}) check_gated(store, group, form, random, tables, report);
     }
+  for (int i = 0; i < 5; ++i) check_gated(Store::bf16, kBlock, Form::bf16, random, tables, report);
   for (Store store : {Store::f16, Store::bf16, Store::f32}) {
+    const bool pairs = store == Store::bf16;
     for (int k : {1, 7, 32, 96, 131}) {
-      const Weights w = random_weights(random, {nullptr, random.between(1, 7 * kLanes), k, store, 0, false, false, 0});
-      check_product(w, Form::floats, random, tables, report);
+      const Weights w = random_weights(random, {nullptr, random.between(1, 7 * kLanes), pairs ? 2 * k : k, store, 0, false, false, 0});
+      check_product(w, pairs ? Form::bf16 : Form::floats, random, tables, report);
       check_embed(w, random, tables, report);
     }
   }

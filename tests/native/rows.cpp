@@ -40,8 +40,9 @@ static std::vector<float> rows_of_every_kind(ptrdiff_t stride, int k, ptrdiff_t 
 static const char* name_of(Prep op) { return op == Prep::copy ? "copy" : op == Prep::norm ? "norm" : "swiglu"; }
 
 static void compare(Table& t, const Rows& want, const Rows& got, Report& report, const std::string& what) {
-  t.feed(got.values), t.feed_blocks(got.blocks), t.feed(got.low);
+  t.feed(got.values), t.feed(got.halves), t.feed_blocks(got.blocks), t.feed(got.low);
   report.same(want.values, got.values, what + " values");
+  report.same(want.halves, got.halves, what + " bf16");
   report.same(want.blocks, got.blocks, what + " blocks");
   report.same(want.low, got.low, what + " low");
   report.same(want.unsound, got.unsound, what + " unsound");
@@ -52,17 +53,20 @@ static bool shows_it(const Rows& rows, int row) {
   const int k = rows.view.k;
   float sum = 0.0f;
   for (int i = 0; rows.view.values && i < k; ++i) sum += rows.values[static_cast<size_t>(row * k + i)] * 0.0f;
-  for (int i = 0; !rows.view.values && i < k; i += kBlock) sum += rows.view.blocks[block_index(rows.view, row, i)].scale[row % kQuad] * 0.0f;
+  for (int i = 0; rows.view.bf16 && i < k; ++i) sum += float_of(static_cast<uint32_t>(rows.halves[static_cast<size_t>(row * k + i)]) << 16) * 0.0f;
+  for (int i = 0; rows.view.blocks && i < k; i += kBlock) sum += rows.view.blocks[block_index(rows.view, row, i)].scale[row % kQuad] * 0.0f;
   return sum != 0.0f;
 }
 
-// The product of that row is not finite either: one feature of u8 weights, all of them 1.
+// The product of that row is not finite either: one feature of u8 or bf16 weights, all of them 1.
 static bool product_shows_it(const Kernels& k, const Rows& rows, int row) {
   if (rows.view.values) return true;
-  Matrix m{nullptr, 1, rows.view.k, Store::u8, 32, true, false, 128};
+  Matrix m{nullptr, 1, rows.view.k, rows.view.bf16 ? Store::bf16 : Store::u8, 32, true, false, 128};
   std::vector<uint8_t> bytes(panel_bytes(m), 129), scratch(linear_scratch(m.k));
   const float one = 1.0f;
-  for (size_t block = 0; block < bytes.size(); block += superblock_bytes(m))
+  const uint16_t half = 0x3f80;  // 1 in bf16
+  for (size_t at = 0; rows.view.bf16 && at < bytes.size(); at += 2) std::memcpy(bytes.data() + at, &half, 2);
+  for (size_t block = 0; rows.view.blocks && block < bytes.size(); block += superblock_bytes(m))
     for (size_t lane = 0; lane < kLanes; ++lane) std::memcpy(bytes.data() + block + lane * 4, &one, 4);
   m.data = bytes.data();
   std::vector<float> out(static_cast<size_t>(row + 1) * kLanes);
@@ -102,7 +106,7 @@ static void check_prepare(Prep op, Form form, int k, Random& random, Tables& tab
 void test_prepare(Tables& tables, Report& report, uint64_t seed) {
   Random random(seed);
   for (Prep op : {Prep::copy, Prep::norm, Prep::swiglu})
-    for (Form form : {Form::floats, Form::coarse, Form::fine, Form::mixed})
+    for (Form form : {Form::floats, Form::bf16, Form::coarse, Form::fine, Form::mixed})
       for (int k : {32, 64, 96, 160, 576}) check_prepare(op, form, k, random, tables, report);
 }
 

@@ -67,7 +67,7 @@ class Model {
   Model(Pool& pool, const Kernels& kernels) : random_(11), program_(pool, kernels, kTokens, cache(), angles()) {
     cache_.assign(cache_bytes(cache(), kPages), 0);
     const int x = program_.buffer(kHidden), qkv = program_.buffer(4 * 32), attended = program_.buffer(kHidden);
-    const int act = program_.activations(kHidden, true), hidden = program_.activations(kFfn, true);
+    const int act = program_.activations(kHidden, Operand::int8), hidden = program_.activations(kFfn, Operand::int8);
     Instruction embed{Op::embed};
     embed.matrix = weights(kVocabulary, kHidden, Store::u8);
     embed.out = x;

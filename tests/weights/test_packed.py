@@ -118,7 +118,7 @@ def test_the_container_is_standard_and_aligned(original: Path) -> None:
     (length,) = struct.unpack("<Q", path.read_bytes()[:8])
     entries = json.loads(path.read_bytes()[8 : 8 + length])
     texts = entries.pop("__metadata__")
-    assert (texts["format"], texts["version"], (8 + length) % 64) == ("sampan", "1", 0)
+    assert (texts["format"], texts["version"], (8 + length) % 64) == ("sampan", "2", 0)
     with safe_open(path, "np") as file:
         for name in file.keys():  # noqa: SIM118
             assert file.get_tensor(name).nbytes == np.subtract(*entries[name]["data_offsets"][::-1])
@@ -157,7 +157,7 @@ def test_what_wants_values_is_refused(original: Path) -> None:
 
 
 METADATA: dict[str, tuple[Change, str]] = {
-    "version": (lambda texts: texts.update(version="2"), "packed in format '2', this version"),
+    "version": (lambda texts: texts.update(version="1"), "packed in format '1', this version"),
     "no version": (lambda texts: texts.pop("version"), "write it again with `sampan quantize`"),
     "format": (lambda texts: texts.update(format="pt"), "has dtype 'U8': readable are BF16, F16, F32"),
     "missing": (lambda texts: texts.pop(f"{Q}.packed"), "q_proj.weight.packed' is no JSON object"),

@@ -45,7 +45,7 @@ def rows_of(matrix: Any) -> np.ndarray:
     program = _native.Program(HERE.pool, "", 2 * N, 1, 1, 1, 1, 32, [0.0] * 16, 1.0)
     buffer = program.buffer(K)
     program.embed(matrix, buffer)
-    act = program.activations(K, False)
+    act = program.activations(K, 0)
     program.prepare(0, buffer, 0, 0, None, 0.0, act, True, True, False, False)
     eye = _native.Packed.of(K, K, TensorType.F32.number)
     eye.fill(HERE.pool, np.eye(K, dtype=np.float32).view(np.uint8).reshape(-1), TensorType.F32.number, 0, K)

@@ -13,7 +13,7 @@ from sampan.engine.budget import Footprint
 from sampan.kernels import _native  # type: ignore[attr-defined]
 from sampan.kernels.adapted import AdaptedRecorder, AdapterRoom
 from sampan.kernels.formats import TensorType
-from sampan.kernels.native import PAGE, Machine, padded
+from sampan.kernels.native import PAGE, Machine, Operand, padded
 from sampan.kernels.ops import Weight
 from sampan.kernels.program import Floats, Recorder, symbolic_batch
 from sampan.models.registry import describe
@@ -116,10 +116,12 @@ class _Meter:
         """[rows, width] floats."""
         return self._take(4 * self._rows * width)
 
-    def activations(self, k: int, integer: bool) -> int:
-        """[rows, k] floats, or blocks of four rows with their low planes."""
+    def activations(self, k: int, operand: Operand) -> int:
+        """[rows, k] floats or bf16, or blocks of four rows with their low planes."""
         quads = -(-self._rows // 4)
-        act = self._take(quads * (k // _BLOCK) * _native.QUAD_BLOCK_BYTES if integer else 4 * self._rows * k)
+        blocks = quads * (k // _BLOCK) * _native.QUAD_BLOCK_BYTES
+        sizes = {Operand.F32: 4 * self._rows * k, Operand.BF16: 2 * self._rows * k, Operand.INT8: blocks}
+        act = self._take(sizes[operand])
         self._inputs[act] = k
         return act
 

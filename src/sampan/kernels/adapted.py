@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sampan.kernels.native import Operand
 from sampan.kernels.ops import Linear
 from sampan.kernels.program import Recorder, WeightSource, _Buffer, _Gated, _Pending
 
@@ -56,10 +57,10 @@ class AdaptedRecorder(Recorder):
         pending = super()._prepare(x, weight)
         if self._in_head or _floats(pending) is not None:
             return pending
-        act = self._activations(weight.parts[0].shape[1], False, False)
+        act = self._activations(weight.parts[0].shape[1], Operand.F32, False)
         with self._recording("adapted"):
             self._rows(x, act, False, joined=True)
-        return replace(pending, acts=pending.acts | {(False, False): act})
+        return replace(pending, acts=pending.acts | {(Operand.F32, False): act})
 
     def _activated(self, x: _Gated, weight: Linear) -> _Pending:
         """Fused where that is possible; apart, into the same rows, in steps with adapters."""
@@ -79,4 +80,4 @@ class AdaptedRecorder(Recorder):
 
 
 def _floats(pending: _Pending) -> int | None:
-    return next((act for (integer, _), act in pending.acts.items() if not integer), None)
+    return next((act for (operand, _), act in pending.acts.items() if operand is Operand.F32), None)

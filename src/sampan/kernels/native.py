@@ -3,6 +3,7 @@
 import os
 import warnings
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 from sampan.core.errors import OutOfMemory, UsageError
@@ -11,6 +12,14 @@ from sampan.kernels import _native  # type: ignore[attr-defined]
 
 PAGE: int = _native.PAGE  # tokens of one KV page
 LANES: int = _native.LANES  # output features of one panel
+
+
+class Operand(IntEnum):
+    """What rows of activations hold (kernels.h)."""
+
+    F32 = 0
+    INT8 = 1
+    BF16 = 2
 
 
 @dataclass(frozen=True)

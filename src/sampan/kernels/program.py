@@ -7,7 +7,8 @@ else gets a buffer; RoPE, the head norms and the cache's append become one instr
 them.
 
 Where weights are integers, activations are int8 in blocks of 32; they keep 16 bits (two int8 planes) at the
-first 64 positions of a sequence and before weights marked `fine`. docs/numerics.md has the figures.
+first 64 positions of a sequence and before weights marked `fine`. Where weights are bf16, activations are
+too. docs/numerics.md has the figures.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sampan.kernels import _native  # type: ignore[attr-defined]
-from sampan.kernels.native import Machine, out_of_memory, padded
+from sampan.kernels.native import Machine, Operand, out_of_memory, padded
 from sampan.kernels.ops import Attention, Batch, Linear, Norm, Weight
 
 Floats = npt.NDArray[np.float32]
@@ -32,12 +33,12 @@ _CACHE_TYPES = {"bf16": 0, "f32": 1, "int8": 2}
 class Segment:
     """A packed matrix that computes some of a linear's outputs: features [offset, offset + padded n).
 
-    `integer`: it reads quantised rows, otherwise float ones. `fine`: all its input rows keep 16 bits.
+    `operand`: the rows that it reads. `fine`: where they are INT8, all of them keep 16 bits.
     """
 
     matrix: Any
     offset: int
-    integer: bool
+    operand: Operand
     fine: bool
 
 
@@ -91,10 +92,10 @@ class _Residual:
 
 @dataclass(frozen=True)
 class _Pending:
-    """A linear whose input is prepared and whose reader is not known yet. `acts`: by (integer, fine)."""
+    """A linear whose input is prepared and whose reader is not known yet. `acts`: by (operand, fine)."""
 
     weight: Linear
-    acts: dict[tuple[bool, bool], int]
+    acts: dict[tuple[Operand, bool], int]
     sampled: bool
 
 
@@ -136,7 +137,7 @@ class Recorder:
         self.program = program
         self.weights = weights
         self.buffers: dict[tuple[str, int], int] = {}
-        self.activations: dict[tuple[int, bool, bool], int] = {}
+        self.activations: dict[tuple[int, Operand, bool], int] = {}
         self.norms: list[str] = []
         """Names of the norms' weights in the program's order."""
         self.biases: dict[str, Floats] = {}
@@ -204,18 +205,10 @@ class Recorder:
         for i, segment in enumerate(self.weights.segments(pending.weight)):
             n = padded(segment.matrix.n)
             part = None if bias is None else np.ascontiguousarray(bias[segment.offset : segment.offset + n])
-            act = pending.acts[segment.integer, segment.fine]
+            act, fine = pending.acts[segment.operand, segment.fine], segment.fine
             offset, joined = out.offset + segment.offset, i > 0
             self.program.linear(
-                segment.matrix,
-                act,
-                out.index,
-                offset,
-                part,
-                accumulate,
-                pending.sampled,
-                segment.fine,
-                joined,
+                segment.matrix, act, out.index, offset, part, accumulate, pending.sampled, fine, joined
             )
 
     def _floats(self, x: Any) -> _Buffer:
@@ -228,11 +221,11 @@ class Recorder:
     def _prepare(self, x: _Buffer, weight: Linear) -> _Pending:
         """Input rows in every form that the linear's segments need."""
         inputs = weight.parts[0].shape[1]
-        acts: dict[tuple[bool, bool], int] = {}
+        acts: dict[tuple[Operand, bool], int] = {}
         if x.norm:
             self.norms.append(x.norm.weight.name)
-        for integer, fine in sorted({(s.integer, s.fine) for s in self.weights.segments(weight)}):
-            act = acts[integer, fine] = self._activations(inputs, integer, fine)
+        for operand, fine in sorted({(s.operand, s.fine) for s in self.weights.segments(weight)}):
+            act = acts[operand, fine] = self._activations(inputs, operand, fine)
             self._rows(x, act, fine, joined=len(acts) > 1)
         return _Pending(weight, acts, x.sampled)
 
@@ -252,17 +245,19 @@ class Recorder:
         return _Buffer(hidden.index, hidden.width, gate, up - gate, _SWIGLU, sampled=x.linear.sampled)
 
     def _fused(self, x: _Gated, weight: Linear) -> _Pending | None:
-        """Gate, up and SwiGLU as one instruction that quantises its result, where both sides are integer."""
-        read = {(s.integer, s.fine) for s in self.weights.segments(weight)}
+        """Gate, up and SwiGLU as one instruction that makes the rows which `weight` reads, where these hold
+        what gate and up read."""
+        read = {(s.operand, s.fine) for s in self.weights.segments(weight)}
         made = self.weights.segments(x.linear.weight)
-        fits = len(made) == 1 and made[0].integer and len(read) == 1 and not x.linear.weight.biases
-        if not fits or (x.gate, x.up) != (0, 1) or not next(iter(read))[0]:
+        if len(made) > 1 or len(read) > 1 or x.linear.weight.biases or (x.gate, x.up) != (0, 1):
             return None
-        fine = next(iter(read))[1]
-        act = self._activations(weight.parts[0].shape[1], True, fine)
-        source, sampled = x.linear.acts[True, made[0].fine], x.linear.sampled
+        operand, fine = next(iter(read))
+        if operand is Operand.F32 or operand is not made[0].operand:
+            return None
+        act = self._activations(weight.parts[0].shape[1], operand, fine)
+        source, sampled = x.linear.acts[operand, made[0].fine], x.linear.sampled
         self.program.gated(made[0].matrix, source, act, made[0].fine, fine, sampled)
-        return _Pending(weight, {(True, fine): act}, sampled)
+        return _Pending(weight, {(operand, fine): act}, sampled)
 
     def _materialise(self, pending: _Pending, role: str) -> _Buffer:
         buffer = self._buffer(role, sum(padded(p.shape[0]) for p in pending.weight.parts))
@@ -284,10 +279,10 @@ class Recorder:
             self.buffers[key] = self.program.buffer(width)
         return _Buffer(self.buffers[key], width)
 
-    def _activations(self, inputs: int, integer: bool, fine: bool) -> int:
-        key = (inputs, integer, fine)
+    def _activations(self, inputs: int, operand: Operand, fine: bool) -> int:
+        key = (inputs, operand, fine)
         if key not in self.activations:
-            self.activations[key] = self.program.activations(inputs, integer)
+            self.activations[key] = self.program.activations(inputs, operand)
         return self.activations[key]
 
 

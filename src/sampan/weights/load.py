@@ -13,13 +13,13 @@ import numpy as np
 
 from sampan.core.errors import UnsupportedModel, WeightsError
 from sampan.kernels import _native  # type: ignore[attr-defined]
-from sampan.kernels.native import Machine, out_of_memory, padded
+from sampan.kernels.native import Machine, Operand, out_of_memory, padded
 from sampan.kernels.ops import Linear, Weight
 from sampan.kernels.program import Floats, Segment
 from sampan.weights.checkpoint import Checkpoint
 from sampan.weights.packed import stacked
 
-_U8 = 2  # kernels.h: the last of the integer stores
+_U8, _BF16 = 2, 4  # stores of kernels.h: the last of the integers, and bf16
 _STRIDE = 2**23  # bytes of a file that are packed before they are given back
 
 
@@ -52,7 +52,8 @@ class PackedWeights:
         if key not in self._segments:
             self._segments[key] = self._pack(weight.parts)
         # A tied head asks for the embedding's matrix with finer input.
-        return [replace(s, fine=any(part.fine for part in weight.parts)) for s in self._segments[key]]
+        fine = any(part.fine for part in weight.parts)
+        return [replace(s, fine=fine and s.operand is Operand.INT8) for s in self._segments[key]]
 
     def vector(self, weight: Weight) -> Floats:
         """A norm's weight or a bias as float32."""
@@ -75,7 +76,7 @@ class PackedWeights:
             for part in run:
                 self._places[part.name] = matrix, first
                 first += padded(part.shape[0])
-            segments.append(Segment(matrix, offset, matrix.store <= _U8, fine=False))
+            segments.append(Segment(matrix, offset, _operand(matrix.store), fine=False))
             offset += padded(matrix.n)
         return segments
 
@@ -84,6 +85,13 @@ class PackedWeights:
         if parts[0].name in self.checkpoint.packed:
             return _mapped(self.checkpoint, parts)
         return pack(self.checkpoint, parts, self.machine, self._arena)
+
+
+def _operand(store: int) -> Operand:
+    """The rows that a matrix is multiplied with."""
+    if store <= _U8:
+        return Operand.INT8
+    return Operand.BF16 if store == _BF16 else Operand.F32
 
 
 def allocate(checkpoint: Checkpoint, parts: Sequence[Weight], arena: Any = None) -> Any:

@@ -179,7 +179,7 @@ def _wrong(info: TensorInfo, problem: str) -> WeightsError:
 
 
 def _pack(values: Floats, type: TensorType, machine: Machine, arena: Any) -> Any:
-    """A matrix for the kernels, in its file's type where that holds the values."""
+    """A matrix for the kernels that reads float32: f16 where its file has that and it holds the values."""
     raw, source = _encoded(values, type)
     matrix = _native.Packed.of(*values.shape, source.number, arena)
     matrix.fill(machine.pool, raw, source.number, 0, len(values))
@@ -187,9 +187,6 @@ def _pack(values: Floats, type: TensorType, machine: Machine, arena: Any) -> Any
 
 
 def _encoded(values: Floats, type: TensorType) -> tuple[NDArray[np.uint8], TensorType]:
-    bits = values.view(np.uint32)
-    if type is TensorType.BF16 and not (bits & 0xFFFF).any():
-        return (bits >> 16).astype("<u2").reshape(-1).view(np.uint8), type
     if type is TensorType.F16:
         with np.errstate(over="ignore"):
             half = values.astype("<f2")

@@ -1,7 +1,7 @@
 """Packed weights on disk: the kernels' panels, mapped and used as they lie.
 
 A packed file is a `model.safetensors` in the standard container. Its `__metadata__` says `format` "sampan"
-and `version` "1". Every matrix is one U8 tensor: the panels of `kernels/native/kernels.h`, then zeros up to a
+and `version` "2". Every matrix is one U8 tensor: the panels of `kernels/native/kernels.h`, then zeros up to a
 multiple of 64 bytes. Under the tensor's name the `__metadata__` holds a JSON object: `parts` (the tensors
 that lie one after another in the matrix, by Hugging Face's name, each from a whole panel on, with their
 rows), `n`, `k`, `store`, `group`, `wide`, `has_min`, `zero` (of kernels.h), `bytes` (without the zeros) and
@@ -26,7 +26,7 @@ from sampan.weights.files import MappedFile, TensorInfo, damaged, quoted
 from sampan.weights.safetensors import PACKED, Container, Entry, read_container, typed
 
 ALIGNMENT = 64
-_VERSION = "1"
+_VERSION = "2"
 _MAX_SIZE = 2**31 - 1
 
 

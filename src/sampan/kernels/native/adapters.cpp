@@ -34,7 +34,7 @@ int Adapters::site(const std::vector<int>& outputs, int inputs, bool& ok) {
 const char* Adapters::fault(int slot, int part, const LowRank& low) const {
   if (slot < 0 || slot >= slots()) return "adapter: slot outside the room";
   if (part < 0 || part >= static_cast<int>(parts_.size())) return "adapter: unknown part";
-  if (is_integer(low.a) || is_integer(low.b)) return "adapter: A and B must be float matrices";
+  if (operand_of(low.a) != Operand::f32 || operand_of(low.b) != Operand::f32) return "adapter: A and B must be f32 or f16 matrices";
   const Part& p = parts_[static_cast<size_t>(part)];
   if (low.a.k != p.inputs || panels(low.a) > rank_panels_) return "adapter: A must have the part's inputs, and a rank within the room";
   if (panels(low.b) != p.panels || low.b.k != panels(low.a) * kLanes) return "adapter: B must have the part's outputs and A's rank in whole panels";

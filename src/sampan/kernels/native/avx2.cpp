@@ -1,10 +1,11 @@
 #define SAMPAN_ISA avx2
 #include "vec_avx2.h"
 #include "body_count.h"
+#include "body_flush.h"
 #include "body_rows.h"
+#include "body_float.h"
 #include "body_matmul.h"
 #include "body_linear.h"
-#include "body_flush.h"
 #include "body_pages.h"
 #include "body_attend.h"
 

@@ -44,9 +44,10 @@ void add(Recorded& r, const Instruction& i) {
   r.program->add(i);
 }
 
-static int add_activations(Recorded& r, int k, bool integer) {
-  require(k > 0 && k % (integer ? kBlock : kLanes) == 0, "activations: k must be a multiple of 32");
-  return r.program->activations(k, integer);
+static int add_activations(Recorded& r, int k, int operand) {
+  require(operand >= 0 && operand <= static_cast<int>(Operand::bf16), "activations: unknown operand");
+  require(k > 0 && k % (operand == static_cast<int>(Operand::int8) ? kBlock : kLanes) == 0, "activations: k must be a multiple of 32");
+  return r.program->activations(k, static_cast<Operand>(operand));
 }
 
 static int add_logits(Recorded& r, int width) {

@@ -23,6 +23,7 @@ static Packed* make_packed(int n, int k, int store, int group, bool wide, bool h
     require(k % kBlock == 0 && k % superblock(m) == 0, "matrix: k must be a multiple of the group");
     require(zero >= 0 && zero <= 255 && (zero == 0 || !has_min), "matrix: zero must be a code, and a minimum takes its place");
   }
+  require(m.store != Store::bf16 || k % 2 == 0, "matrix: k must be even in bf16");
   if (data) {
     require(data->size() == packed->bytes(), "matrix: packed bytes do not match the shape");
     packed->owner = nb::cast(*data);

@@ -63,15 +63,6 @@ static void linear_integer(const LinearArgs& a, int begin, int end, int row_begi
   else linear_tiled<S>(a, begin, end, row_begin, row_end, scratch);
 }
 
-template <Store S>
-static void linear_float(const LinearArgs& a, int begin, int end, int row_begin, int row_end) {
-  for (int panel = begin; panel < end; panel += kFloatPanels)
-    with_count<kFloatPanels>(end - panel, [&](auto p) {
-      for (int row = row_begin; row < row_end; row += kFloatRows)
-        with_count<kFloatRows>(row_end - row, [&](auto r) { float_tile<r, p, S>(a, row, panel); });
-    });
-}
-
 // silu(gate) * up of R rows of a block, one or a quad, quantised.
 template <int R>
 static inline void finish_block(const Activations& out, int row, int block, const float* x, ptrdiff_t stride, ptrdiff_t up) {
@@ -124,6 +115,7 @@ static void gated(const GatedArgs& g, int begin, int end, int row_begin, int row
   switch (g.w.store) {
     case Store::u4: return gated_integer<Store::u4>(g, begin, end, row_begin, row_end, scratch);
     case Store::u6: return gated_integer<Store::u6>(g, begin, end, row_begin, row_end, scratch);
+    case Store::bf16: return gated_bf16(g, begin, end, row_begin, row_end);
     default: return gated_integer<Store::u8>(g, begin, end, row_begin, row_end, scratch);
   }
 }
@@ -134,7 +126,7 @@ static void linear(const LinearArgs& a, int begin, int end, int row_begin, int r
     case Store::u6: return linear_integer<Store::u6>(a, begin, end, row_begin, row_end, scratch);
     case Store::u8: return linear_integer<Store::u8>(a, begin, end, row_begin, row_end, scratch);
     case Store::f16: return linear_float<Store::f16>(a, begin, end, row_begin, row_end);
-    case Store::bf16: return linear_float<Store::bf16>(a, begin, end, row_begin, row_end);
+    case Store::bf16: return linear_bf16(a, begin, end, row_begin, row_end);
     case Store::f32: return linear_float<Store::f32>(a, begin, end, row_begin, row_end);
   }
 }

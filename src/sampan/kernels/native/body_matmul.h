@@ -1,4 +1,4 @@
-// Matrix products, written once against a vec_*.h with integer dots.
+// Matrix products with integer weights, written once against a vec_*.h with integer dots.
 // A block's sum is an exact int32; blocks fold one after another with the same FMA in every tile shape,
 // so a row's bits depend on the row alone (scalar.cpp states the arithmetic).
 
@@ -6,12 +6,6 @@ namespace sampan::SAMPAN_ISA {
 
 static inline F load_scale(const uint8_t* p, bool wide) {
   return wide ? load(reinterpret_cast<const float*>(p)) : load_f16(p);
-}
-
-static inline void finish(const LinearArgs& a, int row, int panel, F y) {
-  float* out = a.out + (row - a.first_row) * a.stride + (panel - a.first_panel) * kLanes;
-  if (a.bias) y = add(y, load(a.bias + panel * kLanes));
-  store(out, a.accumulate ? add(load(out), y) : y);
 }
 
 // Eight chunks of codes of one packed block.
@@ -191,29 +185,6 @@ static void tile(const LinearArgs& a, int row, int panel, const uint8_t* w) {
       }
     }
     w += P * (512 + 64 * kFolds * (Min ? 2 : 1));
-  }
-  for (int r = 0; r < R; ++r) for (int p = 0; p < P; ++p) finish(a, row + r, panel + p, acc[r][p]);
-}
-
-// R rows x P panels of float weights: one FMA chain over k for each output.
-template <int R, int P, Store S>
-static void float_tile(const LinearArgs& a, int row, int panel) {
-  constexpr int kBytes = S == Store::f32 ? 4 : 2;
-  const size_t bytes = panel_bytes(a.w);
-  const uint8_t* w = a.w.data + bytes * static_cast<size_t>(panel);
-  const float* x = a.a.values + static_cast<ptrdiff_t>(row) * a.a.k;
-  F acc[R][P];
-  for (int r = 0; r < R; ++r) for (int p = 0; p < P; ++p) acc[r][p] = set1(0.0f);
-  for (int k = 0; k < a.w.k; ++k, w += kLanes * kBytes) {
-    F v[P];
-    for (int p = 0; p < P; ++p) {
-      const uint8_t* at = w + bytes * static_cast<size_t>(p);
-      v[p] = S == Store::f32 ? load(reinterpret_cast<const float*>(at)) : S == Store::f16 ? load_f16(at) : load_bf16(at);
-    }
-    for (int r = 0; r < R; ++r) {
-      const F s = set1(x[static_cast<ptrdiff_t>(r) * a.a.k + k]);
-      for (int p = 0; p < P; ++p) acc[r][p] = fma(v[p], s, acc[r][p]);
-    }
   }
   for (int r = 0; r < R; ++r) for (int p = 0; p < P; ++p) finish(a, row + r, panel + p, acc[r][p]);
 }

@@ -1,5 +1,5 @@
 // Row kernels, written once against a vec_*.h: embedding, norm, SwiGLU, RoPE, logits' summary.
-// Included by every instruction set's file after its vec header.
+// Included by every instruction set's file after its vec header and body_flush.h.
 
 #include <cmath>
 
@@ -34,10 +34,19 @@ static inline void inverse_rms(const float* const (&x)[R], int n, float eps, flo
   for (int r = 0; r < R; ++r) inverse[r] = 1.0f / std::sqrt(fold_lanes(squares[r]) / static_cast<float>(n) + eps);
 }
 
-static inline float sixteen_bits(const uint8_t* p, int lane, Store store_type) {
+static inline float half_at(const uint8_t* p, int lane) {
   float v[kLanes];
-  store(v, store_type == Store::f16 ? load_f16(p) : load_bf16(p));
+  store(v, load_f16(p));
   return v[lane];
+}
+
+static inline float bf16_at(const uint8_t* p, size_t index) {
+  uint16_t half;
+  std::memcpy(&half, p + 2 * index, 2);
+  const uint32_t bits = static_cast<uint32_t>(half) << 16;
+  float v;
+  std::memcpy(&v, &bits, 4);
+  return v;
 }
 
 static inline int code_at(const Matrix& m, const uint8_t* codes, int chunk, int lane, int j) {
@@ -55,7 +64,8 @@ static void unpack_row(const Matrix& m, int row, float* out) {
   if (!is_integer(m)) {
     for (int k = 0; k < m.k; ++k) {
       if (m.store == Store::f32) std::memcpy(out + k, p + (static_cast<size_t>(k) * kLanes + static_cast<size_t>(lane)) * 4, 4);
-      else out[k] = sixteen_bits(p + static_cast<size_t>(k) * kLanes * 2, lane, m.store);
+      else if (m.store == Store::f16) out[k] = half_at(p + static_cast<size_t>(k) * kLanes * 2, lane);
+      else out[k] = bf16_at(p, float_index(m, k, lane));
     }
     return;
   }
@@ -70,8 +80,8 @@ static void unpack_row(const Matrix& m, int row, float* out) {
       std::memcpy(&scale, block + at + static_cast<size_t>(lane) * 4, 4);
       if (m.has_min) std::memcpy(&least, mins + at + static_cast<size_t>(lane) * 4, 4);
     } else {
-      scale = sixteen_bits(block + at, lane, Store::f16);
-      if (m.has_min) least = sixteen_bits(mins + at, lane, Store::f16);
+      scale = half_at(block + at, lane);
+      if (m.has_min) least = half_at(mins + at, lane);
     }
     const int q = code_at(m, codes, in % kBlock / 4, lane, in % 4) - m.zero;
     out[k] = scale * static_cast<float>(q) + least;
@@ -115,6 +125,13 @@ static void prepare_rows(const PrepArgs& a, int row) {
     }
     return;
   }
+  if (a.out.bf16) {
+    for (int r = 0; r < R; ++r) {
+      uint16_t* y = a.out.bf16 + static_cast<ptrdiff_t>(row + r) * n;
+      for (int k = 0; k < n; k += kLanes) store_bf16(y + k, prepared<Op>(a, x[r], k, set1(rms[r])));
+    }
+    return;
+  }
   for (int k = 0; k < n; k += kBlock) {
     F low[R], high[R];
     for (int r = 0; r < R; ++r) {
@@ -136,10 +153,16 @@ static void prepare_all(const PrepArgs& a, int begin, int end) {
   }
 }
 
-static void prepare(const PrepArgs& a, int begin, int end) {
+static inline void prepare_any(const PrepArgs& a, int begin, int end) {
   if (a.op == Prep::norm) prepare_all<Prep::norm>(a, begin, end);
   else if (a.op == Prep::swiglu) prepare_all<Prep::swiglu>(a, begin, end);
   else prepare_all<Prep::copy>(a, begin, end);
+}
+
+static void prepare(const PrepArgs& a, int begin, int end) {
+  if (!a.out.bf16) return prepare_any(a, begin, end);
+  const FlushDenormals flush;  // as in the products that read these rows
+  prepare_any(a, begin, end);
 }
 
 // Norm over the head when `weight`, then the half-split rotation, then `scale`. In place.

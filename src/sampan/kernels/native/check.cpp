@@ -18,9 +18,16 @@ int Program::inputs(int act) const {
   return act >= 0 && act < static_cast<int>(activations_.size()) ? activations_[static_cast<size_t>(act)].k : -1;
 }
 
+bool Program::holds_operand(int act, const Matrix& m) const {
+  if (inputs(act) < 0) return false;
+  const Activations& a = activations_[static_cast<size_t>(act)];
+  const Operand operand = operand_of(m);
+  return operand == Operand::int8 ? a.blocks != nullptr : operand == Operand::bf16 ? a.bf16 != nullptr : a.values != nullptr;
+}
+
 const char* Program::fault_of_linear(const Instruction& i) const {
   if (inputs(i.act) != i.matrix.k) return "linear: the activations do not have the matrix's inputs";
-  if ((activations_[static_cast<size_t>(i.act)].blocks != nullptr) != is_integer(i.matrix)) return "linear: integer weights read quantised rows, float weights float rows";
+  if (!holds_operand(i.act, i.matrix)) return "linear: integer weights read quantised rows, bf16 weights bf16 rows, other float weights float rows";
   const int64_t count = static_cast<int64_t>(panels(i.matrix)) * kLanes;
   if (i.sampled && i.out == logits_ && logits_ >= 0) {
     const bool inside = i.out_offset >= 0 && i.out_offset + count <= width(logits_);
@@ -31,9 +38,9 @@ const char* Program::fault_of_linear(const Instruction& i) const {
 
 const char* Program::fault_of_gated(const Instruction& i) const {
   const int outputs = inputs(i.result);
-  if (inputs(i.act) != i.matrix.k || !is_integer(i.matrix) || !activations_[static_cast<size_t>(i.act)].blocks)
-    return "gated: integer weights must read their quantised inputs";
-  if (outputs <= 0 || !activations_[static_cast<size_t>(i.result)].blocks) return "gated: the result must be quantised rows";
+  if (inputs(i.act) != i.matrix.k || operand_of(i.matrix) == Operand::f32 || !holds_operand(i.act, i.matrix))
+    return "gated: integer or bf16 weights must read their inputs";
+  if (outputs <= 0 || !holds_operand(i.result, i.matrix)) return "gated: the result must be rows like the inputs";
   if (i.result == i.act) return "gated: the result cannot be its own input";
   if (i.up * kLanes != outputs || 2 * outputs != i.matrix.n) return "gated: the matrix must hold as many gates as ups, and the result has their number";
   return nullptr;
@@ -72,7 +79,7 @@ const char* Program::fault(const Instruction& i) const {
     case Op::rope:
     case Op::attend: return fault_of_attention(i);
     case Op::gather: return known(i.in) && known(i.out) && i.in != i.out && width(i.in) == width(i.out) ? nullptr : "gather: two buffers of one width";
-    case Op::shrink: return inputs(i.act) > 0 && activations_[static_cast<size_t>(i.act)].values ? nullptr : "adapt: unknown activations, or quantised ones";
+    case Op::shrink: return inputs(i.act) > 0 && activations_[static_cast<size_t>(i.act)].values ? nullptr : "adapt: unknown activations, or no float ones";
     case Op::expand: return holds(i.out, i.out_offset, adapters_.outputs(i.site)) ? nullptr : "adapt: the buffer has no room for the outputs";
     case Op::stats: return logits_ >= 0 && i.in == logits_ ? nullptr : "stats: not the program's logits";
   }

@@ -30,7 +30,8 @@ enum class Store : int32_t { u4 = 0, u6 = 1, u8 = 2, f16 = 3, bf16 = 4, f32 = 5 
 // one scale (and min) per `group` input features. A panel is a sequence of superblocks of
 // max(group, 32) input features: scales | mins | codes. Codes of 32 input features are eight chunks of
 // [16 features][4 inputs] bytes: u8 in order; u4 as four vectors (chunk v low, v+4 high nibble);
-// u6 as u4 plus two vectors of 2-bit highs (chunk 4h+s at bits 2s). Float stores: [k][16] elements.
+// u6 as u4 plus two vectors of 2-bit highs (chunk 4h+s at bits 2s). Float stores: [k][16] elements; bf16, by pairs
+// of inputs, [k / 2][16][2].
 struct Matrix {
   const uint8_t* data;
   int32_t n, k;
@@ -42,6 +43,16 @@ struct Matrix {
 };
 
 [[maybe_unused]] static inline bool is_integer(const Matrix& m) { return m.store <= Store::u8; }
+// What the rows of activations hold that a matrix is multiplied with.
+enum class Operand : int32_t { f32 = 0, int8 = 1, bf16 = 2 };
+[[maybe_unused]] static inline Operand operand_of(const Matrix& m) {
+  return is_integer(m) ? Operand::int8 : m.store == Store::bf16 ? Operand::bf16 : Operand::f32;
+}
+// Where a float panel has input `k` of one feature, in elements.
+[[maybe_unused]] static inline size_t float_index(const Matrix& m, int k, int lane) {
+  const bool pairs = m.store == Store::bf16;
+  return static_cast<size_t>(pairs ? (k / 2 * kLanes + lane) * 2 + k % 2 : k * kLanes + lane);
+}
 [[maybe_unused]] static inline int panels(const Matrix& m) { return (m.n + kLanes - 1) / kLanes; }
 [[maybe_unused]] static inline int fold(const Matrix& m) { return m.group < kBlock ? m.group : kBlock; }
 [[maybe_unused]] static inline int superblock(const Matrix& m) { return m.group < kBlock ? kBlock : m.group; }
@@ -69,13 +80,14 @@ struct QuadBlock {             // four rows x 32 inputs
   int32_t isum16[2][kQuad];    // of either half of the inputs
 };
 
-// Rows of activations, float or quantised.
+// Rows of activations: float, bf16 or quantised.
 struct Activations {
   int32_t k, capacity;   // capacity: rows allocated
   const uint8_t* fine;   // [rows] 0 or 1; null: every row is fine
-  float* values;         // [rows][k]; null when quantised
-  QuadBlock* blocks;     // [quads][k/32]
+  float* values;         // [rows][k], or null
+  QuadBlock* blocks;     // [quads][k/32], or null
   int8_t* low;           // [quads][k/32][8][kQuad][4], laid out like `codes`
+  uint16_t* bf16 = nullptr;  // [rows][k], or null
 };
 
 enum class Prep : int32_t { copy = 0, norm = 1, swiglu = 2 };
@@ -115,7 +127,7 @@ struct LinearArgs {
   int32_t first_row = 0, first_panel = 0;  // what out[0] is
 };
 
-// silu(gate) * up, quantised into the next product's rows: features [0, out.k) of the product are gates, those from
+// silu(gate) * up, as the next product's rows, in the form that this one reads: features [0, out.k) of the product are gates, those from
 // panel `up` on are ups.
 struct GatedArgs {
   Matrix w;

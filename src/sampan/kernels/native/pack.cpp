@@ -201,8 +201,7 @@ static void pack_floats(const Matrix& m, uint8_t* panel, const PackArgs& a, int 
   for (int lane = 0; lane < kLanes && first_row + lane < a.rows; ++lane) {
     const int row = a.order ? a.order[first_row + lane] : first_row + lane;
     const uint8_t* from = a.raw + row_bytes(a.source, m.k) * static_cast<size_t>(row);
-    uint8_t* to = panel + static_cast<size_t>(lane) * size;
-    for (int k = 0; k < m.k; ++k, from += size, to += kLanes * size) std::memcpy(to, from, size);
+    for (int k = 0; k < m.k; ++k, from += size) std::memcpy(panel + float_index(m, k, lane) * size, from, size);
   }
 }
 

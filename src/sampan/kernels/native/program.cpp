@@ -38,7 +38,7 @@ int Program::logits(int width) {
   return logits_;
 }
 
-int Program::activations(int k, bool integer) {
+int Program::activations(int k, Operand operand) {
   const size_t rows = static_cast<size_t>(max_rows_), n = static_cast<size_t>(k);
   const auto own = [&](size_t bytes) {
     owned_.emplace_back(bytes);
@@ -48,8 +48,10 @@ int Program::activations(int k, bool integer) {
   Activations a{};
   a.k = k;
   a.capacity = max_rows_;
-  if (!integer) {
+  if (operand == Operand::f32) {
     a.values = reinterpret_cast<float*>(own(rows * n * 4));
+  } else if (operand == Operand::bf16) {
+    a.bf16 = reinterpret_cast<uint16_t*>(own(rows * n * 2));
   } else {
     const size_t blocks = static_cast<size_t>(quads(max_rows_)) * (n / kBlock);
     a.blocks = reinterpret_cast<QuadBlock*>(own(blocks * sizeof(QuadBlock)));

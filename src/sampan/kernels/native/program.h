@@ -73,9 +73,10 @@ class Program {
 
   int buffer(int width);               // [max_rows][width] floats
   int logits(int width);               // [sampled][width], grown on demand
-  int activations(int k, bool integer);
+  int activations(int k, Operand operand);
   const char* fault(const Instruction& instruction) const;  // what is wrong with it, or null
   int inputs(int act) const;                                // k of activations, or -1
+  bool holds_operand(int act, const Matrix& m) const;       // known activations that hold what the matrix reads
   void add(Instruction instruction);                        // without a fault
   void record_for(When when) { when_ = when; }              // instructions from here on
   Adapters& adapters() { return adapters_; }

@@ -12,15 +12,15 @@ struct Count {
 template <int Max, class Fn>
 static inline void with_count(int, Fn f) { f(Count<1>{}); }
 }  // namespace sampan::scalar
-#include "body_rows.h"
 #include "body_flush.h"
+#include "body_rows.h"
 #include "body_pages.h"
 #include "body_attend.h"
 
 namespace sampan::scalar {
 
 static float scale_at(const Matrix& m, const uint8_t* p, int lane) {
-  if (!m.wide) return sixteen_bits(p, lane, Store::f16);
+  if (!m.wide) return half_at(p, lane);
   float v;
   std::memcpy(&v, p + lane * 4, 4);
   return v;
@@ -57,21 +57,30 @@ static float integer_output(const Matrix& m, const Activations& a, int row, int 
   return acc;
 }
 
+// By pairs of inputs, the odd one first, with denormals as zero: what `vdpbf16ps` does.
+static float bf16_output(const Matrix& m, const uint8_t* w, const uint16_t* x, int lane) {
+  float acc = 0.0f;
+  for (int k = 0; k < m.k; k += 2)
+    for (int i = k + 1; i >= k; --i) acc = std::fma(bf16_at(w, float_index(m, i, lane)), widen_bf16(x[i]), acc);
+  return acc;
+}
+
 static float float_output(const Matrix& m, const Activations& a, int row, int panel, int lane) {
   const uint8_t* w = m.data + panel_bytes(m) * static_cast<size_t>(panel);
+  if (m.store == Store::bf16) return bf16_output(m, w, a.bf16 + static_cast<ptrdiff_t>(row) * a.k, lane);
   const size_t stride = kLanes * (m.store == Store::f32 ? 4 : 2);
   const float* x = a.values + static_cast<ptrdiff_t>(row) * a.k;
   float acc = 0.0f;
   for (int k = 0; k < m.k; ++k, w += stride) {
     float v;
     if (m.store == Store::f32) std::memcpy(&v, w + lane * 4, 4);
-    else v = sixteen_bits(w, lane, m.store);
+    else v = half_at(w, lane);
     acc = std::fma(v, x[k], acc);
   }
   return acc;
 }
 
-static void linear(const LinearArgs& a, int begin, int end, int row_begin, int row_end, uint8_t*) {
+static void outputs(const LinearArgs& a, int begin, int end, int row_begin, int row_end) {
   for (int panel = begin; panel < end; ++panel) {
     for (int row = row_begin; row < row_end; ++row) {
       for (int lane = 0; lane < kLanes; ++lane) {
@@ -84,16 +93,36 @@ static void linear(const LinearArgs& a, int begin, int end, int row_begin, int r
   }
 }
 
-static void gated(const GatedArgs& g, int begin, int end, int row_begin, int row_end, uint8_t* scratch) {
+static void linear(const LinearArgs& a, int begin, int end, int row_begin, int row_end, uint8_t*) {
+  if (a.w.store != Store::bf16) return outputs(a, begin, end, row_begin, row_end);
+  const FlushDenormals flush;
+  outputs(a, begin, end, row_begin, row_end);
+}
+
+// Thirty-two outputs of a gated product.
+static void put_block(const Activations& out, int row, int k, F low, F high) {
+  if (!out.bf16) return quantise_row(out, row, k, low, high);
+  uint16_t* to = out.bf16 + static_cast<ptrdiff_t>(row) * out.k + k;
+  store_bf16(to, low);
+  store_bf16(to + kLanes, high);
+}
+
+static void gated_blocks(const GatedArgs& g, int begin, int end, int row_begin, int row_end) {
   float gates[kBlock], ups[kBlock];
   for (int block = begin; block < end; ++block) {
     const int gate = 2 * block, up = g.up + gate;
     for (int row = row_begin; row < row_end; ++row) {
-      linear({g.w, g.a, gates, kBlock, nullptr, false, false, row, gate}, gate, gate + 2, row, row + 1, scratch);
-      linear({g.w, g.a, ups, kBlock, nullptr, false, false, row, up}, up, up + 2, row, row + 1, scratch);
-      quantise_row(g.out, row, block * kBlock, swish(load(gates), load(ups)), swish(load(gates + kLanes), load(ups + kLanes)));
+      outputs({g.w, g.a, gates, kBlock, nullptr, false, false, row, gate}, gate, gate + 2, row, row + 1);
+      outputs({g.w, g.a, ups, kBlock, nullptr, false, false, row, up}, up, up + 2, row, row + 1);
+      put_block(g.out, row, block * kBlock, swish(load(gates), load(ups)), swish(load(gates + kLanes), load(ups + kLanes)));
     }
   }
+}
+
+static void gated(const GatedArgs& g, int begin, int end, int row_begin, int row_end, uint8_t*) {
+  if (g.w.store != Store::bf16) return gated_blocks(g, begin, end, row_begin, row_end);
+  const FlushDenormals flush;
+  gated_blocks(g, begin, end, row_begin, row_end);
 }
 
 }  // namespace sampan::scalar

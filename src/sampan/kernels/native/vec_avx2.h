@@ -89,13 +89,6 @@ static inline F load_f16(const void* p) {
   const __m128i* h = static_cast<const __m128i*>(p);
   return {_mm256_cvtph_ps(_mm_loadu_si128(h)), _mm256_cvtph_ps(_mm_loadu_si128(h + 1))};
 }
-static inline __m256 widen_bf16(__m128i h) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
-}
-static inline F load_bf16(const void* p) {
-  const __m128i* h = static_cast<const __m128i*>(p);
-  return {widen_bf16(_mm_loadu_si128(h)), widen_bf16(_mm_loadu_si128(h + 1))};
-}
 static inline __m256 even_bf16(__m256i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)); }
 static inline __m256 odd_bf16(__m256i x) {
   return _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
@@ -213,6 +206,7 @@ static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char
 constexpr int kDirectRows = 2;
 constexpr int kTileRows = 2, kTilePanels = 1;
 constexpr int kFloatRows = 4, kFloatPanels = 1;
+constexpr int kBf16Rows = 4;
 constexpr int kAttendTile = 2;
 
 }  // namespace sampan::SAMPAN_ISA

@@ -78,10 +78,6 @@ static inline void store_quad(int8_t* p, const I (&a)[kQuad], int32_t* sums) {
 static inline F load_f16(const void* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
 }
-static inline F load_bf16(const void* p) {
-  const __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(x, 16))};
-}
 // To nearest even; NaN stays NaN.
 static inline __m512i rounded_bf16(F a) {
   const __m512i bits = _mm512_castps_si512(a.v);
@@ -160,6 +156,11 @@ static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char
 constexpr int kDirectRows = 4;
 constexpr int kTileRows = 4, kTilePanels = 3;       // 12 + 12 accumulators, 3 weights, 1 broadcast
 constexpr int kFloatRows = 6, kFloatPanels = 3;
+#if defined(__AVX512BF16__)
+constexpr int kBf16Rows = 8;   // 24 accumulators, 3 weights, 1 broadcast
+#else
+constexpr int kBf16Rows = 6;   // weights and broadcasts are widened
+#endif
 constexpr int kAttendTile = 6;
 
 }  // namespace sampan::SAMPAN_ISA

@@ -83,12 +83,6 @@ static inline F load_f16(const void* p) {
   SAMPAN_EACH r.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(h + 4 * i)));
   return r;
 }
-static inline F load_bf16(const void* p) {
-  const uint16_t* h = static_cast<const uint16_t*>(p);
-  F r;
-  SAMPAN_EACH r.v[i] = vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(h + 4 * i), 16));
-  return r;
-}
 // To nearest even; NaN stays NaN.
 static inline uint32x4_t round_bf16(float32x4_t x) {
   const uint32x4_t bits = vreinterpretq_u32_f32(x), odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
@@ -205,6 +199,7 @@ static inline void prefetch(const void* p) { __builtin_prefetch(p); }
 constexpr int kDirectRows = 2;
 constexpr int kTileRows = 2, kTilePanels = 1;
 constexpr int kFloatRows = 4, kFloatPanels = 1;
+constexpr int kBf16Rows = 4;
 constexpr int kAttendTile = 2;
 
 }  // namespace sampan::SAMPAN_ISA

@@ -102,13 +102,6 @@ static inline F load_f16(const void* p) {
   SAMPAN_EACH r.v[i] = half_to_float(h[i]);
   return r;
 }
-static inline F load_bf16(const void* p) {
-  uint16_t h[kLanes];
-  std::memcpy(h, p, sizeof h);
-  F r;
-  SAMPAN_EACH { const uint32_t bits = static_cast<uint32_t>(h[i]) << 16; std::memcpy(&r.v[i], &bits, 4); }
-  return r;
-}
 struct B { uint16_t v[kLanes][2]; };  // sixteen pairs of bf16
 static inline B load_pairs(const uint16_t* p) { B r; std::memcpy(r.v, p, sizeof r.v); return r; }
 static inline B set1_pair(const uint16_t* p) { B r; SAMPAN_EACH std::memcpy(r.v[i], p, 4); return r; }
