@@ -65,9 +65,15 @@ CASES: dict[str, dict[str, object]] = {
 }
 
 
+def round_inputs(module: torch.nn.Module) -> None:
+    """From now on the linear rounds its inputs to bf16, as the native product of bf16 weights does."""
+    module.register_forward_pre_hook(lambda _, args: (args[0].bfloat16().float(),))
+
+
 @dataclass(frozen=True)
 class Tiny:
-    """A model on disk, and transformers' float32 model of the very weights in it."""
+    """A model on disk, and transformers' float32 model of the very weights in it; where these are bf16, its
+    linears' inputs are too."""
 
     files: ModelFiles
     oracle: PreTrainedModel
@@ -146,6 +152,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tiny]:
         oracle = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager"
         )
+        for module in oracle.modules() if dtype is torch.bfloat16 else ():
+            if isinstance(module, torch.nn.Linear):
+                round_inputs(module)
         return Tiny(ModelFiles(folder, "folder", case, str(folder)), oracle.eval())
 
     return make
@@ -186,6 +195,12 @@ def adapted(native: Callable[..., Native], write_adapter: Callable[..., Any], tm
     yield load
     for runner, adapter in kept:
         runner.adapters.unload(adapter)
+
+
+@pytest.fixture(scope="session")
+def rounding() -> Callable[[torch.nn.Module], None]:
+    """`round_inputs`."""
+    return round_inputs
 
 
 @pytest.fixture(scope="session")
