@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from sampan.kernels.adapted import AdapterRoom
 from sampan.weights.lora import read_lora
@@ -60,6 +61,21 @@ def test_every_sequence_of_a_batch_has_its_own(loaded: Make, native: Make, tiny:
             found[place].append(logits)
     for sequence, parts, expected in zip(sequences, found, alone, strict=True):
         assert np.array_equal(np.concatenate(parts), expected)
+        runner.pool.release(sequence.pages)
+
+
+def test_rows_beside_an_adapter_keep_the_bits_of_bf16_products(
+    adapted: Make, native: Make, tiny: Make
+) -> None:
+    """Gate, up and SwiGLU are computed apart in such a step, in one instruction otherwise."""
+    model = tiny("llama", torch.bfloat16)
+    runner, adapter, _ = adapted(model, ROOM, scale=2.0)
+    prompt = model.prompt(LENGTH)
+    plain, other = runner.sequence(prompt), runner.sequence(prompt, adapter)
+    found, changed = runner.step((plain, LENGTH), (other, LENGTH))
+    assert np.array_equal(found, native(model.files).logits(prompt))
+    assert not np.array_equal(changed, found)
+    for sequence in (plain, other):
         runner.pool.release(sequence.pages)
 
 
