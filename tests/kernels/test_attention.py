@@ -105,18 +105,20 @@ def int8(x: np.ndarray) -> np.ndarray:
 
 
 def attended(shape: Shape, qkv: np.ndarray) -> np.ndarray:
-    """Causal attention of one sequence, [T, heads * D]."""
+    """Causal attention of one sequence, [T, heads * D]; a bf16 cache rounds queries and probabilities too."""
     q, k, v = rotated(shape, qkv, np.arange(len(qkv)))
     if shape.cache == "bf16":
-        k, v = bfloat16(k), bfloat16(v)
+        q, k, v = bfloat16(q), bfloat16(k), bfloat16(v)
     if shape.cache == "int8":
         k, v = int8(k), int8(v)
     k, v = (np.repeat(a, shape.heads // shape.kv_heads, axis=1) for a in (k, v))
     scores = np.einsum("qhd,khd->hqk", q, k)
     scores[:, ~np.tri(len(qkv), dtype=bool)] = -np.inf
     weights = np.exp(scores - scores.max(axis=2, keepdims=True))
-    weights /= weights.sum(axis=2, keepdims=True)
-    return np.einsum("hqk,khd->qhd", weights, v).reshape(len(qkv), -1)
+    total = weights.sum(axis=2, keepdims=True)
+    if shape.cache == "bf16":
+        weights = bfloat16(weights)
+    return np.einsum("hqk,khd->qhd", weights / total, v).reshape(len(qkv), -1)
 
 
 SHAPES = [

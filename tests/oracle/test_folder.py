@@ -6,19 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import AttentionInterface, DynamicCache
 
 from sampan.core.types import SamplingParams
 from sampan.engine.engine import Engine
+from sampan.kernels.native import PAGE
 
 Make = Callable[..., Any]
 
 # Largest difference in parts of the logits' range. Both compute in float32, in another order: measured up to
 # 2.6e-6. A prompt without its first token, which moves every position by one, gives 0.4.
 NOISE = 1e-5
-# A bf16 cache against transformers' with every key and value rounded to bf16. A float32 difference at a
-# rounding boundary then becomes one of 2^-8 in that value: measured up to 1.1e-3, in the median row up to
-# 4.4e-5. Not rounding at all gives up to 1.2e-2.
+# A bf16 cache against transformers' with queries, keys, values and probabilities rounded to bf16. A float32
+# difference at a rounding boundary then becomes one of 2^-8 in that value: measured up to 9.6e-4, in the
+# median row up to 7.4e-5.
 ROUNDED, ROUNDED_MEDIAN = 4e-3, 2e-4
 # bf16 weights against transformers' linears with every input rounded to bf16, where the same happens: up to
 # 2.5e-3, in the median row from 4e-8 to 9.3e-4. Not rounding at all gives a median of 2.3e-3 or more.
@@ -26,11 +27,32 @@ INPUTS_MEDIAN = 1.5e-3
 LENGTH = 150
 
 
-class RoundedCache(DynamicCache):
-    """Transformers' cache, with the keys and values that bf16 can hold."""
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    return x.bfloat16().float()
 
-    def update(self, k: torch.Tensor, v: torch.Tensor, *more: Any, **options: Any) -> Any:
-        return super().update(k.bfloat16().float(), v.bfloat16().float(), *more, **options)
+
+def rounded_attention(
+    _module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, _mask: Any, scaling: float,
+    **_options: Any,
+) -> tuple[torch.Tensor, None]:  # fmt: skip
+    """Causal attention of a whole prompt [1, heads, T, head size], of operands that bf16 can hold.
+
+    A probability is rounded beside the largest score up to its pair of pages (docs/numerics.md).
+    """
+    k, v = (rounded(x).repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    scores = rounded(q * scaling) @ k.transpose(2, 3)
+    scores = scores.masked_fill(torch.ones(scores.shape[2:]).triu(1).bool(), -torch.inf)
+    pairs = scores.split(2 * PAGE, dim=-1)
+    tops = torch.stack([pair.max(-1).values for pair in pairs], -1).cummax(-1).values
+    out, total = torch.zeros_like(q), torch.zeros_like(tops[..., :1])
+    for pair, values, top in zip(pairs, v.split(2 * PAGE, dim=2), tops.split(1, dim=-1), strict=True):
+        weights, less = torch.exp(pair - top), torch.exp(top - tops[..., -1:])
+        out += rounded(weights) @ values * less
+        total += weights.sum(-1, keepdim=True) * less
+    return (out / total).transpose(1, 2), None
+
+
+AttentionInterface.register("rounded", rounded_attention)
 
 
 def test_every_row_of_a_prompt_has_the_logits_of_transformers(
@@ -58,13 +80,14 @@ def test_bf16_weights_round_their_inputs_and_nothing_else(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_a_bf16_cache_rounds_keys_and_values_and_nothing_else(
+def test_a_bf16_cache_rounds_the_operands_of_attention_and_nothing_else(
     case: str, dtype: torch.dtype, tiny: Make, native: Make, error: Make
 ) -> None:
     model = tiny(case, dtype)
     prompt = model.prompt(LENGTH)
     found = native(model.files, cache="bf16").logits(prompt)
-    expected = model.expected(prompt, RoundedCache())
+    model.oracle.set_attn_implementation("rounded")
+    expected = model.expected(prompt)
     assert error(found, expected) < ROUNDED
     rows = np.abs(found - expected).max(axis=1) / np.ptp(expected)
     assert np.median(rows) < (INPUTS_MEDIAN if dtype is torch.bfloat16 else ROUNDED_MEDIAN)
