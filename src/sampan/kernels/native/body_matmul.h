@@ -173,9 +173,7 @@ static void tile(const LinearArgs& a, int row, int panel, const uint8_t* w) {
         const I start = first_sum<Half, Min>(*x.blocks, x.lane + r, f, minus_zero);
         for (int p = 0; p < P; ++p) dots[r][p] = Planes == 2 ? add_i32(dots[r][p], start) : start;
       }
-      // Most blocks of fine rows have no low plane (`trim`).
-      if (Planes == 1) tile_dots<R, P, kChunks, Wide>(dots, w + f * kChunks * P * 64, x.blocks->codes[0][0] + codes);
-      else if (any_code(x.low, x.low + 64)) tile_dots<R, P, kChunks, Wide>(dots, w + f * kChunks * P * 64, x.low + codes);
+      tile_dots<R, P, kChunks, Wide>(dots, w + f * kChunks * P * 64, Planes == 2 ? x.low + codes : x.blocks->codes[0][0] + codes);
       for (int p = 0; p < P; ++p) {
         F sums[R];
         I column[R];

@@ -1,7 +1,6 @@
 // Quantisation of activations, written once against a vec_*.h. Included by body_rows.h.
 
 #include <cmath>
-#include <utility>
 
 namespace sampan::SAMPAN_ISA {
 
@@ -91,25 +90,6 @@ static inline void quantise_quad(QuadBlock& to, int8_t* low, F (&a)[kQuad], F (&
   for (int r = 0; r < kQuad; ++r) {
     to.isum[r] = to.isum16[0][r] + to.isum16[1][r];
     to.sum[r] = to.scale[r] * static_cast<float>(to.isum[r]);
-  }
-}
-
-// Takes the low plane from the blocks of a fine row that hardly need it: those whose scale is small beside the row's
-// largest, and so is what their rounding to 8 bits adds.
-static inline void trim(const Activations& out, ptrdiff_t row) {
-  const ptrdiff_t first = block_index(out, row, 0), last = first + out.k / kBlock;
-  const int lane = static_cast<int>(row % kQuad);
-  float largest = 0.0f;
-  for (ptrdiff_t at = first; at < last; ++at) largest = out.blocks[at].scale[lane] > largest ? out.blocks[at].scale[lane] : largest;
-  for (ptrdiff_t at = first; at < last; ++at) {
-    QuadBlock& block = out.blocks[at];
-    if (!(block.scale[lane] * kTrim < largest)) continue;
-    int8_t* low = out.low + at * kLowBytes + 4 * lane;
-    for (int half = 0; half < 2; ++half)
-      for (int c = 0; c < 4; ++c, low += 4 * kQuad)
-        for (int i = 0; i < 4; ++i) block.isum16[half][lane] -= std::exchange(low[i], int8_t{0});
-    block.isum[lane] = block.isum16[0][lane] + block.isum16[1][lane];
-    block.sum[lane] = block.scale[lane] * static_cast<float>(block.isum[lane]);
   }
 }
 

@@ -140,8 +140,6 @@ static void prepare_rows(const PrepArgs& a, int row) {
     }
     quantise(a.out, row, k, low, high);
   }
-  // Not what `gated` makes too: a block at a time, it does not know the row's largest.
-  for (int r = 0; Op != Prep::swiglu && r < R; ++r) if (planes_of(a.out, row + r) == 2) trim(a.out, row + r);
 }
 
 template <Prep Op>

@@ -21,7 +21,6 @@ constexpr int kMaxRowsDirect = 16; // rows for which packed weights may be read 
 constexpr int kDirectBlocks = 8;   // blocks of a gated product that few rows compute at once
 constexpr int kTileBlocks = 3;     // and that many do: tiles of three panels
 constexpr int kGatedRows = 256;    // many rows, at most
-constexpr float kTrim = 8.0f;      // beside a block with a scale so many times as large, 8 bits do in a fine row
 constexpr int kFinePositions = 64; // every later token attends to these: their activations keep 16 bits
 
 enum class Store : int32_t { u4 = 0, u6 = 1, u8 = 2, f16 = 3, bf16 = 4, f32 = 5 };

@@ -196,11 +196,6 @@ static inline __m256i dot8(__m256i acc, __m256i w, __m256i a) {
 // acc + sum of four u8 x s8 products a lane. `Wide`: codes may exceed 127.
 template <bool Wide>
 static inline I dot(I acc, W w, I a) { return {dot8<Wide>(acc.a, w.a, a.a), dot8<Wide>(acc.b, w.b, a.b)}; }
-// Whether one of 64 codes at p or at q is not zero.
-static inline bool any_code(const int8_t* p, const int8_t* q) {
-  const __m256i both = _mm256_or_si256(_mm256_or_si256(at(p, 0), at(p, 1)), _mm256_or_si256(at(q, 0), at(q, 1)));
-  return !_mm256_testz_si256(both, both);
-}
 static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 constexpr int kDirectRows = 2;

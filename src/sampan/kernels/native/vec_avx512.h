@@ -146,11 +146,6 @@ static inline I four(const int8_t* a) {  // four activations in every lane
 // acc + sum of four u8 x s8 products a lane. `Wide`: codes may exceed 127.
 template <bool Wide>
 static inline I dot(I acc, W w, I a) { return {_mm512_dpbusd_epi32(acc.v, w.v, a.v)}; }
-// Whether one of 64 codes at p or at q is not zero.
-static inline bool any_code(const int8_t* p, const int8_t* q) {
-  const __m512i both = _mm512_or_si512(_mm512_loadu_si512(p), _mm512_loadu_si512(q));
-  return _mm512_test_epi32_mask(both, both) != 0;
-}
 static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 constexpr int kDirectRows = 4;

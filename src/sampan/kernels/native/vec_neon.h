@@ -186,12 +186,6 @@ static inline I dot(I acc, W w, I a) {
   }
   return acc;
 }
-// Whether one of 64 codes at p or at q is not zero.
-static inline bool any_code(const int8_t* p, const int8_t* q) {
-  int8x16_t both = vdupq_n_s8(0);
-  SAMPAN_EACH both = vorrq_s8(both, vorrq_s8(vld1q_s8(p + 16 * i), vld1q_s8(q + 16 * i)));
-  return vmaxvq_u8(vreinterpretq_u8_s8(both)) != 0;
-}
 static inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 #undef SAMPAN_EACH
