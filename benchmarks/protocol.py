@@ -77,22 +77,26 @@ class Clock:
         self.started: set[int] = set()
         self.tokens = 0
         self.filled = self.end = 0.0  # seconds to the last request's first token, and to the last token
-        self._after = 0  # tokens given after `filled`
+        self._full_tokens = 0  # of the steps that gave one to every request, all of which had begun before
+        self._full_seconds = 0.0
         self._start = time.perf_counter()
 
     def step(self, given: list[int]) -> None:
         """`given`: the request of every token that the step gave."""
         if not given:
             return
-        self.end = time.perf_counter() - self._start
+        before, self.end = self.end, time.perf_counter() - self._start
         self.tokens += len(given)
-        if len(self.started) == self.requests:
-            self._after += len(given)
-        else:
+        if len(self.started) < self.requests:
             self.started |= set(given)
             self.filled = self.end
+        elif len(set(given)) == self.requests:
+            self._full_tokens += len(given)
+            self._full_seconds += self.end - before
 
     @property
     def decode_tps(self) -> float:
-        """Tokens a second of all requests once each had its first."""
-        return self._after / (self.end - self.filled)
+        """Tokens a second while every request decodes: until the first one ends."""
+        if not self._full_tokens:
+            raise RuntimeError(f"the {self.requests} requests never decoded together: ask for more tokens")
+        return self._full_tokens / self._full_seconds

@@ -91,10 +91,10 @@ SCENARIOS: dict[str, Scenario] = {
         (Target(OPENVINO, 1.3), Target(LLAMA_CPP, 6.0)), times=2,
     ),
     "decode32": Scenario(
-        "decode, 32 sequences", "t/s", _decode(32, 128, 32), _all(), (Target(OPENVINO, 2.0),)
+        "decode, 32 sequences", "t/s", _decode(32, 128, 64), _all(), (Target(OPENVINO, 2.0),)
     ),
     "decode64": Scenario(
-        "decode, 64 sequences", "t/s", _decode(64, 128, 32), _all(), (Target(OPENVINO, 2.0),)
+        "decode, 64 sequences", "t/s", _decode(64, 128, 64), _all(), (Target(OPENVINO, 2.0),)
     ),
     "context": Scenario(
         "decode, 1 sequence after 4,096 tokens", "t/s", _decode(1, 4096, 64), _all(),

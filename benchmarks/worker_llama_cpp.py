@@ -110,7 +110,7 @@ class Worker:
         return {"value": prompt / (time.perf_counter() - start)}
 
     def decode(self, seed: int, sequences: int, prompt: int, new: int) -> Values:
-        """Tokens a second of all sequences after their first token; see the module for what is kept."""
+        """Tokens a second while all sequences decode; see the module for what is kept."""
         context = self.context(sequences, prompt)
         if not context.prompted:
             prompts = token_ids(seed, sequences, prompt)

@@ -63,7 +63,7 @@ class Worker:
         return {"value": prompt / self.run(self.plain, token_ids(seed, 1, prompt), 1).filled}
 
     def decode(self, seed: int, sequences: int, prompt: int, new: int) -> Values:
-        """Tokens a second of all sequences after their first token."""
+        """Tokens a second while all sequences decode."""
         return {"value": self.run(self.plain, token_ids(seed, sequences, prompt), new).decode_tps}
 
     def prefix(self, seed: int, sequences: int, prefix: int, tail: int, new: int) -> Values:

@@ -19,8 +19,9 @@ from sampan.kernels.formats import TensorType
 from sampan.llm.load import Loaded, load
 from sampan.weights.checkpoint import open_checkpoint
 
-# The product of the kernel scenario: a chunk of a prompt through the default model's gate and up projections.
-KERNEL_SHAPE = {"rows": 512, "n": 3072, "k": 576, "source": TensorType.Q4_1.number}
+# The product of the kernel scenario: a chunk of a prompt through the default model's gate projection.
+KERNEL_SHAPE = {"rows": 512, "n": 1536, "k": 576, "source": TensorType.Q4_1.number}
+KERNEL_TURNS = 5
 
 
 def model_files(path: Path) -> ModelFiles:
@@ -66,7 +67,7 @@ class Worker:
         return {"value": prompt / self.run(token_ids(seed, 1, prompt), 1).filled}
 
     def decode(self, seed: int, sequences: int, prompt: int, new: int) -> Values:
-        """Tokens a second of all sequences after their first token."""
+        """Tokens a second while all sequences decode."""
         return {"value": self.run(token_ids(seed, sequences, prompt), new).decode_tps}
 
     def prefix(self, seed: int, sequences: int, prefix: int, tail: int, new: int) -> Values:
@@ -119,11 +120,13 @@ class Worker:
         }
 
     def kernel(self) -> Values:
-        """The matrix product alone as a part of the integer peak, which is measured before and after it."""
+        """The matrix product alone as a part of the integer peak: the best of either, measured in turns."""
         here = self.model.machine
-        before = _native.int8_peak(here.pool)[0]
-        speed = _native.linear_speed(here.pool, here.isa, **KERNEL_SHAPE)
-        return {"value": speed / max(before, _native.int8_peak(here.pool)[0])}
+        peak = speed = 0.0
+        for _ in range(KERNEL_TURNS):
+            peak = max(peak, _native.int8_peak(here.pool)[0])
+            speed = max(speed, _native.linear_speed(here.pool, here.isa, **KERNEL_SHAPE))
+        return {"value": speed / peak}
 
 
 def load_worker() -> tuple[Values, Handlers]:

@@ -65,17 +65,21 @@ def test_another_row_block_must_be_clearly_faster(times: dict[int, float], expec
 
 
 @pytest.mark.parametrize(
-    ("times", "expected"),
+    ("times", "layers", "expected"),
     [
-        ({128: 1.0, 256: 2.0, 512: 4.0}, 128),
-        ({128: 1.02, 256: 2.0, 512: 4.0}, 128),
-        ({128: 1.2, 256: 2.05, 512: 4.0}, 256),
-        ({128: 1.2, 256: 2.2, 512: 4.0}, 512),
-        ({}, 512),
+        ({128: 0.01, 256: 0.02, 512: 0.04}, 5, 512),
+        ({128: 0.01, 256: 0.02, 512: 0.042}, 5, 256),  # the longest one is not as fast
+        ({128: 0.01, 256: 0.022, 512: 0.044}, 5, 128),
+        ({128: 0.05, 256: 0.1, 512: 0.2}, 3, 256),  # 0.6 s for the longest one
+        ({128: 0.5, 256: 1.0, 512: 2.0}, 1, 128),
+        ({128: 0.25, 256: 0.25, 512: 0.4}, 20, 512),
+        ({}, 1, 512),
     ],
 )
-def test_the_smallest_chunk_near_the_best_is_taken(times: dict[int, float], expected: int) -> None:
-    assert tuning.choose_chunk_rows(times) == expected
+def test_the_longest_chunk_that_is_soon_done_is_taken(
+    times: dict[int, float], layers: float, expected: int
+) -> None:
+    assert tuning.choose_chunk_rows(times, layers) == expected
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def tune(
     best = {rows: direct[rows] if rows <= direct_rows else unpacked[rows] for rows in direct}
     if steps:
         best[1] = steps[1, _ALL_DIRECT]
-    chunk_rows = t.choose_chunk_rows(_chunks(clock, trial))
+    chunk_rows = t.choose_chunk_rows(_chunks(clock, trial), config.layers / count)
     row_block = t.choose_row_block(_blocks(clock, trial, chunk_rows))
     return t.Tuning(
         threads=threads,

@@ -31,6 +31,7 @@ BLOCKS = (64, 128, 256, 512)
 DIRECT = (2, 4, 6, 8, 12, 16)
 
 _MARGIN = 0.03
+_PATIENCE = 0.5  # seconds that a chunk may take where a smaller one is as fast
 _HOLDS = 0.9  # how often a drafted token holds in a text that repeats another; `lookup.py` drafts little else
 _PAYS = 1.5  # times as many tokens a second there: 4 rows for the time of 2.3
 _SIZES = ("family", "hidden", "layers", "heads", "kv_heads", "head_dim", "ffn", "vocab", "tied_head")
@@ -83,12 +84,16 @@ def choose_row_block(times: Seconds) -> int:
     return _clear_winner(times, DEFAULT.row_block)
 
 
-def choose_chunk_rows(times: Seconds) -> int:
-    """The smallest chunk whose time a row is within 3% of the best: smaller ones take less memory, and others
-    wait less for them."""
+def choose_chunk_rows(times: Seconds, layers: float) -> int:
+    """The longest chunk that is done soon enough for others who wait for it, of those whose time a row is
+    within 3% of the best; without one, the smallest.
+
+    `times`: of a part of the model, of which the whole has `layers` times as many.
+    """
     each = {rows: seconds / rows for rows, seconds in times.items()}
     near = [rows for rows in each if each[rows] <= (1 + _MARGIN) * min(each.values())]
-    return min(near, default=DEFAULT.chunk_rows)
+    soon = [rows for rows in near if times[rows] * layers <= _PATIENCE]
+    return max(soon, default=min(near, default=DEFAULT.chunk_rows))
 
 
 def choose_draft_rows(times: Seconds) -> int:
