@@ -96,7 +96,5 @@ class Clock:
 
     @property
     def decode_tps(self) -> float:
-        """Tokens a second while every request decodes: until the first one ends."""
-        if not self._full_tokens:
-            raise RuntimeError(f"the {self.requests} requests never decoded together: ask for more tokens")
-        return self._full_tokens / self._full_seconds
+        """Tokens a second while every request decodes; 0 where they never do, as in a warm-up."""
+        return self._full_tokens / self._full_seconds if self._full_tokens else 0.0
