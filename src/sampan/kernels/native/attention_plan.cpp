@@ -24,6 +24,7 @@ void AttentionPlan::build(const std::vector<Span>& spans, const CacheView& cache
   items_.clear();
   groups_.clear();
   used_ = 0;
+  threads_ = threads;
   const int tokens = std::max(1, std::min(kAttendRows / group, kTokens));
   row_floats_ = static_cast<size_t>(group) * part_floats(cache.head_dim);
   int whole = 0;
@@ -101,7 +102,20 @@ void AttentionPlan::add_sharing(const std::vector<Span>& spans, size_t first, si
   }
 }
 
-void AttentionPlan::run(const Kernels& kernels, const AttendArgs& args, int index, float* scratch) {
+// The pages that a thread is likely to read after an item: those of the one that is left when each thread has taken one.
+void AttentionPlan::look_ahead(AttendArgs& args, int index) const {
+  const size_t next = static_cast<size_t>(index + threads_);
+  if (next >= items_.size()) return;
+  const Item& item = items_[next];
+  const Queries& queries = queries_[item.first];
+  for (int p = 0; p < kPagesTogether; ++p) {
+    const int at = item.begin + p * kPage;
+    if (at < length_of(queries)) args.after[p] = page_at(args.cache, queries.span.pages[at / kPage], args.layer, queries.head);
+  }
+}
+
+void AttentionPlan::run(const Kernels& kernels, AttendArgs args, int index, float* scratch) {
+  look_ahead(args, index);
   const Item& item = items_[static_cast<size_t>(index)];
   const Queries* queries = queries_.data() + item.first;
   if (item.group < 0) return kernels.attend(args, queries, item.count, item.shared, scratch);

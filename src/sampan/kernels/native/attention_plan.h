@@ -17,7 +17,7 @@ class AttentionPlan {
   void build(const std::vector<Span>& spans, const CacheView& cache, int group, int threads);
   int items() const { return static_cast<int>(items_.size()); }
   // Any thread, any order, each item once a layer. `scratch`: attend_scratch floats.
-  void run(const Kernels& kernels, const AttendArgs& args, int item, float* scratch);
+  void run(const Kernels& kernels, AttendArgs args, int item, float* scratch);
 
  private:
   struct Item {
@@ -40,11 +40,13 @@ class AttentionPlan {
   void add_splits(const Queries& queries, int splits);
   void add_sharing(const std::vector<Span>& spans, size_t first, size_t last, int heads);
   void build_short(std::vector<Span>& spans, int most, int heads);
+  void look_ahead(AttendArgs& args, int index) const;
 
   std::vector<Queries> queries_;
   std::vector<Item> items_;
   std::vector<Group> groups_;
   std::vector<float> parts_;
+  int threads_ = 1;
   size_t row_floats_ = 0, used_ = 0;  // floats of one token's part, and of all parts
   std::unique_ptr<Left[]> left_;  // [groups] parts that are not made yet
 };

@@ -69,7 +69,8 @@ static inline void attend_pages(const AttendArgs& a, const Queries& queries, Att
     const int count = first + kPage < end ? 2 : 1;
     for (int p = 0; p < count; ++p) {
       const int at = first + p * kPage, next = at + kPages * kPage;
-      pages[p] = page_of(a.cache, data(at), data(next < end ? next : at));
+      const uint8_t* const here = data(at);
+      pages[p] = page_of(a.cache, here, next < end ? data(next) : a.after[p] ? a.after[p] : here);
     }
     if (a.cache.type == Cache::bf16) pages_rows<Cache::bf16>(rows, n, pages, count, d, first);
     else if (a.cache.type == Cache::int8) pages_rows<Cache::int8>(rows, n, pages, count, d, first);

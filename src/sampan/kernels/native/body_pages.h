@@ -57,7 +57,7 @@ static inline void page_dots(const AttendRow* rows, const Page* pages, int d, F 
   constexpr int kStep = C == Cache::bf16 ? 2 : 1, kBytes = kPage * kElement<C>;
   for (int i = 0; i < d; i += kStep) {
     for (int p = 0; p < P; ++p)
-      for (int line = 0; line < kStep * kBytes; line += 64) prefetch(pages[p].next + i * kBytes + line);
+      for (int line = 0; line < kStep * kBytes; line += 64) prefetch_far(pages[p].next + i * kBytes + line);
     if constexpr (C == Cache::bf16) {
       B keys[2 * P];
       for (int v = 0; v < 2 * P; ++v) keys[v] = load_pairs(reinterpret_cast<const uint16_t*>(pages[v / 2].keys) + i * kPage + v % 2 * 2 * kLanes);
@@ -157,7 +157,7 @@ static inline void page_values(F (&acc)[R][V], const float (*weights)[kPages * k
   const ptrdiff_t next = page.next - page.keys, step = kStep * d * kElement<C>;
   int t = 0;
   for (; t + kStep <= tokens; t += kStep, values += step) {
-    for (int line = 0; line < kStep * V * kLanes * kElement<C>; line += 64) prefetch(values + next + line);
+    for (int line = 0; line < kStep * V * kLanes * kElement<C>; line += 64) prefetch_far(values + next + line);
     token_values<R, V, C, false>(acc, weights, n * kPage + t, values);
   }
   if (t < tokens) token_values<R, V, C, true>(acc, weights, n * kPage + t, values);

@@ -195,6 +195,7 @@ struct AttendArgs {
   ptrdiff_t out_stride;
   int32_t heads, layer;
   CacheView cache;
+  const uint8_t* after[kPagesTogether] = {};  // pages that this thread is likely to read next, or null
 };
 
 // Rows [row, row + count) of a span, all query heads of one KV head.

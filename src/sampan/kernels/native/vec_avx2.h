@@ -197,6 +197,7 @@ static inline __m256i dot8(__m256i acc, __m256i w, __m256i a) {
 template <bool Wide>
 static inline I dot(I acc, W w, I a) { return {dot8<Wide>(acc.a, w.a, a.a), dot8<Wide>(acc.b, w.b, a.b)}; }
 static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+static inline void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }  // to the L2 cache
 
 constexpr int kDirectRows = 2;
 constexpr int kTileRows = 2, kTilePanels = 1;

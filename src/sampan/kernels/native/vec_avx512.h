@@ -147,6 +147,7 @@ static inline I four(const int8_t* a) {  // four activations in every lane
 template <bool Wide>
 static inline I dot(I acc, W w, I a) { return {_mm512_dpbusd_epi32(acc.v, w.v, a.v)}; }
 static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+static inline void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }  // to the L2 cache
 
 constexpr int kDirectRows = 4;
 constexpr int kTileRows = 4, kTilePanels = 3;       // 12 + 12 accumulators, 3 weights, 1 broadcast

@@ -187,6 +187,7 @@ static inline I dot(I acc, W w, I a) {
   return acc;
 }
 static inline void prefetch(const void* p) { __builtin_prefetch(p); }
+static inline void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }  // to the L2 cache
 
 #undef SAMPAN_EACH
 

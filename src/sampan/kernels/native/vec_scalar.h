@@ -82,6 +82,7 @@ static inline float max_lanes(F x) {
 }
 
 static inline void prefetch(const void*) {}
+static inline void prefetch_far(const void*) {}
 
 static inline float half_to_float(uint16_t h) {
   const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, mantissa = h & 0x3ffu;
