@@ -1,4 +1,4 @@
-// The pool and the program: every thread enters once, barriers order memory, threads end with their pool, callers take
+// The pool, the program and the plan of its attention: every thread enters once, barriers order memory, threads end with their pool, callers take
 // turns, and a model's step gives the same bits on any number of threads. Made to run under ThreadSanitizer.
 
 #include <chrono>
@@ -234,6 +234,7 @@ int main() {
   sampan::test::test_barriers(report, 16, 20);
   sampan::test::test_endings(report);
   sampan::test::test_program(report);
+  sampan::test::test_plan(report, 20260712);
   std::printf("%d passed, %d failed\n", report.passed, report.failed);
   return report.failed == 0 ? 0 : 1;
 }

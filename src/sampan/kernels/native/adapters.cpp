@@ -7,8 +7,6 @@ namespace sampan {
 constexpr int kRunRows = 24;      // rows of one item
 constexpr int kSlicePanels = 24;  // outputs of one item, in panels
 
-static int ceiling(int n, int divisor) { return (n + divisor - 1) / divisor; }
-
 void Adapters::reserve(int slots, int rank, int max_rows) {
   low_.resize(static_cast<size_t>(slots));
   rank_panels_ = ceiling(rank, kLanes);

@@ -7,8 +7,6 @@ namespace sampan {
 constexpr int kTokens = 16;           // of one item at most
 constexpr int kItemsForEachThread = 8;
 
-static int ceiling(int n, int divisor) { return (n + divisor - 1) / divisor; }
-
 // Whole pages before a span's own tokens.
 static int pages_before(const Span& span) { return span.past / kPage; }
 

@@ -37,10 +37,22 @@ static void linear_direct(const LinearArgs& a, int begin, int end, int row_begin
   }
 }
 
+// Panels of weights, asked for by turns with the tiles that need none of it.
+struct Ask {
+  const uint8_t* at;  // or null
+  const uint8_t* end;
+  ptrdiff_t step;
+};
+static inline void ask(Ask& a) {
+  if (!a.at) return;
+  for (const uint8_t* until = a.at + a.step < a.end ? a.at + a.step : a.end; a.at < until; a.at += 64) prefetch_far(a.at);
+}
+
 template <Store S, int P>
-static void tile_rows(const LinearArgs& a, int panel, int row_begin, int row_end, const uint8_t* scratch) {
+static void tile_rows(const LinearArgs& a, int panel, int row_begin, int row_end, const uint8_t* scratch, Ask next) {
   for (int row = row_begin, n; row < row_end; row += n) {
     n = alike(a.a, row, row_end, kTileRows);
+    ask(next);
     with_form(a, row, [&](auto half, auto min, auto planes) {
       with_count<kTileRows>(n, [&](auto r) { tile<r, P, S == Store::u8, half, min, planes>(a, row, panel, scratch); });
     });
@@ -49,10 +61,13 @@ static void tile_rows(const LinearArgs& a, int panel, int row_begin, int row_end
 
 template <Store S>
 static void linear_tiled(const LinearArgs& a, int begin, int end, int row_begin, int row_end, uint8_t* scratch) {
+  const ptrdiff_t bytes = static_cast<ptrdiff_t>(panel_bytes(a.w)), group = kTilePanels * bytes;
+  const ptrdiff_t step = (group / (row_end - row_begin) * kTileRows / 64 + 1) * 64;
   for (int panel = begin; panel < end; panel += kTilePanels) {
+    const uint8_t* const next = panel + kTilePanels < end ? a.w.data + (panel + kTilePanels) * bytes : a.next;
     with_count<kTilePanels>(end - panel, [&](auto p) {
       for (int i = 0; i < p; ++i) unpack_panel<S>(a.w, panel + i, i, p, scratch);
-      tile_rows<S, p>(a, panel, row_begin, row_end, scratch);
+      tile_rows<S, p>(a, panel, row_begin, row_end, scratch, {next, next + group, step});
     });
   }
 }
@@ -89,8 +104,8 @@ template <Store S>
 static void gated_blocks(const GatedArgs& g, int begin, int end, int row_begin, int row_end, float* product, uint8_t* scratch) {
   const int width = (end - begin) * kBlock, gate = 2 * begin, up = g.up + gate;
   const ptrdiff_t stride = 2 * width;
-  const LinearArgs gates{g.w, g.a, product, stride, nullptr, false, g.in_place, row_begin, gate};
-  const LinearArgs ups{g.w, g.a, product + width, stride, nullptr, false, g.in_place, row_begin, up};
+  const LinearArgs gates{g.w, g.a, product, stride, nullptr, false, g.in_place, row_begin, gate, g.w.data + panel_bytes(g.w) * static_cast<size_t>(up)};
+  const LinearArgs ups{g.w, g.a, product + width, stride, nullptr, false, g.in_place, row_begin, up, g.next};
   linear_integer<S>(gates, gate, 2 * end, row_begin, row_end, scratch);
   linear_integer<S>(ups, up, g.up + 2 * end, row_begin, row_end, scratch);
   for (int row = row_begin; row < row_end; row += kQuad) {

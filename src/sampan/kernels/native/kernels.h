@@ -23,6 +23,8 @@ constexpr int kTileBlocks = 3;     // and that many do: tiles of three panels
 constexpr int kGatedRows = 256;    // many rows, at most
 constexpr int kFinePositions = 64; // every later token attends to these: their activations keep 16 bits
 
+[[maybe_unused]] static inline int ceiling(int n, int divisor) { return (n + divisor - 1) / divisor; }
+
 enum class Store : int32_t { u4 = 0, u6 = 1, u8 = 2, f16 = 3, bf16 = 4, f32 = 5 };
 
 // A weight [n, k] packed in panels of 16 output features. Integer stores: w = scale * (q - zero) + min,
@@ -124,6 +126,7 @@ struct LinearArgs {
   bool accumulate;         // out += result
   bool in_place;           // at most kMaxRowsDirect rows: weights are read where they lie, not unpacked first
   int32_t first_row = 0, first_panel = 0;  // what out[0] is
+  const uint8_t* next = nullptr;           // panels that this thread is likely to read next, or null
 };
 
 // silu(gate) * up, as the next product's rows, in the form that this one reads: features [0, out.k) of the product are gates, those from
@@ -133,6 +136,7 @@ struct GatedArgs {
   Activations a, out;
   int32_t up;
   bool in_place;
+  const uint8_t* next = nullptr;  // as LinearArgs has it
 };
 
 struct EmbedArgs {

@@ -6,10 +6,6 @@
 
 namespace sampan {
 
-constexpr int kPiecePanels = 3;
-
-static int ceiling(int n, int divisor) { return (n + divisor - 1) / divisor; }
-
 Program::Program(Pool& pool, const Kernels& kernels, int max_rows, CacheView cache, Angles angles)
     : pool_(pool), kernels_(kernels), max_rows_(max_rows), cache_(cache), angles_(std::move(angles)) {
   const size_t bytes = static_cast<size_t>(max_rows) * angles_.inverse_frequency.size() * 4;
@@ -72,6 +68,10 @@ void Program::add(Instruction instruction) {
     }
   }
   if (instruction.op == Op::prepare && instruction.prep == Prep::norm) instruction.mark = instruction.joined ? norms_ - 1 : norms_++;
+  if (instruction.op == Op::linear || instruction.op == Op::gated) {
+    if (last_product_ >= 0) instructions_[static_cast<size_t>(last_product_)].next_product = static_cast<int>(instructions_.size());
+    last_product_ = static_cast<int>(instructions_.size());
+  }
   if (!instructions_.empty()) instruction.phase = instructions_.back().phase + !instruction.joined;
   instructions_.push_back(instruction);
   next_ = std::make_unique<Counter[]>(instructions_.size());
@@ -125,24 +125,6 @@ bool Program::run(const Step& step) {
     }
   });
   return true;
-}
-
-// Few rows: long streams of weights. Many: a few panels, unpacked once for as many rows as the L2 cache holds, and
-// enough items that no thread waits long for another's last one.
-Program::Tile Program::tile(int panels, int rows) const {
-  if (in_place(rows)) return {std::max(kPiecePanels, ceiling(panels, 4 * pool_.size())), rows};
-  int block = tuning_.row_block;
-  while (block > kMaxRowsDirect && ceiling(panels, kPiecePanels) * ceiling(rows, block) < 8 * pool_.size()) block /= 2;
-  return {kPiecePanels, block};
-}
-
-// Panels of a product; of a gated one, pairs of panels and their ups.
-static int columns(const Instruction& i) { return i.op == Op::gated ? i.up / 2 : panels(i.matrix); }
-
-int Program::tiles(const Instruction& i, int rows) const {
-  if (rows == 0) return 0;
-  const Tile t = tile(columns(i), rows);
-  return ceiling(columns(i), t.panels) * ceiling(rows, t.rows);
 }
 
 int Program::items(const Instruction& i, const Step& step) const {
@@ -241,36 +223,6 @@ void Program::prepare(const Instruction& i, const Step& step, int begin, int end
                     i.gathers ? step.sampled_rows : nullptr, acts(i.act, i.fine || i.sampled), i.joined ? nullptr : unsound_.data(), i.mark,
                     i.sampled ? step.sampled_rows : nullptr},
                    begin, end);
-}
-
-// Calls f(first column, end, first row, end) for items [begin, end).
-template <class Fn>
-static void each_tile(int columns, int rows, int width, int height, int begin, int end, Fn f) {
-  const int across = ceiling(columns, width);
-  for (int item = begin; item < end; ++item) {
-    const int column = item % across * width, row = item / across * height;
-    f(column, std::min(column + width, columns), row, std::min(row + height, rows));
-  }
-}
-
-void Program::linear(const Instruction& i, const Step& step, int begin, int end, int thread) {
-  const int count = rows(i, step);
-  const Tile t = tile(columns(i), count);
-  const LinearArgs a{i.matrix, acts(i.act, i.fine || i.sampled), at(i.out) + i.out_offset, width(i.out), i.weight, i.accumulate, in_place(count)};
-  uint8_t* scratch = linear_scratch_[static_cast<size_t>(thread)].data();
-  each_tile(columns(i), count, t.panels, t.rows, begin, end, [&](int panel, int last, int row, int last_row) {
-    kernels_.linear(a, panel, last, row, last_row, scratch);
-  });
-}
-
-void Program::gated(const Instruction& i, const Step& step, int begin, int end, int thread) {
-  const int count = rows(i, step);
-  const Tile t = tile(columns(i), count);
-  const GatedArgs a{i.matrix, acts(i.act, i.fine || i.sampled), acts(i.result, i.result_fine || i.sampled), i.up, in_place(count)};
-  uint8_t* scratch = linear_scratch_[static_cast<size_t>(thread)].data();
-  each_tile(columns(i), count, t.panels, t.rows, begin, end, [&](int block, int last, int row, int last_row) {
-    kernels_.gated(a, block, last, row, last_row, scratch);
-  });
 }
 
 void Program::gather(const Instruction& i, const Step& step, int begin, int end) {

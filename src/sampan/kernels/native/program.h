@@ -42,6 +42,7 @@ struct Instruction {
   float eps = 0.0f, q_scale = 1.0f;
   bool accumulate = false;
   int heads = 0, layer = 0, k_offset = 0, v_offset = 0;
+  int next_product = -1;  // of a product: the one after it
   int site = -1;  // shrink and expand: the linear that they adapt
 };
 
@@ -127,6 +128,7 @@ class Program {
   int grain(const Instruction& i, int items) const;
   int rows(const Instruction& i, const Step& step) const { return i.sampled ? step.sampled : step.rows; }
   Tile tile(int panels, int rows) const;
+  const uint8_t* next_panels(const Instruction& i, int column, int width, int thread) const;
   int tiles(const Instruction& i, int rows) const;
   bool in_place(int rows) const { return rows <= tuning_.direct_rows; }
   void gather(const Instruction& i, const Step& step, int begin, int end);
@@ -160,7 +162,7 @@ class Program {
   std::unique_ptr<Counter[]> next_;       // [instructions] the next piece to hand out
   std::unique_ptr<Counter[]> remaining_;  // [phases] items not done yet
   std::vector<Memory> linear_scratch_, attend_scratch_;
-  int logits_ = -1, vocabulary_ = 0, max_k_ = 0;
+  int last_product_ = -1, logits_ = -1, vocabulary_ = 0, max_k_ = 0;
   bool ok_ = true;
 };
 
