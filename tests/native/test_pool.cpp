@@ -1,5 +1,6 @@
-// The pool, the program and the plan of its attention: every thread enters once, barriers order memory, threads end with their pool, callers take
-// turns, and a model's step gives the same bits on any number of threads. Made to run under ThreadSanitizer.
+// The pool, the program and the plan of its attention: every thread enters once, barriers order memory, threads end with
+// their pool, callers take turns, and a model's step gives the same bits on any number of threads. Made to run under
+// ThreadSanitizer.
 
 #include <chrono>
 #include <filesystem>

@@ -34,14 +34,16 @@ double linear_speed(Pool& pool, const Kernels& kernels, Matrix m, int rows) {
   const std::vector<uint8_t> fine(static_cast<size_t>(rows), 0);
   const Activations a{m.k, rows, fine.data(), nullptr, quantised.as<QuadBlock>(), low.as<int8_t>()};
   kernels.prepare({Prep::copy, inputs.as<float>(), m.k, 0, nullptr, 0.0f, nullptr, a, nullptr, 0, nullptr}, 0, rows);
-  const LinearArgs args{m, a, out.as<float>(), stride, nullptr, false, false};
-  const int columns = (panels(m) + kPanels - 1) / kPanels, items = columns * ((rows + kRows - 1) / kRows);
+  const LinearArgs whole{m, a, out.as<float>(), stride, nullptr, false, false};
+  const int columns = ceiling(panels(m), kPanels), items = columns * ceiling(rows, kRows);
   const double time = fastest([&] {
     std::atomic<int> next{0};
     pool.run([&](int thread) {
+      LinearArgs args = whole;
       int begin, end;
       while (take(next, items, 1, begin, end)) {
         const int panel = begin % columns * kPanels, row = begin / columns * kRows;
+        args.next = m.data + panel_bytes(m) * static_cast<size_t>((begin + pool.size()) % columns * kPanels);
         kernels.linear(args, panel, std::min(panel + kPanels, panels(m)), row, std::min(row + kRows, rows),
                        scratch.data() + linear_scratch(m.k) * static_cast<size_t>(thread));
       }
