@@ -37,15 +37,15 @@ static void linear_direct(const LinearArgs& a, int begin, int end, int row_begin
   }
 }
 
-// Panels of weights, asked for by turns with the tiles that need none of it.
+// Bytes of weights that are read later, `step` of them asked for at a time, by turns with tiles.
 struct Ask {
-  const uint8_t* at;  // or null
-  const uint8_t* end;
-  ptrdiff_t step;
+  const uint8_t* at;
+  ptrdiff_t left, step;
 };
 static inline void ask(Ask& a) {
-  if (!a.at) return;
-  for (const uint8_t* until = a.at + a.step < a.end ? a.at + a.step : a.end; a.at < until; a.at += 64) prefetch_far(a.at);
+  const uint8_t* const until = a.at + (a.left < a.step ? a.left : a.step);
+  a.left -= until - a.at;
+  for (; a.at < until; a.at += 64) prefetch_far(a.at);
 }
 
 template <Store S, int P>
@@ -67,7 +67,7 @@ static void linear_tiled(const LinearArgs& a, int begin, int end, int row_begin,
     const uint8_t* const next = panel + kTilePanels < end ? a.w.data + (panel + kTilePanels) * bytes : a.next;
     with_count<kTilePanels>(end - panel, [&](auto p) {
       for (int i = 0; i < p; ++i) unpack_panel<S>(a.w, panel + i, i, p, scratch);
-      tile_rows<S, p>(a, panel, row_begin, row_end, scratch, {next, next + group, step});
+      tile_rows<S, p>(a, panel, row_begin, row_end, scratch, {next, next ? group : 0, step});
     });
   }
 }
