@@ -1,7 +1,7 @@
 # make run    set everything up and answer a question with the default model
 # make test   set everything up and pass the tests
 # make check  linters, types, import rules; the C++ build treats warnings as errors
-# make bench  measure beside llama.cpp and OpenVINO GenAI on this machine (builds the first one; half an hour)
+# make bench  measure beside llama.cpp and OpenVINO GenAI on this machine (builds the first one; about an hour)
 #             BENCH= passes options on: --quick, --rounds N, --scenarios a,b, --resume, --vllm-python PYTHON
 # make bench-serve  the same for the services: sampan serve, llama-server, OpenVINO GenAI behind a front of ours
 #             BENCH= passes options on: --quick, --rounds N, --clients N, --servers a,b
