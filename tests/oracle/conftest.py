@@ -81,7 +81,7 @@ class Tiny:
     def expected(self, tokens: list[int], cache: Cache | None = None) -> np.ndarray:
         """Logits after every token [T, vocabulary]; `cache` is transformers' own kind of cache."""
         with torch.no_grad():
-            out = self.oracle(torch.tensor([tokens]), past_key_values=cache, use_cache=cache is not None)
+            out = self.oracle(torch.tensor([tokens]), cache=cache, use_cache=cache is not None)
         return out.logits[0].numpy()
 
     def prompt(self, length: int, seed: int = 0) -> list[int]:
