@@ -34,7 +34,7 @@ class Question:
     def head(self) -> bytes:
         """The request up to its body."""
         return (
-            f"POST {self.path} HTTP/1.1\r\nhost: soak\r\nconnection: close\r\n"
+            f"POST {self.path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
             "anthropic-version: 2023-06-01\r\ncontent-type: application/json\r\n"
             f"content-length: {len(self.content)}\r\n\r\n"
         ).encode()

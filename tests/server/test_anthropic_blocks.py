@@ -12,7 +12,7 @@ from sampan.core.types import SamplingParams, TokenLogprob
 from sampan.server.anthropic.asks import template_messages
 from sampan.server.anthropic.messages import Reply
 from sampan.server.anthropic.schemas import CountRequest
-from sampan.server.ask import Ask, Caller, CallPart, Part, Usage
+from sampan.server.ask import Ask, Caller, CallPart, Ids, Part, Usage
 from sampan.server.errors import ApiError
 from sampan.server.thinking import within_budget
 
@@ -125,7 +125,7 @@ class Scripted:
 
 def test_a_budget_ends_the_thinking_and_the_answer_follows(model_text: Any) -> None:
     scripted, usage = Scripted(model_text), Usage(3)
-    ask = Ask((1, 2, 3), SamplingParams(max_tokens=50), "m", thinking=True)
+    ask = Ask(Ids("i", [1, 2, 3]), SamplingParams(max_tokens=50), "m", thinking=True)
 
     async def run() -> list[Part]:
         return [part async for part in within_budget(scripted, ask, Caller(), usage, 10)]
@@ -135,6 +135,6 @@ def test_a_budget_ends_the_thinking_and_the_answer_follows(model_text: Any) -> N
     assert "".join(part.text for part in parts) == "42"
     assert (usage.prompt_tokens, usage.completion_tokens, usage.reasoning_tokens) == (3, 11, 10)
     rest = scripted.asked[1]
-    assert rest.ids[:13] == (1, 2, 3, *range(10))
-    assert model_text.tokenizer.decode(list(rest.ids[13:])) == "\n</think>\n\n"
+    assert rest.ids[:13].tolist() == [1, 2, 3, *range(10)]
+    assert model_text.tokenizer.decode(rest.ids[13:]) == "\n</think>\n\n"
     assert (rest.sampling.max_tokens, rest.thinking) == (40, False)

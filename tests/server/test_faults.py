@@ -153,7 +153,7 @@ def test_a_client_that_hangs_up_leaves_nothing(service: "Running", phase: str) -
     body = httpx.Request("POST", service.url, json={"model": service.model, **LONG, "stream": True}).content
     with _connection(service) as client:
         if phase == "headers":
-            client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n")
+            client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n")
         elif phase == "body":
             client.sendall(_head(len(body)) + body[:20])
         else:
@@ -274,7 +274,7 @@ def _connection(running: "Running", receive_buffer: int | None = None) -> socket
 
 def _head(length: int) -> bytes:
     return (
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         b"content-length: " + str(length).encode() + b"\r\n\r\n"
     )
 

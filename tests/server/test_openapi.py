@@ -50,7 +50,7 @@ OPERATIONS = [
 HOW = ["as it is", "sensible", "plain"]
 LONGEST = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 HEADERS = {"content-type": "application/json"}
-MANY = 200_000
+MANY = 40_000
 
 
 def _bounded(attack: Callable[..., None]) -> Callable[[], None]:

@@ -133,7 +133,7 @@ def test_no_file_beside_the_page_is_served(service: "Running", path: str) -> Non
 
     place = urlsplit(service.url)
     with socket.create_connection((place.hostname or "", place.port or 80)) as client:
-        client.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        client.sendall(f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
         head = client.recv(4096)
     assert head.split()[1] == b"404"
 

@@ -32,6 +32,16 @@ _WithoutKeys = Annotated[bool, typer.Option("--without-keys", help="Let everyone
 _Origins = Annotated[
     list[str] | None, typer.Option(metavar="ORIGIN", help="Web pages that may call. Repeatable.")
 ]
+_Hosts = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="A name that clients may use for this service; * is any. Repeatable."),
+]
+_SharedCache = Annotated[
+    bool,
+    typer.Option(
+        "--shared-cache", help="Keys share cached prefixes, and may tell by them what others asked."
+    ),
+]
 _Database = Annotated[
     str | None, typer.Option(metavar="URL", help="Keys and usage; SQLite in SAMPAN_HOME unless given.")
 ]
@@ -63,6 +73,8 @@ def command(
     adapter_rank: _AdapterRank = 64,
     without_keys: _WithoutKeys = False,
     cors_origin: _Origins = None,
+    allowed_host: _Hosts = None,
+    shared_cache: _SharedCache = False,
     database: _Database = None,
     price_per_hour: _Price = None,
     stall_seconds: _Stall = 60.0,
@@ -92,7 +104,8 @@ def command(
         engine, name or model, host, port, max_queue, key_file=api_key_file, database=database,
         open_to_all=without_keys, cors_origins=tuple(cors_origin or ()), log_prompts=log_prompts,
         log_format=log_format, price_per_hour=price_per_hour, stall_s=stall_seconds, write_s=write_seconds,
-        header_s=header_seconds, body_s=body_seconds, adapters=adapters,
+        allowed_hosts=tuple(allowed_host or ()), shared_cache=shared_cache, header_s=header_seconds,
+        body_s=body_seconds, adapters=adapters,
     )  # fmt: skip
     serve(service, lambda url: say(f"sampan: {service.model} is served at {url}"))
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 from itertools import count
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from sampan.core.errors import ContextOverflow, RequestError
+from sampan.core.errors import ContextOverflow, RequestError, quoted
 from sampan.core.types import SamplingParams
 from sampan.engine.blocks import BlockPool
 from sampan.engine.constraint import Constraint, Guarded
@@ -67,11 +68,13 @@ class Engine:
         *,
         constraint: Constraint | None = None,
         adapter: int | None = None,
+        salt: bytes = b"",
     ) -> int:
         """Queue a request; returns its id. Raises RequestError for what can never be served.
 
         `constraint`: what its tokens must obey, for this request alone; the answer ends ("stop") once it is
-        done, whatever `ignore_eos` says. `adapter`: what `load_adapter` gave; None is the model itself.
+        done, whatever `ignore_eos` says. `adapter`: what `load_adapter` gave; None is the model itself. `salt`:
+        only requests of the same find each other's prefixes in the cache.
         """
         tokens = self._check(prompt)
         chosen = self._adapter(adapter)
@@ -85,7 +88,7 @@ class Engine:
         sequence = Sequence(request, tokens, len(tokens), sampling, seed, limit, stops)
         sequence.constraint = Guarded(constraint) if constraint is not None else None
         sequence.plain = constraint is None and takes_best(sampling)
-        sequence.adapter, sequence.salt = chosen, self._salt(chosen)
+        sequence.adapter, sequence.salt = chosen, self._salt(chosen) + salt
         self.scheduler.add(sequence)
         return request
 
@@ -199,15 +202,26 @@ class Engine:
             self._leaving &= used
 
     def _check(self, prompt: Seq[int]) -> list[int]:
-        tokens = [int(t) for t in prompt]
+        try:
+            given = list(prompt)
+        except TypeError:
+            raise RequestError(f"the prompt is {quoted(prompt)}: give a list of token ids") from None
+        odd = next((place for place, token in enumerate(given) if not _is_whole(token)), None)
+        if odd is not None:
+            raise RequestError(f"token {odd} of the prompt is {quoted(given[odd])}: give whole numbers")
+        tokens = [int(t) for t in given]
         if not tokens:
             raise RequestError("the prompt is empty: give at least one token")
         if len(tokens) > self.context:
             raise ContextOverflow(len(tokens), self.context)
         wrong = next((t for t in tokens if not 0 <= t < self.vocabulary), None)
         if wrong is not None:
-            raise RequestError(f"token id {wrong} is outside the vocabulary of {self.vocabulary}")
+            raise RequestError(f"token id {quoted(wrong)} is outside the vocabulary of {self.vocabulary}")
         return tokens
+
+
+def _is_whole(token: object) -> bool:
+    return type(token) is int or (isinstance(token, Integral) and not isinstance(token, bool))
 
 
 def _by_adapter(span: Span) -> int:
@@ -230,10 +244,12 @@ def _check_sampling(p: SamplingParams, vocabulary: int) -> None:
     for name, (low, high) in limits.items():
         value = getattr(p, name)
         if value is not None and not low <= value <= high:
-            raise RequestError(f"{name} is {value}: it must lie between {low:g} and {high:g}")
+            raise RequestError(f"{name} is {quoted(value)}: it must lie between {low:g} and {high:g}")
     for token, bias in p.logit_bias.items():
         if not -100 <= bias <= 100:
-            raise RequestError(f"logit_bias of token {token} is {bias}: it must lie between -100 and 100")
+            raise RequestError(
+                f"logit_bias of token {quoted(token)} is {quoted(bias)}: it must lie between -100 and 100"
+            )
     for token in [*p.logit_bias, *p.stop_token_ids]:
         if not 0 <= token < vocabulary:
-            raise RequestError(f"token id {token} is outside the vocabulary of {vocabulary}")
+            raise RequestError(f"token id {quoted(token)} is outside the vocabulary of {vocabulary}")

@@ -69,6 +69,11 @@ class Admission:
         prompts = sum(len(ask.ids) for ask in asks)
         return self.limits.admit(key, prompts, sum(_most(ask, context) * ask.n for ask in asks))
 
+    def count(self, caller: Caller, requests: float = 1.0) -> None:
+        """Take what costs no tokens from a key's rate of requests; `ApiError` 429."""
+        key = None if caller.key is None else self._seen.get(caller.key)
+        self.limits.settle(self.limits.admit(key, 0, 0, requests), 0)
+
     def settle(self, reservation: Reservation, usage: Usage) -> None:
         """What was really used."""
         self.limits.settle(reservation, usage.prompt_tokens + usage.completion_tokens)

@@ -2,23 +2,24 @@
 
 import logging
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from sampan.core.errors import ContextOverflow, SampanError
-from sampan.server import administration, page
+from sampan.server import administration
 from sampan.server.anthropic import messages
 from sampan.server.anthropic import replies as anthropic
-from sampan.server.door import caller_of
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.guard import Guard
 from sampan.server.health import router as health
+from sampan.server.names import Names
 from sampan.server.openai import chat, completions, embeddings, models, responses
 from sampan.server.openai.replies import error_row
 from sampan.server.openai.responses_store import ResponseStore
 from sampan.server.openapi import Application
+from sampan.server.page.routes import router as page
 from sampan.server.service import Service
 from sampan.server.validation import invalid
 from sampan.server.watch import live, logs, metrics, usage
@@ -44,20 +45,33 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(health)
     for router in (metrics.router, usage.router, live.router, administration.router):
         app.include_router(router)
-    app.include_router(page.router([Depends(caller_of)]))
+    app.include_router(page())
     app.add_exception_handler(SampanError, _sampan_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
-    if service.settings.cors_origins:
+    _stand_guard(app, service)
+    return app
+
+
+def _stand_guard(app: FastAPI, service: Service) -> None:
+    """What every request passes, the last one first."""
+    settings = service.settings
+    caller, most = service.admission.caller, service.most_body
+    app.add_middleware(Guard, caller=caller, refuse=rendered, most=most, seconds=settings.body_s)
+    if settings.cors_origins:
         from fastapi.middleware.cors import CORSMiddleware
 
-        origins = list(service.settings.cors_origins)
+        origins = list(settings.cors_origins)
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
-    settings = service.settings
-    app.add_middleware(Guard, most=settings.max_body, seconds=settings.body_s)
+    app.add_middleware(
+        Names,
+        refuse=rendered,
+        host=settings.host,
+        given=settings.allowed_hosts,
+        origins=settings.cors_origins,
+    )
     app.add_middleware(logs.Access, ended=service.observer.metrics.ended)
-    return app
 
 
 def rendered(error: ApiError, path: str) -> Response:

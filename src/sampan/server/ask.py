@@ -1,10 +1,17 @@
 """A request for the model as the service sees it, whichever API it came by, and what it gets back."""
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sampan.core.types import FinishReason, Grammar, SamplingParams, TokenLogprob
+
+if TYPE_CHECKING:
+    Ids = array[int]
+else:
+    Ids = array
+"""Token ids, four bytes each: of requests that wait there may be millions."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +50,11 @@ class Ask:
 
     `model`: the served model's name or an adapter's. `n`: answers wanted. `tools`: None where the text is
     not to be searched for calls. `raw`: it is taken as it is, tags of reasoning included.
+    `cache_salt`: what it must have in common with the requests whose cached prefixes it may use.
     `whole`: nothing is shown before the end, so what begins like a call and goes wrong becomes text in full.
     """
 
-    ids: tuple[int, ...]
+    ids: Ids
     sampling: SamplingParams
     model: str
     n: int = 1
@@ -55,6 +63,7 @@ class Ask:
     tools: Tools | None = None
     raw: bool = False
     whole: bool = False
+    cache_salt: str | None = None
 
 
 @dataclass(frozen=True)

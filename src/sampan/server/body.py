@@ -13,6 +13,8 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
+LONG = 64 << 10
+"""Bytes from which on a text is long."""
 _DOUBTFUL = re.compile(rb"\\u[dD][89a-fA-F]|[0-9]{300}|[eE]\+?[0-9]{3}")
 
 
@@ -31,13 +33,19 @@ class JsonRoute(APIRoute):
 
 class _Request(Request):
     async def json(self) -> Any:
-        """The body; `JSONDecodeError` for what is no JSON."""
+        """The body; `JSONDecodeError` for what is no JSON. A long one is parsed where nobody waits for it."""
         if not hasattr(self, "_json"):
-            self._json = _parsed(await self.body())
+            body = await self.body()
+            if len(body) > LONG:
+                self._json = await self.app.state.service.parsed(body, self.state.caller)
+                self._body = b""
+            else:
+                self._json = parsed(body)
         return self._json
 
 
-def _parsed(body: bytes) -> Any:
+def parsed(body: bytes) -> Any:
+    """The value that a body of JSON is."""
     try:
         value = json.loads(body.decode(), parse_constant=_refuse)
     except UnicodeDecodeError as error:

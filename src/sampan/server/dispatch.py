@@ -1,6 +1,11 @@
-"""Who goes to the engine next: it gets as many requests as it runs side by side, the rest wait fairly."""
+"""Who goes next: so many requests hold a slot, the rest wait fairly.
+
+Contract: a slot belongs to the scope that waited for it, and is free again when the scope ends, however it
+ends: answered, failed, cancelled while it waited, or cancelled in the moment in which it was given the slot.
+"""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -8,21 +13,33 @@ from sampan.server.ask import Caller
 from sampan.server.errors import ApiError
 from sampan.server.fair import FairQueue, Ticket
 
+log = logging.getLogger("sampan.server")
+
 Turn = Ticket[asyncio.Future[None]]
 """A request's place in the queue, then its slot; what its caller is charged through."""
 
+_WATCH_S = 1.0
+
 
 class Dispatcher:
-    """`slots` requests at once; at most `most_waiting` wait, and more are refused."""
+    """`slots` requests at once; at most `most_waiting` wait, and more are refused. `unstuck`: how often the
+    watchdog found requests that waited beside free slots."""
 
     def __init__(self, slots: int, most_waiting: int) -> None:
-        self._free = slots
-        self._queue: FairQueue[asyncio.Future[None]] = FairQueue(most_waiting, _refuse)
+        self.slots = slots
+        self.unstuck = 0
+        self._held: set[Turn] = set()
+        self._queue: FairQueue[asyncio.Future[None]] = FairQueue(most_waiting, _refuse, asyncio.Future.done)
 
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
         return len(self._queue)
+
+    @property
+    def free(self) -> int:
+        """Slots that nobody holds."""
+        return self.slots - len(self._held)
 
     @asynccontextmanager
     async def slot(self, caller: Caller, prompt_tokens: int) -> AsyncIterator[Turn]:
@@ -30,24 +47,38 @@ class Dispatcher:
         turn = self._queue.push(
             asyncio.get_running_loop().create_future(), caller.key, caller.priority, prompt_tokens
         )
-        self._fill()
         try:
+            self._fill()
             await turn.item
             yield turn
         finally:
-            if not self._queue.cancel(turn) and turn.item.done() and not turn.item.exception():
-                self._free += 1
-                self._fill()
+            self._queue.cancel(turn)
+            self._held.discard(turn)
+            self._fill()
 
     def charge(self, turn: Turn, tokens: int) -> None:
         """Count tokens that a request was given."""
         self._queue.charge(turn, tokens)
 
+    async def watch(self, every: float = _WATCH_S) -> None:
+        """Look for requests that wait beside free slots: there is no reason for that, so it is logged and
+        they are let in. Runs until it is cancelled."""
+        seen = False
+        while True:
+            await asyncio.sleep(every)
+            stuck = self.waiting > 0 and self.free > 0
+            if stuck and seen:
+                self.unstuck += 1
+                log.error("%d requests waited beside %d free slots: let in", self.waiting, self.free)
+                self._fill()
+            seen = stuck
+
     def _fill(self) -> None:
-        while self._free and (turn := self._queue.pop()) is not None:
-            self._free -= 1
+        while self.free > 0 and (turn := self._queue.pop()) is not None:
+            self._held.add(turn)
             turn.item.set_result(None)
 
 
 def _refuse(waiting: "asyncio.Future[None]", error: ApiError) -> None:
-    waiting.set_exception(error)
+    if not waiting.done():
+        waiting.set_exception(error)

@@ -19,8 +19,9 @@ Service_ = Annotated[Service, Depends(service_of)]
 
 
 async def caller_of(request: Request, service: Service_) -> Caller:
-    """Who asks; a 401 for a key that is missing, wrong, revoked or expired."""
-    caller = service.admission.caller(request.headers)
+    """Who asks; a 401 for a key that is missing, wrong, revoked or expired. Where there is a body, the guard
+    has looked already."""
+    caller: Caller = getattr(request.state, "caller", None) or service.admission.caller(request.headers)
     logs.note(key=caller.key)
     return caller
 

@@ -1,5 +1,8 @@
 """Errors as a client sees them: an HTTP status, a kind, and a message that says what to do."""
 
+from functools import partial
+from typing import Any
+
 from sampan.core.errors import SampanError
 
 
@@ -26,6 +29,10 @@ class ApiError(SampanError):
         self.code = code
         self.param = param
         self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        given = {name: getattr(self, name) for name in ("kind", "code", "param", "retry_after")}
+        return partial(ApiError, **given), (self.status, self.message)
 
 
 def bad_request(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:

@@ -77,14 +77,23 @@ class Level(Generic[T]):
 
 
 class FairQueue(Generic[T]):
-    """A queue of at most `limit` requests. `dropped` is told which one was dropped for another, and why."""
+    """A queue of at most `limit` requests. `dropped` is told which one was dropped for another, and why.
+
+    `gone`: whether nobody waits for a request any more, though it was not cancelled yet; it is passed over.
+    """
 
     def __init__(
-        self, limit: int, dropped: Callable[[T, ApiError], None], *, clock: Clock = time.monotonic
+        self,
+        limit: int,
+        dropped: Callable[[T, ApiError], None],
+        gone: Callable[[T], bool] = lambda _: False,
+        *,
+        clock: Clock = time.monotonic,
     ) -> None:
         assert limit >= 1
         self.limit = limit
         self._dropped = dropped
+        self._gone = gone
         self._clock = clock
         self._levels: dict[int, Level[T]] = {}
         self._size = 0
@@ -112,10 +121,11 @@ class FairQueue(Generic[T]):
         """Take the next request and charge its prompt; None when nobody waits."""
         for priority in sorted(self._levels):
             level = self._levels[priority]
-            flow = level.least()
-            if flow is not None:
+            while (flow := level.least()) is not None:
                 ticket, _ = flow.waiting.popitem(last=False)
                 self._size -= 1
+                if self._gone(ticket.item):
+                    continue
                 level.last = flow
                 flow.served += ticket.prompt_tokens
                 self._taken.append(self._clock())

@@ -1,30 +1,146 @@
-"""What a request must not do: bring too large a body, or take for ever to bring it."""
+"""What stands before every request that has a body: with which key it comes, and how much it brings.
+
+Contract: nothing of a body is read before its key and its length are known to be right, and no more is read
+than there is room for. Bodies share a bounded room until their requests have ended; a caller may hold as much
+of it as is left free, so that nobody can fill it for everybody.
+"""
 
 import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sampan.server.ask import Caller
+from sampan.server.errors import ApiError, bad_request
+
+Refuse = Callable[[ApiError, str], Response]
+"""The answer that an error is at a path."""
+
+_BODILESS = frozenset({"GET", "HEAD", "OPTIONS"})
+_SMALL = 16 << 10
+_UNKNOWN = 1 << 20  # of a body whose length is not told
+_ROOM = 128 << 20
+_PLACES = 256  # connections that may wait for room with a large body: each holds what it has sent already
+_MANY_PLACES = 8192
+_GROWTH = 16  # bytes that a byte of JSON may become
 
 
 class Guard:
-    """Refuses bodies over `most` bytes (413), and those not here after `seconds` (408)."""
+    """Refuses a wrong key (401) and bodies over `most` bytes (413) before they are read, and those that are
+    not there after `seconds` (408). `caller`: who asks, by the request's headers."""
 
-    def __init__(self, app: ASGIApp, most: int, seconds: float) -> None:
+    def __init__(
+        self, app: ASGIApp, caller: Callable[[Headers], Caller], refuse: Refuse, most: int, seconds: float
+    ) -> None:
         self._app = app
+        self._caller = caller
+        self._refuse = refuse
         self._most = most
         self._seconds = seconds
         self._turn = asyncio.Lock()
+        self._small, self._large = Room(_ROOM, _MANY_PLACES), Room(_ROOM, _PLACES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI wants it."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["method"] in _BODILESS:
             await self._app(scope, receive, send)
             return
-        if scope["method"] == "POST":
-            async with self._turn:  # of thousands that come at once, each lets others pass before it begins
-                await asyncio.sleep(0)
-        body = _Body(receive, self._most, self._seconds)
-        await self._app(scope, body.receive, send)
+        async with self._turn:  # of thousands that come at once, each lets others pass before it begins
+            await asyncio.sleep(0)
+        headers = Headers(scope=scope)
+        async with AsyncExitStack() as held:
+            try:
+                caller = self._caller(headers)
+                length = self._length(headers)
+                room = self._small if length <= _SMALL else self._large
+                await held.enter_async_context(room.share(caller.key, length * _GROWTH))
+            except ApiError as error:
+                await self._refuse(error, scope["path"])(scope, receive, send)
+                return
+            scope.setdefault("state", {})["caller"] = caller
+            body = _Body(receive, length, self._seconds)
+            await self._app(scope, body.receive, send)
+
+    def _length(self, headers: Headers) -> int:
+        """Bytes of the body, or what is taken of one that does not say."""
+        told = headers.get("content-length")
+        if told is None:
+            return min(self._most, _UNKNOWN) if "transfer-encoding" in headers else 0
+        if not told.isascii() or not told.isdigit():
+            raise bad_request("content-length is no number")
+        if len(told) > 15 or int(told) > self._most:
+            raise ApiError(413, f"the body is larger than {self._most} bytes")
+        return int(told)
+
+
+class Room:
+    """`size` bytes that bodies share; `places`: how many may wait for some of it."""
+
+    def __init__(self, size: int, places: int) -> None:
+        self._size = size
+        self._free = size
+        self._places = places
+        self._held: Counter[str | None] = Counter()
+        self._waiting: dict[asyncio.Future[None], tuple[str | None, int]] = {}
+
+    @asynccontextmanager
+    async def share(self, key: str | None, wanted: int) -> AsyncIterator[None]:
+        """Hold so many bytes, or a quarter of all if that is less. A 503 where too many wait already."""
+        amount = min(wanted, self._size // 4)
+        if self._waiting or not self._fits(key, amount):
+            await self._wait(key, amount)
+        else:
+            self._take(key, amount)
+        try:
+            yield
+        finally:
+            self._free += amount
+            self._held[key] -= amount
+            if not self._held[key]:
+                del self._held[key]
+            self._admit()
+
+    async def _wait(self, key: str | None, amount: int) -> None:
+        of_key = sum(other == key for other, _ in self._waiting.values())
+        if of_key >= self._places - len(self._waiting):
+            raise ApiError(
+                503,
+                "the server is overloaded: too many bodies wait to be read",
+                kind="server_error",
+                code="overloaded",
+                retry_after=5,
+            )
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting[turn] = key, amount
+        self._admit()
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():  # cancelled in the moment in which it was let in
+                self._free += amount
+                self._held[key] -= amount
+            self._waiting.pop(turn, None)
+            self._admit()
+            raise
+
+    def _admit(self) -> None:
+        for turn, (key, amount) in list(self._waiting.items()):
+            if not turn.done() and self._fits(key, amount):
+                del self._waiting[turn]
+                self._take(key, amount)
+                turn.set_result(None)
+
+    def _fits(self, key: str | None, amount: int) -> bool:
+        return self._held[key] + amount <= self._free
+
+    def _take(self, key: str | None, amount: int) -> None:
+        self._free -= amount
+        self._held[key] += amount
 
 
 class _Body:
@@ -50,5 +166,8 @@ class _Body:
             self._left -= len(message.get("body", b""))
             self._whole = not message.get("more_body", False)
             if self._left < 0:
-                raise HTTPException(413, f"the body is larger than {self._most} bytes")
+                raise HTTPException(
+                    413,
+                    f"the body is larger than {self._most} bytes: a large one must tell its content-length",
+                )
         return message

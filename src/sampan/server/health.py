@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from sampan.core.types import SamplingParams
-from sampan.server.ask import Ask
+from sampan.server.ask import Ask, Ids
 from sampan.server.door import Service_
 from sampan.server.errors import ApiError
 
@@ -17,6 +17,7 @@ router = APIRouter()
 
 _FRESH_S = 30.0
 _PROBE_S = 5.0
+_SILENT_S = 2.0  # it says something four times a second
 
 
 class Health(BaseModel):
@@ -57,6 +58,10 @@ async def ready(service: Service_) -> Response:
     reason = None
     if service.draining:
         reason = "the service is going down"
+    elif service.supervisor.ready is None:
+        reason = f"the engine is not there: {service.supervisor.failure or 'it is starting'}"
+    elif (silent := time.monotonic() - service.supervisor.heard) > _SILENT_S:
+        reason = f"the engine has not been heard for {silent:.1f} s"
     elif (age := _age(service)) is None or age > _FRESH_S:
         reason = await _probe(service)
     body = Readiness(ready=reason is None, last_token_s=_age(service), reason=reason)
@@ -72,7 +77,12 @@ async def _probe(service: Service_) -> str | None:
     """Ask for one token; why none came."""
     import asyncio
 
-    ask = Ask((0,), SamplingParams(max_tokens=1, temperature=0, ignore_eos=True), service.text.name, raw=True)
+    ask = Ask(
+        Ids("i", [0]),
+        SamplingParams(max_tokens=1, temperature=0, ignore_eos=True),
+        service.text.name,
+        raw=True,
+    )
     try:
         async with asyncio.timeout(_PROBE_S), aclosing(service.probe(ask)) as parts:  # type: ignore[type-var]
             async for _ in parts:

@@ -71,20 +71,22 @@ class Limits:
     now: Callable[[], float] = time.time
     _states: dict[str, _State] = field(default_factory=dict)
 
-    def admit(self, key: Key | None, prompt_tokens: int, max_tokens: int) -> Reservation:
+    def admit(
+        self, key: Key | None, prompt_tokens: int, max_tokens: int, requests: float = 1.0
+    ) -> Reservation:
         """Take a request's share, or raise `ApiError` 429 that says which limit and when to come back.
 
-        None stands for a service without keys: nothing is limited. Nothing is taken from a request that is
-        refused.
+        `requests`: as how many it counts. None stands for a service without keys: nothing is limited.
+        Nothing is taken from a request that is refused.
         """
         if key is None:
             return Reservation(None)
         state = self._state(key)
         wanted = prompt_tokens + max_tokens
-        rate_tokens = self._check_rates(key, state, prompt_tokens, wanted)
+        rate_tokens = self._check_rates(key, state, prompt_tokens, wanted, requests)
         self._check_day(key, state, wanted)
         if key.requests_per_minute:
-            state.requests.used += 1
+            state.requests.used += requests
         state.tokens.used += rate_tokens
         state.in_flight += wanted
         return Reservation(key, rate_tokens, wanted)
@@ -120,14 +122,14 @@ class Limits:
         state.tokens.drain(key.tokens_per_minute or 0, now)
         return state
 
-    def _check_rates(self, key: Key, state: _State, prompt_tokens: int, wanted: int) -> float:
+    def _check_rates(self, key: Key, state: _State, prompt_tokens: int, wanted: int, count: float) -> float:
         """Refuse by the rate that takes longest to recover; else the tokens to take."""
         requests, tokens = key.requests_per_minute, key.tokens_per_minute
         if tokens and prompt_tokens > tokens:
             raise _too_large(f"the prompt has {prompt_tokens} tokens, this key may use {tokens} a minute")
         # Never more than the bucket holds: the answer may well be shorter, and debt is paid afterwards.
         taken = float(min(wanted, tokens)) if tokens else 0.0
-        for_requests = state.requests.wait(1, requests) if requests else 0.0
+        for_requests = state.requests.wait(count, requests) if requests else 0.0
         for_tokens = state.tokens.wait(taken, tokens) if tokens else 0.0
         if for_requests and for_requests >= for_tokens:
             raise _limited("requests", f"{requests} requests a minute", for_requests)

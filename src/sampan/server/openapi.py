@@ -17,7 +17,7 @@ Responses = dict[int | str, dict[str, Any]]
 ASKED = (400, 401, 403, 404, 408, 413, 429, 500, 503)
 """Errors of an endpoint that asks the model."""
 
-SENT = (400, 401, 404, 408, 413)
+SENT = (400, 401, 404, 408, 413, 429, 503)
 """Errors of an endpoint that takes a body which names a model, and does not ask it."""
 
 STREAM: Responses = {200: {"content": {"text/event-stream": {}}}}

@@ -17,8 +17,9 @@ import uvicorn
 from sampan.core.errors import SampanError
 from sampan.server.admission import Admission
 from sampan.server.app import create_app
-from sampan.server.process import wire
+from sampan.server.process import text_process, wire
 from sampan.server.process.supervisor import Supervisor
+from sampan.server.process.text_workers import TextWorkers
 from sampan.server.protocol import Protocol
 from sampan.server.service import Service
 from sampan.server.settings import ServeSettings
@@ -32,8 +33,9 @@ _OWN_FILES = 256  # for everything that is no client's connection
 def serve(settings: ServeSettings, started: Callable[[str], None]) -> None:
     """Serve until told to end; `started` hears the address. `SampanError` for what cannot be served."""
     most = _raise_file_limit()
-    with logs.written(settings.log_format), _bound(settings) as listener:
+    with _bound(settings) as listener:
         text = ModelText.read(settings.engine.files, settings.model)
+        door = text_process.fork(text, listener)  # before there is any thread
         runner: Callable[..., None]
         try:
             import uvloop
@@ -41,27 +43,37 @@ def serve(settings: ServeSettings, started: Callable[[str], None]) -> None:
             runner = uvloop.run
         except ImportError:
             runner = asyncio.run
-        runner(_serve(settings, text, listener, most, started))
+        with logs.written(settings.log_format):
+            runner(_serve(settings, text, door, listener, most, started))
 
 
 async def _serve(
     settings: ServeSettings,
     text: ModelText,
+    door: socket.socket,
     listener: socket.socket,
     most: int,
     started: Callable[[str], None],
 ) -> None:
     admission = Admission.open(settings)
     adapters = [wire.Change(0, "load", name, path) for name, path in settings.adapters.items()]
-    supervisor = Supervisor(settings.engine, stall_s=settings.stall_s, changes=adapters)
+    engine = settings.engine
+    supervisor = Supervisor(engine, stall_s=settings.stall_s, change_s=settings.change_s, changes=adapters)
+    workers = TextWorkers(settings, door)
+    watch: asyncio.Task[None] | None = None
     try:
         await supervisor.start()
-        service = Service(settings, text, supervisor, admission)
+        service = Service(settings, text, supervisor, admission, workers)
+        await service.prepare()
+        watch = asyncio.create_task(service.dispatcher.watch())
         server = _Server(_config(settings, service, most), service)
         host, port = listener.getsockname()[:2]
         started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
         await server.serve(sockets=[listener])
     finally:
+        if watch is not None:
+            watch.cancel()
+        workers.close()
         await supervisor.stop()
         admission.close()
 
@@ -69,7 +81,7 @@ async def _serve(
 def _config(settings: ServeSettings, service: Service, most: int) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(service),
-        http=type("Protocol", (Protocol,), {"header_s": settings.header_s}),
+        http=type("Protocol", (Protocol,), {"header_s": settings.header_s, "write_s": settings.write_s}),
         loop="none",
         lifespan="off",
         ws="none",

@@ -1,55 +1,80 @@
 """Answers asks: admission, the queue, the engine, and what came of it."""
 
 import asyncio
+import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
 from starlette.requests import Request
 
-from sampan.core.errors import ContextOverflow, RequestError, TemplateError, TokenizerError
+from sampan.core.errors import ContextOverflow, RequestError
 from sampan.core.types import Grammar, SamplingParams
 from sampan.server.admission import Admission
 from sampan.server.answer import Reader
-from sampan.server.ask import Ask, Caller, Part, Tools, Usage
+from sampan.server.ask import Ask, Caller, Ids, Part, Tools, Usage
 from sampan.server.dispatch import Dispatcher
 from sampan.server.errors import ApiError, bad_request
+from sampan.server.grammars import Grammars
 from sampan.server.process import wire
-from sampan.server.process.supervisor import Mailbox, Supervisor
+from sampan.server.process.mailbox import Mailbox
+from sampan.server.process.supervisor import Supervisor
+from sampan.server.process.text_workers import TextWorkers
 from sampan.server.settings import ServeSettings
 from sampan.server.sse import unless_gone
-from sampan.server.text import ModelText
+from sampan.server.text import ModelText, too_long
+from sampan.server.thinking import Thinking
 from sampan.server.watch.trace import PROBE, Observer, Trace
 from sampan.text.tools import grammar as grammar_of_calls
 
-_LONG_TEXT = 20_000  # characters that take the tokenizer some milliseconds
+_SMALLEST_BODY = 4 << 20
+COUNTED = 4
+"""Contexts that a text may be long whose tokens are counted, and not answered."""
 
 
 class Service:
-    """One served model. `draining`: nothing new is taken."""
+    """One served model. `context`: tokens of the longest sequence. `thinking`: what can be asked of it.
+    `draining`: nothing new is taken."""
 
     def __init__(
-        self, settings: ServeSettings, text: ModelText, supervisor: Supervisor, admission: Admission
+        self,
+        settings: ServeSettings,
+        text: ModelText,
+        supervisor: Supervisor,
+        admission: Admission,
+        workers: TextWorkers,
     ) -> None:
+        assert supervisor.ready is not None
         self.settings = settings
         self.admission = admission
         self.text = text
         self.supervisor = supervisor
+        self.workers = workers
+        self.context = supervisor.ready.context
+        self.thinking = Thinking()
+        self.grammars = Grammars(supervisor, settings.max_queue)
         self.dispatcher = Dispatcher(settings.engine.max_sequences, settings.max_queue)
         self.started = int(time.time())
         self.draining = False
         path = settings.engine.files.path
         self._model_print = blake2b(f"{path.name} {path.stat().st_size}".encode(), digest_size=4).hexdigest()
+        self._secret = secrets.token_bytes(32)
         self.observer = Observer(self)
+
+    async def prepare(self) -> None:
+        """What takes the text workers, once, before the first request."""
+        with suppress(ApiError):  # a template beyond its limits: every conversation will say so
+            self.thinking = Thinking(*await self.workers.run(Caller(), 0, "thinking"))
 
     async def conversation(
         self,
         messages: Sequence[Mapping[str, Any]],
         sampling: SamplingParams,
+        caller: Caller,
         *,
         model: str,
         n: int,
@@ -59,10 +84,10 @@ class Service:
     ) -> Ask:
         """A conversation as an ask."""
         listed = () if tools is None else tools.callable
-        ids, thinking = await self.rendered(messages, listed, **variables)
+        ids, thinking = await self.rendered(messages, caller, tools=listed, variables=variables)
         if tools is not None and grammar is None:
             grammar = self._calls(tools)
-        return Ask(tuple(ids), sampling, model, n, thinking, grammar, tools)
+        return Ask(ids, sampling, model, n, thinking, grammar, tools)
 
     def _calls(self, tools: Tools) -> Grammar | None:
         """What an answer with calls must look like."""
@@ -71,20 +96,58 @@ class Service:
         except RequestError as error:
             raise bad_request(str(error), param="tools") from error
 
+    async def parsed(self, body: bytes, caller: Caller) -> Any:
+        """The value of a long body of JSON."""
+        return await self.workers.run(caller, len(body), "body", body)
+
     async def rendered(
         self,
         messages: Sequence[Mapping[str, Any]],
+        caller: Caller,
+        *,
         tools: Sequence[Mapping[str, Any]] = (),
-        **variables: Any,
-    ) -> tuple[list[int], bool]:
-        """The prompt of a conversation, and whether it has opened a block of reasoning."""
-        size = sum(len(str(message.get("content"))) for message in messages)
-        try:
-            if size > _LONG_TEXT:
-                return await asyncio.to_thread(self.text.conversation, messages, tools, **variables)
-            return self.text.conversation(messages, tools, **variables)
-        except (RequestError, TemplateError, TokenizerError) as error:
-            raise bad_request(str(error), param="messages") from error
+        variables: Mapping[str, Any] | None = None,
+        contexts: int = 1,
+    ) -> tuple[Ids, bool]:
+        """The prompt of a conversation, and whether it has opened a block of reasoning.
+
+        Raises a 400 for one that is notably longer than so many contexts.
+        """
+        given = list(messages), list(tools), dict(variables or {})
+        size = self._checked(characters(given), contexts)
+        most = contexts * self.context
+        found: tuple[Ids, bool] = await self.workers.run(caller, size, "conversation", *given, most)
+        return found
+
+    async def encoded(
+        self, texts: Sequence[str], caller: Caller, *, special: bool = True, contexts: int = 1
+    ) -> list[Ids]:
+        """The ids of texts; the same error. `special`: each begins as the model wants a text to begin."""
+        for text in texts:
+            self._checked(len(text), contexts)
+        size, most = sum(map(len, texts)), contexts * self.context
+        found: list[Ids] = await self.workers.run(caller, size, "encoded", list(texts), special, most)
+        return found
+
+    async def decoded(self, ids: Sequence[int], caller: Caller) -> str:
+        """The text of token ids; a 400 for ids outside of the vocabulary, or very many."""
+        most = COUNTED * self.context
+        if len(ids) > most:
+            raise bad_request(f"{len(ids)} tokens: at most {most} are taken at once", param="tokens")
+        found: str = await self.workers.run(caller, 4 * len(ids), "decoded", ids)
+        return found
+
+    def _checked(self, size: int, contexts: int) -> int:
+        """The characters of a text, if that many can fit: no token has more bytes than the longest."""
+        if size > contexts * self.context * self.text.tokenizer.longest:
+            raise too_long(contexts * self.context)
+        return size
+
+    @property
+    def most_body(self) -> int:
+        """Bytes of the largest body: JSON may write a character in six times its bytes."""
+        longest = 6 * COUNTED * self.context * self.text.tokenizer.longest
+        return min(self.settings.max_body, max(_SMALLEST_BODY, longest))
 
     @property
     def models(self) -> list[str]:
@@ -101,12 +164,6 @@ class Service:
         version = str(self.supervisor.weights_version)
         return {**self.admission.headers(caller), "x-weights-version": version}
 
-    @property
-    def context(self) -> int | None:
-        """Tokens of the longest sequence; None while there is no engine."""
-        ready = self.supervisor.ready
-        return None if ready is None else ready.context
-
     def answer(self, ask: Ask, caller: Caller, usage: Usage) -> AsyncIterator[Part]:
         """The parts of an ask's answers as they come; `usage` counts along. Closing it ends the answers.
 
@@ -115,17 +172,31 @@ class Service:
         return self.answer_all([ask], caller, usage)
 
     async def answer_all(self, asks: Sequence[Ask], caller: Caller, usage: Usage) -> AsyncIterator[Part]:
-        """The same for several asks side by side; the answers of all count on."""
+        """The same for several asks side by side, of one grammar; the answers of all count on."""
         for ask in asks:
             self._check(ask)
-        reservation = self.admission.admit(asks, caller, self.context or 0)
+        reservation = self.admission.admit(asks, caller, self.context)
+        try:
+            first = asks[0]
+            async with self.grammars.ready(first.grammar, first.thinking, caller) as grammar:
+                answers = self._answers(asks, caller, usage, grammar)
+                async with aclosing(answers):  # type: ignore[type-var]
+                    async for part in answers:
+                        yield part
+        finally:
+            self.admission.settle(reservation, usage)
+
+    async def _answers(
+        self, asks: Sequence[Ask], caller: Caller, usage: Usage, grammar: int | None
+    ) -> AsyncIterator[Part]:
         mailbox = Mailbox()
         each = [(ask, sample) for ask in asks for sample in range(ask.n)]
-        trace = self.observer.begin(asks, caller, usage)
         readers = [Reader(self.text, ask, place) for place, (ask, _) in enumerate(each)]
+        trace = self.observer.begin(asks, caller, usage)
+        requests = (self._request(ask, sample, caller, grammar) for ask, sample in each)
         tasks = [
-            asyncio.create_task(self._occupy(ask, sample, place, caller, mailbox, trace))
-            for place, (ask, sample) in enumerate(each)
+            asyncio.create_task(self._occupy(request, place, caller, mailbox, trace))
+            for place, request in enumerate(requests)
         ]
         left = len(each)
         try:
@@ -145,7 +216,6 @@ class Service:
         finally:
             for task in tasks:
                 task.cancel()
-            self.admission.settle(reservation, usage)
             trace.end(sys.exception())
 
     def probe(self, ask: Ask) -> AsyncIterator[Part]:
@@ -173,30 +243,54 @@ class Service:
             raise ApiError(404, message, code="model_not_found", param="model")
         if not ask.ids:
             raise bad_request("the prompt is empty: give at least one token", param="prompt")
-        if self.context is not None and len(ask.ids) > self.context:
+        if len(ask.ids) > self.context:
             overflow = ContextOverflow(len(ask.ids), self.context)
             raise bad_request(str(overflow), code="context_length_exceeded")
 
-    async def _occupy(
-        self, ask: Ask, sample: int, place: int, caller: Caller, mailbox: Mailbox, trace: Trace
-    ) -> None:
-        """Wait for a turn, hand one answer's request to the engine, and hold its slot until cancelled."""
+    def _request(self, ask: Ask, sample: int, caller: Caller, grammar: int | None) -> wire.Submit:
+        """What the engine is told of one answer."""
         sampling = ask.sampling
         if sampling.seed is not None:
             sampling = replace(sampling, seed=sampling.seed + sample)
+        adapter = None if ask.model == self.text.name else ask.model
+        return wire.Submit(0, ask.ids, sampling, grammar, adapter, self._salt(ask, caller))
+
+    def _salt(self, ask: Ask, caller: Caller) -> bytes:
+        """What its pages in the cache depend on: only requests of one salt share them."""
+        key = None if self.settings.shared_cache else caller.key
+        if key is None and ask.cache_salt is None:
+            return b""
+        return blake2b(repr((key, ask.cache_salt)).encode(), digest_size=24, key=self._secret).digest()
+
+    async def _occupy(
+        self, request: wire.Submit, place: int, caller: Caller, mailbox: Mailbox, trace: Trace
+    ) -> None:
+        """Wait for a turn, hand one answer's request to the engine, and hold its slot until cancelled."""
         try:
-            async with self.dispatcher.slot(caller, max(1, len(ask.ids))) as turn:
-                adapter = None if ask.model == self.text.name else ask.model
-                request = wire.Submit(0, ask.ids, sampling, ask.grammar, ask.thinking, adapter)
+            async with self.dispatcher.slot(caller, len(request.ids)) as turn:
                 name = self.supervisor.submit(mailbox, place, request)
-                trace.admitted(place)
                 try:
+                    trace.admitted(place)
                     await asyncio.get_running_loop().create_future()
                 finally:
                     self.supervisor.abort(name)
                     self.dispatcher.charge(turn, mailbox.tokens[place])
         except ApiError as error:
             mailbox.put(place, error)
+
+
+def characters(value: object) -> int:
+    """Of all texts in it."""
+    found, rest = 0, [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, str):
+            found += len(item)
+        elif isinstance(item, Mapping):
+            rest.extend(item.values())
+        elif isinstance(item, list | tuple):
+            rest.extend(item)
+    return found
 
 
 def _count(usage: Usage, part: Part, cached_tokens: int) -> None:

@@ -25,11 +25,14 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """`model`: the name clients use. `max_queue`: requests that may wait. Times are in seconds.
+    """`model`: the name clients use. `max_queue`: requests that may wait. `allowed_hosts`: names that clients
+    may use besides those of this machine. `shared_cache`: keys find each other's prompts in the prefix cache.
+    `price_per_hour`: what the machine costs, in US dollars.
 
-    `stall_s`: a busy engine without a step for so long is restarted. `write_s`: a client that takes nothing
-    for so long is dropped. `header_s`, `body_s`: how long a request may take to arrive. `drain_s`: how long
-    running answers have at the end. `price_per_hour`: what the machine costs, in US dollars.
+    Times are in seconds. `stall_s`: a busy engine without a step for so long is restarted. `write_s`: a
+    client that takes nothing for so long is dropped. `header_s`, `body_s`: how long a request may take to
+    arrive. `drain_s`: how long running answers have at the end. `change_s`: what loading an adapter or
+    weights may take.
     """
 
     engine: EngineSettings
@@ -42,6 +45,8 @@ class ServeSettings:
     database: str | None = None
     open_to_all: bool = False
     cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    shared_cache: bool = False
     log_prompts: bool = False
     log_format: str = "text"
     price_per_hour: float | None = None
@@ -50,4 +55,5 @@ class ServeSettings:
     header_s: float = 10.0
     body_s: float = 60.0
     drain_s: float = 60.0
+    change_s: float = 600.0
     adapters: dict[str, Path] = field(default_factory=dict)

@@ -2,20 +2,26 @@
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
+from sampan.core.errors import RequestError, TemplateError, TokenizerError
 from sampan.core.memory import give_back_freed_memory
 from sampan.core.types import ModelFiles, SamplingParams
 from sampan.llm.load import defaults_of, text_of
-from sampan.server.errors import bad_request
+from sampan.server.errors import ApiError, bad_request
 from sampan.text.chat import ChatTemplate
 from sampan.text.reasoning import starts_inside_reasoning
 from sampan.text.tokenizer import Tokenizer
 from sampan.text.tools import ToolFormat, for_template, tool_format
 from sampan.weights.checkpoint import open_checkpoint
+
+SLICE = 64 << 10
+"""Characters of a text that are encoded at a time to see whether it is too long."""
+_A_CUT = 64  # tokens that a cut adds at the most
+_PROBE: Final[list[Mapping[str, Any]]] = [{"role": "user", "content": "?"}]
 
 
 @dataclass(frozen=True)
@@ -51,16 +57,68 @@ class ModelText:
     def conversation(
         self,
         messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] = (),
-        **variables: Any,
+        tools: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any],
+        most: int,
     ) -> tuple[list[int], bool]:
-        """The prompt of a conversation, and whether it has opened a block of reasoning."""
+        """The prompt of a conversation, and whether it has opened a block of reasoning.
+
+        Raises a 400 for what the template or the tokenizer refuses, and for one that has notably more than
+        `most` tokens, as soon as that is known.
+        """
         if self.template is None:
             raise bad_request(f"{self.name} has no chat template: use /v1/completions", param="messages")
-        veil = Veil(self.control_texts)
-        ready, listed = for_template(self.tool_format, veil.over(messages), veil.over(tools))
-        prompt = self.template.render(ready, add_generation_prompt=True, tools=listed, **veil.over(variables))
-        return veil.encode(self.tokenizer, prompt), starts_inside_reasoning(prompt)
+        try:
+            veil = Veil(self.control_texts)
+            ready, listed = for_template(self.tool_format, veil.over(messages), veil.over(tools))
+            extra = veil.over(variables)
+            prompt = self.template.render(ready, add_generation_prompt=True, tools=listed, **extra)
+            ids: list[int] = []
+            for piece, special in veil.pieces(prompt):
+                if len(ids) > most:
+                    raise too_long(most)
+                ids += self._ids(piece, most, add_bos=False, special=special)
+        except (RequestError, TemplateError, TokenizerError) as error:
+            raise bad_request(str(error), param="messages") from error
+        return ids, starts_inside_reasoning(prompt)
+
+    def encode(self, text: str, special: bool, most: int) -> list[int]:
+        """The ids of a text; the same errors. `special`: begin as the model wants a text to begin."""
+        try:
+            return self._ids(text, most, add_bos=special, special=True)
+        except TokenizerError as error:
+            raise bad_request(str(error), param="prompt") from error
+
+    def _ids(self, text: str, most: int, *, add_bos: bool, special: bool) -> list[int]:
+        if len(text) > SLICE:
+            self._refuse_long(text, most)
+        return self.tokenizer.encode(text, add_bos=add_bos, special=special)
+
+    def _refuse_long(self, text: str, most: int) -> None:
+        """Refuse a text that is much too long without encoding all of it, slice by slice.
+
+        A cut changes the tokens beside it alone, so that the sum is close: what is near the limit passes.
+        """
+        found = 0
+        for start in range(0, len(text), SLICE):
+            found += len(self.tokenizer.encode(text[start : start + SLICE], add_bos=False)) - _A_CUT
+            if found > most:
+                raise too_long(most)
+
+    @cached_property
+    def thinking_switch(self) -> tuple[bool, bool]:
+        """Whether a request can say if the model thinks, and whether it thinks where nothing is said."""
+        plain = self._probed()
+        switched = self._probed(enable_thinking=False) != self._probed(enable_thinking=True)
+        return switched, starts_inside_reasoning(plain)
+
+    def _probed(self, **given: Any) -> str:
+        if self.template is None:
+            return ""
+        try:
+            return self.template.render(_PROBE, add_generation_prompt=True, **given)
+        except TemplateError:
+            return ""
 
     @cached_property
     def control_texts(self) -> re.Pattern[str] | None:
@@ -85,15 +143,23 @@ class Veil:
             return {name: self.over(item) for name, item in value.items()}
         return [self.over(item) for item in value] if isinstance(value, list | tuple) else value
 
-    def encode(self, tokenizer: Tokenizer, prompt: str) -> list[int]:
-        """The ids of a rendered prompt, where what is behind the marks is ordinary text."""
-        pieces = re.split(f"\ue000{self._nonce}:([0-9]+)\ue001", prompt) if self._hidden else [prompt]
-        ids: list[int] = []
-        for place, piece in enumerate(pieces):
+    def pieces(self, prompt: str) -> Iterator[tuple[str, bool]]:
+        """A rendered prompt in pieces, and whether control tokens in them are control tokens: what is behind
+        the marks is ordinary text."""
+        cut = re.split(f"\ue000{self._nonce}:([0-9]+)\ue001", prompt) if self._hidden else [prompt]
+        for place, piece in enumerate(cut):
             text = self._hidden[int(piece)] if place % 2 else piece
-            ids += tokenizer.encode(text, add_bos=False, special=place % 2 == 0) if text else []
-        return ids
+            if text:
+                yield text, place % 2 == 0
 
     def _hide(self, match: re.Match[str]) -> str:
         self._hidden.append(match.group())
         return f"\ue000{self._nonce}:{len(self._hidden) - 1}\ue001"
+
+
+def too_long(most: int) -> ApiError:
+    """The 400 of a prompt of more than `most` tokens."""
+    return bad_request(
+        f"the prompt has more than {most} tokens: shorten it, or choose a model with a longer context",
+        code="context_length_exceeded",
+    )

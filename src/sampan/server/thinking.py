@@ -1,18 +1,24 @@
 """Thinking on request: what the served model can do of it, and thinking for no more than so many tokens."""
 
-from collections.abc import AsyncIterator, Mapping
+from array import array
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from sampan.core.errors import TemplateError
 from sampan.server.ask import Ask, Caller, Part, Usage
 from sampan.server.errors import bad_request
 from sampan.server.text import ModelText
-from sampan.text.reasoning import starts_inside_reasoning
 
-_PROBE: Final[list[Mapping[str, Any]]] = [{"role": "user", "content": "?"}]
 _CLOSING = "\n</think>\n\n"
+
+
+class Thinking(NamedTuple):
+    """What a model's template does: `switched` where a request can say if the model thinks; `unasked` where
+    it thinks if nothing is said."""
+
+    switched: bool = False
+    unasked: bool = False
 
 
 class Answering(Protocol):
@@ -21,26 +27,23 @@ class Answering(Protocol):
     @property
     def text(self) -> ModelText: ...
 
+    @property
+    def thinking(self) -> Thinking: ...
+
     def answer(self, ask: Ask, caller: Caller, usage: Usage) -> AsyncIterator[Part]: ...
 
 
-def variables(text: ModelText, wanted: bool, *, param: str) -> dict[str, Any]:
+def variables(service: Answering, wanted: bool, *, param: str) -> dict[str, Any]:
     """What to tell the chat template; a 400 for a model that cannot think, or cannot do without."""
-    if switched(text):
+    text = service.text
+    if service.thinking.switched:
         return {"enable_thinking": wanted}
-    thinks = (
-        starts_inside_reasoning(_probed(text)) or len(text.tokenizer.encode("<think>", add_bos=False)) == 1
-    )
+    thinks = service.thinking.unasked or len(text.tokenizer.encode("<think>", add_bos=False)) == 1
     if wanted and not thinks:
         raise bad_request(f"{param}: {text.name} does not think before it answers: leave it out", param=param)
     if thinks and not wanted:
         raise bad_request(f"{param}: {text.name} always thinks before it answers: leave it out", param=param)
     return {}
-
-
-def switched(text: ModelText) -> bool:
-    """Whether a request can say if the model thinks."""
-    return _probed(text, enable_thinking=False) != _probed(text, enable_thinking=True)
 
 
 async def within_budget(
@@ -73,18 +76,9 @@ async def _rest(
     most = ask.sampling.max_tokens
     left = None if most is None else max(1, most - len(ids))
     sampling = replace(ask.sampling, max_tokens=left)
-    rest = replace(ask, ids=(*ask.ids, *ids, *closing), sampling=sampling, thinking=False)
+    rest = replace(ask, ids=ask.ids + array("i", [*ids, *closing]), sampling=sampling, thinking=False)
     counted, before = Usage(len(rest.ids)), usage.completion_tokens
     async with aclosing(service.answer(rest, caller, counted)) as parts:  # type: ignore[type-var]
         async for part in parts:
             usage.completion_tokens = before + counted.completion_tokens
             yield part
-
-
-def _probed(text: ModelText, **given: Any) -> str:
-    if text.template is None:
-        return ""
-    try:
-        return text.template.render(_PROBE, add_generation_prompt=True, **given)
-    except TemplateError:
-        return ""

@@ -121,6 +121,13 @@ class Tokenizer:
         return known
 
     @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest token: n tokens never stand for more than n times as many."""
+        to_bytes = self._vocabulary.spelling.to_bytes
+        entries = ((self._entry(token), token in self._added_ids) for token in range(self.vocab_size))
+        return max(len(to_bytes(entry, added=added)) for entry, added in entries)
+
+    @cached_property
     def _added_ids(self) -> frozenset[int]:
         return frozenset(self._backend.get_added_tokens_decoder())
 

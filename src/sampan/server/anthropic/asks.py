@@ -22,7 +22,7 @@ from sampan.server.anthropic.schemas import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from sampan.server.ask import Ask, Tools
+from sampan.server.ask import Ask, Caller, Tools
 from sampan.server.errors import bad_request
 from sampan.server.offer import offer
 from sampan.server.service import Service
@@ -38,7 +38,7 @@ def sampling_of(body: MessagesRequest, text: ModelText) -> SamplingParams:
     return replace(text.defaults, **given, stop=tuple(body.stop_sequences or ()))
 
 
-async def ask_of(body: CountRequest, service: Service, sampling: SamplingParams) -> Ask:
+async def ask_of(body: CountRequest, service: Service, caller: Caller, sampling: SamplingParams) -> Ask:
     """The request as an ask; `ApiError` for what contradicts itself or is not served."""
     config = body.output_config
     grammar = None
@@ -52,11 +52,12 @@ async def ask_of(body: CountRequest, service: Service, sampling: SamplingParams)
     return await service.conversation(
         template_messages(body),
         sampling,
+        caller,
         model=body.model,
         n=1,
         grammar=grammar,
         tools=tools,
-        variables=_variables(body, service.text),
+        variables=variables_of(body, service),
     )
 
 
@@ -105,12 +106,13 @@ def template_messages(body: CountRequest) -> list[dict[str, Any]]:
     return rows
 
 
-def _variables(body: CountRequest, text: ModelText) -> dict[str, Any]:
+def variables_of(body: CountRequest, service: Service) -> dict[str, Any]:
+    """What the chat template is told of thinking."""
     if body.thinking is None:
         return {}
     if isinstance(body.thinking, ThinkingAdaptive):
-        return {"enable_thinking": True} if thinking.switched(text) else {}
-    return thinking.variables(text, isinstance(body.thinking, ThinkingEnabled), param="thinking")
+        return {"enable_thinking": True} if service.thinking.switched else {}
+    return thinking.variables(service, isinstance(body.thinking, ThinkingEnabled), param="thinking")
 
 
 def _blocks(place: int, message: Message) -> list[Block]:

@@ -9,7 +9,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from sampan.server import thinking
-from sampan.server.anthropic.asks import ask_of, budget_of, sampling_of
+from sampan.server.anthropic.asks import (
+    ask_of,
+    budget_of,
+    sampling_of,
+    template_messages,
+    tools_of,
+    variables_of,
+)
 from sampan.server.anthropic.replies import (
     SIGNATURE,
     MessageAnswer,
@@ -29,6 +36,7 @@ from sampan.server.collect import Answer, Run, Step, collected
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError
 from sampan.server.openapi import ASKED, SENT, STREAM, errors
+from sampan.server.service import COUNTED
 from sampan.server.sse import EventStream, unless_gone
 
 router = APIRouter(prefix="/v1/messages", route_class=JsonRoute)
@@ -51,7 +59,7 @@ _EMPTY: dict[str, dict[str, Any]] = {
 async def create(body: MessagesRequest, request: Request, service: Service_, caller: Caller_) -> Response:
     """Answer a conversation; with `stream`, as server-sent events."""
     budget = budget_of(body)
-    ask = await ask_of(body, service, sampling_of(body, service.text))
+    ask = await ask_of(body, service, caller, sampling_of(body, service.text))
     usage = Usage(len(ask.ids))
     parts = service.answer(ask, caller, usage)
     if budget is not None:
@@ -65,14 +73,22 @@ async def create(body: MessagesRequest, request: Request, service: Service_, cal
 
 
 @router.post("/count_tokens", operation_id="count_tokens", responses=errors(*SENT, form=MessagesError))
-async def count_tokens(body: CountRequest, service: Service_, caller: Caller_) -> TokenCount:  # noqa: ARG001
+async def count_tokens(body: CountRequest, service: Service_, caller: Caller_) -> TokenCount:
     """How many tokens the prompt of this conversation has."""
     if body.model not in service.models:
         raise ApiError(
             404, f"the model {body.model[:80]!r} is not served here", code="model_not_found", param="model"
         )
-    ask = await ask_of(body, service, service.text.defaults)
-    return TokenCount(input_tokens=len(ask.ids))
+    service.admission.count(caller)
+    tools = tools_of(body)
+    ids, _ = await service.rendered(
+        template_messages(body),
+        caller,
+        tools=() if tools is None else tools.callable,
+        variables=variables_of(body, service),
+        contexts=COUNTED,
+    )
+    return TokenCount(input_tokens=len(ids))
 
 
 class Reply:

@@ -4,13 +4,14 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from sampan.server.ask import Ask, CallPart, Part, Usage
+from sampan.server.ask import Ask, Caller, CallPart, Part, Usage
 from sampan.server.body import JsonRoute
 from sampan.server.collect import Answer, Run, collected
 from sampan.server.door import Caller_, Service_
@@ -33,7 +34,7 @@ router = APIRouter(route_class=JsonRoute)
 )
 async def create(body: ChatRequest, request: Request, service: Service_, caller: Caller_) -> Response:
     """Answer a conversation; with `stream`, as server-sent events."""
-    ask = await ask_of(body, service)
+    ask = await ask_of(body, service, caller)
     usage = Usage(len(ask.ids))
     parts = service.answer(ask, caller, usage)
     reply = _Reply(body, service)
@@ -44,7 +45,7 @@ async def create(body: ChatRequest, request: Request, service: Service_, caller:
     return JSONResponse(await unless_gone(request, reply.whole(parts, usage, ask.n)), headers=headers)
 
 
-async def ask_of(body: ChatRequest, service: Service) -> Ask:
+async def ask_of(body: ChatRequest, service: Service, caller: Caller) -> Ask:
     """The request as an ask; `ApiError` for what contradicts itself or is not served."""
     if body.top_logprobs and not body.logprobs:
         raise bad_request("top_logprobs needs logprobs to be true", param="top_logprobs")
@@ -63,15 +64,17 @@ async def ask_of(body: ChatRequest, service: Service) -> Ask:
         raise bad_request(
             "a required tool call and a format of the answer exclude each other", param="response_format"
         )
-    return await service.conversation(
+    ask = await service.conversation(
         template_messages(body.messages),
         sampling_of(body, service.text, logprobs=wanted),
+        caller,
         model=body.model,
         n=body.n or 1,
         grammar=grammar,
         tools=tools,
         variables=variables_of(body),
     )
+    return replace(ask, cache_salt=body.cache_salt)
 
 
 class _Reply:

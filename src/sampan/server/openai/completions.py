@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from sampan.core.types import TokenLogprob
-from sampan.server.ask import Ask, Part, Usage
+from sampan.server.ask import Ask, Caller, Ids, Part, Usage
 from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
@@ -26,6 +26,7 @@ from sampan.text.tokenizer import Tokenizer
 router = APIRouter(route_class=JsonRoute)
 
 _MOST_PROMPTS = 128
+_MOST_ANSWERS = 1024
 
 
 @router.post(
@@ -38,7 +39,7 @@ async def create(body: CompletionRequest, request: Request, service: Service_, c
     """Continue one or more texts, or lists of token ids."""
     if body.stream_options is not None and not body.stream:
         raise bad_request("stream_options needs stream to be true", param="stream_options")
-    asks = _asks(body, service)
+    asks = await _asks(body, service, caller)
     usage = Usage(sum(len(ask.ids) for ask in asks))
     parts = service.answer_all(asks, caller, usage)
     reply = _Reply(body, service)
@@ -50,7 +51,7 @@ async def create(body: CompletionRequest, request: Request, service: Service_, c
     return JSONResponse(await unless_gone(request, reply.whole(parts, usage, count)), headers=headers)
 
 
-def _asks(body: CompletionRequest, service: Service) -> list[Ask]:
+async def _asks(body: CompletionRequest, service: Service, caller: Caller) -> list[Ask]:
     sampling = sampling_of(body, service.text, logprobs=body.logprobs)
     if sampling.max_tokens is None:
         body_tokens = 16  # as this API has always had it
@@ -63,17 +64,23 @@ def _asks(body: CompletionRequest, service: Service) -> list[Ask]:
         raise bad_request(
             f"{len(prompts)} prompts: at most {_MOST_PROMPTS} go into one request", param="prompt"
         )
-    encoded = [_ids(prompt, service) for prompt in prompts]
-    return [Ask(tuple(ids), sampling, body.model, body.n or 1, grammar=grammar, raw=True) for ids in encoded]
+    if len(prompts) * (body.n or 1) > _MOST_ANSWERS:
+        raise bad_request(
+            f"{len(prompts)} prompts of n {body.n}: at most {_MOST_ANSWERS} answers come of one request",
+            param="n",
+        )
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    encoded = await service.encoded(texts, caller) if texts else [_ids(prompt, service) for prompt in prompts]
+    n, salt = body.n or 1, body.cache_salt
+    return [Ask(ids, sampling, body.model, n, grammar=grammar, raw=True, cache_salt=salt) for ids in encoded]
 
 
-def _ids(prompt: str | list[int], service: Service) -> list[int]:
-    if isinstance(prompt, str):
-        return service.text.tokenizer.encode(prompt)
+def _ids(prompt: list[int], service: Service) -> Ids:
     most = service.text.vocabulary
-    if wrong := [token for token in prompt if not 0 <= token < most]:
-        raise bad_request(f"prompt has the token {str(wrong[0])[:20]}: ids are below {most}", param="prompt")
-    return prompt
+    for wrong in (min(prompt, default=0), max(prompt, default=0)):
+        if not 0 <= wrong < most:
+            raise bad_request(f"prompt has the token {str(wrong)[:20]}: ids are below {most}", param="prompt")
+    return Ids("i", prompt)
 
 
 def _prompts(prompt: str | list[Any]) -> list[Any]:

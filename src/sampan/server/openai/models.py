@@ -4,14 +4,15 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse, Response
 
-from sampan.core.errors import TokenizerError
 from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.openai.asks import template_messages
 from sampan.server.openai.schemas import Body, ChatMessage, Many
 from sampan.server.openapi import SENT, errors
+from sampan.server.service import COUNTED
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -80,10 +81,11 @@ async def show_model(
     return _row(service, model)
 
 
-@router.post("/tokenize", operation_id="tokenize", responses=errors(*SENT))
-async def tokenize(body: TokenizeRequest, service: Service_, caller: Caller_) -> Tokens:  # noqa: ARG001
+@router.post("/tokenize", operation_id="tokenize", response_model=Tokens, responses=errors(*SENT))
+async def tokenize(body: TokenizeRequest, service: Service_, caller: Caller_) -> Response:
     """The ids of a text, or of the prompt that a conversation becomes."""
     _check(service, body.model)
+    service.admission.count(caller)
     if (body.prompt is None) == (body.messages is None):
         raise bad_request("give either prompt or messages", param="prompt")
     if body.messages is not None:
@@ -92,24 +94,20 @@ async def tokenize(body: TokenizeRequest, service: Service_, caller: Caller_) ->
                 "add_special_tokens is for a prompt: of messages, the template says what is special",
                 param="add_special_tokens",
             )
-        ids, _ = await service.rendered(template_messages(body.messages))
+        ids, _ = await service.rendered(template_messages(body.messages), caller, contexts=COUNTED)
     else:
         special = body.add_special_tokens is not False
-        try:
-            ids = service.text.tokenizer.encode(body.prompt or "", add_bos=special)
-        except TokenizerError as error:
-            raise bad_request(str(error), param="prompt") from error
-    return Tokens(tokens=ids, count=len(ids), max_model_len=service.context)
+        [ids] = await service.encoded([body.prompt or ""], caller, special=special, contexts=COUNTED)
+    row = {"tokens": ids.tolist(), "count": len(ids), "max_model_len": service.context}
+    return JSONResponse(row)  # not validated again: there may be very many
 
 
 @router.post("/detokenize", operation_id="detokenize", responses=errors(*SENT))
-async def detokenize(body: DetokenizeRequest, service: Service_, caller: Caller_) -> Text:  # noqa: ARG001
+async def detokenize(body: DetokenizeRequest, service: Service_, caller: Caller_) -> Text:
     """The text of token ids."""
     _check(service, body.model)
-    try:
-        return Text(prompt=service.text.tokenizer.decode(body.tokens, skip_special=False))
-    except TokenizerError as error:
-        raise bad_request(str(error), param="tokens") from error
+    service.admission.count(caller)
+    return Text(prompt=await service.decoded(body.tokens, caller))
 
 
 def _check(service: Service_, name: str | None) -> None:

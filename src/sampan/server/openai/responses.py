@@ -41,7 +41,7 @@ async def create(
     """Answer a conversation; with `stream`, as server-sent events. Kept unless `store` is false."""
     items = numbered(body.input)
     before = _before(store, caller, body.previous_response_id)
-    ask = await ask_of(body, [*before, *items], service)
+    ask = await ask_of(body, [*before, *items], service, caller)
     usage = Usage(len(ask.ids))
 
     def keep(document: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from sampan.core.types import Grammar, SamplingParams
 from sampan.server import thinking
-from sampan.server.ask import Ask, Tools
+from sampan.server.ask import Ask, Caller, Tools
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.offer import offer
 from sampan.server.openai.responses_schemas import FunctionChoice, Item, ResponseRequest, TextSchema
@@ -20,7 +20,9 @@ _PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "f
 _SILENT = {"role": "assistant", "content": ""}
 
 
-async def ask_of(body: ResponseRequest, items: Sequence[Mapping[str, Any]], service: Service) -> Ask:
+async def ask_of(
+    body: ResponseRequest, items: Sequence[Mapping[str, Any]], service: Service, caller: Caller
+) -> Ask:
     """The request as an ask; `items`: the whole conversation. `ApiError` for what is not served."""
     if body.stream_options is not None and not body.stream:
         raise bad_request("stream_options needs stream to be true", param="stream_options")
@@ -30,19 +32,21 @@ async def ask_of(body: ResponseRequest, items: Sequence[Mapping[str, Any]], serv
             "a required tool call and a format of the answer exclude each other", param="text.format"
         )
     try:
-        return await service.conversation(
+        ask = await service.conversation(
             template_messages(body.instructions, items),
             _sampling(body, service.text),
+            caller,
             model=body.model,
             n=1,
             grammar=grammar,
             tools=tools,
-            variables=_variables(body, service.text),
+            variables=_variables(body, service),
         )
     except ApiError as error:
         if error.param == "messages":
             error.param = "input"
         raise
+    return replace(ask, cache_salt=body.cache_salt)
 
 
 def numbered(items: Sequence[Item]) -> list[dict[str, Any]]:
@@ -134,6 +138,6 @@ def _tools(body: ResponseRequest) -> Tools | None:
     return offer(functions, name, named=named, parallel=body.parallel_tool_calls is not False)
 
 
-def _variables(body: ResponseRequest, text: ModelText) -> dict[str, Any]:
+def _variables(body: ResponseRequest, service: Service) -> dict[str, Any]:
     effort = body.reasoning.effort if body.reasoning is not None else None
-    return {} if effort is None else thinking.variables(text, effort != "none", param="reasoning.effort")
+    return {} if effort is None else thinking.variables(service, effort != "none", param="reasoning.effort")

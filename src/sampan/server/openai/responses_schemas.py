@@ -190,6 +190,7 @@ class ResponseRequest(Body):
     metadata: Annotated[dict[Name, Value], Field(max_length=16)] | None = None
     service_tier: Literal["auto", "default"] | None = None
     prompt_cache_key: Value | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     safety_identifier: Value | None = None
     user: str | None = None
 

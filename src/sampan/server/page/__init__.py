@@ -3,7 +3,3 @@
 Everything that it shows comes from this package and this service; nothing is fetched from elsewhere, and the
 policy sent with it lets a browser fetch nothing from elsewhere.
 """
-
-from .routes import router
-
-__all__ = ["router"]

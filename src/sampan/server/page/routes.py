@@ -4,24 +4,21 @@
 {"text": …} and gives {"blocks": [{"line": n, "html": …}]}; 413 where the text is too long.
 """
 
-import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.params import Depends
 from fastapi.responses import JSONResponse
+
+from sampan.server.door import Caller_, Service_
 
 from . import render
 
 MAX_BYTES = 4 * render.MAX_CHARS
-WAITING = 32
+_A_RENDERING = 1 / 60
 
 _TYPES = {
     "css": "text/css; charset=utf-8",
@@ -63,13 +60,12 @@ def assets() -> dict[str, Asset]:
     return found
 
 
-def router(dependencies: Sequence[Depends] = ()) -> APIRouter:
-    """The routes. `dependencies` guard what costs work (the rendering), as they guard the API."""
+def router() -> APIRouter:
+    """The routes."""
     routes = APIRouter(include_in_schema=False)
-    renderer = Renderer()
     routes.add_api_route("/", _index, methods=["GET", "HEAD"])
     routes.add_api_route("/page/assets/{name}", _asset, methods=["GET", "HEAD"])
-    routes.add_api_route("/page/render", renderer.answer, methods=["POST"], dependencies=list(dependencies))
+    routes.add_api_route("/page/render", _render, methods=["POST"])
     return routes
 
 
@@ -89,41 +85,21 @@ def _sent(asset: Asset, request: Request) -> Response:
     return Response(asset.body, media_type=asset.media_type, headers=headers)
 
 
-class Renderer:
-    """Renders in one thread of its own, so that long texts wait for each other and nobody else waits."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="page-render")
-        self._waiting = 0
-
-    async def answer(self, request: Request) -> Response:
-        """POST /page/render."""
-        body = await _body(request)
-        if body is None:
-            return _error(413, f"a text to render has at most {MAX_BYTES} bytes")
-        try:
-            text = json.loads(body)["text"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            text = None
-        if not isinstance(text, str):
-            return _error(400, 'the body is to be {"text": "…"}')
-        return await self._rendered(text)
-
-    async def _rendered(self, text: str) -> Response:
-        text = text.encode("utf-8", "replace").decode()  # JSON can spell half a surrogate pair
-        if self._waiting >= WAITING:
-            return _error(503, "too many texts are waiting to be rendered", {"Retry-After": "1"})
-        self._waiting += 1
-        try:
-            blocks = await asyncio.get_running_loop().run_in_executor(self._pool, render.render, text)
-        except ValueError as error:
-            return _error(413, str(error))
-        finally:
-            self._waiting -= 1
-        content: dict[str, Any] = {"blocks": [asdict(block) for block in blocks]}
-        return JSONResponse(
-            content, headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-        )
+async def _render(request: Request, service: Service_, caller: Caller_) -> Response:
+    """POST /page/render. The page asks often while an answer grows: each time is a part of a request."""
+    body = await _body(request)
+    if body is None:
+        return _error(413, f"a text to render has at most {MAX_BYTES} bytes")
+    try:
+        text = json.loads(body)["text"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = None
+    if not isinstance(text, str):
+        return _error(400, 'the body is to be {"text": "…"}')
+    service.admission.count(caller, _A_RENDERING)
+    text = text.encode("utf-8", "replace").decode()  # JSON can spell half a surrogate pair
+    content = {"blocks": await service.workers.run(caller, len(text), "markdown", text)}
+    return JSONResponse(content, headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"})
 
 
 async def _body(request: Request) -> bytes | None:

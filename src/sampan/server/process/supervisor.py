@@ -9,19 +9,20 @@ import logging
 import socket
 import sys
 import time
-from collections import Counter, deque
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Literal
 
 from sampan.core.errors import SampanError
+from sampan.core.types import Grammar
 from sampan.engine.sequence import Event
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.process import wire
 from sampan.server.process.changes import Changes
+from sampan.server.process.mailbox import Mailbox, Waiting
 from sampan.server.settings import EngineSettings
 
 log = logging.getLogger("sampan.engine")
@@ -29,55 +30,26 @@ log = logging.getLogger("sampan.engine")
 _WATCH_S = 0.25
 _LONGEST_PAUSE_S = 30.0
 
-News = tuple[int, Event | ApiError]
-"""The place of an answer among those of its ask, and what happened to it."""
-
-
-class Mailbox:
-    """What happened to the answers of one ask, in order. One task reads it. `tokens`: that each answer was
-    given."""
-
-    def __init__(self) -> None:
-        self.tokens: Counter[int] = Counter()
-        self._news: deque[News] = deque()
-        self._arrived = asyncio.Event()
-
-    def put(self, place: int, news: Event | ApiError) -> None:
-        """From the event loop's thread."""
-        self.tokens[place] += 1
-        self._news.append((place, news))
-        self._arrived.set()
-
-    async def take(self) -> list[News]:
-        """Everything that has come, and something at least."""
-        await self._arrived.wait()
-        self._arrived.clear()
-        news = list(self._news)
-        self._news.clear()
-        return news
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """Where the events of one request go."""
-
-    mailbox: Mailbox
-    place: int
-
 
 class Supervisor:
     """Keeps one engine process running.
 
     `ready`: what it said when it had loaded; None while there is none. `beat`: its last sign of life.
-    `failure`: why there is none now. `restarts`: since the start. `last_token`: when one came,
-    by the monotonic clock.
+    `failure`: why there is none now. `restarts`: since the start. `last_token`: when this one last gave one,
+    `heard`: when it last said anything, by the monotonic clock. `change_s`: what a change may take.
     """
 
     def __init__(
-        self, settings: EngineSettings, *, stall_s: float, changes: Iterable[wire.Change] = ()
+        self,
+        settings: EngineSettings,
+        *,
+        stall_s: float,
+        change_s: float = 600.0,
+        changes: Iterable[wire.Change] = (),
     ) -> None:
         self.settings = settings
         self.stall_s = stall_s
+        self.change_s = change_s
         self.ready: wire.Ready | None = None
         self.beat: wire.Beat | None = None
         self.failure: str | None = None
@@ -86,13 +58,15 @@ class Supervisor:
         self.last_token: float | None = None
         self._ids = count(1)
         self._waiting: dict[int, Waiting] = {}
+        self._compiling: dict[int, asyncio.Future[wire.Compiled]] = {}
         self.changes = Changes(changes)
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._loaded = False
         self._progress = 0.0
-        self._heard = 0.0
+        self.heard = 0.0
 
     async def start(self) -> None:
         """Start the process and wait until it is ready; `SampanError` when the model cannot be loaded."""
@@ -133,16 +107,41 @@ class Supervisor:
 
     async def change(self, kind: Literal["load", "unload", "update"], name: str, path: Path) -> int:
         """Change adapters or weights; the version of the weights then. What worked is done again after a
-        restart. `ApiError` 400 for what does not work, 503 without an engine."""
+        restart. `ApiError` 400 for what does not work, 503 without an engine or after `change_s`."""
         if self.ready is None:
             raise self._away()
         change = wire.Change(next(self._ids), kind, name, path)
         done = self.changes.ask(change)
         self._send(change)
-        changed = await done
+        try:
+            async with asyncio.timeout(self.change_s):
+                changed = await done
+        except TimeoutError:
+            raise ApiError(
+                503,
+                f"the change was not made within {self.change_s:g} s; it may still be, later",
+                kind="server_error",
+                code="change_timeout",
+            ) from None
         if changed.error is not None:
             raise bad_request(changed.error)
         return changed.weights_version
+
+    async def compile(self, grammar: Grammar, thinking: bool) -> int:
+        """Make a grammar ready; its id for `Submit` and `forget`. `ApiError` 400 for what cannot be used."""
+        if self.ready is None:
+            raise self._away()
+        name = next(self._ids)
+        self._compiling[name] = done = asyncio.get_running_loop().create_future()
+        self._send(wire.Compile(name, grammar, thinking))
+        compiled = await done
+        if compiled.error is not None:
+            raise bad_request(compiled.error, param="grammar")
+        return name
+
+    def forget(self, name: int) -> None:
+        """A grammar that nobody needs any more."""
+        self._send(wire.Forget(name))
 
     def abort(self, name: int) -> None:
         """Forget a request; it is gone by the next step."""
@@ -166,7 +165,7 @@ class Supervisor:
     async def _keep_running(self) -> None:
         pause = 0.0
         while True:
-            started = time.monotonic()
+            self._loaded = False
             try:
                 self.failure = await self._one_life()
             finally:
@@ -174,11 +173,8 @@ class Supervisor:
             log.error("the engine ended: %s", self.failure)
             self._changed.set()
             self.restarts += 1
-            pause = (
-                0.0
-                if time.monotonic() - started > _LONGEST_PAUSE_S
-                else min(_LONGEST_PAUSE_S, pause * 2 or 0.1)
-            )
+            # What has loaded once will load again; what never does must not keep the machine busy.
+            pause = 0.0 if self._loaded else min(_LONGEST_PAUSE_S, pause * 2 or 0.1)
             await asyncio.sleep(pause)
 
     async def _one_life(self) -> str:
@@ -194,12 +190,12 @@ class Supervisor:
             )
         reader, self._writer = await asyncio.open_connection(sock=ours)
         self._send(wire.Start(self.settings, tuple(self.changes.made), forgiving=self.restarts > 0))
-        self._heard = self._progress = time.monotonic()
+        self.heard = self._progress = time.monotonic()
         watch = asyncio.create_task(self._watch(self._process))
         said = None
         try:
             while (message := await wire.areceive(reader)) is not None:
-                self._heard = time.monotonic()
+                self.heard = time.monotonic()
                 if isinstance(message, wire.Failed):
                     said = message.message
                 else:
@@ -207,6 +203,7 @@ class Supervisor:
             if said is None and watch.done():
                 said = watch.result()
         finally:
+            self.ready = None
             watch.cancel()
         code = await self._process.wait()
         return said or f"its process ended with code {code}"
@@ -218,8 +215,13 @@ class Supervisor:
         if self._writer is not None:
             self._writer.close()
         self.ready, self.beat, self._writer, self._process = None, None, None, None
+        self.last_token = None
         lost, self._waiting = self._waiting, {}
         self.changes.give_up(self._away())
+        compiling, self._compiling = self._compiling, {}
+        for done in compiling.values():
+            if not done.done():
+                done.set_exception(self._away())
         for waiting in lost.values():
             error = ApiError(
                 503,
@@ -237,8 +239,8 @@ class Supervisor:
             await asyncio.sleep(_WATCH_S)
             now = time.monotonic()
             if now - before > _WATCH_S + 1:  # we were stopped ourselves: it had no chance to be heard
-                self._heard = self._progress = now
-            if self.ready is not None and now - min(self._heard, self._progress) > self.stall_s:
+                self.heard = self._progress = now
+            if self.ready is not None and now - min(self.heard, self._progress) > self.stall_s:
                 process.kill()
                 return f"it made no progress for {self.stall_s:g} seconds"
 
@@ -254,13 +256,16 @@ class Supervisor:
         elif isinstance(message, wire.Refused):
             waiting = self._waiting.pop(message.id, None)
             if waiting is not None:
-                code = "context_length_exceeded" if message.context_overflow else None
-                waiting.mailbox.put(waiting.place, bad_request(message.message, code=code))
+                waiting.mailbox.put(waiting.place, _refusal(message))
+        elif isinstance(message, wire.Compiled):
+            done = self._compiling.pop(message.id, None)
+            if done is not None and not done.done():
+                done.set_result(message)
         elif isinstance(message, wire.Changed):
             self.weights_version = message.weights_version
             self.changes.answered(message)
         elif isinstance(message, wire.Ready):
-            self.ready, self.failure = message, None
+            self.ready, self.failure, self._loaded = message, None, True
             self.weights_version = message.weights_version
             for lost, why in message.lost:
                 self.changes.lost(lost)
@@ -276,3 +281,11 @@ class Supervisor:
         if event.finish_reason is not None:
             del self._waiting[event.request]
         waiting.mailbox.put(waiting.place, event)
+
+
+def _refusal(message: wire.Refused) -> ApiError:
+    if message.kind == "failure":
+        return ApiError(500, message.message, kind="server_error")
+    return bad_request(
+        message.message, code="context_length_exceeded" if message.kind == "overflow" else None
+    )

@@ -8,6 +8,7 @@ import asyncio
 import pickle
 import socket
 import struct
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,20 +22,44 @@ _LENGTH = struct.Struct("<I")
 
 @dataclass(frozen=True)
 class Submit:
-    """Answer a prompt; `id` is the service's name for it both ways. `thinking`: the prompt has opened
-    a block of reasoning, behind which the grammar begins."""
+    """Answer a prompt; `id` is the service's name for it both ways. `grammar`: the id it was compiled by.
+    `salt`: only requests with the same share cached prefixes."""
 
     id: int
-    ids: tuple[int, ...]
+    ids: "array[int]"
     sampling: SamplingParams
-    grammar: Grammar | None = None
-    thinking: bool = False
+    grammar: int | None = None
     adapter: str | None = None
+    salt: bytes = b""
 
 
 @dataclass(frozen=True)
 class Abort:
     """Forget a request before the next step."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Compile:
+    """Make a grammar ready. `thinking`: prompts have opened a block of reasoning, behind which it begins."""
+
+    id: int
+    grammar: Grammar
+    thinking: bool = False
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What came of it. `error`: why it cannot be used."""
+
+    id: int
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Nobody needs a compiled grammar any more."""
 
     id: int
 
@@ -95,11 +120,12 @@ class Failed:
 
 @dataclass(frozen=True)
 class Refused:
-    """A request that cannot be served as asked; `context_overflow` for a prompt that is too long."""
+    """A request that was not served. `kind`: it cannot be as asked, its prompt is too long, or the engine
+    failed."""
 
     id: int
     message: str
-    context_overflow: bool = False
+    kind: Literal["request", "overflow", "failure"]
 
 
 @dataclass(frozen=True)

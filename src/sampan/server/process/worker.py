@@ -10,16 +10,19 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
+from typing import Literal
 
-from sampan.core.errors import ContextOverflow, SampanError
+from sampan.core.errors import ContextOverflow, RequestError, SampanError
 from sampan.core.memory import resident_memory
 from sampan.engine.sequence import Event
 from sampan.llm import LLM
 from sampan.llm.driver import Generation, News
 from sampan.server.process import wire
 from sampan.server.settings import EngineSettings
+from sampan.text.grammar import GrammarConstraint
 
 BEAT_S = 0.25
 
@@ -69,6 +72,7 @@ class Worker:
         self._llm = llm
         self._outbox = outbox
         self._tickets: dict[int, Generation] = {}
+        self._grammars: dict[int, GrammarConstraint] = {}
         self._compilers = ThreadPoolExecutor(1, "sampan-grammar")
         self._changers = ThreadPoolExecutor(1, "sampan-change")
 
@@ -79,6 +83,10 @@ class Worker:
                 self._submit(message)
             elif isinstance(message, wire.Abort):
                 self._abort(message.id)
+            elif isinstance(message, wire.Compile):
+                self._compilers.submit(self._compile, message)
+            elif isinstance(message, wire.Forget):
+                self._grammars.pop(message.id, None)
             elif isinstance(message, wire.Change):
                 self._changers.submit(self._change, message)
 
@@ -105,28 +113,30 @@ class Worker:
 
         ticket = Generation([], deliver)
         self._tickets[message.id] = ticket
-        if message.grammar is None:
-            self._start(message, ticket)
-        else:
-            self._compilers.submit(self._start, message, ticket)
-
-    def _start(self, message: wire.Submit, ticket: Generation) -> None:
-        """Where there is a grammar, on the thread that compiles: nobody else waits for it."""
-        if ticket.closed:
-            return
         try:
-            request = self._llm.request(
-                message.ids,
-                message.sampling,
-                message.grammar,
-                thinking=message.thinking,
-                adapter=message.adapter,
-            )
+            constraint = None if message.grammar is None else self._grammars[message.grammar].copy()
+            ticket.requests = [
+                self._llm.request(
+                    message.ids,
+                    message.sampling,
+                    constraint=constraint,
+                    adapter=message.adapter,
+                    salt=message.salt,
+                )
+            ]
         except Exception as error:
             self._deliver(message.id, error)
         else:
-            ticket.requests = [request]
             self._llm.driver.submit(ticket)
+
+    def _compile(self, message: wire.Compile) -> None:
+        """On the thread that compiles: nobody else waits for it."""
+        error = None
+        try:
+            self._grammars[message.id] = self._llm.compile(message.grammar, thinking=message.thinking)
+        except Exception as failure:
+            error = _said(failure)
+        self._outbox.put(wire.Compiled(message.id, error))
 
     def _abort(self, name: int) -> None:
         ticket = self._tickets.pop(name, None)
@@ -140,7 +150,7 @@ class Worker:
     def _deliver(self, name: int, news: News) -> None:
         if isinstance(news, Exception):
             self._tickets.pop(name, None)
-            self._outbox.put(wire.Refused(name, str(news), isinstance(news, ContextOverflow)))
+            self._outbox.put(wire.Refused(name, _said(news), _kind(news)))
             return
         for _, event in news:
             assert isinstance(event, Event)
@@ -167,9 +177,23 @@ def make(llm: LLM, change: wire.Change) -> str | None:
             llm.unload_adapter(change.name)
         else:
             llm.update_weights(change.path)
-    except SampanError as error:
-        return str(error)
+    except Exception as error:
+        return _said(error)
     return None
+
+
+def _kind(error: Exception) -> Literal["request", "overflow", "failure"]:
+    if isinstance(error, ContextOverflow):
+        return "overflow"
+    return "request" if isinstance(error, RequestError) else "failure"
+
+
+def _said(error: Exception) -> str:
+    """An error for a client; one that nobody meant to raise goes to the log as well."""
+    if isinstance(error, SampanError):
+        return str(error)
+    traceback.print_exception(error)
+    return f"it failed: {type(error).__name__}"
 
 
 def main() -> None:

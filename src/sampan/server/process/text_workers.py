@@ -1,0 +1,152 @@
+"""The text processes as the service sees them: asked for a job, ended when it takes too long, started again.
+
+There are two lanes: what is short never waits behind what is long, and what is long runs at a low priority.
+In each, jobs wait fairly between callers.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+from sampan.server.ask import Caller
+from sampan.server.body import LONG
+from sampan.server.dispatch import Dispatcher
+from sampan.server.errors import ApiError
+from sampan.server.process import wire
+from sampan.server.process.text_process import too_costly
+from sampan.server.settings import ServeSettings
+
+log = logging.getLogger("sampan.text")
+
+_NICE = 10
+_WALL_S = 60.0  # processor time is the kernel's to watch: this is for a process that is stopped
+_BYTES_A_TOKEN = 256  # of a long text, for fairness between callers
+
+
+class TextWorkers:
+    """Does jobs (`text_jobs.TextJobs`) in processes that come from `door` (`text_process.fork`)."""
+
+    def __init__(self, settings: ServeSettings, door: socket.socket) -> None:
+        self._nursery = Nursery(settings, door)
+        self._short = Lane(self._nursery, 0, settings.max_queue)
+        self._long = Lane(self._nursery, _NICE, settings.max_queue)
+
+    async def run(self, caller: Caller, size: int, job: str, *arguments: Any) -> Any:
+        """The result of a job on a text of so many bytes. Raises its error, or a 400 when it was ended."""
+        lane = self._long if size > LONG else self._short
+        return await lane.run(caller, 1 + size // _BYTES_A_TOKEN, job, arguments)
+
+    def close(self) -> None:
+        """End the processes."""
+        for lane in (self._short, self._long):
+            lane.end()
+        self._nursery.close()
+
+
+class Nursery:
+    """Where workers come from; started again, more slowly, when it died."""
+
+    def __init__(self, settings: ServeSettings, door: socket.socket) -> None:
+        self._settings = settings
+        self._door = door
+
+    async def worker(self, nice: int) -> "Worker":
+        """A new one."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                socket.send_fds(self._door, [bytes([nice])], [theirs.fileno()])
+            except OSError:
+                log.error("the process that text workers come from ended: it is started again")
+                await self._start()
+                socket.send_fds(self._door, [bytes([nice])], [theirs.fileno()])
+        reader, writer = await asyncio.open_connection(sock=ours)
+        pid = await wire.areceive(reader)
+        if pid is None:
+            writer.close()
+            raise ApiError(503, "no process could be started to read this text", kind="server_error")
+        return Worker(reader, writer, pid)
+
+    async def _start(self) -> None:
+        self._door.close()
+        self._door, theirs = socket.socketpair()
+        with theirs:
+            number = theirs.fileno()
+            module = "sampan.server.process.text_process"
+            await asyncio.create_subprocess_exec(
+                sys.executable, "-m", module, str(number), pass_fds=(number,)
+            )
+        self._door.sendall(wire.pack((self._settings.engine, self._settings.model)))
+
+    def close(self) -> None:
+        """End it."""
+        self._door.close()
+
+
+class Worker:
+    """One process, which does one job at a time."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pid: int) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._pid = pid
+        # A process id may be another's by the time it is used; a descriptor never is.
+        self._handle = os.pidfd_open(pid) if sys.platform == "linux" else None
+
+    async def do(self, job: str, arguments: tuple[Any, ...]) -> Any:
+        """What came of it; None when the process ended over it."""
+        self._writer.write(wire.pack((job, arguments)))
+        return await wire.areceive(self._reader)
+
+    def end(self) -> None:
+        """Whatever it does."""
+        self._writer.close()
+        with contextlib.suppress(ProcessLookupError):
+            if self._handle is None:
+                os.kill(self._pid, signal.SIGKILL)
+            else:
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        if self._handle is not None:
+            os.close(self._handle)
+
+
+class Lane:
+    """One worker and those who wait for it."""
+
+    def __init__(self, nursery: Nursery, nice: int, most_waiting: int) -> None:
+        self._nursery = nursery
+        self._nice = nice
+        self._turns = Dispatcher(1, most_waiting)
+        self._worker: Worker | None = None
+
+    async def run(self, caller: Caller, tokens: int, job: str, arguments: tuple[Any, ...]) -> Any:
+        """The result of a job."""
+        async with self._turns.slot(caller, tokens):
+            answer = None
+            try:
+                async with asyncio.timeout(_WALL_S):
+                    if self._worker is None:
+                        self._worker = await self._nursery.worker(self._nice)
+                    answer = await self._worker.do(job, arguments)
+            except TimeoutError:
+                log.error("a text process gave no answer for %g s: it is ended", _WALL_S)
+            finally:
+                if answer is None:  # it died, or nobody wants its answer any more
+                    self.end()
+        if answer is None:
+            raise too_costly()
+        result, error = answer
+        if error is not None:
+            raise error
+        return result
+
+    def end(self) -> None:
+        """End the worker; the next job gets a new one."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.end()
