@@ -4,10 +4,11 @@ import os
 import re
 from pathlib import Path
 
-from sampan.core.errors import UsageError
+from sampan.core.errors import UsageError, quoted
 
 # Weights as they are downloaded, and a fifth on top for the cache of keys and values and the program.
 _ROOM = 1.2
+_MOST = 2**62  # no machine has as much
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?) *(?:([kmgt])(i?)b|b?)", re.IGNORECASE)
@@ -23,10 +24,11 @@ def parse_bytes(amount: int | str) -> int:
     else:
         found = _AMOUNT.fullmatch(amount.strip()) if isinstance(amount, str) else None
         number, unit, binary = found.groups(default="") if found else ("0", "", "")
-        size = int(float(number) * (1024 if binary else 1000) ** " kmgt".index(unit.lower() or " "))
-    if size > 0:
+        bytes_each = (1024 if binary else 1000) ** " kmgt".index(unit.lower() or " ")
+        size = int(min(float(number) * bytes_each, _MOST))
+    if 0 < size < _MOST:
         return size
-    raise UsageError(f"{amount!r:.80} is no amount of memory: write it as 4GiB, 800MB or a number of bytes")
+    raise UsageError(f"{quoted(amount)} is no amount of memory: write it as 4GiB, 800MB or a number of bytes")
 
 
 def megabytes(size: int) -> str:

@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from sampan.core.errors import RequestError
+from sampan.core.errors import RequestError, quoted
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -57,10 +57,12 @@ class SamplingParams:
         _require(self, Real, "a number", "repetition_penalty", "presence_penalty", "frequency_penalty")
         object.__setattr__(self, "stop", _tuple("stop", self.stop, str))
         object.__setattr__(self, "stop_token_ids", _tuple("stop_token_ids", self.stop_token_ids, Integral))
+        if not isinstance(self.ignore_eos, bool):
+            raise RequestError(f"ignore_eos is {quoted(self.ignore_eos)}: give True or False")
         if not isinstance(self.logit_bias, Mapping) or not all(
-            isinstance(token, Integral) and isinstance(bias, Real) for token, bias in self.logit_bias.items()
+            _is(token, Integral) and _is(bias, Real) for token, bias in self.logit_bias.items()
         ):
-            raise RequestError(f"logit_bias is {self.logit_bias!r:.80}: give numbers by token id")
+            raise RequestError(f"logit_bias is {quoted(self.logit_bias)}: give numbers by token id")
 
 
 GrammarKind = Literal["json_schema", "json_object", "regex", "lark", "choice"]
@@ -144,17 +146,23 @@ class Licence:
     url: str = ""
 
 
+def _is(value: object, kind: type) -> bool:
+    """Python's True and False are numbers; as one of these they are a mistake."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def _require(p: SamplingParams, kind: type, what: str, *names: str, optional: bool = False) -> None:
     for name in names:
         value = getattr(p, name)
-        if not isinstance(value, kind) and not (optional and value is None):
-            raise RequestError(f"{name} is {value!r:.80}: give {what}")
+        if not _is(value, kind) and not (optional and value is None):
+            raise RequestError(f"{name} is {quoted(value)}: give {what}")
 
 
 def _tuple(name: str, value: object, kind: type) -> tuple[object, ...]:
     """A sequence as a tuple; one item alone counts as a sequence of one."""
-    items = (value,) if isinstance(value, kind) else value
-    if not isinstance(items, Sequence) or not all(isinstance(item, kind) for item in items):
+    items = (value,) if _is(value, kind) else value
+    listed = isinstance(items, Sequence) and not isinstance(items, str | bytes | bytearray)
+    if not listed or not all(_is(item, kind) for item in items):  # type: ignore[attr-defined]
         what = "texts" if kind is str else "token ids"
-        raise RequestError(f"{name} is {value!r:.80}: give a list of {what}")
-    return tuple(items)
+        raise RequestError(f"{name} is {quoted(value)}: give a list of {what}")
+    return tuple(items)  # type: ignore[arg-type]

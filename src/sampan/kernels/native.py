@@ -1,13 +1,13 @@
 """The native extension, typed, and what it runs on."""
 
-import os
 import warnings
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from sampan.core.errors import OutOfMemory, UsageError
-from sampan.core.settings import Settings
+from sampan.core.errors import OutOfMemory, UsageError, quoted
+from sampan.core.settings import Settings, checked_threads
+from sampan.core.settings import available_cores as available_cores
 from sampan.kernels import _native  # type: ignore[attr-defined]
 
 PAGE: int = _native.PAGE  # tokens of one KV page
@@ -37,25 +37,26 @@ class Machine:
 
 def machine(settings: Settings, threads: int | None = None) -> Machine:
     """Threads: the argument, `SAMPAN_THREADS`, or every core this process may use; more get a warning."""
-    count, cores = threads or settings.threads or available_cores(), available_cores()
-    if count < 1:
-        raise UsageError(f"{count} threads were asked for: ask for 1 or more")
+    cores, count = available_cores(), _count(settings, threads)
     if count > cores:
         warnings.warn(f"{count} threads on {cores} cores wait for each other: use {cores}", stacklevel=2)
     try:
         isa = _native.isa(settings.isa or "")
-    except ValueError as e:
+    except (ValueError, TypeError) as e:
         names = ", ".join(_native.isas())
-        raise UsageError(f"SAMPAN_ISA is {settings.isa!r}: this machine runs {names}") from e
+        raise UsageError(f"SAMPAN_ISA is {quoted(settings.isa)}: this machine runs {names}") from e
     try:
         return Machine(_native.Pool(count), isa)
     except RuntimeError as e:
         raise UsageError(f"{count} threads were asked for, and the system refused them: ask for fewer") from e
 
 
-def available_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _count(settings: Settings, threads: int | None) -> int:
+    if threads is not None:
+        return checked_threads(threads)
+    if settings.threads is not None:
+        return checked_threads(settings.threads, "SAMPAN_THREADS")
+    return available_cores()
 
 
 def padded(n: int) -> int:
