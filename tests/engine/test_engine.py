@@ -25,11 +25,21 @@ def untouched(engine: Engine) -> bool:
         ([], "the prompt is empty"),
         ([5, 97], "token id 97 is outside the vocabulary of 97"),
         ([-1], "token id -1 is outside the vocabulary of 97"),
+        ([5, 2**64], "token id 18446744073709551616 is outside"),
+        ([5, 10**5000], "token id a value of type int is outside"),
+        ([5, 1.5], "token 1 of the prompt is 1.5: give whole numbers"),
+        ([float("inf")], "token 0 of the prompt is inf"),
+        ([5, None], "token 1 of the prompt is None"),
+        (["5"], "token 0 of the prompt is '5'"),
+        ([[5]], r"token 0 of the prompt is \[5\]"),
+        ([True], "token 0 of the prompt is True"),
+        (None, "the prompt is None: give a list of token ids"),
+        (7, "the prompt is 7: give a list of token ids"),
+        ("ab", "token 0 of the prompt is 'a'"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_prompt_that_cannot_be_served_is_refused(
-    make_engine: Make, prompt: list[int], message: str
-) -> None:
+def test_a_prompt_that_cannot_be_served_is_refused(make_engine: Make, prompt: Any, message: str) -> None:
     engine = make_engine()
     for ask in (lambda: engine.add(prompt, GREEDY), lambda: engine.score(prompt)):
         with pytest.raises(RequestError, match=message):

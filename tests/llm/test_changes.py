@@ -1,13 +1,16 @@
 """Adapters and new weights while the default model answers: by name, from any thread, at any time."""
 
 import asyncio
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from sampan import LLM, SamplingParams
@@ -70,7 +73,7 @@ def test_without_adapters_the_same_model(loaded: LLM, llm: LLM) -> None:
 
 
 def test_names_that_are_not_loaded_or_taken(loaded: LLM, folder: Callable[..., Path]) -> None:
-    with pytest.raises(RequestError, match=r"no adapter named 'three' is loaded: one, two"):
+    with pytest.raises(RequestError, match=r"no adapter named 'three' is loaded: 'one', 'two'"):
         loaded.generate(PROMPT, GREEDY, adapter="three")
     with pytest.raises(RequestError, match="'one' is loaded"):
         loaded.load_adapter("one", folder(3))
@@ -153,6 +156,62 @@ def test_an_update_that_is_refused(own: LLM) -> None:
         own.update_weights({}, when="later")  # type: ignore[arg-type]
     assert own.weights_version == version
     assert own.generate(PROMPT, GREEDY) == before
+
+
+PATHS: dict[str, Callable[[Path], Any]] = {
+    "nothing": lambda _: None,
+    "a number": lambda _: 3,
+    "bytes": bytes,
+    "no text": lambda _: "",
+    "arrays": lambda _: [np.ones(3)],
+    "nowhere": lambda path: path / "nowhere",
+    "a zero byte": lambda path: f"{path}\0",
+    "half a character": lambda path: f"{path}\ud800",
+    "a long name": lambda path: path / ("n" * 300),
+    "a long path": lambda path: path.joinpath(*["n" * 99] * 50),
+    "a pipe": lambda path: os.mkfifo(path / "pipe") or path / "pipe",
+    "a device": lambda _: "/dev/zero",
+    "a folder": lambda path: path,
+    "a text": lambda path: (path / "text").write_text("password: hunter2") and path / "text",
+}
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_whatever_the_path_is(own: LLM, tmp_path: Path, kind: str) -> None:
+    path = PATHS[kind](tmp_path)
+    for call in (own.update_weights, lambda path: own.load_adapter("new", path)):
+        start = time.monotonic()
+        with pytest.raises((UsageError, WeightsError)) as caught:
+            call(path)
+        assert time.monotonic() - start < 2
+        assert len(str(caught.value)) < 400
+        assert "hunter2" not in str(caught.value)
+    assert own.adapters == ()
+    assert own.generate(PROMPT, GREEDY).completion_tokens == 12
+
+
+@pytest.mark.parametrize("name", [None, 3, "", ["a"], b"a"])
+def test_a_name_that_is_none(own: LLM, tmp_path: Path, name: Any) -> None:
+    with pytest.raises(UsageError, match=r"name is .*: give the adapter a name"):
+        own.load_adapter(name, tmp_path)
+    with pytest.raises(RequestError, match=r"no adapter named .* is loaded: none is$"):
+        own.unload_adapter(name)
+
+
+@pytest.mark.parametrize(
+    "value", [None, "x", ["a"], [[1.0], [1.0, 2.0]], np.ones(576, np.int8), np.ones(576) * 1j, object()]
+)
+def test_arrays_that_are_none(own: LLM, value: object) -> None:
+    with pytest.raises(WeightsError, match=r"tensor 'model\.norm\.weight' .*give floats"):
+        own.update_weights({LAST: value})
+    with pytest.raises(WeightsError, match="has no place in the model") as caught:
+        own.update_weights({"x\n" * 5000: np.ones(3, np.float32)})
+    assert len(str(caught.value)) < 300
+
+
+def test_a_tensor_that_numpy_cannot_read(own: LLM) -> None:
+    with pytest.raises(WeightsError, match=r"is no array for numpy \(TypeError: .*BFloat16.*\): give floats"):
+        own.update_weights({LAST: torch.ones(576, dtype=torch.bfloat16)})
 
 
 def test_a_closed_model_refuses_changes(default_model: ModelFiles, tmp_path: Path) -> None:

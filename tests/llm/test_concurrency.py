@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
 from sampan import LLM, OutOfMemory, RequestError, SampanError, SamplingParams
 from sampan.core.types import ModelFiles
+from sampan.llm.driver import Generation, Request, Scoring
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
 ENDLESS = SamplingParams(max_tokens=450, temperature=1, seed=3, ignore_eos=True)
@@ -137,6 +139,73 @@ def test_a_failed_step_fails_its_requests_and_nothing_else(
         with pytest.raises(kind, match=said):
             asyncio.run(llm.agenerate(TEXTS[0], GREEDY))
     assert llm.generate(TEXTS[0], GREEDY) == expected
+
+
+class _Careless(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("failure", [ValueError, RuntimeError, SystemExit, KeyboardInterrupt, _Careless])
+def test_a_callback_that_fails_ends_its_own_ticket(
+    llm: LLM, at_rest: Rest, failure: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever it raises, at its first news or later, while others are answered in the same steps."""
+    heard: list[Any] = []
+
+    def deliver(news: Any) -> None:
+        heard.append(news)
+        if len(heard) == 3:
+            raise failure("not my day")
+
+    expected = llm.generate(TEXTS[1], GREEDY)
+    ids = llm.encode(TEXTS[0])
+    careless = Generation([Request(ids, ENDLESS), Request(ids, ENDLESS)], deliver)
+    deaf = Scoring(ids, deliver)
+    with llm.stream(TEXTS[1], GREEDY) as stream:
+        llm.driver.submit(careless)
+        assert list(stream)[-1].finish_reason == "length"
+        assert stream.completion == expected
+    while not careless.closed:
+        time.sleep(0.01)
+    heard[:] = [None, None]
+    llm.driver.submit(deaf)
+    assert llm.generate(TEXTS[1], GREEDY) == expected
+    at_rest()
+    assert len(heard) == 3  # no more news for who failed to take them
+    assert (careless.closed, deaf.closed) == (True, True)
+    assert [record.getMessage() for record in caplog.records] == [
+        "a ticket's deliver failed, its requests are withdrawn"
+    ] * 2
+
+
+@pytest.mark.parametrize("tokens", [None, 7, [1, None], [1.5], "ab"])
+def test_tokens_that_are_none_end_their_own_ticket(llm: LLM, at_rest: Rest, tokens: Any) -> None:
+    heard: SimpleQueue[Any] = SimpleQueue()
+    expected = llm.generate(TEXTS[1], GREEDY)
+    with llm.stream(TEXTS[1], GREEDY) as stream:
+        next(stream)
+        llm.driver.submit(Scoring(tokens, heard.put))
+        llm.driver.submit(Generation([Request(tokens, GREEDY)], heard.put))
+        for _ in stream:
+            pass
+        assert stream.completion == expected
+    for error in (heard.get(timeout=30), heard.get(timeout=30)):
+        assert isinstance(error, RequestError)
+        assert "the prompt" in str(error)
+    at_rest()
+
+
+def test_what_is_done_with_the_engine_may_fail(llm: LLM, at_rest: Rest) -> None:
+    expected = llm.generate(TEXTS[0], GREEDY)
+    for failure in (ZeroDivisionError, SystemExit):
+
+        def act(_engine: Any, failure: type[BaseException] = failure) -> None:
+            raise failure
+
+        with pytest.raises(SampanError, match=f"the engine failed: {failure.__name__}"):
+            llm.driver.call(act)
+    assert llm.generate(TEXTS[0], GREEDY) == expected
+    at_rest()
 
 
 def test_an_idle_model_uses_no_processor(llm: LLM, at_rest: Rest) -> None:

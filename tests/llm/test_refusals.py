@@ -1,19 +1,23 @@
 """What cannot be done is refused at once, says what was wrong, and harms nobody else."""
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import sampan
-from sampan import LLM, ContextOverflow, RequestError, SamplingParams, UsageError
+from sampan import LLM, ContextOverflow, ModelNotFound, RequestError, SamplingParams, UsageError
+from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
 from sampan.engine.sequence import Event
 from sampan.kernels.native import available_cores
 from sampan.llm.answer import Answer, Prompt
+from sampan.llm.base import score_of
 
 GREEDY = SamplingParams(max_tokens=2, temperature=0)
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -32,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("at_rest")
         (lambda llm: llm.generate(7), "of type int"),
         (lambda llm: llm.generate(np.arange(3)), "of type ndarray"),
         (lambda llm: llm.generate(["Hi", 7]), "prompt 1 is of type int"),
-        (lambda llm: llm.generate([1, 2.5]), "prompt 0 is of type int"),
+        (lambda llm: llm.generate([1, 2.5]), "token 1 of the prompt is 2.5: give whole numbers"),
         (lambda llm: llm.generate([1, 49152]), "token id 49152 is outside the vocabulary of 49152"),
         (lambda llm: llm.generate("Hi", n=0), "n is 0: ask for 1 sample or more"),
         (lambda llm: llm.generate("Hi", n=1.5), "n is 1.5"),
@@ -49,6 +53,20 @@ pytestmark = pytest.mark.usefixtures("at_rest")
         (lambda llm: llm.stream("Hi", enable_thinking=False), "enable_thinking are the chat template's"),
         (lambda llm: llm.score(""), "the prompt is empty"),
         (lambda llm: llm.score([5, -1]), "token id -1"),
+        (lambda llm: llm.score([5, 2**64]), "token id 18446744073709551616 is outside"),
+        (lambda llm: llm.score([5, -(10**5000)]), "token id a value of type int is outside"),
+        (lambda llm: llm.score([5, 1.0]), "token 1 of the prompt is 1.0"),
+        (lambda llm: llm.score([5, None]), "token 1 of the prompt is None"),
+        (lambda llm: llm.score([5, "a"]), "token 1 of the prompt is 'a'"),
+        (lambda llm: llm.score([[5], [[5]]]), "prompt 1 is a list of list"),
+        (lambda llm: llm.score([True]), "prompt 0 is of type bool"),
+        (lambda llm: llm.score("Hi", adapter=["a"]), "no adapter named ['a'] is loaded"),
+        (lambda llm: llm.generate("Hi", n=True), "n is True"),
+        (lambda llm: llm.generate("Hi", n=10**9), "n is 1000000000"),
+        (lambda llm: llm.generate("Hi", templated=1), "templated is 1: give True or False"),
+        (lambda llm: llm.generate("Hi", adapter=b"a"), "no adapter named b'a' is loaded"),
+        (lambda llm: llm.generate("Hi", adapter="a\n" * 500), "no adapter named 'a"),
+        (lambda llm: llm.prompt(3), "messages are a list of objects such as"),
     ],
 )
 def test_a_request_that_makes_no_sense(llm: LLM, call: Callable[[LLM], Any], said: str) -> None:
@@ -56,6 +74,7 @@ def test_a_request_that_makes_no_sense(llm: LLM, call: Callable[[LLM], Any], sai
         call(llm)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 250
 
 
 def test_a_prompt_that_can_never_fit_carries_the_numbers(llm: LLM) -> None:
@@ -94,6 +113,12 @@ def test_a_conversation_is_not_lost_in_a_list(llm: LLM) -> None:
         ("stop_token_ids", "ab", "give a list of token ids"),
         ("logit_bias", [1, 2], "logit_bias is [1, 2]: give numbers by token id"),
         ("logit_bias", {"a": 1}, "give numbers by token id"),
+        ("logit_bias", {True: 1}, "give numbers by token id"),
+        ("temperature", True, "temperature is True: give a number"),
+        ("logprobs", True, "logprobs is True: give a whole number or None"),
+        ("stop_token_ids", b"ab", "give a list of token ids"),
+        ("ignore_eos", "no", "ignore_eos is 'no': give True or False"),
+        ("seed", ["x" * 500] * 500, "seed is ['xxx"),
     ],
 )
 def test_sampling_of_the_wrong_type(field: str, value: object, said: str) -> None:
@@ -114,17 +139,61 @@ def test_sampling_takes_one_stop_text_or_id_and_any_sequence() -> None:
     [
         ({"memory": "4G"}, "'4G' is no amount of memory"),
         ({"memory": 0}, "0 is no amount of memory"),
-        ({"context": 0}, "context is 0: give a whole number, 1 or more"),
+        ({"context": 0}, "context is 0: give a whole number from 1"),
         ({"context": 9000}, "a context of 9000 tokens was asked for: smollm2-135m holds 8192"),
         ({"max_sequences": "many"}, "max_sequences is 'many'"),
-        ({"threads": -1}, "-1 threads were asked for"),
+        ({"threads": -1}, "threads is -1: give a whole number from 1 to"),
+        ({"threads": 0}, "threads is 0: give"),
+        ({"threads": "2"}, "threads is '2': give"),
+        ({"threads": True}, "threads is True: give"),
+        ({"threads": 2.0}, "threads is 2.0: give"),
+        ({"threads": 10_000}, "threads is 10000: give"),
+        ({"settings": Settings(Path(), threads=10_000)}, "SAMPAN_THREADS is 10000: give"),
+        ({"settings": Settings(Path(), isa="x" * 500)}, "SAMPAN_ISA is 'xxx"),
+        ({"memory": 1.5}, "1.5 is no amount of memory"),
+        ({"memory": "9" * 400 + "GB"}, "is no amount of memory"),
+        ({"memory": 10**30}, "is no amount of memory"),
+        ({"context": True}, "context is True"),
+        ({"context": 10**30}, "context is 1000"),
+        ({"max_sequences": 10**9}, "max_sequences is 1000000000: give a whole number from 1 to 65536"),
+        ({"cache_tokens": 2.5}, "cache_tokens is 2.5"),
+        ({"cache_tokens": 10**5000}, "cache_tokens is a value of type int: give"),
+        ({"cache": ["bf16"]}, "cache is ['bf16']: give 'bf16', 'int8', 'f32' or 'auto'"),
         ({"cache": "int3"}, "a cache of type 'int3' is not known: bf16, "),
+        ({"adapters": None}, "adapters is None"),
+        ({"adapter_rank": 0.5}, "adapter_rank is 0.5"),
+        ({"prefix_cache": "no"}, "prefix_cache is 'no': give True or False"),
+        ({"speculation": None}, "speculation is None: give True or False"),
+        ({"settings": {"threads": 2}}, "settings is {'threads': 2}: give sampan.core.settings.Settings"),
+        ({"progress": print}, "give an object with start, advance and finish"),
     ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_a_model_that_makes_no_sense(default_model: ModelFiles, options: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError) as caught:
         LLM(default_model, **options)
     assert said in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("model", [None, 3, b"smollm2-135m", ["smollm2-135m"], True])
+def test_a_model_that_is_no_name(model: Any) -> None:
+    with pytest.raises(UsageError, match=r"^model is .*: give an alias, a path"):
+        LLM(model)
+
+
+@pytest.mark.parametrize(
+    "model", ["", "x" * 5000, "a\0b", "~nobody-of-this-name/x", "/no/such/folder", "\ud800"]
+)
+def test_a_model_that_is_not_there(model: str) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        LLM(model)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_text_of_no_probability_has_a_perplexity() -> None:
+    assert score_of([1, 2], [-1000.0]).perplexity == math.inf
+    assert score_of([1, 2, 3], [-1.0, -3.0]).perplexity == pytest.approx(math.exp(2))
 
 
 def test_more_threads_than_cores_warn(default_model: ModelFiles) -> None:

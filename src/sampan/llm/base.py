@@ -9,15 +9,22 @@ from typing import Any, Literal
 
 from sampan.catalog.catalog import DEFAULT, resolve
 from sampan.catalog.progress import Progress
-from sampan.core.errors import RequestError
-from sampan.core.memory import parse_bytes
+from sampan.core.errors import RequestError, quoted
 from sampan.core.settings import Settings
 from sampan.core.types import Grammar, ModelFiles, Score
-from sampan.engine.budget import Wish
 from sampan.llm.answer import Prompt
 from sampan.llm.driver import Driver
-from sampan.llm.inputs import Inputs, Sampling, conversations_of, is_conversation, prompts_of, samplings
+from sampan.llm.inputs import (
+    Inputs,
+    Sampling,
+    conversations_of,
+    is_conversation,
+    not_a_conversation,
+    prompts_of,
+    samplings,
+)
 from sampan.llm.load import load
+from sampan.llm.options import check_rest, model_of, wish_of
 from sampan.text.grammar import GrammarCompiler
 from sampan.text.reasoning import starts_inside_reasoning
 
@@ -26,7 +33,8 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 class BaseLLM:
-    """An open model. Use as a context manager (`with` or `async with`), or `close()` it.
+    """An open model. Use as a context manager (`with` or `async with`), or `close()` it. It is of the process
+    that made it: in a fork of that, every call is a `RequestError`.
 
     `model`: an alias of the catalogue, a path, `hf:…` or `pypi:…`. `memory`: bytes, or a text such as "4GiB",
     that weights, KV cache and workspace stay under; without it, a share of what is free. `context`: tokens of
@@ -62,10 +70,12 @@ class BaseLLM:
         settings: Settings | None = None,
         progress: Progress | None = None,
     ) -> None:
-        limit = None if memory is None else parse_bytes(memory)
-        wish = Wish(limit, context, max_sequences, cache_tokens, cache, adapters, adapter_rank)
+        named = model_of(model)
+        wish = wish_of(memory, context, max_sequences, cache, cache_tokens, adapters, adapter_rank)
+        flags: dict[str, object] = {"prefix_cache": prefix_cache, "speculation": speculation}
+        check_rest(threads, flags, settings, progress)
         settings = settings or Settings.from_env()
-        self.files = model if isinstance(model, ModelFiles) else resolve(str(model), settings, progress)
+        self.files = named if isinstance(named, ModelFiles) else resolve(named, settings, progress)
         started = time.perf_counter()
         loaded = load(
             self.files,
@@ -97,6 +107,8 @@ class BaseLLM:
         """The conversation rendered by the model's template, up to where the answer starts."""
         if self.template is None:
             raise RequestError(f"{self.files.name} has no chat template: give it plain text (--raw)")
+        if not is_conversation(messages):
+            raise not_a_conversation(messages)
         return self.template.render(messages, add_generation_prompt=True, **template)
 
     def encode(self, text: str, *, templated: bool = False) -> list[int]:
@@ -106,6 +118,9 @@ class BaseLLM:
     def _generation(
         self, prompts: object, sampling: Sampling, n: int | None, templated: bool, grammar: Grammar | None
     ) -> tuple[Inputs, list[Prompt]]:
+        self._driver.require_here()
+        if not isinstance(templated, bool):
+            raise RequestError(f"templated is {quoted(templated)}: give True or False")
         inputs = prompts_of(prompts, n)
         chosen = samplings(sampling, len(inputs.items), self.defaults)
         pairs = zip(inputs.items, chosen, strict=True)
@@ -119,6 +134,7 @@ class BaseLLM:
         grammar: Grammar | None,
         template: Mapping[str, Any],
     ) -> tuple[Inputs, list[Prompt]]:
+        self._driver.require_here()
         inputs = conversations_of(messages, n)
         chosen = samplings(sampling, len(inputs.items), self.defaults)
         pairs = zip(inputs.items, chosen, strict=True)
@@ -147,13 +163,14 @@ class BaseLLM:
         self, item: str | Ids, sampling: Any, templated: bool = False, grammar: Grammar | None = None
     ) -> Prompt:
         if grammar is not None and not isinstance(grammar, Grammar):
-            raise RequestError(f"grammar is {grammar!r:.80}: give a sampan.Grammar")
+            raise RequestError(f"grammar is {quoted(grammar)}: give a sampan.Grammar")
         if not isinstance(item, str):
             return Prompt(list(item), sampling, grammar=grammar)
         thinking = templated and starts_inside_reasoning(item)
         return Prompt(self.encode(item, templated=templated), sampling, thinking, grammar)
 
     def _scoring(self, texts: object) -> tuple[Inputs, list[list[int]]]:
+        self._driver.require_here()
         inputs = prompts_of(texts)
         return inputs, [self._prompt(item, None).ids for item in inputs.items]
 
@@ -161,5 +178,8 @@ class BaseLLM:
 def score_of(ids: Ids, logprobs: Sequence[float]) -> Score:
     """A score from the log-probabilities of ids[1:]."""
     nll = 0.0 - math.fsum(logprobs)  # never -0.0
-    perplexity = math.exp(nll / len(logprobs)) if logprobs else None
+    try:
+        perplexity = math.exp(nll / len(logprobs)) if logprobs else None
+    except OverflowError:
+        perplexity = math.inf
     return Score(tuple(ids), (None, *logprobs), nll, perplexity)

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from sampan.core.errors import RequestError, UsageError
+from sampan.core.errors import RequestError, UsageError, quoted
 from sampan.core.types import Grammar, SamplingParams
+from sampan.engine.constraint import Constraint
 from sampan.engine.engine import Engine
 from sampan.llm.answer import Prompt
 from sampan.llm.base import BaseLLM
 from sampan.llm.driver import Driver, Request
+from sampan.text.grammar import GrammarConstraint
 
 When = Literal["idle", "now"]
 
@@ -35,14 +37,19 @@ class Changes(BaseLLM):
         self,
         ids: Sequence[int],
         sampling: SamplingParams,
-        grammar: Grammar | None = None,
         *,
-        thinking: bool = False,
+        constraint: Constraint | None = None,
         adapter: str | None = None,
+        salt: bytes = b"",
     ) -> Request:
-        """Something to hand to `driver`. A grammar is compiled here. Raises `RequestError`."""
-        constraint = None if grammar is None else self._grammars.compile(grammar, thinking=thinking)
-        return ids, sampling, constraint, None if adapter is None else self._adapter(adapter)
+        """Something to hand to `driver`. `salt`: only requests of the same share cached prefixes."""
+        chosen = None if adapter is None else self._adapter(adapter)
+        return Request(ids, sampling, constraint, chosen, salt)
+
+    def compile(self, grammar: Grammar, *, thinking: bool = False) -> GrammarConstraint:
+        """A grammar made ready: each `copy` of it constrains one request. `thinking`: the prompt has opened a
+        block of reasoning, behind which it begins. Raises `RequestError`."""
+        return self._grammars.compile(grammar, thinking=thinking)
 
     @property
     def weights_version(self) -> int:
@@ -55,14 +62,18 @@ class Changes(BaseLLM):
         Raises `WeightsError` and `UnsupportedModel` for what cannot be read or honoured, `OutOfMemory` where
         `adapters` and `adapter_rank` leave no room for it, and `RequestError` for a name that is taken.
         """
+        from sampan.weights.files import given_path
         from sampan.weights.lora import read_lora
 
+        if not isinstance(name, str) or not name:
+            raise UsageError(f"name is {quoted(name)}: give the adapter a name")
+        folder = given_path("path", path)
         weights = self._driver.call(lambda engine: engine.runner.model.weights())
-        adapter = read_lora(Path(path), weights)
+        adapter = read_lora(folder, weights)
 
         def load(engine: Engine) -> None:
             if name in self._adapters:
-                raise RequestError(f"an adapter named {name!r:.80} is loaded: unload it first")
+                raise RequestError(f"an adapter named {quoted(name)} is loaded: unload it first")
             self._adapters[name] = engine.load_adapter(adapter)
 
         try:
@@ -88,15 +99,17 @@ class Changes(BaseLLM):
         weights computed is not found again. Raises `WeightsError` and `UnsupportedModel`, and has then
         changed nothing.
         """
+        from sampan.weights.files import given_path
         from sampan.weights.update import from_arrays, from_files
 
-        if when not in ("idle", "now"):
-            raise UsageError(f"when is {when!r:.40}: give 'idle' or 'now'")
+        self._driver.require_here()
+        if not isinstance(when, str) or when not in ("idle", "now"):
+            raise UsageError(f"when is {quoted(when)}: give 'idle' or 'now'")
         idle = when == "idle"
         if isinstance(source, Mapping):
             arrays = from_arrays(source)
             return self._driver.call(lambda engine: engine.update_weights(arrays), idle=idle)
-        with from_files(Path(source)) as tensors:
+        with from_files(given_path("source", source)) as tensors:
             return self._driver.call(lambda engine: engine.update_weights(tensors), idle=idle)
 
     async def aload_adapter(self, name: str, path: str | Path) -> None:
@@ -118,10 +131,10 @@ class Changes(BaseLLM):
         return await asyncio.to_thread(self.update_weights, source, when=when)
 
     def _adapter(self, name: str) -> int:
-        found = self._adapters.get(name)
+        found = self._adapters.get(name) if isinstance(name, str) else None
         if found is None:
-            there = ", ".join(self._adapters) or "none is"
-            raise RequestError(f"no adapter named {name!r:.80} is loaded: {there}")
+            there = ", ".join(quoted(each) for each in list(self._adapters)[:8]) or "none is"
+            raise RequestError(f"no adapter named {quoted(name)} is loaded: {there}")
         return found
 
     def _adapted(self, prompts: Sequence[Prompt], adapter: str | None) -> list[Prompt]:

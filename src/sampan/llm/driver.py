@@ -2,16 +2,18 @@
 
 Requests come through an inbox and join the running batch at the next step; their events go back through
 their ticket. The thread starts with the first request and sleeps while there is none. A step that fails
-fails the requests in it, not the process. Nothing here knows text.
+fails the requests in it, not the process; a ticket whose owner fails ends alone. A forked process has
+neither this thread nor the kernels': there the driver refuses everything. Nothing here knows text.
 """
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,17 +26,27 @@ from sampan.engine.sequence import Event
 
 News = Sequence[tuple[int, Event]] | npt.NDArray[np.float64] | Exception
 """Events of one step with the places of their requests in the ticket, scores, or why there will be none."""
-Request = (
-    tuple[Sequence[int], SamplingParams]
-    | tuple[Sequence[int], SamplingParams, Constraint | None]
-    | tuple[Sequence[int], SamplingParams, Constraint | None, int | None]
-)
-"""A prompt, how to answer it, what the answer must obey, and the id of the adapter that gives it."""
 T = TypeVar("T")
 
 
+class Request(NamedTuple):
+    """A prompt, how to answer it, what the answer must obey, the id of the adapter that gives it, and what
+    its cached pages depend on besides."""
+
+    tokens: Sequence[int]
+    sampling: SamplingParams
+    constraint: Constraint | None = None
+    adapter: int | None = None
+    salt: bytes = b""
+
+
+class Gone(Exception):
+    """What a `deliver` raises when nobody is there any more who could take its news."""
+
+
 class Ticket:
-    """Work handed in together. `deliver` is called on the driver's thread and must not block.
+    """Work handed in together. `deliver` is called on the driver's thread and must not block; if it raises,
+    the ticket is withdrawn.
 
     `ids`: the engine's names for its requests, once they have started.
     """
@@ -90,6 +102,20 @@ class Driver:
         self._door = threading.RLock()
         self._thread: threading.Thread | None = None
         self._refusal: SampanError | None = None
+        self._process = os.getpid()
+
+    @property
+    def here(self) -> bool:
+        """Whether this is the process that loaded the model, and no fork of it."""
+        return os.getpid() == self._process
+
+    def require_here(self) -> None:
+        """`RequestError` in a forked process."""
+        if not self.here:
+            raise RequestError(
+                "this LLM was loaded before this process was forked and cannot be used in it: "
+                "load it after the fork, in the process that uses it"
+            )
 
     def call(self, act: Callable[[Engine], T], *, idle: bool = False) -> T:
         """What `act` gives, on the engine's thread, between two steps. `idle`: after the requests handed in
@@ -104,6 +130,7 @@ class Driver:
 
     def submit(self, ticket: Ticket) -> None:
         """Hand work in. What can never be served is told through the ticket."""
+        self.require_here()  # before the lock, which another thread may have held at the fork
         with self._door:
             if self._refusal is not None:
                 raise self._refusal
@@ -117,14 +144,19 @@ class Driver:
         """Forget a ticket and its requests, before the next step. From any thread, any number of times."""
         if not ticket.closed:
             ticket.closed = True
-            self._inbox.put(partial(self._abort, ticket))
+            if self.here:
+                self._inbox.put(partial(self._abort, ticket))
 
     def abort(self, ticket: Ticket, place: int) -> None:
         """Forget one request of a ticket, before the next step."""
-        self._inbox.put(partial(self._abort_one, ticket, place))
+        if self.here:
+            self._inbox.put(partial(self._abort_one, ticket, place))
 
     def close(self) -> None:
         """End everything and wait for the thread; whoever waits is told."""
+        if not self.here:
+            vars(self).pop("engine", None)
+            return
         with self._door:
             self._refusal = self._refusal or RequestError("this LLM is closed: make a new one")
             thread, self._thread = self._thread, None
@@ -132,14 +164,14 @@ class Driver:
         if thread is not threading.current_thread():
             if thread is not None:
                 thread.join()
-            del self.engine
+            vars(self).pop("engine", None)
 
     def _run(self) -> None:
         try:
             while self._take_in():
                 if not self.engine.idle:
                     self._step()
-        except Exception as error:
+        except BaseException as error:  # whatever it is, nobody may wait forever
             with self._door:
                 self._refusal = _failure(error)
         self._end()
@@ -161,7 +193,7 @@ class Driver:
         """A scoring needs all its pages at once: until they are free, nothing behind it starts either."""
         if isinstance(ticket, Call):
             return self.engine.idle
-        if self.engine.idle or not isinstance(ticket, Scoring):
+        if self.engine.idle or not isinstance(ticket, Scoring) or not isinstance(ticket.tokens, Sequence):
             return True
         return self.engine.pool.needed(len(ticket.tokens)) <= self.engine.pool.free
 
@@ -175,17 +207,16 @@ class Driver:
             if isinstance(ticket, Call):
                 ticket.result.set_result(ticket.act(self.engine))
             elif isinstance(ticket, Scoring):
-                ticket.deliver(self.engine.score(ticket.tokens, adapter=ticket.adapter))
+                self._tell(ticket, self.engine.score(ticket.tokens, adapter=ticket.adapter))
             elif isinstance(ticket, Generation):
                 self._add(ticket)
-        except Exception as error:
+        except BaseException as error:
             self._drop(ticket, error if isinstance(error, SampanError) else _failure(error))
 
     def _add(self, ticket: Generation) -> None:
-        for place, (tokens, sampling, *rest) in enumerate(ticket.requests):
+        for place, (tokens, sampling, constraint, adapter, salt) in enumerate(ticket.requests):
             try:
-                constraint, adapter = (*rest, None, None)[:2]
-                request = self.engine.add(tokens, sampling, constraint=constraint, adapter=adapter)
+                request = self.engine.add(tokens, sampling, constraint=constraint, adapter=adapter, salt=salt)
             except RequestError as error:
                 if len(ticket.requests) == 1:
                     raise
@@ -213,8 +244,14 @@ class Driver:
     def _tell(self, ticket: Ticket, news: News) -> None:
         try:
             ticket.deliver(news)
-        except RuntimeError:  # its event loop is closed
+        except BaseException as error:  # its owner's code, which may raise anything
+            ticket.closed = True
             self._abort(ticket)
+            if not isinstance(error, Gone):
+                import logging
+
+                said = "a ticket's deliver failed, its requests are withdrawn"
+                logging.getLogger(__name__).error(said, exc_info=error)
 
     def _drop(self, ticket: Ticket, error: Exception) -> None:
         self._abort(ticket)
@@ -225,7 +262,7 @@ class Driver:
             self._abort_one(ticket, place)
 
     def _abort_one(self, ticket: Ticket, place: int) -> None:
-        if self._running.pop(ticket.ids[place], None) is not None:
+        if place < len(ticket.ids) and self._running.pop(ticket.ids[place], None) is not None:
             self.engine.abort(ticket.ids[place])
 
     def _end(self) -> None:
@@ -243,7 +280,7 @@ class Driver:
             self._tell(ticket, refusal)
 
 
-def _failure(error: Exception) -> SampanError:
+def _failure(error: BaseException) -> SampanError:
     failure = SampanError(f"the engine failed: {type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure

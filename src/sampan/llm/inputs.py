@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, TypeVar
 
-from sampan.core.errors import RequestError
+from sampan.core.errors import RequestError, quoted
 from sampan.core.types import SamplingParams
 from sampan.llm.answer import Prompt
 
 T = TypeVar("T")
+_MOST_SAMPLES = 2**16
 Message = Mapping[str, Any]
 Sampling = SamplingParams | Sequence[SamplingParams] | None
 
@@ -43,6 +44,9 @@ def prompts_of(value: object, n: int | None = None) -> Inputs:
         wrong = next((place for place, item in enumerate(value) if not _is_prompt(item)), None)
         if wrong is None:
             return Inputs(value, False, n)
+        if _is_whole(value[0]):
+            odd = next(place for place, item in enumerate(value) if not _is_whole(item))
+            raise RequestError(f"token {odd} of the prompt is {quoted(value[odd])}: give whole numbers")
         raise RequestError(
             f"prompt {wrong} is {_kind(value[wrong])}: a prompt is a text or a list of token ids"
         )
@@ -58,7 +62,12 @@ def conversations_of(value: object, n: int | None = None) -> Inputs:
         return Inputs([value], True, n)
     if isinstance(value, Sequence) and not isinstance(value, str) and all(map(is_conversation, value)):
         return Inputs(value, False, n)
-    raise RequestError(
+    raise not_a_conversation(value)
+
+
+def not_a_conversation(value: object) -> RequestError:
+    """The error for what is no list of messages."""
+    return RequestError(
         'messages are a list of objects such as {"role": "user", "content": "Hello"}, '
         f"or a list of such lists, not {_kind(value)}"
     )
@@ -83,8 +92,8 @@ def samplings(value: Sampling, count: int, default: SamplingParams) -> list[Samp
 
 
 def _check_n(n: int | None) -> None:
-    if n is not None and (not isinstance(n, Integral) or n < 1):
-        raise RequestError(f"n is {n!r:.40}: ask for 1 sample or more")
+    if n is not None and not (_is_whole(n) and 1 <= n <= _MOST_SAMPLES):
+        raise RequestError(f"n is {quoted(n)}: ask for 1 sample or more, {_MOST_SAMPLES} at most")
 
 
 def _seeded(sampling: SamplingParams, sample: int) -> SamplingParams:
@@ -96,7 +105,11 @@ def _is_prompt(value: object) -> bool:
         return True
     if not isinstance(value, Sequence) or isinstance(value, bytes | bytearray) or not value:
         return False
-    return all(isinstance(item, Integral) for item in value)
+    return all(map(_is_whole, value))
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
 
 
 def _kind(value: object) -> str:

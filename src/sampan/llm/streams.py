@@ -14,7 +14,7 @@ import numpy as np
 from sampan.core.types import Completion, Delta
 from sampan.engine.constraint import Constraint
 from sampan.llm.answer import Answer, Prompt
-from sampan.llm.driver import Driver, Generation, News, Scoring
+from sampan.llm.driver import Driver, Generation, Gone, News, Request, Scoring
 from sampan.text.grammar import GrammarCompiler
 
 
@@ -36,12 +36,15 @@ class Answers:
         self._prompts = prompts
         self._answers = [Answer(grammars.tokenizer, prompt) for prompt in prompts]
         self._open = len(prompts)
+        self.require_here = driver.require_here
         self.slow = any(prompt.grammar for prompt in prompts)
         self.ticket = Generation([], deliver)
 
     def start(self) -> None:
         """Compile the grammars and hand the ticket in; RequestError for a grammar that is refused."""
-        self.ticket.requests = [(p.ids, p.sampling, self._constraint(p), p.adapter) for p in self._prompts]
+        self.ticket.requests = [
+            Request(p.ids, p.sampling, self._constraint(p), p.adapter) for p in self._prompts
+        ]
         self._driver.submit(self.ticket)
 
     async def astart(self) -> None:
@@ -165,6 +168,7 @@ class Stream(Iterator[Delta]):
             while not self._ready:
                 if self._answers.finished or self._answers.ticket.closed:
                     raise StopIteration
+                self._answers.require_here()
                 self._ready.extend(self._answers.take(self._box.get()))
         except BaseException:
             self.close()
@@ -217,6 +221,7 @@ class AsyncStream:
             while not self._ready:
                 if self._answers.finished or self._answers.ticket.closed:
                     raise StopAsyncIteration
+                self._answers.require_here()
                 self._ready.extend(self._answers.take(await self._box.get()))
         except BaseException:
             self._answers.close()
@@ -249,8 +254,11 @@ class _AsyncBox:
         self.get = self._queue.get
 
     def put(self, news: News) -> None:
-        """RuntimeError when the loop is closed."""
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, news)
+        """`Gone` when the loop is closed."""
+        try:
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, news)
+        except RuntimeError:
+            raise Gone from None
 
 
 def _scores(news: News) -> list[float]:
