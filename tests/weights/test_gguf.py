@@ -109,7 +109,7 @@ def scalar(header: "object", kind: int, payload: bytes = b"") -> "object":
 
 
 DAMAGE: dict[str, tuple[Callable[[Build], object], str]] = {
-    "magic": (lambda b: b(0, 0, magic=b"GGML"), "magic at byte 0 is b'GGML'"),
+    "magic": (lambda b: b(0, 0, magic=b"GGML"), "is no GGUF file$"),
     "version 1": (lambda b: b(0, 0, version=1), "version at byte 4 is 1"),
     "version 4": (lambda b: b(0, 0, version=4), "version at byte 4 is 4"),
     "big endian": (lambda b: b(0, 0, version=3 << 24), "version at byte 4 is big endian"),

@@ -161,7 +161,7 @@ METADATA: dict[str, tuple[Change, str]] = {
     "no version": (lambda texts: texts.pop("version"), "write it again with `sampan quantize`"),
     "format": (lambda texts: texts.update(format="pt"), "has dtype 'U8': readable are BF16, F16, F32"),
     "missing": (lambda texts: texts.pop(f"{Q}.packed"), "q_proj.weight.packed' is no JSON object"),
-    "not JSON": (lambda texts: texts.update({f"{Q}.packed": "{"}), "is not valid JSON"),
+    "not JSON": (lambda texts: texts.update({f"{Q}.packed": "{"}), "is no JSON object"),
     "not text": (lambda texts: texts.update({f"{Q}.packed": 3}), "is no JSON object"),
 }  # fmt: skip
 FACTS: dict[str, tuple[Change, str]] = {

@@ -15,6 +15,7 @@ from sampan.kernels.formats import TensorType
 from sampan.weights.safetensors import read_json, read_safetensors, read_safetensors_folder
 
 Write = Callable[..., tuple[Path, dict[str, np.ndarray]]]
+NONE = "is no safetensors file, or its header is damaged or cut short$"
 GOOD = {"dtype": "F32", "shape": [2, 4], "data_offsets": [0, 32]}
 
 
@@ -63,17 +64,17 @@ DAMAGE: dict[str, tuple[object, str]] = {
     "float shape": ({"t": GOOD | {"shape": [2.0, 4]}}, "whole numbers"),
     "true shape": ({"t": GOOD | {"shape": [True, 8]}}, "whole numbers"),
     "three offsets": ({"t": GOOD | {"data_offsets": [0, 16, 32]}}, "two data_offsets"),
-    "no dtype": ({"t": {"shape": [8], "data_offsets": [0, 32]}}, "'t' at byte 8 must have dtype, shape"),
-    "extra field": ({"t": GOOD | {"stride": [4, 1]}}, "and nothing else"),
-    "entry": ({"t": [1, 2]}, "'t' at byte 8 must have dtype"),
-    "key twice": (b'{"t":{},"t":{}}', "key 't' appears twice"),
-    "field twice": (b'{"t":{"dtype":"F32","dtype":"F32"}}', "key 'dtype' appears twice"),
-    "not JSON": (b'{"t":', "header at byte 8: is not valid JSON"),
-    "not an object": (b"[]", "is not a JSON object"),
-    "not UTF-8": (b'{"\xff":1}', "is not valid JSON"),
-    "NaN": (b'{"t":NaN}', "NaN is not a JSON number"),
-    "deep": (b'{"t":' + b"[" * 200_000, "is not valid JSON"),
-    "long number": (b'{"t":' + b"9" * 100_000 + b"}", "is not valid JSON"),
+    "no dtype": ({"t": {"shape": [8], "data_offsets": [0, 32]}}, NONE),
+    "extra field": ({"t": GOOD | {"stride": [4, 1]}}, NONE),
+    "entry": ({"t": [1, 2]}, NONE),
+    "key twice": (b'{"t":{},"t":{}}', NONE),
+    "field twice": (b'{"t":{"dtype":"F32","dtype":"F32"}}', NONE),
+    "not JSON": (b'{"t":', NONE),
+    "not an object": (b"[]", NONE),
+    "not UTF-8": (b'{"\xff":1}', NONE),
+    "NaN": (b'{"t":NaN}', NONE),
+    "deep": (b'{"t":' + b"[" * 200_000, NONE),
+    "long number": (b'{"t":' + b"9" * 100_000 + b"}", NONE),
 }  # fmt: skip
 
 
@@ -88,12 +89,12 @@ def test_damage_is_named_with_file_and_field(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("length", [2**63, 2**64 - 1, 100])
-def test_a_header_longer_than_the_file_is_named(tmp_path: Path, length: int) -> None:
+def test_a_header_longer_than_the_file_is_none(tmp_path: Path, length: int) -> None:
     path = write(tmp_path / "t.safetensors", {"t": GOOD}, data=0, length=length)
-    with pytest.raises(WeightsError, match=f"header length at byte 0 is {length}, more than"):
+    with pytest.raises(WeightsError, match=NONE):
         read_safetensors(path)
     path.write_bytes(b"1234567")
-    with pytest.raises(WeightsError, match="header length at byte 0 needs 8 bytes, the file has 7"):
+    with pytest.raises(WeightsError, match=NONE):
         read_safetensors(path)
 
 
@@ -124,7 +125,7 @@ def test_an_index_that_disagrees_with_its_shards_is_named(write_folder: Write) -
     name, other = "model.norm.weight", "model-00001-of-00002.safetensors"
     folder, _ = write_folder(shards=2)
     change_index(folder, lambda index: index.pop(name))
-    with pytest.raises(WeightsError, match=rf"tensor '{name}' should be in a value of type NoneType"):
+    with pytest.raises(WeightsError, match=rf"tensor '{name}' should be in None"):
         read_safetensors_folder(folder)
     change_index(folder, lambda index: index.update({name: other, "ghost": other}))
     with pytest.raises(WeightsError, match=r"tensor '(ghost|model\.norm\.weight)' should be in"):
@@ -138,7 +139,7 @@ def test_an_index_that_disagrees_with_its_shards_is_named(write_folder: Write) -
 def test_an_index_that_leads_elsewhere_is_refused(write_folder: Write, shard: object) -> None:
     folder, _ = write_folder(shards=2)
     change_index(folder, lambda index: index.update({"model.norm.weight": shard}))
-    with pytest.raises(WeightsError, match=r"not a \*\.safetensors file beside it"):
+    with pytest.raises(WeightsError, match=r"a shard that is no \*\.safetensors file beside it$"):
         read_safetensors_folder(folder)
 
 
@@ -167,9 +168,9 @@ def test_json_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"config\.json: cannot be read: No such file"):
         read_json(path)
     path.write_text("{")
-    with pytest.raises(WeightsError, match=r"config\.json: is not valid JSON"):
+    with pytest.raises(WeightsError, match=r"config\.json: is not a JSON object as configurations are$"):
         read_json(path)
     with path.open("wb") as file:
         file.truncate(2**30)
-    with pytest.raises(WeightsError, match="this is no configuration"):
+    with pytest.raises(WeightsError, match=r"is not a JSON object as configurations are$"):
         read_json(path)

@@ -113,6 +113,14 @@ def test_a_place_that_is_taken_is_refused(tmp_path: Path) -> None:
     assert free_place(tmp_path / "elsewhere") == tmp_path / "new"
 
 
+@pytest.mark.parametrize("out", ["~nobody-of-this-name/x", "n" * 300, "a\0b", "loop/out", "n/" * 3000])
+def test_a_place_that_cannot_be_is_refused(tmp_path: Path, out: str) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UsageError) as caught:
+        free_place(Path(out) if out.startswith("~") else tmp_path / out)
+    assert len(str(caught.value)) < 300
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

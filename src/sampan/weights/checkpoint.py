@@ -15,14 +15,14 @@ from types import MappingProxyType, TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from sampan.core.errors import UnsupportedModel, WeightsError
+from sampan.core.errors import UnsupportedModel, WeightsError, quoted
 from sampan.core.types import ModelFiles
 from sampan.kernels.formats import TensorType, dequantise
 from sampan.models import config as model_config
 from sampan.models.config import ModelConfig
 from sampan.models.registry import describe
 from sampan.weights import names
-from sampan.weights.files import MappedFile, TensorInfo, quoted
+from sampan.weights.files import MappedFile, TensorInfo, is_there
 from sampan.weights.gguf import Gguf, read_gguf_parts
 from sampan.weights.packed import PackedMatrix, read_packed
 from sampan.weights.safetensors import read_json, read_safetensors_folder
@@ -164,7 +164,7 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
     fields = read_json(folder / "config.json")
     config = model_config.from_hf(fields, str(folder / "config.json"))
     generation: dict[str, object] = {}
-    if (folder / "generation_config.json").exists():
+    if is_there(folder / "generation_config.json"):
         generation = read_json(folder / "generation_config.json")
     packed = read_packed(folder)
     shards = [packed] if packed else read_safetensors_folder(folder)

@@ -1,15 +1,24 @@
-"""What both containers share: a mapped file, what is known of a tensor in it, and how damage is named."""
+"""What both containers share: a mapped file, what is known of a tensor in it, and how damage is named.
+
+Whatever a path is, what is read here is a regular file, and everything else a `WeightsError` that says where.
+"""
 
 import mmap
-from contextlib import suppress
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sampan.core.errors import WeightsError
+from sampan.core.errors import UsageError, WeightsError, quoted, shortened
 from sampan.kernels.formats import TensorType
+
+_WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
 
 
 @dataclass(frozen=True)
@@ -30,13 +39,59 @@ def damaged(path: Path, field: str, offset: int, problem: str) -> WeightsError:
     return WeightsError(f"{path}: {field} at byte {offset} {problem}")
 
 
-def quoted(value: object) -> str:
-    """A name or value out of a file, fit for one line of a message, however large it is."""
-    if isinstance(value, str):
-        return repr(value) if len(value) <= 80 else f"{value[:80]!r}..."
-    if isinstance(value, int | float):
-        return repr(value)[:40]
-    return f"a value of type {type(value).__name__}"
+def given_path(name: str, value: object) -> Path:
+    """The argument `name` as a path; `UsageError` for what is none."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if isinstance(text, str) and text:
+        return Path(text)
+    raise UsageError(f"{name} is {quoted(value)}: give the path of a file or folder")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What the system says against reading at `path`, as a `WeightsError`."""
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(f"{shortened(path)}: cannot be read: {error.strerror or error}") from error
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything at `path`; `WeightsError` where the system does not say."""
+    return _mode(path) != 0
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder at `path`; `WeightsError` where the system does not say."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def files_in(folder: Path, ending: str) -> list[Path]:
+    """What lies in a folder under names with this ending, in their order."""
+    with reading(folder):
+        return sorted(path for path in folder.iterdir() if path.name.endswith(ending))
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, opened for reading. `WeightsError` for anything else; no pipe is waited for."""
+    if (mode := _mode(path)) and not stat.S_ISREG(mode):  # opening a device may already do something
+        raise WeightsError(f"{shortened(path)}: is not a regular file")
+    with reading(path):
+        handle = os.open(path, os.O_RDONLY | _WITHOUT_WAITING)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    raise WeightsError(f"{shortened(path)}: is not a regular file")
+
+
+def _mode(path: Path) -> int:
+    with reading(path):
+        try:
+            return path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+        except ValueError as error:  # a zero byte, or half a character
+            raise WeightsError(f"{quoted(str(path))}: cannot be read: no file has such a name") from error
 
 
 class MappedFile:
@@ -47,10 +102,7 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self.data = _map(path)
-        except OSError as error:
-            raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+        self.data = _map(path)
         self.size = len(self.data)
         self._bytes: NDArray[np.uint8] = np.frombuffer(self.data, np.uint8)
 
@@ -73,9 +125,8 @@ class MappedFile:
 
 
 def _map(path: Path) -> mmap.mmap:
-    if path.exists() and not path.is_file():
-        raise WeightsError(f"{path}: is not a regular file")
-    with path.open("rb") as file:
-        if file.seek(0, 2) == 0:
-            raise WeightsError(f"{path}: is empty: fetch it again")
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    with open_regular(path) as file, reading(path):
+        try:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:
+            raise WeightsError(f"{path}: is empty: fetch it again") from None

@@ -13,9 +13,9 @@ from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
-from sampan.core.errors import UnsupportedModel, WeightsError
+from sampan.core.errors import UnsupportedModel, WeightsError, quoted
 from sampan.kernels.formats import TensorType
-from sampan.weights.files import MappedFile, TensorInfo, quoted
+from sampan.weights.files import MappedFile, TensorInfo, is_there
 from sampan.weights.values import Values
 
 _MAX_COUNT = 65536  # of tensors and of metadata keys; the largest models have about 2,000
@@ -93,7 +93,7 @@ def _part_path(first: Path, number: int, count: int) -> Path:
     if not first.name.endswith(ending):
         raise WeightsError(f"{first}: is the first of {count} parts: its name must end in {ending}")
     path = first.with_name(first.name.removesuffix(ending) + f"-{number + 1:05d}-of-{count:05d}.gguf")
-    if not path.exists():
+    if not is_there(path):
         raise WeightsError(f"{path}: part {number + 1} of {count} is missing: fetch it too")
     return path
 
@@ -126,9 +126,8 @@ def _read(file: MappedFile) -> Gguf:
 
 
 def _check_preamble(values: Values) -> None:
-    magic = values.file.data[:4]
-    if magic != b"GGUF":
-        raise values.fail("magic", 0, f"is {magic!r}, not b'GGUF': this is not a GGUF file")
+    if values.file.data[:4] != b"GGUF":
+        raise WeightsError(f"{values.file.path}: is no GGUF file")
     values.position = 4
     version = values.u32("version")
     if version and not version & 0xFFFF:

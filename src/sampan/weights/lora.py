@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sampan.core.errors import UnsupportedModel, WeightsError
+from sampan.core.errors import UnsupportedModel, WeightsError, quoted, shortened
 from sampan.kernels import _native  # type: ignore[attr-defined]
 from sampan.kernels.formats import TensorType, dequantise
 from sampan.kernels.native import Machine, out_of_memory, padded
 from sampan.kernels.ops import Weight
-from sampan.weights.files import MappedFile, TensorInfo, quoted
+from sampan.weights.files import MappedFile, TensorInfo, is_there
 from sampan.weights.lora_config import Scales
 from sampan.weights.safetensors import read_safetensors
 
@@ -105,13 +105,13 @@ def read_lora(folder: Path, weights: Mapping[str, Weight]) -> Lora:
     would be an adapter of another kind.
     """
     scales = Scales.read(folder / _CONFIG)
-    if not (folder / _TENSORS).exists():
+    if not is_there(folder / _TENSORS):
         other = (
             "adapter_model.bin cannot be read safely: save it"
-            if (folder / "adapter_model.bin").exists()
+            if is_there(folder / "adapter_model.bin")
             else "save it"
         )
-        raise WeightsError(f"{folder}: has no {_TENSORS}: {other} with PEFT's save_pretrained")
+        raise WeightsError(f"{shortened(folder)}: has no {_TENSORS}: {other} with PEFT's save_pretrained")
     found = read_safetensors(folder / _TENSORS)
     try:
         modules = _modules(found.tensors.values())

@@ -2,19 +2,17 @@
 
 What would ask for more than y + scale * B (A x) is refused by name: other methods, DoRA, biases, trained
 embeddings, initialisations that change the base model, and every field that this version does not know,
-unless it is off.
+unless it is off. Values are not repeated: a service tells these errors to its clients.
 """
 
-import json
 import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from sampan.core.errors import UnsupportedModel
+from sampan.core.errors import UnsupportedModel, quoted
 from sampan.models.fields import Fields
-from sampan.weights.files import quoted
 from sampan.weights.safetensors import read_json
 
 _READ = ("peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "rank_pattern", "alpha_pattern")
@@ -89,31 +87,21 @@ class Scales:
 
 def _refuse_other_kinds(fields: Fields) -> None:
     """Anything that asks for more than y + scale * B (A x)."""
-    kind = fields.text("peft_type")
-    if kind != "LORA":
-        raise UnsupportedModel(
-            f"{fields.source}: peft_type is {quoted(kind)}: only LORA adapters can be loaded"
-        )
+    if fields.text("peft_type") != "LORA":
+        raise UnsupportedModel(f"{fields.source}: peft_type is not LORA: only LoRA adapters can be loaded")
     start = fields.values.get("init_lora_weights", True)
     if start is not None and not any(start is known or start == known for known in _INITIALISATIONS):
         problem = (
             "changes the base model: convert the adapter with PEFT (path_initial_model_for_weight_conversion)"
         )
-        raise UnsupportedModel(f"{fields.source}: init_lora_weights {quoted(start)} {problem}")
+        raise UnsupportedModel(f"{fields.source}: init_lora_weights {problem}")
     for name, value in fields.values.items():
         asks = value not in (None, False, "none", "", 0) and value not in ([], {})
         if asks and name not in _IRRELEVANT:
             raise UnsupportedModel(
-                f"{fields.source}: {quoted(name)} is {_shown(value)}, which is not supported: "
+                f"{fields.source}: asks for {quoted(name)}, which is not supported: "
                 "train the adapter without it"
             )
-
-
-def _shown(value: object) -> str:
-    try:
-        return json.dumps(value)[:80]
-    except (RecursionError, ValueError):
-        return quoted(value)
 
 
 def _ends(module: str, name: str) -> bool:

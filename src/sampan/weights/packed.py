@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from sampan.core.errors import WeightsError
+from sampan.core.errors import WeightsError, quoted
 from sampan.kernels.formats import TensorType
 from sampan.kernels.native import padded
 from sampan.models.fields import Fields
-from sampan.weights.files import MappedFile, TensorInfo, damaged, quoted
-from sampan.weights.safetensors import PACKED, Container, Entry, read_container, typed
+from sampan.weights.files import MappedFile, TensorInfo, damaged, is_there
+from sampan.weights.safetensors import PACKED, Container, Entry, parse_json, read_container, typed
 
 ALIGNMENT = 64
 _VERSION = "2"
@@ -87,7 +87,7 @@ def header(matrices: Mapping[str, PackedMatrix], vectors: Mapping[str, int]) -> 
 def read_packed(folder: Path) -> Packed | None:
     """The packed file of a folder; None where its weights are plain tensors."""
     path = folder / "model.safetensors"
-    if not path.exists():
+    if not is_there(path):
         return None
     container = read_container(path)
     with ExitStack() as undo:
@@ -131,11 +131,8 @@ def _read(path: Path, container: Container) -> Packed:
 def _matrix(path: Path, entry: Entry, text: str | None) -> PackedMatrix:
     """The matrix of a U8 tensor, once what is said of it agrees with itself and with the tensor."""
     where = f"{path}: __metadata__ of tensor {quoted(entry.name)}"
-    try:
-        values = json.loads(text or "null")
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{where} is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
+    values = parse_json((text or "").encode("utf-8", "replace"))
+    if values is None:
         raise WeightsError(f"{where} is no JSON object")
     fields = Fields(values, where)
     source = fields.text("source")

@@ -5,20 +5,23 @@ numpy no bfloat16 at all and copies every other tensor it hands out. Before a he
 checked: lengths, JSON, dtypes, shapes against byte ranges, and that the ranges cover the data without hole or
 overlap. Damage is a `WeightsError` naming file, field and byte offset; any dtype but BF16, F16 and F32 is an
 `UnsupportedModel`. Packed files, which hold U8 too, are for `weights/packed.py`; here they are refused.
+
+Nothing is told of a file that is of another kind, for a service repeats these errors to its clients: until a
+header was read as one, an error says that it is none, and no bytes, sizes, names or places in it.
 """
 
 import json
-import struct
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
-from sampan.core.errors import UnsupportedModel, WeightsError
+from sampan.core.errors import UnsupportedModel, WeightsError, quoted
 from sampan.kernels.formats import TensorType
-from sampan.weights.files import MappedFile, TensorInfo, damaged, quoted
+from sampan.weights.files import MappedFile, TensorInfo, damaged, files_in, is_there, open_regular, reading
 
 _MAX_JSON = 32 * 2**20  # bytes of a header or an index: room for 300,000 tensors
 _MAX_DIMS = 8
@@ -26,6 +29,7 @@ _TYPES = {"BF16": TensorType.BF16, "F16": TensorType.F16, "F32": TensorType.F32}
 _ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "U8": 1}
 PACKED = "sampan"  # the `format` in the `__metadata__` of a packed file
 _INDEX = "model.safetensors.index.json"
+_FIELDS = {"dtype", "shape", "data_offsets"}
 
 
 class Entry(NamedTuple):
@@ -67,6 +71,8 @@ def read_container(path: Path) -> Container:
         undo.callback(file.close)
         header, start = _header(file)
         texts = header.pop("__metadata__", None)
+        if not all(isinstance(fields, dict) and fields.keys() == _FIELDS for fields in header.values()):
+            raise _no_safetensors(file)
         given = texts.items() if isinstance(texts, dict) else ()
         metadata = {name: text for name, text in given if isinstance(text, str)}
         readable = tuple(_ITEM_BYTES if metadata.get("format") == PACKED else _TYPES)
@@ -94,11 +100,11 @@ def typed(path: Path, entry: Entry) -> TensorInfo:
 
 def read_safetensors_folder(folder: Path) -> list[Safetensors]:
     """The `model.safetensors` of a folder, or all shards of its index, or its only `*.safetensors` file."""
-    if (folder / "model.safetensors").exists():
+    if is_there(folder / "model.safetensors"):
         return [read_safetensors(folder / "model.safetensors")]
-    if (folder / _INDEX).exists():
+    if is_there(folder / _INDEX):
         return _read_shards(folder)
-    found = sorted(folder.glob("*.safetensors"))
+    found = files_in(folder, ".safetensors")
     if len(found) != 1:
         raise WeightsError(
             f"{folder}: holds {len(found)} *.safetensors files and neither model.safetensors nor {_INDEX}"
@@ -108,32 +114,28 @@ def read_safetensors_folder(folder: Path) -> list[Safetensors]:
 
 def read_json(path: Path) -> dict[str, object]:
     """A file that holds one JSON object."""
-    try:
-        if path.stat().st_size > _MAX_JSON:
-            raise WeightsError(f"{path}: is larger than {_MAX_JSON} bytes: this is no configuration")
-        return _parse(path.read_bytes(), str(path))
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    with open_regular(path) as file, reading(path):
+        small = os.fstat(file.fileno()).st_size <= _MAX_JSON
+        found = parse_json(file.read() or b"") if small else None  # some files of the system say nothing
+    if found is None:
+        raise WeightsError(f"{path}: is not a JSON object as configurations are")
+    return found
 
 
-def _parse(text: bytes, where: str) -> dict[str, object]:
-    """One JSON object (RFC 8259) without a key that stands twice."""
+def parse_json(text: bytes) -> dict[str, object] | None:
+    """One JSON object (RFC 8259) without a key that stands twice; None for anything else."""
 
     def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
-        fields: dict[str, object] = {}
-        for name, value in items:
-            if name in fields:
-                raise WeightsError(f"{where}: key {quoted(name)} appears twice")
-            fields[name] = value
+        fields = dict(items)
+        if len(fields) != len(items):
+            raise ValueError("a key appears twice")
         return fields
 
     try:
         parsed = json.loads(text.decode(), object_pairs_hook=pairs, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{where}: is not valid JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise WeightsError(f"{where}: is not a JSON object")
-    return parsed
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -158,19 +160,21 @@ def _in_order(file: MappedFile, entries: list[Entry], start: int) -> tuple[Entry
 
 def _header(file: MappedFile) -> tuple[dict[str, object], int]:
     """The header's JSON and the byte at which the data starts."""
-    if file.size < 8:
-        raise damaged(file.path, "header length", 0, f"needs 8 bytes, the file has {file.size}")
-    (length,) = struct.unpack_from("<Q", file.data)
-    if length > min(_MAX_JSON, file.size - 8):
-        problem = f"is {length}, more than the file's {file.size} bytes or the {_MAX_JSON} allowed"
-        raise damaged(file.path, "header length", 0, problem)
-    return _parse(file.data[8 : 8 + length], f"{file.path}: header at byte 8"), 8 + length
+    length = int.from_bytes(file.data[:8], "little")
+    if file.size < 8 or length > min(_MAX_JSON, file.size - 8):
+        raise _no_safetensors(file)
+    header = parse_json(file.data[8 : 8 + length])
+    if header is None:
+        raise _no_safetensors(file)
+    return header, 8 + length
 
 
-def _entry(file: MappedFile, start: int, name: str, fields: object, readable: tuple[str, ...]) -> Entry:
+def _no_safetensors(file: MappedFile) -> WeightsError:
+    return WeightsError(f"{file.path}: is no safetensors file, or its header is damaged or cut short")
+
+
+def _entry(file: MappedFile, start: int, name: str, fields: Any, readable: tuple[str, ...]) -> Entry:
     field = f"tensor {quoted(name)}"
-    if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
-        raise damaged(file.path, field, 8, "must have dtype, shape and data_offsets, and nothing else")
     shape, offsets = _sizes(fields["shape"]), _sizes(fields["data_offsets"])
     if shape is None or offsets is None or len(offsets) != 2:
         raise damaged(
@@ -206,7 +210,7 @@ def _read_shards(folder: Path) -> list[Safetensors]:
     with ExitStack() as undo:
         shards = []
         for name in sorted({_shard_name(index, value) for value in weight_map.values()}):
-            if not (folder / name).exists():
+            if not is_there(folder / name):
                 raise WeightsError(f"{folder / name}: this shard of {_INDEX} is missing: fetch it too")
             shards.append(read_safetensors(folder / name))
             undo.callback(shards[-1].file.close)
@@ -219,9 +223,7 @@ def _shard_name(index: Path, value: object) -> str:
     """A file name beside the index: anything that could lead elsewhere is refused."""
     plain = isinstance(value, str) and value.isprintable() and len(value) <= 100 and Path(value).name == value
     if not isinstance(value, str) or not plain or not value.endswith(".safetensors"):
-        raise WeightsError(
-            f"{index}: weight_map names shard {quoted(value)}, not a *.safetensors file beside it"
-        )
+        raise WeightsError(f"{index}: weight_map names a shard that is no *.safetensors file beside it")
     return value
 
 

@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sampan.core.errors import SampanError, UnsupportedModel, UsageError
+from sampan.core.errors import SampanError, UnsupportedModel, UsageError, shortened
 from sampan.kernels.native import Machine
 from sampan.kernels.ops import Linear, Weight
 from sampan.models import config as model_config
@@ -175,11 +175,19 @@ def copy_companions(source: Path, folder: Path) -> None:
 
 def free_place(out: Path) -> Path:
     """The absolute path of a folder that is not there yet, or is empty; UsageError for anything else."""
-    place = out.expanduser().resolve()
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise UsageError(f"{out} is there already and is no empty folder: give another OUT or remove it")
-    if not place.parent.is_dir():
-        raise UsageError(f"{place.parent} is no folder: make it first")
+    try:
+        place = out.expanduser().resolve()
+        taken = place.exists() and (not place.is_dir() or any(place.iterdir()))
+        parent = place.parent.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # ~NAME of nobody, a closed folder, a long name
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{shortened(out)} cannot be used as OUT: {reason}") from error
+    if taken:
+        raise UsageError(
+            f"{shortened(out)} is there already and is no empty folder: give another OUT or remove it"
+        )
+    if not parent:
+        raise UsageError(f"{shortened(place.parent)} is no folder: make it first")
     return place
 
 

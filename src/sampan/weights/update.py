@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampan.core.errors import UnsupportedModel, WeightsError
+from sampan.core.errors import UnsupportedModel, WeightsError, quoted
 from sampan.kernels.formats import Codes, TensorType, dequantise
 from sampan.kernels.native import LANES, Machine, padded
 from sampan.kernels.ops import Weight
-from sampan.weights.files import quoted
+from sampan.weights.files import is_folder
 from sampan.weights.load import Place
 from sampan.weights.quantize import Scheme, quantise
 from sampan.weights.safetensors import read_safetensors, read_safetensors_folder
@@ -43,10 +43,7 @@ class Tensors:
 
 def from_arrays(tensors: Mapping[str, Any]) -> Tensors:
     """Arrays of floats, or what numpy makes one of."""
-    arrays = {name: np.asarray(value) for name, value in tensors.items()}
-    for name, array in arrays.items():
-        if array.dtype.kind != "f":
-            raise WeightsError(f"tensor {quoted(name)} holds {array.dtype}: give floats")
+    arrays = {name: _array(name, value) for name, value in tensors.items()}
 
     def rows(name: str, start: int, stop: int) -> Floats:
         with np.errstate(over="ignore"):
@@ -55,10 +52,21 @@ def from_arrays(tensors: Mapping[str, Any]) -> Tensors:
     return Tensors("the update", {name: array.shape for name, array in arrays.items()}, rows)
 
 
+def _array(name: object, value: Any) -> NDArray[Any]:
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # a tensor of another library, or ragged lists
+        said = f"{type(error).__name__}: {quoted(str(error))}"
+        raise WeightsError(f"tensor {quoted(name)} is no array for numpy ({said}): give floats") from error
+    if array.dtype.kind != "f":
+        raise WeightsError(f"tensor {quoted(name)} holds {quoted(str(array.dtype))}: give floats")
+    return array
+
+
 @contextmanager
 def from_files(path: Path) -> Iterator[Tensors]:
     """A safetensors file, or a folder of them."""
-    files = read_safetensors_folder(path) if path.is_dir() else [read_safetensors(path)]
+    files = read_safetensors_folder(path) if is_folder(path) else [read_safetensors(path)]
     found = {name: (file.file, info) for file in files for name, info in file.tensors.items()}
 
     def rows(name: str, start: int, stop: int) -> Floats:
@@ -94,7 +102,9 @@ def _checked(
     if name not in weights:
         raise WeightsError(f"{tensors.where}: tensor {quoted(name)} has no place in the model")
     if tensors.shapes[name] != weights[name].shape:
-        problem = f"has shape {list(tensors.shapes[name])}, the model's is {list(weights[name].shape)}"
+        problem = (
+            f"has shape {quoted(list(tensors.shapes[name]))}, the model's is {list(weights[name].shape)}"
+        )
         raise WeightsError(f"{tensors.where}: tensor {name} {problem}")
     found = place(weights[name])
     if found.matrix is not None and not found.matrix.writable:
