@@ -1,6 +1,5 @@
 """The ledger: what it counts, and that nothing is lost or counted twice when the database fails it."""
 
-import logging
 import os
 import shutil
 import sqlite3
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from sampan.core.errors import StorageError
 from sampan.server.storage.database import connect, default_url
 from sampan.server.storage.ledger import Entry, Ledger
 from sampan.server.storage.usage_table import DAY, HOUR, Batch, Counts, Filter, Slot, totals, write
@@ -160,7 +158,7 @@ def test_memory_is_bounded_and_what_finds_no_room_is_counted(home: Path) -> None
 
 
 def test_a_locked_database_holds_up_nobody(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sampan.server.storage.database.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("sampan.server.storage.sqlite_file.BUSY_SECONDS", 0.05)
     ledger = Ledger(connect(default_url(home)), every=0.02, now=lambda: NOON)
     other = subprocess.Popen([sys.executable, "-c", LOCK, str(home / "sampan.db")], stdin=-1, stdout=-1)
     assert other.stdout is not None
@@ -186,33 +184,6 @@ file.execute("BEGIN EXCLUSIVE")
 print("locked", flush=True)
 sys.stdin.readline()
 """
-
-
-def test_a_database_that_is_removed_is_made_again(home: Path, ledger: Ledger) -> None:
-    ledger.record(entry())
-    assert ledger.flush()
-    shutil.rmtree(home)
-    ledger.record(entry("after"))
-    ledger.flush()
-    assert ledger.flush()
-    assert in_file(home) == {("after", "m"): ONE}
-
-
-def test_a_database_that_is_no_database_is_reported_and_left_alone(
-    home: Path, ledger: Ledger, caplog: pytest.LogCaptureFixture
-) -> None:
-    good = (home / "sampan.db").read_bytes()
-    (home / "sampan.db").write_bytes(b"this is no database\n" * 1000)
-    ledger.record(entry())
-    assert not ledger.flush()
-    assert not ledger.flush()
-    with pytest.raises(StorageError, match=r"sampan\.db: file is not a database"):
-        ledger.totals()
-    assert ledger.health.failures == 2
-    assert [record.levelno for record in caplog.records] == [logging.ERROR]  # said once, not at each try
-    (home / "sampan.db").write_bytes(good)
-    assert ledger.flush()
-    assert in_file(home) == {("k", "m"): ONE}
 
 
 def test_a_disk_without_room_loses_nothing(tmp_path: Path) -> None:

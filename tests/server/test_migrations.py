@@ -30,7 +30,7 @@ def test_the_database_is_its_owners_and_lets_readers_read(tmp_path: Path) -> Non
 
 
 def test_processes_that_start_at_once_find_one_database(tmp_path: Path) -> None:
-    code = f"from sampan.server.storage.database import connect; connect({default_url(tmp_path)!r})"
+    code = f"from sampan.server.storage.database import connect; connect({str(default_url(tmp_path))!r})"
     started = [subprocess.Popen([sys.executable, "-c", code], stderr=-1) for _ in range(2)]
     assert [(each.communicate()[1], each.returncode) for each in started] == [(b"", 0)] * 2
     with connect(default_url(tmp_path)).connect() as connection:

@@ -30,10 +30,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from sampan.core.errors import StorageError, UsageError
+from sampan.core.errors import StorageError, UsageError, quoted, shortened
+from sampan.server.storage.sqlite_file import SqliteFile
 
-BUSY_SECONDS = 5.0
-_MIGRATION_SECONDS = 60.0
 _ADVISORY_LOCK = 0x73616D70616E  # "sampan"
 _alembic = threading.Lock()  # its context is one for the whole process
 
@@ -80,34 +79,26 @@ ledger_batches = Table(
 )
 
 
-def default_url(home: Path) -> str:
+def default_url(home: Path) -> URL:
     """The database in `SAMPAN_HOME`."""
-    return URL.create("sqlite", database=str(home / "sampan.db")).render_as_string()
+    return URL.create("sqlite", database=str(home / "sampan.db"))
 
 
-def connect(url: str) -> Engine:
-    """An engine for `url`, its tables made or brought up to date."""
-    engine = _engine(_parsed(url))
-    migrate(engine)
-    return engine
+def connect(url: str | URL) -> Engine:
+    """An engine for `url`, its tables made or brought up to date.
 
-
-def migrate(engine: Engine) -> None:
-    """Bring the tables up to date. Where other processes do the same, one works and the others wait."""
-    with storage(engine):
-        if engine.dialect.name == "sqlite":
-            _migrate_sqlite(engine)
-        else:
-            with engine.begin() as connection:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _ADVISORY_LOCK})
-                _upgrade(connection)
+    Where other processes do the same, one works and the others wait. Later, a SQLite file that is gone is not
+    made again: that is a `StorageError`.
+    """
+    parsed = _parsed(url)
+    return _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
 
 
 def where(engine: Engine) -> str:
     """The database in words, without user or password."""
     url = engine.url
     if url.get_backend_name() == "sqlite":
-        return str(url.database)
+        return shortened(url.database)
     return f"postgresql://{url.host or 'localhost'}:{url.port or 5432}/{url.database}"
 
 
@@ -116,17 +107,17 @@ def storage(engine: Engine) -> Iterator[None]:
     """Turn what the database, its driver or its disk raise into a `StorageError`."""
     try:
         yield
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, OSError) as error:  # a lock's Timeout is one of these
         raise StorageError(f"{where(engine)}: {reason(error)}") from error
 
 
 def reason(error: Exception) -> str:
     """What a database's driver said, on one line, without the statement and its values."""
-    said = str(error.orig if isinstance(error, DBAPIError) else error)
-    return " ".join(said.split()) or type(error).__name__
+    said = error.orig if isinstance(error, DBAPIError) else getattr(error, "strerror", None) or error
+    return " ".join(str(said).split()) or type(error).__name__
 
 
-def _parsed(url: str) -> URL:
+def _parsed(url: str | URL) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):  # the second for a port that is none
@@ -136,26 +127,29 @@ def _parsed(url: str) -> URL:
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
-        raise UsageError(f"no database of the kind {parsed.drivername!r}: sqlite:///FILE or postgresql://…")
-    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise UsageError("a SQLite database needs a file, which every process can open: sqlite:///FILE")
+        raise UsageError(
+            f"no database of the kind {quoted(parsed.drivername)}: sqlite:///FILE or postgresql://…"
+        )
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database in (None, "", ":memory:") or "\0" in str(parsed.database):
+            raise UsageError("a SQLite database needs a file, which every process can open: sqlite:///FILE")
+        if parsed.query:
+            raise UsageError("a SQLite database takes no parameters behind its file: sqlite:///FILE")
     return parsed
 
 
-def _engine(url: URL) -> Engine:
-    # hide_parameters: no digest may come into an error's text.
-    if url.get_backend_name() == "sqlite":
-        # A connection that is kept would go on writing to a file that somebody has removed.
-        engine = create_engine(
-            url, hide_parameters=True, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS}
-        )
-        event.listen(engine, "begin", _begin)
-        return engine
-    limits = {"connect_timeout": 5, "keepalives_idle": 10, "tcp_user_timeout": 10_000}
-    try:
-        return create_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args=limits)
-    except ModuleNotFoundError:
-        raise UsageError("PostgreSQL needs its driver: pip install 'sampan[postgres]'") from None
+def _sqlite(url: URL) -> Engine:
+    file = SqliteFile(Path(str(url.database)))
+    # A connection that is kept would go on writing to a file that somebody has removed.
+    engine = create_engine(url, hide_parameters=True, poolclass=NullPool, creator=file.open)
+    event.listen(engine, "begin", _begin)
+    with storage(engine), file.made():
+        with closing(engine.raw_connection()) as connection:
+            # Readers and the writer do not wait for each other. Not every file system can: then they wait.
+            connection.cursor().execute("PRAGMA journal_mode=WAL")
+        with engine.begin() as connection:
+            _upgrade(connection)
+    return engine
 
 
 def _begin(connection: Any) -> None:
@@ -163,18 +157,17 @@ def _begin(connection: Any) -> None:
     connection.exec_driver_sql("BEGIN")
 
 
-def _migrate_sqlite(engine: Engine) -> None:
-    from filelock import FileLock
-
-    path = Path(str(engine.url.database))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock", timeout=_MIGRATION_SECONDS):
-        path.touch(mode=0o600)  # SQLite gives its other files the same mode
-        with closing(engine.raw_connection()) as connection:
-            # Readers and the writer do not wait for each other. Not every file system can: then they wait.
-            connection.cursor().execute("PRAGMA journal_mode=WAL")
-        with engine.begin() as connection:
-            _upgrade(connection)
+def _postgresql(url: URL) -> Engine:
+    limits = {"connect_timeout": 5, "keepalives_idle": 10, "tcp_user_timeout": 10_000}
+    try:
+        # hide_parameters: no digest may come into an error's text.
+        engine = create_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args=limits)
+    except ModuleNotFoundError:
+        raise UsageError("PostgreSQL needs its driver: pip install 'sampan[postgres]'") from None
+    with storage(engine), engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _ADVISORY_LOCK})
+        _upgrade(connection)
+    return engine
 
 
 def _upgrade(connection: Any) -> None:

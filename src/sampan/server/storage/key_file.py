@@ -23,8 +23,9 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from sampan.core.errors import SampanError, StorageError, UsageError
+from sampan.core.errors import SampanError, StorageError, UsageError, quoted
 from sampan.server.storage.keys import SHORTEST, Clock, Key, Keyring, digest, key_id
+from sampan.server.storage.sqlite_file import make_folder
 
 _log = logging.getLogger(__name__)
 _RAW = re.compile(r"(?P<key>[!-~]+)(?:\s+#\s*(?P<name>.*))?")  # as a header can carry it
@@ -80,7 +81,7 @@ class FileKeys:
                     lines[number - 1] = _record(gone, secret)
                     self._write("\n".join(lines) + "\n")
                     return gone
-        raise UsageError(f"{self._path}: no key with the id {id!r}; `sampan keys list` shows them")
+        raise UsageError(f"{self._path}: no key with the id {quoted(id)}; `sampan keys list` shows them")
 
     def _changed_at(self) -> _Stamp:
         try:
@@ -109,7 +110,7 @@ class FileKeys:
             try:
                 key, secret = _parse(line.strip())
                 if key.id in seen:
-                    raise UsageError(f"another line has the id {key.id} already")
+                    raise UsageError(f"another line has the id {quoted(key.id)} already")
             except SampanError as error:
                 if strict:
                     raise UsageError(f"{self._path} line {number}: {error}") from None
@@ -132,8 +133,8 @@ class FileKeys:
         from filelock import FileLock
 
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{self._path}.lock", timeout=10):
+            make_folder(self._path.parent)
+            with FileLock(f"{self._path}.lock", timeout=10, mode=0o600):
                 yield
         except OSError as error:  # the lock's Timeout is one
             raise StorageError(f"{self._path}: cannot be written: {error.strerror or error}") from error
@@ -186,7 +187,7 @@ def _parse_record(line: str) -> tuple[Key, bytes]:
         raise UsageError('not a JSON object with a "sha256" of 64 hexadecimal digits') from None
     for name, value in values.items():
         if name not in _TYPES:
-            raise UsageError(f"there is no field {name[:40]!r}; the fields are {', '.join(_TYPES)}")
+            raise UsageError(f"there is no field {quoted(name)}; the fields are {', '.join(_TYPES)}")
         if type(value) is not _TYPES[name]:
             raise UsageError(f"the field {name!r} must be of type {_TYPES[name].__name__}")
     if len(secret) != 32 or not values.get("id"):

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Engine, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from sampan.core.errors import StorageError, UsageError
+from sampan.core.errors import UsageError, quoted
 from sampan.server.storage.database import api_keys, storage
 from sampan.server.storage.keys import Clock, Key, Keyring
 
@@ -60,7 +60,7 @@ class DatabaseKeys:
             connection.execute(update(api_keys).where(api_keys.c.id == id).values(revoked=marked))
             row = connection.execute(select(api_keys).where(api_keys.c.id == id)).one_or_none()
         if row is None:
-            raise UsageError(f"no key with the id {id!r}; `sampan keys list` shows them")
+            raise UsageError(f"no key with the id {quoted(id)}; `sampan keys list` shows them")
         return _key(row)[0]
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ class DatabaseKeys:
             try:
                 self._ring = Keyring.of(self._read())
                 self.healthy = True
-            except StorageError as error:
+            except Exception as error:  # whatever it is: the thread lives on, and tries again
                 if self.healthy:
                     _log.error("the keys cannot be read again, the last ones stay valid: %s", error)
                 self.healthy = False

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from sampan.core.errors import UsageError
+from sampan.core.errors import UsageError, quoted
 from sampan.server.ask import Caller
 
 PREFIX = "sk-sampan-"
@@ -47,7 +47,9 @@ class Key:
         for limit in ("requests_per_minute", "tokens_per_minute", "tokens_per_day"):
             value = getattr(self, limit)
             if value is not None and value < 1:
-                raise UsageError(f"key {self.id}: {limit} is {value}; give 1 or more, or leave it out")
+                raise UsageError(
+                    f"key {quoted(self.id)}: {limit} is {quoted(value)}; give 1 or more, or leave it out"
+                )
 
     def allows(self, model: str) -> bool:
         """Whether it may use this model or adapter."""

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from sampan.core.errors import StorageError
-from sampan.server.storage.database import migrate
 from sampan.server.storage.usage_table import DAY, HOUR, Batch, Counts, Filter, Slot, Totals, totals, write
 
 _LONGEST_WAIT = 30.0
@@ -195,8 +194,6 @@ class Ledger:
     def _attempt(self) -> bool:
         with self._writing:
             try:
-                if self._in_a_row:
-                    migrate(self._engine)  # it may be a new file, or an empty server
                 now = self._now()
                 today = write(self._engine, self._batch, now)
             except Exception as error:  # whatever it is: the thread lives on, and tries again
