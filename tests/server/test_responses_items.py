@@ -1,4 +1,4 @@
-"""OpenAI's response items: what a small model would not say by itself, and what is stored of them."""
+"""OpenAI's response items: what a small model would not say by itself."""
 
 import asyncio
 import json
@@ -9,12 +9,11 @@ import openai
 from pydantic import TypeAdapter
 
 from sampan.core.types import SamplingParams
-from sampan.server.ask import Caller, CallPart, Part, Usage
+from sampan.server.ask import CallPart, Part, Usage
 from sampan.server.errors import ApiError
 from sampan.server.openai.responses_asks import numbered, template_messages
 from sampan.server.openai.responses_events import Reply
 from sampan.server.openai.responses_schemas import Items, ResponseRequest
-from sampan.server.openai.responses_store import ResponseStore, Stored
 
 # An answer as a larger model gives it: it thinks, says something and calls two functions.
 PARTS = [
@@ -110,31 +109,3 @@ def test_items_reach_the_template_in_the_form_that_it_knows() -> None:
         {"role": "tool", "tool_call_id": "b", "content": "sun"},
         {"role": "assistant", "content": "", "reasoning_content": "Both."},
     ]
-
-
-def stored(name: str, text: str = "") -> Stored:
-    return Stored({"id": name, "output": []}, [{"text": text}])
-
-
-def test_a_caller_sees_its_own_responses_only() -> None:
-    store, mine, other = ResponseStore(), Caller("key-1"), Caller("key-2")
-    store.put(mine, stored("a"))
-    assert store.get(mine, "a") is not None
-    for caller in (other, Caller()):
-        assert store.get(caller, "a") is None
-        assert not store.remove(caller, "a")
-    assert store.remove(mine, "a")
-    assert store.get(mine, "a") is None
-
-
-def test_the_store_is_bounded_in_number_and_in_bytes() -> None:
-    store, caller = ResponseStore(most=2, most_bytes=1000), Caller()
-    for name in "ab":
-        store.put(caller, stored(name))
-    assert store.get(caller, "a") is not None
-    store.put(caller, stored("c"))
-    assert [name for name in "abc" if store.get(caller, name)] == ["a", "c"]
-    store.put(caller, stored("d", "x" * 940))
-    assert [name for name in "abcd" if store.get(caller, name)] == ["d"]
-    store.put(caller, stored("e", "x" * 2000))
-    assert not [name for name in "abcde" if store.get(caller, name)]
