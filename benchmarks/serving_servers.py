@@ -140,6 +140,8 @@ def _wait(process: "subprocess.Popen[bytes]", port: int, name: str, log: Path) -
         try:
             if get(port, "/health")[0] in (200, 404):
                 status, body = get(port, "/v1/models")
+                if status == 401:
+                    return ""  # it asks for keys
                 if status == 200:
                     return str(json.loads(body)["data"][0]["id"])
         except (OSError, http.client.HTTPException):

@@ -56,8 +56,9 @@ Serve = Callable[..., AbstractContextManager[Running]]
 
 
 @contextmanager
-def _serve(*options: str, **environment: str) -> Iterator[Running]:
-    command = [sys.executable, "-m", "sampan", "serve", "--port", "0", "--threads", "2", *options]
+def _serve(*options: str, name: str | None = None, **environment: str) -> Iterator[Running]:
+    model = [] if name is None else [name]
+    command = [sys.executable, "-m", "sampan", "serve", *model, "--port", "0", "--threads", "2", *options]
     variables = {**os.environ, "SAMPAN_TUNE": "0", **environment}
     with (
         TemporaryDirectory() as folder,
@@ -98,7 +99,7 @@ def service(default_model: ModelFiles) -> Iterator[Running]:  # noqa: ARG001 - f
 
 @pytest.fixture(scope="session")
 def serve(default_model: ModelFiles) -> Serve:  # noqa: ARG001
-    """Starts a service of one's own: `with serve("--option", …, NAME="value") as running`."""
+    """Starts a service of one's own: `with serve("--option", …, name=MODEL, NAME="value") as running`."""
     return _serve
 
 

@@ -57,7 +57,7 @@ def create_app(service: Service) -> FastAPI:
 def _stand_guard(app: FastAPI, service: Service) -> None:
     """What every request passes, the last one first."""
     settings = service.settings
-    caller, most = service.admission.caller, service.most_body
+    caller, most = service.admission.caller, service.texts.most_body
     app.add_middleware(Guard, caller=caller, refuse=rendered, most=most, seconds=settings.body_s)
     if settings.cors_origins:
         from fastapi.middleware.cors import CORSMiddleware

@@ -37,7 +37,7 @@ class _Request(Request):
         if not hasattr(self, "_json"):
             body = await self.body()
             if len(body) > LONG:
-                self._json = await self.app.state.service.parsed(body, self.state.caller)
+                self._json = await self.app.state.service.texts.parsed(body, self.state.caller)
                 self._body = b""
             else:
                 self._json = parsed(body)

@@ -2,6 +2,7 @@
 
 Contract: a slot belongs to the scope that waited for it, and is free again when the scope ends, however it
 ends: answered, failed, cancelled while it waited, or cancelled in the moment in which it was given the slot.
+A caller that abandons its answers may hold fewer (`allowance.py`).
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from sampan.server.allowance import Allowance
 from sampan.server.ask import Caller
 from sampan.server.errors import ApiError
 from sampan.server.fair import FairQueue, Ticket
@@ -29,6 +31,7 @@ class Dispatcher:
         self.slots = slots
         self.unstuck = 0
         self._held: set[Turn] = set()
+        self._allowance = Allowance(slots)
         self._queue: FairQueue[asyncio.Future[None]] = FairQueue(most_waiting, _refuse, asyncio.Future.done)
 
     @property
@@ -53,12 +56,18 @@ class Dispatcher:
             yield turn
         finally:
             self._queue.cancel(turn)
-            self._held.discard(turn)
+            if turn in self._held:
+                self._held.remove(turn)
+                self._allowance.give_back(turn.flow.caller)
             self._fill()
 
     def charge(self, turn: Turn, tokens: int) -> None:
         """Count tokens that a request was given."""
         self._queue.charge(turn, tokens)
+
+    def ended(self, turn: Turn, *, abandoned: bool) -> None:
+        """What became of the answer in a slot: its client took all of it, or left before."""
+        (self._allowance.abandoned if abandoned else self._allowance.taken)(turn.flow.caller)
 
     async def watch(self, every: float = _WATCH_S) -> None:
         """Look for requests that wait beside free slots: there is no reason for that, so it is logged and
@@ -66,7 +75,7 @@ class Dispatcher:
         seen = False
         while True:
             await asyncio.sleep(every)
-            stuck = self.waiting > 0 and self.free > 0
+            stuck = self.free > 0 and self._queue.has(self._allowance.is_owed)
             if stuck and seen:
                 self.unstuck += 1
                 log.error("%d requests waited beside %d free slots: let in", self.waiting, self.free)
@@ -74,8 +83,9 @@ class Dispatcher:
             seen = stuck
 
     def _fill(self) -> None:
-        while self.free > 0 and (turn := self._queue.pop()) is not None:
+        while self.free > 0 and (turn := self._queue.pop(self._allowance.allows)) is not None:
             self._held.add(turn)
+            self._allowance.take(turn.flow.caller)
             turn.item.set_result(None)
 
 

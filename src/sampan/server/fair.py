@@ -23,6 +23,8 @@ from sampan.server.errors import ApiError
 from sampan.server.storage.keys import Clock
 
 T = TypeVar("T")
+May = Callable[[str | None], bool]
+"""Whether a caller may be served now."""
 
 ANSWER_WEIGHT = 2.0
 """A token of an answer counts as two of a prompt (section 5.1 there): it takes a step of its own."""
@@ -61,19 +63,24 @@ class Level(Generic[T]):
     heap: list[tuple[float, int, Flow[T]]] = field(default_factory=list)
     last: Flow[T] | None = None
 
-    def least(self) -> Flow[T] | None:
-        """The waiting flow with the least counter, at the top of the heap."""
+    def least(self, may: May = lambda _: True) -> Flow[T] | None:
+        """The waiting flow with the least counter, of those that may be served."""
         # Counters only grow, so an entry is a lower bound: one that is out of date sinks to its place.
-        while self.heap:
+        aside, found = [], None
+        while self.heap and found is None:
             served, order, flow = self.heap[0]
             if not flow.waiting:
                 heapq.heappop(self.heap)
                 flow.in_heap = False
             elif served != flow.served:
                 heapq.heapreplace(self.heap, (flow.served, order, flow))
+            elif not may(flow.caller):
+                aside.append(heapq.heappop(self.heap))
             else:
-                return flow
-        return None
+                found = flow
+        for entry in aside:
+            heapq.heappush(self.heap, entry)
+        return found
 
 
 class FairQueue(Generic[T]):
@@ -117,11 +124,15 @@ class FairQueue(Generic[T]):
         self._size += 1
         return ticket
 
-    def pop(self) -> Ticket[T] | None:
-        """Take the next request and charge its prompt; None when nobody waits."""
+    def has(self, may: May) -> bool:
+        """Whether a request waits of a caller that may be served."""
+        return any(level.least(may) for level in self._levels.values())
+
+    def pop(self, may: May = lambda _: True) -> Ticket[T] | None:
+        """Take the next request of a caller that may be served, and charge its prompt; None for none."""
         for priority in sorted(self._levels):
             level = self._levels[priority]
-            while (flow := level.least()) is not None:
+            while (flow := level.least(may)) is not None:
                 ticket, _ = flow.waiting.popitem(last=False)
                 self._size -= 1
                 if self._gone(ticket.item):

@@ -27,10 +27,9 @@ Key = tuple[Grammar, bool]
 
 @dataclass
 class _Ready:
-    """A compiled grammar: the supervisor's name for it, in which life of the engine, and how many use it."""
+    """A compiled grammar: the supervisor's name for it, and how many use it."""
 
     name: int
-    life: int
     users: int = 0
 
 
@@ -65,7 +64,7 @@ class Grammars:
 
     def _find(self, grammar: Grammar, thinking: bool) -> _Ready | None:
         found = self._ready.get((grammar, thinking))
-        if found is None or found.life != self._supervisor.restarts:
+        if found is None or found.name not in self._supervisor.grammars:
             return None
         self._ready.move_to_end((grammar, thinking))
         return found
@@ -74,7 +73,7 @@ class Grammars:
         async with self._compiler.slot(caller, 1) as turn:
             if (found := self._find(grammar, thinking)) is not None:
                 return found
-            started, life = time.monotonic(), self._supervisor.restarts
+            started = time.monotonic()
             work = asyncio.ensure_future(self._supervisor.compile(grammar, thinking))
             try:
                 name = await asyncio.shield(work)
@@ -85,7 +84,7 @@ class Grammars:
                 raise
             finally:
                 self._compiler.charge(turn, round((time.monotonic() - started) * 1000) // _MS_A_TOKEN)
-            found = self._ready[grammar, thinking] = _Ready(name, life)
+            found = self._ready[grammar, thinking] = _Ready(name)
             return found
 
     def _trim(self) -> None:
@@ -96,5 +95,4 @@ class Grammars:
             if not entry.users:
                 del self._ready[key]
                 size -= len(key[0].source)
-                if entry.life == self._supervisor.restarts:
-                    self._supervisor.forget(entry.name)
+                self._supervisor.forget(entry.name)

@@ -11,6 +11,7 @@ HEADER_S = 10.0
 WRITE_S = 60.0
 HEADER_BYTES = 64 << 10
 _LINGER_S = 5.0  # for the rest of a body that nobody reads any more
+_LINGER_PAUSE_S = 0.02
 _PROBE_S = (0.02, 0.1, 0.5, 1.0)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -38,6 +39,23 @@ class Connection:
             self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
 
+class _Transport:
+    """A connection's, which stays open while the rest of a request's body comes: where that finds nobody, an
+    answer on its way is lost. The protocol closes it then.
+    """
+
+    def __init__(self, transport: Any, protocol: "Protocol") -> None:
+        self._transport = transport
+        self._protocol = protocol
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def close(self) -> None:
+        if not self._protocol.linger():
+            self._transport.close()
+
+
 class Protocol(HttpToolsProtocol):
     """Drops connections that hold up others.
 
@@ -51,26 +69,36 @@ class Protocol(HttpToolsProtocol):
     write_s = WRITE_S
     _headers_due: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
-    _linger: asyncio.TimerHandle | None = None
+    _lingering: asyncio.TimerHandle | None = None
     _unread = 0
     _in_headers = True
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        super().connection_made(_Transport(transport, self))  # type: ignore[arg-type]
         self._await_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for name in ("_headers_due", "_stalled", "_linger"):
+        for name in ("_headers_due", "_stalled", "_lingering"):
             self._stop(name)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._in_headers:
             self._unread += len(data)
+        if self._lingering is not None:  # nobody wants it: it need not come fast
+            self.flow.pause_reading()
+            self.loop.call_later(_LINGER_PAUSE_S, self._read_on)
         super().data_received(data)
         # What one read brought is taken; a second one begins beyond the limit only where headers go on.
         if self._in_headers and self._unread > HEADER_BYTES:
             self._refuse_headers()
+
+    def linger(self) -> bool:
+        """Whether the connection stays open until the rest of a body has come, which nobody reads."""
+        if self._lingering is None and self.cycle is not None and self.cycle.more_body:
+            self._lingering = self.loop.call_later(_LINGER_S, self.transport.abort)
+            return True
+        return False
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -86,14 +114,16 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._stop("_linger")
         self._in_headers = True
         super().on_message_complete()
+        if self._lingering is not None:
+            self.cycle.more_body = False
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.cycle.more_body and not self.transport.is_closing():
-            self._linger = self.loop.call_later(_LINGER_S, self.transport.abort)
+        if self.cycle.more_body:
+            self.linger()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -121,6 +151,10 @@ class Protocol(HttpToolsProtocol):
             return
         pause = _PROBE_S[min(times, len(_PROBE_S) - 1)]
         self.loop.call_later(pause, self._probe, times + 1)
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def _watch_writing(self, left: int) -> None:
         self._stop("_stalled")

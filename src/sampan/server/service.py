@@ -5,7 +5,7 @@ import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
@@ -16,7 +16,7 @@ from sampan.core.errors import ContextOverflow, RequestError
 from sampan.core.types import Grammar, SamplingParams
 from sampan.server.admission import Admission
 from sampan.server.answer import Reader
-from sampan.server.ask import Ask, Caller, Ids, Part, Tools, Usage
+from sampan.server.ask import Ask, Caller, Part, Tools, Usage
 from sampan.server.dispatch import Dispatcher
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.grammars import Grammars
@@ -26,14 +26,11 @@ from sampan.server.process.supervisor import Supervisor
 from sampan.server.process.text_workers import TextWorkers
 from sampan.server.settings import ServeSettings
 from sampan.server.sse import unless_gone
-from sampan.server.text import ModelText, too_long
+from sampan.server.text import ModelText
+from sampan.server.texts import Texts
 from sampan.server.thinking import Thinking
 from sampan.server.watch.trace import PROBE, Observer, Trace
 from sampan.text.tools import grammar as grammar_of_calls
-
-_SMALLEST_BODY = 4 << 20
-COUNTED = 4
-"""Contexts that a text may be long whose tokens are counted, and not answered."""
 
 
 class Service:
@@ -53,8 +50,8 @@ class Service:
         self.admission = admission
         self.text = text
         self.supervisor = supervisor
-        self.workers = workers
         self.context = supervisor.ready.context
+        self.texts = Texts(text, workers, self.context, settings.max_body)
         self.thinking = Thinking()
         self.grammars = Grammars(supervisor, settings.max_queue)
         self.dispatcher = Dispatcher(settings.engine.max_sequences, settings.max_queue)
@@ -67,8 +64,7 @@ class Service:
 
     async def prepare(self) -> None:
         """What takes the text workers, once, before the first request."""
-        with suppress(ApiError):  # a template beyond its limits: every conversation will say so
-            self.thinking = Thinking(*await self.workers.run(Caller(), 0, "thinking"))
+        self.thinking = Thinking(*await self.texts.thinking())
 
     async def conversation(
         self,
@@ -84,7 +80,7 @@ class Service:
     ) -> Ask:
         """A conversation as an ask."""
         listed = () if tools is None else tools.callable
-        ids, thinking = await self.rendered(messages, caller, tools=listed, variables=variables)
+        ids, thinking = await self.texts.rendered(messages, caller, tools=listed, variables=variables)
         if tools is not None and grammar is None:
             grammar = self._calls(tools)
         return Ask(ids, sampling, model, n, thinking, grammar, tools)
@@ -95,59 +91,6 @@ class Service:
             return grammar_of_calls(self.text.tool_format, tools.offered, tools.choice, tools.parallel)
         except RequestError as error:
             raise bad_request(str(error), param="tools") from error
-
-    async def parsed(self, body: bytes, caller: Caller) -> Any:
-        """The value of a long body of JSON."""
-        return await self.workers.run(caller, len(body), "body", body)
-
-    async def rendered(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        caller: Caller,
-        *,
-        tools: Sequence[Mapping[str, Any]] = (),
-        variables: Mapping[str, Any] | None = None,
-        contexts: int = 1,
-    ) -> tuple[Ids, bool]:
-        """The prompt of a conversation, and whether it has opened a block of reasoning.
-
-        Raises a 400 for one that is notably longer than so many contexts.
-        """
-        given = list(messages), list(tools), dict(variables or {})
-        size = self._checked(characters(given), contexts)
-        most = contexts * self.context
-        found: tuple[Ids, bool] = await self.workers.run(caller, size, "conversation", *given, most)
-        return found
-
-    async def encoded(
-        self, texts: Sequence[str], caller: Caller, *, special: bool = True, contexts: int = 1
-    ) -> list[Ids]:
-        """The ids of texts; the same error. `special`: each begins as the model wants a text to begin."""
-        for text in texts:
-            self._checked(len(text), contexts)
-        size, most = sum(map(len, texts)), contexts * self.context
-        found: list[Ids] = await self.workers.run(caller, size, "encoded", list(texts), special, most)
-        return found
-
-    async def decoded(self, ids: Sequence[int], caller: Caller) -> str:
-        """The text of token ids; a 400 for ids outside of the vocabulary, or very many."""
-        most = COUNTED * self.context
-        if len(ids) > most:
-            raise bad_request(f"{len(ids)} tokens: at most {most} are taken at once", param="tokens")
-        found: str = await self.workers.run(caller, 4 * len(ids), "decoded", ids)
-        return found
-
-    def _checked(self, size: int, contexts: int) -> int:
-        """The characters of a text, if that many can fit: no token has more bytes than the longest."""
-        if size > contexts * self.context * self.text.tokenizer.longest:
-            raise too_long(contexts * self.context)
-        return size
-
-    @property
-    def most_body(self) -> int:
-        """Bytes of the largest body: JSON may write a character in six times its bytes."""
-        longest = 6 * COUNTED * self.context * self.text.tokenizer.longest
-        return min(self.settings.max_body, max(_SMALLEST_BODY, longest))
 
     @property
     def models(self) -> list[str]:
@@ -211,9 +154,11 @@ class Service:
                     trace.part(part)
                     if readers[place].finished:
                         left -= 1
+                        mailbox.taken.add(place)
                         tasks[place].cancel()
                     yield part
         finally:
+            mailbox.left = isinstance(sys.exception(), asyncio.CancelledError | GeneratorExit)
             for task in tasks:
                 task.cancel()
             trace.end(sys.exception())
@@ -275,22 +220,10 @@ class Service:
                 finally:
                     self.supervisor.abort(name)
                     self.dispatcher.charge(turn, mailbox.tokens[place])
+                    if place in mailbox.taken or mailbox.left:
+                        self.dispatcher.ended(turn, abandoned=place not in mailbox.taken)
         except ApiError as error:
             mailbox.put(place, error)
-
-
-def characters(value: object) -> int:
-    """Of all texts in it."""
-    found, rest = 0, [value]
-    while rest:
-        item = rest.pop()
-        if isinstance(item, str):
-            found += len(item)
-        elif isinstance(item, Mapping):
-            rest.extend(item.values())
-        elif isinstance(item, list | tuple):
-            rest.extend(item)
-    return found
 
 
 def _count(usage: Usage, part: Part, cached_tokens: int) -> None:

@@ -36,8 +36,8 @@ from sampan.server.collect import Answer, Run, Step, collected
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError
 from sampan.server.openapi import ASKED, SENT, STREAM, errors
-from sampan.server.service import COUNTED
 from sampan.server.sse import EventStream, unless_gone
+from sampan.server.texts import COUNTED
 
 router = APIRouter(prefix="/v1/messages", route_class=JsonRoute)
 
@@ -81,7 +81,7 @@ async def count_tokens(body: CountRequest, service: Service_, caller: Caller_) -
         )
     service.admission.count(caller)
     tools = tools_of(body)
-    ids, _ = await service.rendered(
+    ids, _ = await service.texts.rendered(
         template_messages(body),
         caller,
         tools=() if tools is None else tools.callable,

@@ -70,7 +70,9 @@ async def _asks(body: CompletionRequest, service: Service, caller: Caller) -> li
             param="n",
         )
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-    encoded = await service.encoded(texts, caller) if texts else [_ids(prompt, service) for prompt in prompts]
+    encoded = (
+        await service.texts.encoded(texts, caller) if texts else [_ids(prompt, service) for prompt in prompts]
+    )
     n, salt = body.n or 1, body.cache_salt
     return [Ask(ids, sampling, body.model, n, grammar=grammar, raw=True, cache_salt=salt) for ids in encoded]
 

@@ -12,7 +12,7 @@ from sampan.server.errors import ApiError, bad_request
 from sampan.server.openai.asks import template_messages
 from sampan.server.openai.schemas import Body, ChatMessage, Many
 from sampan.server.openapi import SENT, errors
-from sampan.server.service import COUNTED
+from sampan.server.texts import COUNTED
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -94,10 +94,10 @@ async def tokenize(body: TokenizeRequest, service: Service_, caller: Caller_) ->
                 "add_special_tokens is for a prompt: of messages, the template says what is special",
                 param="add_special_tokens",
             )
-        ids, _ = await service.rendered(template_messages(body.messages), caller, contexts=COUNTED)
+        ids, _ = await service.texts.rendered(template_messages(body.messages), caller, contexts=COUNTED)
     else:
         special = body.add_special_tokens is not False
-        [ids] = await service.encoded([body.prompt or ""], caller, special=special, contexts=COUNTED)
+        [ids] = await service.texts.encoded([body.prompt or ""], caller, special=special, contexts=COUNTED)
     row = {"tokens": ids.tolist(), "count": len(ids), "max_model_len": service.context}
     return JSONResponse(row)  # not validated again: there may be very many
 
@@ -107,7 +107,7 @@ async def detokenize(body: DetokenizeRequest, service: Service_, caller: Caller_
     """The text of token ids."""
     _check(service, body.model)
     service.admission.count(caller)
-    return Text(prompt=await service.decoded(body.tokens, caller))
+    return Text(prompt=await service.texts.decoded(body.tokens, caller))
 
 
 def _check(service: Service_, name: str | None) -> None:

@@ -98,7 +98,7 @@ async def _render(request: Request, service: Service_, caller: Caller_) -> Respo
         return _error(400, 'the body is to be {"text": "…"}')
     service.admission.count(caller, _A_RENDERING)
     text = text.encode("utf-8", "replace").decode()  # JSON can spell half a surrogate pair
-    content = {"blocks": await service.workers.run(caller, len(text), "markdown", text)}
+    content = {"blocks": await service.texts.markdown(text, caller)}
     return JSONResponse(content, headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"})
 
 

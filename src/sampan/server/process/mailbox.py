@@ -12,11 +12,15 @@ News = tuple[int, Event | ApiError]
 
 
 class Mailbox:
-    """What happened to the answers of one ask, in order. One task reads it. `tokens`: that each answer was
-    given."""
+    """What happened to the answers of one ask, in order. One task reads it.
+
+    `tokens`: that each answer was given. `taken`: answers that are whole. `left`: their client has gone.
+    """
 
     def __init__(self) -> None:
         self.tokens: Counter[int] = Counter()
+        self.taken: set[int] = set()
+        self.left = False
         self._news: deque[News] = deque()
         self._arrived = asyncio.Event()
 

@@ -23,6 +23,7 @@ from sampan.server.errors import ApiError, bad_request
 from sampan.server.process import wire
 from sampan.server.process.changes import Changes
 from sampan.server.process.mailbox import Mailbox, Waiting
+from sampan.server.process.refusals import away, refusal, restarted
 from sampan.server.settings import EngineSettings
 
 log = logging.getLogger("sampan.engine")
@@ -37,6 +38,7 @@ class Supervisor:
     `ready`: what it said when it had loaded; None while there is none. `beat`: its last sign of life.
     `failure`: why there is none now. `restarts`: since the start. `last_token`: when this one last gave one,
     `heard`: when it last said anything, by the monotonic clock. `change_s`: what a change may take.
+    `grammars`: ids of those that it has compiled.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Supervisor:
         self._ids = count(1)
         self._waiting: dict[int, Waiting] = {}
         self._compiling: dict[int, asyncio.Future[wire.Compiled]] = {}
+        self.grammars: set[int] = set()
         self.changes = Changes(changes)
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -97,9 +100,11 @@ class Supervisor:
         return len(self._waiting)
 
     def submit(self, mailbox: Mailbox, place: int, request: wire.Submit) -> int:
-        """Hand a request over; its id. `ApiError` while there is no engine."""
+        """Hand a request over; its id. `ApiError` while there is no engine that knows its grammar."""
         if self.ready is None or self._writer is None:
             raise self._away()
+        if request.grammar is not None and request.grammar not in self.grammars:
+            raise restarted()
         name = next(self._ids)
         self._waiting[name] = Waiting(mailbox, place)
         self._send(replace(request, id=name))
@@ -137,11 +142,14 @@ class Supervisor:
         compiled = await done
         if compiled.error is not None:
             raise bad_request(compiled.error, param="grammar")
+        self.grammars.add(name)
         return name
 
     def forget(self, name: int) -> None:
         """A grammar that nobody needs any more."""
-        self._send(wire.Forget(name))
+        if name in self.grammars:
+            self.grammars.remove(name)
+            self._send(wire.Forget(name))
 
     def abort(self, name: int) -> None:
         """Forget a request; it is gone by the next step."""
@@ -153,14 +161,7 @@ class Supervisor:
             self._writer.write(wire.pack(message))
 
     def _away(self) -> ApiError:
-        why = self.failure or "it is starting"
-        return ApiError(
-            503,
-            f"the engine is not there: {why}; ask again",
-            kind="server_error",
-            code="engine_unavailable",
-            retry_after=1,
-        )
+        return away(self.failure or "it is starting")
 
     async def _keep_running(self) -> None:
         pause = 0.0
@@ -218,19 +219,13 @@ class Supervisor:
         self.last_token = None
         lost, self._waiting = self._waiting, {}
         self.changes.give_up(self._away())
+        self.grammars.clear()
         compiling, self._compiling = self._compiling, {}
         for done in compiling.values():
             if not done.done():
                 done.set_exception(self._away())
         for waiting in lost.values():
-            error = ApiError(
-                503,
-                "the engine was restarted while it answered; ask again",
-                kind="server_error",
-                code="engine_restarted",
-                retry_after=1,
-            )
-            waiting.mailbox.put(waiting.place, error)
+            waiting.mailbox.put(waiting.place, restarted())
 
     async def _watch(self, process: asyncio.subprocess.Process) -> str:
         """Kill a process that makes no progress; why."""
@@ -256,7 +251,7 @@ class Supervisor:
         elif isinstance(message, wire.Refused):
             waiting = self._waiting.pop(message.id, None)
             if waiting is not None:
-                waiting.mailbox.put(waiting.place, _refusal(message))
+                waiting.mailbox.put(waiting.place, refusal(message))
         elif isinstance(message, wire.Compiled):
             done = self._compiling.pop(message.id, None)
             if done is not None and not done.done():
@@ -281,11 +276,3 @@ class Supervisor:
         if event.finish_reason is not None:
             del self._waiting[event.request]
         waiting.mailbox.put(waiting.place, event)
-
-
-def _refusal(message: wire.Refused) -> ApiError:
-    if message.kind == "failure":
-        return ApiError(500, message.message, kind="server_error")
-    return bad_request(
-        message.message, code="context_length_exceeded" if message.kind == "overflow" else None
-    )

@@ -98,7 +98,7 @@ def too_costly() -> ApiError:
     """The error of a job that went beyond its limits."""
     return ApiError(
         400,
-        f"this text takes more than {CPU_SECONDS} s of processor time or {MEMORY >> 20} MiB to read: shorten it",
+        f"to read this takes more than {CPU_SECONDS} s of processor time or {MEMORY >> 20} MiB: shorten it",
         code="text_too_costly",
     )
 

@@ -215,8 +215,8 @@ class _Writer(logging.Handler):
             try:
                 self._stream.write("".join(f"{line}\n" for line in lines))
                 self._stream.flush()
-            except (OSError, ValueError):
-                continue  # a full disk, or a closed stream
+            except Exception:
+                continue  # a full disk, a closed stream, or none
 
 
 @contextmanager

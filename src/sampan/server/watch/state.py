@@ -66,6 +66,12 @@ class State(Collector):
         yield self._gauge("vllm:num_requests_running", "Requests that the engine computes.", load.running)
         yield self._gauge("vllm:num_requests_waiting", "Requests that wait for their turn.", load.waiting)
         yield self._gauge("vllm:kv_cache_usage_perc", "Part of the cache in use, 1 is all.", load.cache_used)
+        dispatcher = self._service.dispatcher
+        yield self._gauge("sampan:slots", "Requests that the engine takes at once.", dispatcher.slots)
+        yield self._gauge("sampan:slots_free", "Those that no request holds.", dispatcher.free)
+        yield self._counter(
+            "sampan:queue_unstuck", "Times that work waited beside free slots.", dispatcher.unstuck
+        )
 
     def _cache(self) -> Iterator[Metric]:
         beat, ready = self._service.supervisor.beat, self._service.supervisor.ready
