@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import re
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -101,6 +103,39 @@ def test_everything_logged_is_written_by_the_end() -> None:
         ("uvicorn", "from uvicorn"),
         ("elsewhere", "of interest"),
     ]
+
+
+class _Failing(io.StringIO):
+    """A stream that fails as often as there are failures."""
+
+    def __init__(self, *failures: Exception) -> None:
+        super().__init__()
+        self.failures = list(failures)
+
+    def write(self, text: str) -> int:
+        if self.failures:
+            raise self.failures.pop(0)
+        return super().write(text)
+
+
+def test_a_stream_that_fails_gets_what_comes_later() -> None:
+    stream = _Failing(OSError(28, "No space left"), ValueError("closed"), BrokenPipeError(), TypeError("odd"))
+    log = logging.getLogger("sampan.test")
+    with written("text", stream):
+        while stream.failures:
+            log.info("lost")
+            time.sleep(0.01)
+        log.info("heard")
+    assert stream.getvalue().endswith("sampan.test: heard\n")
+
+
+def test_without_stderr_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    with written("text"):
+        logging.getLogger("sampan.test").info("unheard")
+        writer = next(each for each in threading.enumerate() if each.name == "sampan-logs")
+        time.sleep(0.05)
+        assert writer.is_alive()
 
 
 def test_a_reader_that_has_stopped_holds_nothing_up() -> None:

@@ -7,7 +7,7 @@ of it as is left free, so that nobody can fill it for everybody.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from starlette.datastructures import Headers
@@ -53,17 +53,20 @@ class Guard:
         async with self._turn:  # of thousands that come at once, each lets others pass before it begins
             await asyncio.sleep(0)
         headers = Headers(scope=scope)
+        try:
+            caller = self._caller(headers)
+            length = self._length(headers)
+        except ApiError as error:
+            await self._refuse(error, scope["path"])(scope, receive, send)
+            return
+        scope.setdefault("state", {})["caller"] = caller
         async with AsyncExitStack() as held:
-            try:
-                caller = self._caller(headers)
-                length = self._length(headers)
-                room = self._small if length <= _SMALL else self._large
-                await held.enter_async_context(room.share(caller.key, length * _GROWTH))
-            except ApiError as error:
-                await self._refuse(error, scope["path"])(scope, receive, send)
-                return
-            scope.setdefault("state", {})["caller"] = caller
-            body = _Body(receive, length, self._seconds)
+
+            async def hold(size: int) -> None:
+                room = self._small if size <= _SMALL else self._large
+                await held.enter_async_context(room.share(caller.key, size * _GROWTH))
+
+            body = _Body(receive, length, self._seconds, hold)
             await self._app(scope, body.receive, send)
 
     def _length(self, headers: Headers) -> int:
@@ -106,7 +109,7 @@ class Room:
             self._admit()
 
     async def _wait(self, key: str | None, amount: int) -> None:
-        of_key = sum(other == key for other, _ in self._waiting.values())
+        of_key = 0 if key is None else sum(other == key for other, _ in self._waiting.values())
         if of_key >= self._places - len(self._waiting):
             raise ApiError(
                 503,
@@ -136,7 +139,8 @@ class Room:
                 turn.set_result(None)
 
     def _fits(self, key: str | None, amount: int) -> bool:
-        return self._held[key] + amount <= self._free
+        """Without keys all callers are one, and none is others' burden."""
+        return amount + (0 if key is None else self._held[key]) <= self._free
 
     def _take(self, key: str | None, amount: int) -> None:
         self._free -= amount
@@ -144,13 +148,17 @@ class Room:
 
 
 class _Body:
-    """A request's body on its way in."""
+    """A request's body on its way in. `hold` waits until there is room for so many bytes of it; the first few
+    are taken without, so that who brings little, slowly, holds nothing."""
 
-    def __init__(self, receive: Receive, most: int, seconds: float) -> None:
+    def __init__(
+        self, receive: Receive, most: int, seconds: float, hold: Callable[[int], Awaitable[None]]
+    ) -> None:
         self._receive = receive
-        self._left = most
         self._most = most
         self._deadline = asyncio.get_running_loop().time() + seconds
+        self._hold: Callable[[int], Awaitable[None]] | None = hold
+        self._taken = 0
         self._whole = False
 
     async def receive(self) -> Message:
@@ -163,11 +171,16 @@ class _Body:
         except TimeoutError:
             raise HTTPException(408, "the body did not come in time") from None
         if message["type"] == "http.request":
-            self._left -= len(message.get("body", b""))
-            self._whole = not message.get("more_body", False)
-            if self._left < 0:
-                raise HTTPException(
-                    413,
-                    f"the body is larger than {self._most} bytes: a large one must tell its content-length",
-                )
+            await self._take(len(message.get("body", b"")), not message.get("more_body", False))
         return message
+
+    async def _take(self, count: int, whole: bool) -> None:
+        self._taken += count
+        self._whole = whole
+        if self._taken > self._most:
+            raise HTTPException(
+                413, f"the body is larger than {self._most} bytes: if it may be, tell its content-length"
+            )
+        if self._hold is not None and (whole or self._taken > _SMALL):
+            hold, self._hold = self._hold, None
+            await hold(self._taken if whole else self._most)
