@@ -14,7 +14,7 @@ from sampan.catalog.paths import in_hub_cache, open_path
 from sampan.catalog.progress import Progress, Silent
 from sampan.catalog.source import FORMS, HubSource, Source, parse_source
 from sampan.catalog.store import CachedModel
-from sampan.core.errors import ModelNotFound, OfflineError, UnsupportedModel, UsageError
+from sampan.core.errors import ModelNotFound, OfflineError, UnsupportedModel, UsageError, quoted
 from sampan.core.settings import Settings
 from sampan.core.types import Licence, ModelFiles
 
@@ -150,7 +150,7 @@ def _exists(path: Path) -> bool:
 
 def _unknown(model: str) -> ModelNotFound:
     if len(model) > _LONGEST:
-        return ModelNotFound(f"no model is called {model[:_LONGEST]!r}…: A MODEL is {FORMS}")
+        return ModelNotFound(f"no model is called {quoted(model)}: A MODEL is {FORMS}")
     if Path(model).is_symlink():
         return ModelNotFound(f"{model} is a link to {Path(model).readlink()}, which does not exist")
     if model.endswith((".gguf", "/")) or model.startswith((".", "/", "~")):
@@ -161,4 +161,4 @@ def _unknown(model: str) -> ModelNotFound:
 
     close = get_close_matches(model.lower(), [entry.alias for entry in entries()], n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join(close)}? " if close else ""
-    return ModelNotFound(f"no model is called {model!r}: {meant}A MODEL is {FORMS}")
+    return ModelNotFound(f"no model is called {quoted(model)}: {meant}A MODEL is {FORMS}")

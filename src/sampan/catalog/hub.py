@@ -19,7 +19,7 @@ from sampan.catalog.disk import check_space, sync, verify
 from sampan.catalog.progress import Progress
 from sampan.catalog.source import HubSource, safe_member
 from sampan.catalog.store import Staged
-from sampan.core.errors import FetchError, ModelNotFound, SampanError
+from sampan.core.errors import FetchError, ModelNotFound, SampanError, quoted
 from sampan.core.settings import Settings
 
 _WANTED = (
@@ -215,7 +215,7 @@ def _refused(error: Any, source: HubSource, settings: Settings) -> SampanError:
             "to a token of that account"
         )
     if code == "RevisionNotFound":
-        return ModelNotFound(f"{where}: no branch, tag or commit {source.revision!r} in {source.repo}")
+        return ModelNotFound(f"{where}: no branch, tag or commit {quoted(source.revision)} in {source.repo}")
     if code == "EntryNotFound":
         return ModelNotFound(f"{where}: a listed file is gone ({error.response.url.path}); try again later")
     if status == 401 and code is None and settings.hf_token:

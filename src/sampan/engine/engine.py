@@ -73,8 +73,8 @@ class Engine:
         """Queue a request; returns its id. Raises RequestError for what can never be served.
 
         `constraint`: what its tokens must obey, for this request alone; the answer ends ("stop") once it is
-        done, whatever `ignore_eos` says. `adapter`: what `load_adapter` gave; None is the model itself. `salt`:
-        only requests of the same find each other's prefixes in the cache.
+        done, whatever `ignore_eos` says. `adapter`: what `load_adapter` gave; None is the model itself.
+        `salt`: only requests of the same find each other's prefixes in the cache.
         """
         tokens = self._check(prompt)
         chosen = self._adapter(adapter)

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
+from sampan.core.errors import quoted
 from sampan.server.ask import Caller
 from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
@@ -59,7 +60,7 @@ class State(BaseModel):
 async def load_adapter(body: LoadAdapter, service: Service_) -> State:
     """Load a LoRA adapter; requests choose it by its name as the model."""
     if body.lora_name in service.models:
-        raise ApiError(409, f"{body.lora_name!r} is served already: unload it first", param="lora_name")
+        raise ApiError(409, f"{quoted(body.lora_name)} is served already: unload it first", param="lora_name")
     await service.supervisor.change("load", body.lora_name, Path(body.lora_path))
     return _state(service)
 
@@ -68,7 +69,7 @@ async def load_adapter(body: LoadAdapter, service: Service_) -> State:
 async def unload_adapter(body: UnloadAdapter, service: Service_) -> State:
     """Take an adapter away; requests that use it are answered."""
     if body.lora_name not in service.supervisor.changes.adapters:
-        raise ApiError(404, f"no adapter {body.lora_name[:80]!r} is loaded", param="lora_name")
+        raise ApiError(404, f"no adapter {quoted(body.lora_name)} is loaded", param="lora_name")
     await service.supervisor.change("unload", body.lora_name, Path())
     return _state(service)
 

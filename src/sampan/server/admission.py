@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sampan.core.errors import UsageError
+from sampan.core.errors import UsageError, quoted
 from sampan.server.ask import Ask, Caller, Usage
 from sampan.server.errors import ApiError
 from sampan.server.limits import Limits, Reservation
@@ -64,7 +64,7 @@ class Admission:
         key = None if caller.key is None else self._seen.get(caller.key)
         for ask in asks:
             if key is not None and not key.allows(ask.model):
-                message = f"this key may not use the model {ask.model!r}"
+                message = f"this key may not use the model {quoted(ask.model)}"
                 raise ApiError(403, message, kind="permission_error", code="model_not_allowed", param="model")
         prompts = sum(len(ask.ids) for ask in asks)
         return self.limits.admit(key, prompts, sum(_most(ask, context) * ask.n for ask in asks))

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sampan.core.errors import quoted
 from sampan.server.errors import ApiError, bad_request
 
 ANY = "*"
@@ -55,7 +56,7 @@ class Names:
         if not self._answers(host) and not _is_address(host):
             return ApiError(
                 421,
-                f"this service does not answer to the name {host[:80]!r}: "
+                f"this service does not answer to the name {quoted(host)}: "
                 f"`sampan serve --allowed-host {host[:80]}` lets it",
                 code="host_not_allowed",
             )
@@ -64,7 +65,7 @@ class Names:
             if name == b"origin" and not self._is_ours(origin, host):
                 return ApiError(
                     403,
-                    f"web pages of {origin[:80]!r} may not ask here: `--cors-origin` lets them",
+                    f"web pages of {quoted(origin)} may not ask here: `--cors-origin` lets them",
                     kind="permission_error",
                     code="origin_not_allowed",
                 )

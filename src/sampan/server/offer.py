@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sampan.core.errors import quoted
 from sampan.server.ask import Tools
 from sampan.server.errors import bad_request
 
@@ -21,7 +22,7 @@ def offer(
     names = [function["name"] for function in functions]
     if named and choice not in names:
         raise bad_request(
-            f"tool_choice names {choice!r}, which is no tool of this request", param="tool_choice"
+            f"tool_choice names {quoted(choice)}, which is no tool of this request", param="tool_choice"
         )
     if len(set(names)) < len(names):
         raise bad_request("two tools have the same name", param="tools")

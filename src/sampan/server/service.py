@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from sampan.core.errors import ContextOverflow, RequestError
+from sampan.core.errors import ContextOverflow, RequestError, quoted
 from sampan.core.types import Grammar, SamplingParams
 from sampan.server.admission import Admission
 from sampan.server.answer import Reader
@@ -184,7 +184,7 @@ class Service:
                 503, "the service is going down", kind="server_error", code="draining", retry_after=5
             )
         if ask.model not in self.models:
-            message = f"the model {ask.model[:80]!r} is not served here: /v1/models lists what is"
+            message = f"the model {quoted(ask.model)} is not served here: /v1/models lists what is"
             raise ApiError(404, message, code="model_not_found", param="model")
         if not ask.ids:
             raise bad_request("the prompt is empty: give at least one token", param="prompt")

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sampan.core.errors import TokenizerError
+from sampan.core.errors import TokenizerError, quoted
 from sampan.text.vocabulary import TURN_ENDS, Vocabulary, backend_errors, spelling_of
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _ids(path: Path, values: dict[str, Any], name: str, size: int) -> list[int]:
     tokens = value if isinstance(value, list) else [] if value is None else [value]
     for token in tokens:
         if not isinstance(token, int) or not 0 <= token < size:
-            raise TokenizerError(f"{path}: field {name} names {token!r}, outside the {size} tokens")
+            raise TokenizerError(f"{path}: field {name} names {quoted(token)}, outside the {size} tokens")
     return tokens
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, cast
 
-from sampan.core.errors import TokenizerError, UnsupportedModel
+from sampan.core.errors import TokenizerError, UnsupportedModel, quoted
 from sampan.text.metadata import Metadata
 from sampan.text.pretokenizers import pipeline
 from sampan.text.vocabulary import TURN_ENDS, Spelling, Vocabulary, backend_errors
@@ -49,7 +49,7 @@ def read_gguf(values: Mapping[str, object]) -> Vocabulary:
     model = metadata.text("tokenizer.ggml.model")
     if model not in ("gpt2", "llama"):
         raise UnsupportedModel(
-            f"GGUF key tokenizer.ggml.model is {model!r}; implemented are 'gpt2' (byte-level BPE) and "
+            f"GGUF key tokenizer.ggml.model is {quoted(model)}; implemented are 'gpt2' (byte-level BPE) and "
             "'llama' (SentencePiece BPE): use a model with one of these"
         )
     entries = _read_entries(metadata, sentencepiece=model == "llama")
@@ -73,7 +73,7 @@ def _read_entries(metadata: Metadata, *, sentencepiece: bool) -> _Entries:
     if len(ids) != len(tokens):
         first = next(place for place, token in enumerate(tokens) if ids[token] != place)
         raise TokenizerError(
-            f"GGUF key {_TOKENS}[{first}] and [{ids[tokens[first]]}] are both {tokens[first]!r}: "
+            f"GGUF key {_TOKENS}[{first}] and [{ids[tokens[first]]}] are both {quoted(tokens[first])}: "
             "the file is damaged, fetch it again"
         )
     types = metadata.numbers("tokenizer.ggml.token_type", len(tokens), (int,))
@@ -111,9 +111,11 @@ def _faulty_merge(merges: list[str], ids: dict[str, int]) -> TokenizerError | No
         left, _, right = merge.partition(" ")
         missing = [token for token in (left, right, left + right) if token not in ids]
         if merge.count(" ") != 1 or missing:
-            fault = f"{_TOKENS} has no {missing[0]!r}" if missing else "a merge is two entries and a space"
+            fault = (
+                f"{_TOKENS} has no {quoted(missing[0])}" if missing else "a merge is two entries and a space"
+            )
             return TokenizerError(
-                f"GGUF key {_MERGES}[{place}] is {merge!r}, but {fault}: fetch the file again"
+                f"GGUF key {_MERGES}[{place}] is {quoted(merge)}, but {fault}: fetch the file again"
             )
     return None
 

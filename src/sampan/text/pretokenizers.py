@@ -8,7 +8,7 @@ applied here although llama.cpp leaves it out.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sampan.core.errors import UnsupportedModel
+from sampan.core.errors import UnsupportedModel, quoted
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -76,7 +76,7 @@ def pipeline(pre: str | None) -> Pipeline:
     found = _PIPELINES.get(pre or "")
     if found is None:
         raise UnsupportedModel(
-            f"GGUF key tokenizer.ggml.pre is {pre!r}; implemented are {', '.join(sorted(_PIPELINES))}: "
+            f"GGUF key tokenizer.ggml.pre is {quoted(pre)}; implemented are {', '.join(sorted(_PIPELINES))}: "
             "use a file of one of these families, or convert the model again with a current llama.cpp"
         )
     return found

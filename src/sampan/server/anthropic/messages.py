@@ -8,6 +8,7 @@ from uuid import uuid4
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from sampan.core.errors import quoted
 from sampan.server import thinking
 from sampan.server.anthropic.asks import (
     ask_of,
@@ -77,7 +78,7 @@ async def count_tokens(body: CountRequest, service: Service_, caller: Caller_) -
     """How many tokens the prompt of this conversation has."""
     if body.model not in service.models:
         raise ApiError(
-            404, f"the model {body.model[:80]!r} is not served here", code="model_not_found", param="model"
+            404, f"the model {quoted(body.model)} is not served here", code="model_not_found", param="model"
         )
     service.admission.count(caller)
     tools = tools_of(body)

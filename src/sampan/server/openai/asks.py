@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from sampan.core.errors import quoted
 from sampan.core.types import Grammar, SamplingParams
 from sampan.server.ask import Tools
 from sampan.server.errors import bad_request
@@ -66,7 +67,7 @@ def _bias(given: Mapping[str, float], vocabulary: int) -> dict[int, float]:
     for token, value in given.items():
         if not re.fullmatch("[0-9]{1,10}", token) or int(token) >= vocabulary:
             raise bad_request(
-                f"logit_bias has the key {token[:40]!r}: keys are token ids below {vocabulary}",
+                f"logit_bias has the key {quoted(token)}: keys are token ids below {vocabulary}",
                 param="logit_bias",
             )
         bias[int(token)] = value

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from sampan.core.errors import quoted
 from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
@@ -53,7 +54,7 @@ async def create(body: EmbeddingRequest, service: Service_, caller: Caller_) -> 
     """Embed texts. A 400 for a model that is not made for it."""
     if body.model not in service.models:
         raise ApiError(
-            404, f"the model {body.model[:80]!r} is not served here", code="model_not_found", param="model"
+            404, f"the model {quoted(body.model)} is not served here", code="model_not_found", param="model"
         )
     raise bad_request(
         f"{body.model} is no embedding model: it answers on /v1/chat/completions and /v1/completions",

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 
+from sampan.core.errors import quoted
 from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
@@ -113,7 +114,7 @@ async def detokenize(body: DetokenizeRequest, service: Service_, caller: Caller_
 def _check(service: Service_, name: str | None) -> None:
     if name is not None and name not in service.models:
         raise ApiError(
-            404, f"the model {name[:80]!r} is not served here", code="model_not_found", param="model"
+            404, f"the model {quoted(name)} is not served here", code="model_not_found", param="model"
         )
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import JSONResponse, Response
 
+from sampan.core.errors import quoted
 from sampan.server.ask import Caller, Usage
 from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
@@ -96,7 +97,7 @@ async def list_items(
     if query.after is not None:
         places = [place for place, row in enumerate(rows) if row["id"] == query.after]
         if not places:
-            raise bad_request(f"after names {query.after[:80]!r}, which is no item here", param="after")
+            raise bad_request(f"after names {quoted(query.after)}, which is no item here", param="after")
         rows = rows[places[0] + 1 :]
     page = rows[: query.limit]
     ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else dict.fromkeys(_ENDS)
@@ -112,7 +113,7 @@ def _before(store: ResponseStore, caller: Caller, name: str | None) -> list[Any]
     stored = store.get(caller, name)
     if stored is None:
         raise bad_request(
-            f"the response {name[:80]!r} is not here: it was not stored, or it is too long ago",
+            f"the response {quoted(name)} is not here: it was not stored, or it is too long ago",
             param="previous_response_id",
             code="previous_response_not_found",
         )
@@ -128,5 +129,5 @@ def _found(store: ResponseStore, caller: Caller, name: str) -> Stored:
 
 def _missing(name: str) -> ApiError:
     return ApiError(
-        404, f"there is no response {name[:80]!r}", code="response_not_found", param="response_id"
+        404, f"there is no response {quoted(name)}", code="response_not_found", param="response_id"
     )
