@@ -1,10 +1,12 @@
 """What a service must survive: its engine dying or hanging, clients that are slow, gone, rude or too many."""
 
 import os
+import shutil
 import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -12,6 +14,8 @@ import httpx
 import openai
 import psutil
 import pytest
+
+from sampan.core.types import ModelFiles
 
 if TYPE_CHECKING:
     from conftest import Running, Serve
@@ -45,6 +49,11 @@ def _is_idle(running: "Running") -> bool:
     return not any(numbers)
 
 
+def _running(running: "Running") -> float:
+    lines = httpx.get(f"{running.url}/metrics").text.splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running"))
+
+
 def _wait(condition: Any, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -63,7 +72,7 @@ def test_a_killed_engine_is_back_and_every_client_is_answered(serve: "Serve") ->
         assert _answers(running)
         streams = [clients.submit(_stream_to_the_end, running) for _ in range(8)]
         whole = [clients.submit(_ask, running) for _ in range(8)]
-        time.sleep(1)
+        assert _wait(lambda: _running(running) == 16, 20)
         _engine(running).kill()
         killed = time.monotonic()
         assert _wait(lambda: _answers(running), 20)
@@ -88,6 +97,27 @@ def _stream_to_the_end(running: "Running") -> str:
 
 def _standard() -> Any:
     return {**{k: v for k, v in LONG.items() if k != "ignore_eos"}, "extra_body": {"ignore_eos": True}}
+
+
+def test_an_engine_that_never_starts_is_tried_less_and_less(
+    serve: "Serve", default_model: ModelFiles, tmp_path: Path
+) -> None:
+    model = tmp_path / "model.gguf"
+    shutil.copyfile(default_model.path, model)
+    with serve(name=str(model)) as running:
+        ask = {"model": str(model), "prompt": "a", "max_tokens": 2}
+        assert httpx.post(f"{running.url}/v1/completions", json=ask, timeout=60).status_code == 200
+        model.rename(tmp_path / "elsewhere")
+        _engine(running).kill()
+        time.sleep(6)
+        health = httpx.get(f"{running.url}/health").json()
+        assert health["engine"] == "starting"
+        assert 2 <= health["restarts"] <= 7
+        answer = httpx.post(f"{running.url}/v1/completions", json=ask, timeout=60)
+        assert answer.status_code == 503
+        assert "no such file" in answer.json()["error"]["message"].lower()
+        (tmp_path / "elsewhere").rename(model)
+        assert _wait(lambda: httpx.get(f"{running.url}/ready").status_code == 200, 40)
 
 
 def test_a_stalled_engine_is_restarted(serve: "Serve") -> None:
