@@ -4,11 +4,12 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. `--debug`, before 
 name, adds the traceback. Nothing slow is imported here: Ctrl-C works from the first millisecond.
 """
 
+import errno
 import io
-import os
 import sys
 import warnings
 
+from sampan.cli.streams import discard, failure, standard_streams
 from sampan.core.errors import SampanError
 
 INTERRUPTED = 130
@@ -17,9 +18,10 @@ INTERRUPTED = 130
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line (`sys.argv` unless given) and return the exit code."""
     words, debug = _without_debug(sys.argv[1:] if arguments is None else arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # an answer may hold what the locale cannot write
-    return _flushed(_run(words, debug))
+    with standard_streams():
+        if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.closed:
+            sys.stdout.reconfigure(errors="replace")  # an answer may hold what the locale cannot write
+        return _flushed(_run(words, debug))
 
 
 def _without_debug(words: list[str]) -> tuple[list[str], bool]:
@@ -43,8 +45,9 @@ def _run(words: list[str], debug: bool) -> int:
         _report(str(error), debug)
         return error.exit_code
     except Exception as error:
-        hint = "" if debug else "; run again with --debug to see where"
-        _report(f"{type(error).__name__}: {error}{hint}", debug)
+        if not isinstance(error, OSError | ValueError) or failure(sys.stdout) is None:
+            hint = "" if debug else "; run again with --debug to see where"
+            _report(f"{type(error).__name__}: {error}{hint}", debug)
     return 1
 
 
@@ -66,12 +69,12 @@ def _report(message: str, debug: bool) -> None:
 
 def _flushed(code: int) -> int:
     """Write out what is buffered while errors can still be reported: the interpreter's exit cannot."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            _report(f"stdout: {error.strerror}", debug=False)
-        return code or 1
-    return code
+    error = failure(sys.stdout)
+    if error is None:
+        return code
+    discard(sys.stdout)
+    if error.errno == errno.EBADF:
+        _report("stdout is closed: nothing can be written to it", debug=False)
+    elif error.errno != errno.EPIPE:
+        _report(f"stdout: {error.strerror}", debug=False)
+    return code or 1

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from sampan.core.errors import RequestError
@@ -14,7 +14,10 @@ _CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\ufffd
 
 def is_terminal(stream: TextIO | None) -> bool:
     """Whether a person looks at `stream`; it is None when the parent closed it."""
-    return stream is not None and stream.isatty()
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # it was closed since
+        return False
 
 
 def printable(text: str) -> str:
@@ -30,25 +33,29 @@ def dim(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """A line on stderr."""
-    if sys.stderr is not None:  # None would print to stdout
-        sys.stderr.write(printable(text) + "\n")  # at once: other threads write too
+    """A line on stderr, where it can be written."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(printable(text) + "\n")  # at once: other threads write too
 
 
 def note(text: str) -> None:
     """A dimmed line for the person at the terminal; nothing where stderr is none."""
     if is_terminal(sys.stderr):
-        print(dim(printable(text)), file=sys.stderr)
+        with suppress(OSError, ValueError):
+            print(dim(printable(text)), file=sys.stderr)
 
 
 def read_stdin() -> str:
     """All of stdin; `RequestError` when it is closed or no UTF-8 text."""
-    if sys.stdin is None:
+    if sys.stdin is None or sys.stdin.closed:
         raise RequestError("stdin is closed: nothing can be read from it")
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
         raise RequestError(f"stdin is no UTF-8 text: {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise RequestError(f"stdin cannot be read: {error.strerror}") from error
 
 
 @contextmanager
