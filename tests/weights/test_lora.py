@@ -205,7 +205,7 @@ def test_tensors_that_do_not_fit_are_refused(folder: Path, change: Any, kind: An
 @pytest.mark.parametrize("module", ["model.layers.7.self_attn.q_proj", "model.layers.0.self_attn.q_norm"])
 def test_a_module_that_the_model_does_not_have(tmp_path: Path, write_adapter: Write, module: str) -> None:
     write_adapter(tmp_path, {f"{module}.weight": (64, 32)}, targets=(module.split(".")[-1],))
-    with pytest.raises(WeightsError, match=f"no linear {module}"):
+    with pytest.raises(WeightsError, match=f"no linear '{module}'"):
         read_lora(tmp_path, WEIGHTS)
 
 

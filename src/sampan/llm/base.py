@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sampan.catalog.catalog import DEFAULT, resolve
 from sampan.catalog.progress import Progress
-from sampan.core.errors import RequestError, quoted
+from sampan.core.errors import RequestError, quoted, shortened
 from sampan.core.settings import Settings
 from sampan.core.types import Grammar, ModelFiles, Score
 from sampan.llm.answer import Prompt
@@ -106,7 +106,9 @@ class BaseLLM:
     def prompt(self, messages: Messages, **template: Any) -> str:
         """The conversation rendered by the model's template, up to where the answer starts."""
         if self.template is None:
-            raise RequestError(f"{self.files.name} has no chat template: give it plain text (--raw)")
+            raise RequestError(
+                f"{shortened(self.files.name)} has no chat template: give it plain text (--raw)"
+            )
         if not is_conversation(messages):
             raise not_a_conversation(messages)
         return self.template.render(messages, add_generation_prompt=True, **template)
@@ -153,7 +155,7 @@ class BaseLLM:
         if is_conversation(prompt):
             return self._conversation(prompt, sampling, None, grammar, template)[1][0]
         if template:
-            raise RequestError(f"{', '.join(template)} are the chat template's: give messages to render")
+            raise RequestError(f"{', '.join(template)[:80]} are the chat template's: give messages to render")
         inputs, prompts = self._generation(prompt, sampling, None, templated, grammar)
         if not inputs.single:
             raise RequestError("one prompt or one conversation can be streamed, not a list of them")

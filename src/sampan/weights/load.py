@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sampan.core.errors import UnsupportedModel, WeightsError
+from sampan.core.errors import UnsupportedModel, WeightsError, shortened
 from sampan.kernels import _native  # type: ignore[attr-defined]
 from sampan.kernels.native import Machine, Operand, out_of_memory, padded
 from sampan.kernels.ops import Linear, Weight
@@ -144,7 +144,7 @@ def _mapped(checkpoint: Checkpoint, parts: Sequence[Weight]) -> Any:
     m = checkpoint.packed[parts[0].name]
     names = [part.name for part in parts]
     if names != list(m.parts):
-        problem = f"holds {', '.join(m.parts)} together, the model reads {', '.join(names)}"
+        problem = f"holds {shortened(', '.join(m.parts))} together, the model reads {', '.join(names)}"
         raise WeightsError(
             f"{checkpoint.path}: a packed matrix {problem}: write it again with `sampan quantize`"
         )

@@ -137,12 +137,12 @@ def _modules(tensors: Iterable[TensorInfo]) -> dict[str, _Pair]:
             raise UnsupportedModel(f"{info.file}: tensor {quoted(info.name)} {_why_not(info.name)}")
         module, side = found.groups()
         if side in sides.setdefault(module, {}):
-            raise _wrong(info, f"is the second lora_{side} of {module}")
+            raise _wrong(info, f"is the second lora_{side} of {quoted(module)}")
         sides[module][side] = info
     for module, pair in sides.items():
         if len(pair) != 2:
             (info,) = pair.values()
-            raise _wrong(info, f"has no partner: {module} needs lora_A and lora_B")
+            raise _wrong(info, f"has no partner: {quoted(module)} needs lora_A and lora_B")
     if not sides:
         raise WeightsError("an adapter without any tensor adapts nothing")
     return {module: _Pair(pair["A"], pair["B"]) for module, pair in sides.items()}
@@ -162,7 +162,7 @@ def _parts(module: str, pair: _Pair, weights: Mapping[str, Weight], scales: Scal
     adapted = [weights.get(f"{parent}.{name}.weight") for name in _FUSED.get(last, (last,))]
     found = [weight for weight in adapted if weight is not None and len(weight.shape) == 2]
     if len(found) != len(adapted):
-        raise _wrong(pair.a, f"has no place: the model has no linear {module}")
+        raise _wrong(pair.a, f"has no place: the model has no linear {quoted(module)}")
     rank, scale = scales.of(module)
     outputs, inputs = sum(weight.shape[0] for weight in found), found[0].shape[1]
     for info, shape in ((pair.a, (rank, inputs)), (pair.b, (outputs, rank))):

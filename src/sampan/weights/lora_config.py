@@ -63,7 +63,7 @@ class Scales:
         scale = alpha / (math.sqrt(rank) if self.root else rank)
         if scale > _MAX_SCALE:
             raise self.fields.fail(
-                "lora_alpha", f"gives {module} a scale of {scale:g}: the most is {_MAX_SCALE:g}"
+                "lora_alpha", f"gives {quoted(module)} a scale of {scale:g}: the most is {_MAX_SCALE:g}"
             )
         return rank, scale
 
@@ -81,7 +81,7 @@ class Scales:
         for module in modules:
             if not any(_ends(module, target) for target in targets):
                 raise self.fields.fail(
-                    "target_modules", f"does not name {module}, which {file} has tensors for"
+                    "target_modules", f"does not name {quoted(module)}, which {file} has tensors for"
                 )
 
 

@@ -23,7 +23,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from sampan.core.errors import SampanError, StorageError, UsageError, quoted
+from sampan.core.errors import SampanError, StorageError, UsageError, quoted, shortened
 from sampan.server.storage.keys import SHORTEST, Clock, Key, Keyring, digest, key_id
 from sampan.server.storage.sqlite_file import make_folder
 
@@ -43,8 +43,11 @@ class FileKeys:
     def __init__(self, path: Path, *, create: bool = False, now: Clock = time.time) -> None:
         self._path = path
         self._now = now
-        if not create and not path.is_file():
-            raise StorageError(f"{path}: no such key file; `sampan keys create NAME --file {path}` makes it")
+        if not _is_there(path) and not create:
+            shown = shortened(path)
+            raise StorageError(
+                f"{shown}: no such key file; `sampan keys create NAME --file {shown}` makes it"
+            )
         self._stamp = self._changed_at()
         self._ring = Keyring.of(self._read(strict=True))
         if self._stamp and path.stat().st_mode & stat.S_IROTH:
@@ -161,6 +164,19 @@ class FileKeys:
                     os.chown(new, old.st_uid, old.st_gid)
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no file has such a name"
+        raise StorageError(f"{shortened(path)}: the key file cannot be read: {reason}") from None
+    if not stat.S_ISREG(mode):
+        raise StorageError(f"{path}: is no key file but a folder, a pipe or a device")
+    return True
+
+
 def _record(key: Key, secret: bytes) -> str:
     values = {name: value for name, value in asdict(key).items() if value not in (None, ())}
     return json.dumps(values | {"sha256": secret.hex()}, ensure_ascii=False)
@@ -182,15 +198,17 @@ def _parse_record(line: str) -> tuple[Key, bytes]:
     try:
         values: dict[str, Any] = json.loads(line)
         secret = bytes.fromhex(values.pop("sha256"))
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         # Not the parser's own message: it carries the line.
         raise UsageError('not a JSON object with a "sha256" of 64 hexadecimal digits') from None
     for name, value in values.items():
         if name not in _TYPES:
-            raise UsageError(f"there is no field {quoted(name)}; the fields are {', '.join(_TYPES)}")
+            raise UsageError(f"there is no field {quoted(name, 40)}; the fields are {', '.join(_TYPES)}")
         if type(value) is not _TYPES[name]:
             raise UsageError(f"the field {name!r} must be of type {_TYPES[name].__name__}")
     if len(secret) != 32 or not values.get("id"):
         raise UsageError('a key has an "id" and a "sha256" of 64 hexadecimal digits')
-    models = tuple(str(model) for model in values.pop("models", ()))
+    models = tuple(values.pop("models", ()))
+    if not all(isinstance(model, str) for model in models):
+        raise UsageError("the field 'models' must be a list of names")
     return Key(**{"name": values["id"], **values, "models": models}), secret
