@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from sampan.core.types import FinishReason, Grammar, SamplingParams, TokenLogprob
@@ -92,9 +92,11 @@ class Part:
 
 @dataclass
 class Usage:
-    """Tokens of an ask so far. `cached_tokens`: of the prompt, that were not computed again."""
+    """Tokens of an ask so far. `cached_tokens`: of the prompt, that were not computed again. `enough`: who
+    closes the answers now wants no more of them, and has not gone."""
 
     prompt_tokens: int
     completion_tokens: int = 0
     cached_tokens: int = 0
-    reasoning_tokens: int = field(default=0)
+    reasoning_tokens: int = 0
+    enough: bool = False

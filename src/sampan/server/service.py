@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from hashlib import blake2b
@@ -119,29 +119,36 @@ class Service:
         for ask in asks:
             self._check(ask)
         reservation = self.admission.admit(asks, caller, self.context)
+        trace = self.observer.begin(asks, caller, usage)
         try:
-            first = asks[0]
-            async with self.grammars.ready(first.grammar, first.thinking, caller) as grammar:
-                answers = self._answers(asks, caller, usage, grammar)
+            grammar, thinking = asks[0].grammar, asks[0].thinking
+            async with self.grammars.ready(grammar, thinking, caller) as ready:
+                requests = [
+                    self._request(ask, sample, caller, ready) for ask in asks for sample in range(ask.n)
+                ]
+                readers = [Reader(self.text, ask, place) for place, ask in enumerate(_each(asks))]
+                answers = self._answers(requests, readers, caller, usage, trace)
                 async with aclosing(answers):  # type: ignore[type-var]
                     async for part in answers:
                         yield part
         finally:
             self.admission.settle(reservation, usage)
+            trace.end(sys.exception())
 
     async def _answers(
-        self, asks: Sequence[Ask], caller: Caller, usage: Usage, grammar: int | None
+        self,
+        requests: Sequence[wire.Submit],
+        readers: Sequence[Reader],
+        caller: Caller,
+        usage: Usage,
+        trace: Trace,
     ) -> AsyncIterator[Part]:
         mailbox = Mailbox()
-        each = [(ask, sample) for ask in asks for sample in range(ask.n)]
-        readers = [Reader(self.text, ask, place) for place, (ask, _) in enumerate(each)]
-        trace = self.observer.begin(asks, caller, usage)
-        requests = (self._request(ask, sample, caller, grammar) for ask, sample in each)
         tasks = [
             asyncio.create_task(self._occupy(request, place, caller, mailbox, trace))
             for place, request in enumerate(requests)
         ]
-        left = len(each)
+        left = len(requests)
         try:
             while left:
                 for place, news in await mailbox.take():
@@ -158,10 +165,10 @@ class Service:
                         tasks[place].cancel()
                     yield part
         finally:
-            mailbox.left = isinstance(sys.exception(), asyncio.CancelledError | GeneratorExit)
+            gone = isinstance(sys.exception(), asyncio.CancelledError | GeneratorExit)
+            mailbox.left = gone and not usage.enough
             for task in tasks:
                 task.cancel()
-            trace.end(sys.exception())
 
     def probe(self, ask: Ask) -> AsyncIterator[Part]:
         """Ask the engine past the queue, to see whether it lives."""
@@ -224,6 +231,11 @@ class Service:
                         self.dispatcher.ended(turn, abandoned=place not in mailbox.taken)
         except ApiError as error:
             mailbox.put(place, error)
+
+
+def _each(asks: Sequence[Ask]) -> Iterator[Ask]:
+    """The ask of each answer."""
+    return (ask for ask in asks for _ in range(ask.n))
 
 
 def _count(usage: Usage, part: Part, cached_tokens: int) -> None:

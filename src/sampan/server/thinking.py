@@ -64,6 +64,7 @@ async def within_budget(
                 return
             thinks = thinks and not part.text.strip() and not part.calls
             if thinks and part.reasoning and usage.reasoning_tokens >= budget:
+                usage.enough = True
                 break
     async for part in _rest(service, ask, ids, caller, usage):
         yield part
