@@ -59,7 +59,7 @@ def _array(name: object, value: Any) -> NDArray[Any]:
         said = f"{type(error).__name__}: {quoted(str(error))}"
         raise WeightsError(f"tensor {quoted(name)} is no array for numpy ({said}): give floats") from error
     if array.dtype.kind != "f":
-        raise WeightsError(f"tensor {quoted(name)} holds {quoted(str(array.dtype))}: give floats")
+        raise WeightsError(f"tensor {quoted(name)} holds {str(array.dtype)[:80]}: give floats")
     return array
 
 
