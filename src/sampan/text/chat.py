@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sampan.text.template_env import Environment
 
 _MAX_DEPTH = 100  # of lists and objects in messages and tools
+_MAX_LINE = 2000  # characters of an error, which can show a whole text
 _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -128,7 +129,7 @@ class ChatTemplate:
             raise TemplateError(
                 f"the chat template fails on these messages: {type(error).__name__}: {_line(error)}; "
                 "try without a template (--raw)"
-            ) from error
+            ) from error.with_traceback(None)  # its frames hold all that the template has made
 
     def _template(self, name: str) -> "Template":
         from jinja2 import TemplateSyntaxError
@@ -195,4 +196,4 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error)[:_MAX_LINE].split())

@@ -1,13 +1,13 @@
 """The Jinja environment that chat templates run in: the one that templates are published for, bounded.
 
 Extensions, filters and functions are those of transformers' `apply_chat_template`. Templates come with
-models, so they are not trusted: the sandbox keeps them from Python's internals, and a budget ends loops,
-calls and texts that run away. Filters and methods with an enormous width are bounded by memory alone.
+models, so they are not trusted: the sandbox keeps them from Python's internals, and everything they run is
+sent through a budget of work, time and memory. What is not known to be bounded is not offered.
 """
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from datetime import datetime
+from types import BuiltinMethodType, FunctionType, MethodType
 from typing import Any
 
 from jinja2 import Template, nodes, pass_context
@@ -15,101 +15,142 @@ from jinja2 import TemplateError as JinjaError
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Context, LoopContext
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.runtime import BlockReference, Context, LoopContext, Macro, Undefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 from jinja2.utils import Namespace
-from jinja2.visitor import NodeTransformer
 
-MAX_STEPS = 500_000  # loop passes, calls and texts made, in one rendering
-MAX_TEXT = 16_000_000  # characters of one text: four times the prompt of a million tokens
-_CHARACTERS_A_STEP = 50_000  # what a longer text counts beyond its one step
-_MAX_BITS = 4096  # of a whole number
+from sampan.text.template_budget import STEP, Budget, active, budget, check_length, extent, listed, text_of
+from sampan.text.template_filters import FILTERS
+from sampan.text.template_methods import TEXT_METHODS, call_method, check_key, format_fields
+from sampan.text.template_nodes import Charged
+from sampan.text.template_operators import OPERATORS, TESTS, Passes, binary, concat
 
-_BUDGET = "rendering budget"  # no identifier, so that no template can name it
+MAX_SOURCE = 100_000  # characters of a template; those published have up to 20,000
+MAX_NODES = 20_000  # of a parsed template; those published have up to 1,500
+_MAX_ARGUMENTS = 64  # of one call
+_MAX_NAME = 1000  # characters of a name, a date's format or a refusal
+_ROOM = 10_000  # parts of the output that wait to be joined
+
+_DICT_NAMES = frozenset(dir(dict))
 
 
 class RefusalError(JinjaError):
     """The template itself called `raise_exception`."""
 
 
-class Budget:
-    """What one rendering may still do; `SecurityError` when it is used up."""
-
-    def __init__(self) -> None:
-        self._steps = MAX_STEPS
-
-    def spend(self, steps: int) -> None:
-        self._steps -= steps
-        if self._steps < 0:
-            raise SecurityError(f"it takes more than {MAX_STEPS} steps")
-
-    def text(self, length: int) -> None:
-        """Account for making a text of this many characters."""
-        check_length(length)
-        self.spend(1 + length // _CHARACTERS_A_STEP)
-
-
-def check_length(length: int) -> None:
-    """Raise `SecurityError` for a text that no prompt can need."""
-    if length > MAX_TEXT:
-        raise SecurityError(f"it makes a text of more than {MAX_TEXT} characters")
-
-
 class Environment(ImmutableSandboxedEnvironment):
     """The bounded environment: `from_bounded` compiles a template, `render` runs it."""
 
-    intercepted_binops = frozenset({"+", "*", "**"})
+    intercepted_binops = frozenset({"+", "-", "*", "**", "%"})
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
-        self.filters |= {"tojson": _to_json, "bounded items": _bounded_items, "bounded text": _bounded_text}
-        self.globals |= {"raise_exception": _refuse, "strftime_now": _now, "namespace": _Namespace}
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_Generation, loopcontrols],
+            optimized=False,  # it would run filters and operators while compiling, outside any budget
+            finalize=_output,
+        )
+        self.filters: dict[str, Any] = {**FILTERS, **OPERATORS}
+        self.tests: dict[str, Any] = TESTS
+        self.globals: dict[str, Any] = {
+            "dict": _dict,
+            "namespace": _Namespace,
+            "raise_exception": _refuse,
+            "range": safe_range,
+            "strftime_now": _now,
+        }
+        self._offered = tuple(self.globals.values())
 
     def from_bounded(self, source: str) -> Template:
-        """Compile `source`; raises jinja2's `TemplateSyntaxError`."""
-        tree = _Bound().visit(self.parse(source))
+        """Compile `source`; raises jinja2's `TemplateSyntaxError`, `SecurityError` for what is refused."""
+        if len(source) > MAX_SOURCE:
+            raise SecurityError(f"it has more than {MAX_SOURCE} characters")
+        tree = self.parse(source)
+        if sum(1 for _ in tree.find_all(nodes.Node)) > MAX_NODES:
+            raise SecurityError(f"it has more than {MAX_NODES} parts")
+        tree = Charged().visit(tree)
         tree.set_environment(self)
         return self.from_string(tree)
 
     def render(self, template: Template, variables: dict[str, Any]) -> str:
         """The text of `template`; raises whatever the template does wrong."""
-        budget = Budget()
-        parts: list[str] = []
-        length = 0
-        for part in template.generate({**variables, _BUDGET: budget}):
-            parts.append(part)
-            length += len(part)
-            check_length(length)
-        return "".join(parts)
+        active.budget = Budget()
+        try:
+            return "".join(_joined_parts(template.generate(variables)))
+        finally:
+            active.budget = None
+
+    def concat(self, parts: Any) -> str:
+        return concat(parts)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ARG002
+        return binary(operator, left, right)
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if type(obj) is dict and attribute not in _DICT_NAMES:  # what the sandbox finds, by the short way
+            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        if type(obj) is str and attribute in TEXT_METHODS:
+            return getattr(obj, attribute)
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        check_key(argument)
+        try:
+            return obj[argument]
+        except (TypeError, LookupError):
+            if isinstance(argument, str) and len(argument) <= _MAX_NAME:
+                return super().getitem(obj, argument)
+            name: Any = argument if isinstance(argument, int) else type(argument).__name__
+            return self.undefined(obj=obj, name=name)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-        budget = _budget(__context)
-        budget.spend(1)
-        if isinstance(__obj, LoopContext) and args:  # one more round of a recursive loop
-            args = (_bounded_items(__context, args[0]), *args[1:])
-        return super().call(__context, __obj, *args, **kwargs)
+        kwargs.pop("_loop_vars", None)
+        kwargs.pop("_block_vars", None)
+        count = len(args) + len(kwargs)
+        if count > _MAX_ARGUMENTS:
+            raise SecurityError(f"a call has more than {_MAX_ARGUMENTS} arguments")
+        budget().spend(STEP * (1 + count // 8))  # a macro can keep all of them
+        kind = type(__obj)
+        if kind is Macro or __obj in __self._offered:
+            return __obj(*args, **kwargs)
+        if kind is BuiltinMethodType or kind is MethodType:
+            if isinstance(__obj.__self__, _Generation):
+                return __obj(*args, **kwargs)
+            return call_method(__obj, args, kwargs)
+        if kind is LoopContext and args:  # one more round of a recursive loop
+            return __obj(Passes(args[0]), *args[1:], **kwargs)
+        if kind is FunctionType and isinstance(_formatted(__obj), str):
+            return format_fields(__obj, _formatted(__obj), args, kwargs)
+        if callable(__obj) and kind not in (BlockReference, Undefined):
+            raise SecurityError(f"a template cannot call a {kind.__name__}")
+        return __obj(*args, **kwargs)
 
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if isinstance(left, int) and isinstance(right, int):
-            _check_bits(operator, left, right)
-        elif operator == "+" and isinstance(left, str) and isinstance(right, str):
-            _budget(context).text(len(left) + len(right))
-        elif operator == "*":
-            _budget(context).text(_length(left) * _length(right))
-        return super().call_binop(context, operator, left, right)
+
+def _formatted(function: Any) -> Any:
+    """The text whose `format` the sandbox has wrapped in `function`, None if that is something else."""
+    return getattr(getattr(function, "__wrapped__", None), "__self__", None)
 
 
-class _Bound(NodeTransformer):
-    """Sends every loop and every `~` through the budget."""
+@pass_context  # Jinja calls it for constants too, when rendering and not when compiling
+def _output(_context: Context, value: Any) -> str:
+    """The text that `{{ value }}` puts out."""
+    budget().spend(STEP // 2)
+    return value if type(value) is str else text_of(value)
 
-    def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802
-        self.generic_visit(node)
-        node.iter = _filter(node.iter, "bounded items")
-        return node
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:  # noqa: N802
-        self.generic_visit(node)
-        return _filter(nodes.List(node.nodes, lineno=node.lineno), "bounded text")
+def _joined_parts(parts: Iterator[str]) -> Iterator[str]:
+    """The output in larger pieces, so that many small ones are not all kept."""
+    waiting: list[str] = []
+    length = 0
+    for part in parts:
+        waiting.append(part)
+        length += len(part)
+        check_length(length)
+        if len(waiting) > _ROOM:
+            yield "".join(waiting)
+            waiting.clear()
+    yield "".join(waiting)
 
 
 class _Generation(Extension):
@@ -131,7 +172,7 @@ class _Namespace(Namespace):
 
     def __init__(*args: Any, **kwargs: Any) -> None:
         self, *rest = args
-        attributes = dict(*rest, **kwargs)
+        attributes = _dict(*rest, **kwargs)
         for name in attributes:
             _check_name(name)
         Namespace.__init__(self, attributes)
@@ -146,59 +187,19 @@ def _check_name(name: object) -> None:
         raise SecurityError(f"a namespace cannot have an attribute {name!r}")
 
 
-def _budget(context: Context) -> Budget:
-    budget = context.parent[_BUDGET]
-    assert isinstance(budget, Budget)
-    return budget
-
-
-def _filter(node: nodes.Node, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
-
-
-@pass_context
-def _bounded_items(context: Context, items: Iterable[Any]) -> list[Any]:
-    found = list(items)
-    _budget(context).spend(len(found))
-    return found
-
-
-@pass_context
-def _bounded_text(context: Context, parts: list[Any]) -> str:
-    texts = [str(part) for part in parts]
-    _budget(context).text(sum(map(len, texts)))
-    return "".join(texts)
-
-
-def _check_bits(operator: str, left: int, right: int) -> None:
-    bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
-    if bits > _MAX_BITS:
-        raise SecurityError(f"it makes a number of more than {_MAX_BITS} bits")
-
-
-def _length(value: Any) -> int:
-    """How often `*` repeats: a sequence counts its items, a whole number itself."""
-    if isinstance(value, int):
-        return max(value, 0)
-    return len(value) if isinstance(value, str | list | tuple) else 1
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON as it is, where Jinja's own filter escapes HTML."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
+    pairs = args[:1]
+    if args and not isinstance(args[0], dict):
+        pairs = (listed(args[0]),)
+        budget().spend(extent(pairs).work)
+    return budget().made(dict(*pairs, *args[1:], **kwargs))
 
 
 def _refuse(message: object) -> None:
-    raise RefusalError(str(message))
+    raise RefusalError(text_of(message)[:_MAX_NAME])
 
 
 def _now(form: str) -> str:
-    return datetime.now().strftime(form)
+    if isinstance(form, str) and len(form) > _MAX_NAME:
+        raise SecurityError(f"the form of a date has more than {_MAX_NAME} characters")
+    return budget().made(datetime.now().strftime(form))
