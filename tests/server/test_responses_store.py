@@ -96,7 +96,7 @@ def test_who_stores_little_keeps_it(puts: list[tuple[int, int]], modest: list[tu
                 mine[f"mine-{number}"] = own
                 store.put(CALLERS[0], stored(f"mine-{number}", own))
         store.put(CALLERS[who], stored(f"other-{moment}", size))
-        assert all(store.get(CALLERS[0], name) == stored(name, size) for name, size in mine.items())
+    assert all(store.get(CALLERS[0], name) == stored(name, size) for name, size in mine.items())
     left = [
         len(found.items[0]["text"])
         for moment in range(len(puts) + 1)
