@@ -1,7 +1,6 @@
 """Who may ask, how much, and what came of it: keys, limits and the ledger of a service."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from sampan.core.errors import UsageError, quoted
 from sampan.server.ask import Ask, Caller, Usage
@@ -32,7 +31,7 @@ class Admission:
 
         `UsageError` for an address that others reach, and no keys.
         """
-        database = connect(settings.database or default_url(_made(settings.engine.settings.home)))
+        database = connect(settings.database or default_url(settings.engine.settings.home))
         keys: KeyStore | None = None
         if settings.key_file is not None:
             keys = FileKeys(settings.key_file)
@@ -93,8 +92,3 @@ def _most(ask: Ask, context: int) -> int:
     """Tokens that an answer may have."""
     room = max(0, context - len(ask.ids))
     return room if ask.sampling.max_tokens is None else min(room, ask.sampling.max_tokens)
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

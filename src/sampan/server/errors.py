@@ -1,8 +1,5 @@
 """Errors as a client sees them: an HTTP status, a kind, and a message that says what to do."""
 
-from functools import partial
-from typing import Any
-
 from sampan.core.errors import SampanError
 
 
@@ -24,15 +21,15 @@ class ApiError(SampanError):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
         self.kind = kind
         self.code = code
         self.param = param
         self.retry_after = retry_after
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        given = {name: getattr(self, name) for name in ("kind", "code", "param", "retry_after")}
-        return partial(ApiError, **given), (self.status, self.message)
+    @property
+    def message(self) -> str:
+        """One line, as every error of the tree is."""
+        return str(self)
 
 
 def bad_request(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from collections import deque
 from typing import Any
 
 from sampan.server.ask import Caller
@@ -24,6 +25,8 @@ from sampan.server.settings import ServeSettings
 log = logging.getLogger("sampan.text")
 
 _NICE = 10
+_AHEAD = 16
+_LEFT_S = 1.0
 _WALL_S = 60.0  # processor time is the kernel's to watch: this is for a process that is stopped
 _BYTES_A_TOKEN = 256  # of a long text, for fairness between callers
 
@@ -33,8 +36,8 @@ class TextWorkers:
 
     def __init__(self, settings: ServeSettings, door: socket.socket) -> None:
         self._nursery = Nursery(settings, door)
-        self._short = Lane(self._nursery, 0, settings.max_queue)
-        self._long = Lane(self._nursery, _NICE, settings.max_queue)
+        self._short = Lane(self._nursery, 0, _AHEAD, settings.max_queue)
+        self._long = Lane(self._nursery, _NICE, 1, settings.max_queue)
 
     async def run(self, caller: Caller, size: int, job: str, *arguments: Any) -> Any:
         """The result of a job on a text of so many bytes. Raises its error, or a 400 when it was ended."""
@@ -66,7 +69,10 @@ class Nursery:
                 await self._start()
                 socket.send_fds(self._door, [bytes([nice])], [theirs.fileno()])
         reader, writer = await asyncio.open_connection(sock=ours)
-        pid = await wire.areceive(reader)
+        pid = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_WALL_S):
+                pid = await wire.areceive(reader)
         if pid is None:
             writer.close()
             raise ApiError(503, "no process could be started to read this text", kind="server_error")
@@ -88,8 +94,12 @@ class Nursery:
         self._door.close()
 
 
+AGAIN = object()
+"""What came of a job whose process ended over an earlier one; None where it was this one."""
+
+
 class Worker:
-    """One process, which does one job at a time."""
+    """One process. Jobs are sent ahead, so that it need not wait between two of them; it does all in turn."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pid: int) -> None:
         self._reader = reader
@@ -97,14 +107,50 @@ class Worker:
         self._pid = pid
         # A process id may be another's by the time it is used; a descriptor never is.
         self._handle = os.pidfd_open(pid) if sys.platform == "linux" else None
+        self._jobs: deque[asyncio.Future[Any]] = deque()
+        self._late: asyncio.TimerHandle | None = None
+        self._task = asyncio.create_task(self._run())
+        self.ended = False
 
-    async def do(self, job: str, arguments: tuple[Any, ...]) -> Any:
-        """What came of it; None when the process ended over it."""
-        self._writer.write(wire.pack((job, arguments)))
-        return await wire.areceive(self._reader)
+    async def do(self, frame: bytes) -> Any:
+        """What came of a job."""
+        answer = asyncio.get_running_loop().create_future()
+        self._jobs.append(answer)
+        self._writer.write(frame)
+        if len(self._jobs) == 1:
+            self._watch_first()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if self._jobs and self._jobs[0] is answer:
+                self._watch_first()
+            raise
+
+    async def _run(self) -> None:
+        try:
+            while (answer := await wire.areceive(self._reader)) is not None:
+                _tell(self._jobs.popleft(), answer)
+                self._watch_first()
+        finally:
+            self.end()
+
+    def _watch_first(self) -> None:
+        """Give the first job its time: a moment more where nobody waits for it any longer."""
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+        if self._jobs:
+            seconds = _LEFT_S if self._jobs[0].cancelled() else _WALL_S
+            self._late = asyncio.get_running_loop().call_later(seconds, self.end)
 
     def end(self) -> None:
-        """Whatever it does."""
+        """Whatever it does: what it was at has no answer, what waited behind is done again by another."""
+        if self.ended:
+            return
+        self.ended = True
+        self._task.cancel()
+        if self._late is not None:
+            self._late.cancel()
         self._writer.close()
         with contextlib.suppress(ProcessLookupError):
             if self._handle is None:
@@ -113,31 +159,33 @@ class Worker:
                 signal.pidfd_send_signal(self._handle, signal.SIGKILL)
         if self._handle is not None:
             os.close(self._handle)
+        for place, job in enumerate(self._jobs):
+            _tell(job, AGAIN if place else None)
+        self._jobs.clear()
+
+
+def _tell(job: "asyncio.Future[Any]", answer: Any) -> None:
+    if not job.done():
+        job.set_result(answer)
 
 
 class Lane:
-    """One worker and those who wait for it."""
+    """One worker and those who wait for it. `ahead`: jobs that it is given at once."""
 
-    def __init__(self, nursery: Nursery, nice: int, most_waiting: int) -> None:
+    def __init__(self, nursery: Nursery, nice: int, ahead: int, most_waiting: int) -> None:
         self._nursery = nursery
         self._nice = nice
-        self._turns = Dispatcher(1, most_waiting)
+        self._turns = Dispatcher(ahead, most_waiting)
         self._worker: Worker | None = None
+        self._door = asyncio.Lock()
 
     async def run(self, caller: Caller, tokens: int, job: str, arguments: tuple[Any, ...]) -> Any:
         """The result of a job."""
+        frame = wire.pack((job, arguments))
         async with self._turns.slot(caller, tokens):
-            answer = None
-            try:
-                async with asyncio.timeout(_WALL_S):
-                    if self._worker is None:
-                        self._worker = await self._nursery.worker(self._nice)
-                    answer = await self._worker.do(job, arguments)
-            except TimeoutError:
-                log.error("a text process gave no answer for %g s: it is ended", _WALL_S)
-            finally:
-                if answer is None:  # it died, or nobody wants its answer any more
-                    self.end()
+            answer: Any = AGAIN
+            while answer is AGAIN:
+                answer = await (await self._ready()).do(frame)
         if answer is None:
             raise too_costly()
         result, error = answer
@@ -145,8 +193,13 @@ class Lane:
             raise error
         return result
 
+    async def _ready(self) -> Worker:
+        async with self._door:
+            if self._worker is None or self._worker.ended:
+                self._worker = await self._nursery.worker(self._nice)
+            return self._worker
+
     def end(self) -> None:
         """End the worker; the next job gets a new one."""
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.end()
+        if self._worker is not None:
+            self._worker.end()
