@@ -26,6 +26,7 @@ def files(tmp_path: Path) -> Path:
     (tmp_path / "model.safetensors").write_bytes(bytes(16))
     (tmp_path / "dangling.gguf").symlink_to(tmp_path / "gone")
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe.gguf")
     (tmp_path / "words.json").write_text('["a", 1.5]')
     (tmp_path / "flags.json").write_text("[1, true]")
     (tmp_path / "outside.json").write_text("[[1, 2], [3, 49152]]")
@@ -69,9 +70,11 @@ def _is_one_line(done: tuple[int, str, str], code: int, said: tuple[str, ...]) -
         ("{files}/gone.gguf", ("no such file",)),
         ("{files}/dangling.gguf", ("dangling.gguf", "does not exist")),
         ("{files}/notes.txt", ("notes.txt", "neither a GGUF file")),
-        ("{files}/fake.gguf", ("no GGUF file", "b'PK")),
+        ("{files}/fake.gguf", ("no GGUF file", "download it again")),
         ("{files}/cut.gguf", ("cut.gguf",)),
         ("{files}/model.safetensors", ("give the folder",)),
+        ("{files}/pipe.gguf", ("no regular file",)),
+        ("~nobody-of-this-name/x.gguf", ("no such home folder",)),
         ("{files}/folder", ("lacks config.json",)),
         ("deepseek-r1", ("cannot be run yet",)),
     ],
@@ -101,6 +104,8 @@ def test_what_is_no_model(model: str, said: tuple[str, ...], files: Path, sampan
         (("score", "--ids", "{files}/none.json", "--text", "{files}/notes.txt"), 2, ("either",)),
         (("score", "--ids", "{files}/gone"), 1, ("gone cannot be read",)),
         (("score", "--ids", "{files}/folder"), 1, ("folder cannot be read",)),
+        (("score", "--ids", "/dev/zero"), 1, ("/dev/zero is a device",)),
+        (("serve", "--stall-seconds", "nan"), 2, ("nan is no number of seconds",)),
         (("score", "--ids", "{files}/notes.txt"), 1, ("is not JSON",)),
         (("score", "--ids", "{files}/deep.json"), 1, ("is not JSON",)),
         (("score", "--ids", "{files}/words.json"), 1, ("item 0 of sequence 0",)),

@@ -76,11 +76,13 @@ def test_json_has_everything(place: list[str], capsys: pytest.CaptureFixture[str
 def test_a_date_may_say_when_it_expires(sampan_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "create", "past", "--expires", "2020-01-31"]) == 0
     assert main(["keys", "create", "future", "--expires", "2100-01-31T12:00+00:00"]) == 0
+    assert main(["keys", "create", "beyond", "--expires", "999999w"]) == 0
     capsys.readouterr()
     assert main(["keys", "list"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"past +expired .* 2020-01-31 00:00 UTC", out)
     assert re.search(r"future +valid .* 2100-01-31 12:00 UTC", out)
+    assert re.search(r"beyond +valid .* 9999-12-31", out)
     assert sampan_home.exists()
 
 

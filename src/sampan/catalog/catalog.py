@@ -92,7 +92,7 @@ def remove(model: str, settings: Settings, progress: Progress | None = None) -> 
 
     source = _source(model)
     if source is None:
-        if _exists(Path(model).expanduser()):
+        if _exists(_expanded(model)):
             raise UsageError(
                 f"{model} is your own file: only models in the cache {settings.home} are removed"
             )
@@ -134,10 +134,17 @@ def _fetched(source: Source, settings: Settings, progress: Progress) -> CachedMo
 
 
 def _own(model: str) -> ModelFiles:
-    path = Path(model).expanduser()
+    path = _expanded(model)
     if not _exists(path):
         raise _unknown(model)
     return ModelFiles(path=path, kind=open_path(path), name=model, source=str(path))
+
+
+def _expanded(model: str) -> Path:
+    try:
+        return Path(model).expanduser()
+    except RuntimeError:  # the home of nobody
+        return Path(model)
 
 
 def _exists(path: Path) -> bool:

@@ -68,18 +68,18 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_file(path: Path) -> None:
+    if not path.is_file():  # opening a pipe waits for whoever writes it
+        raise WeightsError(f"{path} is no regular file: give a .gguf file, or a folder")
     with path.open("rb") as file:
         magic = file.read(4)
     if magic == b"GGUF":
         return
     if path.suffix == ".gguf":
-        raise WeightsError(
-            f"{path} is no GGUF file: it begins with {magic!r}, not b'GGUF'; download it again"
-        )
+        raise WeightsError(f"{path} is no GGUF file: it does not begin with GGUF; download it again")
     if path.suffix in {".safetensors", ".json"}:
         raise ModelNotFound(f"{path} is one file of a model: give the folder {path.parent} with all of them")
     raise ModelNotFound(
-        f"{path} is neither a GGUF file (it begins with {magic!r}, not b'GGUF') nor a folder with "
+        f"{path} is neither a GGUF file (it does not begin with GGUF) nor a folder with "
         "config.json, tokenizer.json and *.safetensors"
     )
 

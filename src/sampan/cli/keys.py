@@ -14,7 +14,7 @@ import typer
 
 from sampan.cli.options import AsJson
 from sampan.cli.terminal import say
-from sampan.core.errors import UsageError
+from sampan.core.errors import UsageError, quoted
 from sampan.core.settings import Settings
 from sampan.server.storage.key_file import FileKeys
 from sampan.server.storage.keys import Key, KeyBook, digest, generate
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 Row = dict[str, object]
+_LAST = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _Limit = Annotated[int | None, typer.Option(min=1, max=10**15, help="For create; no limit unless given.")]
 
@@ -208,7 +209,7 @@ def _cells(key: Key) -> list[str]:
 
 
 def _date(moment: int) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return datetime.fromtimestamp(min(moment, _LAST), UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _word(value: object) -> str:
@@ -227,11 +228,14 @@ def _moment(text: str, option: str, *, ahead: bool) -> int:
     """A time from now, or a date in UTC, as seconds since the epoch."""
     if found := re.fullmatch(r"(\d{1,6})([mhdw])", text):
         seconds = int(found[1]) * _SECONDS[found[2]]
-        return int(time.time()) + (seconds if ahead else -seconds)
+        moment = int(time.time()) + (seconds if ahead else -seconds)
+        return min(max(moment, 0), _LAST)
     try:
         date = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"{option} {text!r}: write 30d, 12h, 90m, 2w, or a date as 2030-01-31") from None
+        raise UsageError(
+            f"{option} {quoted(text)}: write 30d, 12h, 90m, 2w, or a date as 2030-01-31"
+        ) from None
     return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp())
 
 

@@ -74,6 +74,8 @@ def _windows(sequence: list[int], size: int) -> Iterable[list[int]]:
 
 def _read(path: Path) -> bytes:
     try:
+        if path.is_char_device() or path.is_block_device():
+            raise RequestError(f"{path} is a device: give a file")
         return path.read_bytes()
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from error

@@ -1,5 +1,6 @@
 """`sampan serve [MODEL]`: the HTTP service."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from sampan.catalog.catalog import DEFAULT, resolve
 from sampan.cli import options as o
 from sampan.cli.progress import TerminalProgress
 from sampan.cli.terminal import say
-from sampan.core.errors import UsageError
+from sampan.core.errors import UsageError, quoted
 from sampan.core.memory import parse_bytes
 from sampan.core.settings import Settings
 
@@ -86,7 +87,12 @@ def command(
 ) -> None:
     """Serve a model behind the OpenAI and Anthropic interfaces, with a page to talk to it."""
     if log_format not in ("text", "json"):
-        raise UsageError(f"--log-format is {log_format!r}: choose text or json")
+        raise UsageError(f"--log-format is {quoted(log_format)}: choose text or json")
+    for seconds in (stall_seconds, write_seconds, header_seconds, body_seconds, price_per_hour or 0.0):
+        if not math.isfinite(seconds):
+            raise UsageError(
+                f"{seconds} is no number of seconds or dollars: leave the option out for its own"
+            )
     from sampan.server.run import serve
     from sampan.server.settings import EngineSettings, ServeSettings
 
