@@ -20,11 +20,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 MIB = 1 << 20
-_PATIENCE_S = 20.0
+_PATIENCE_S = 60.0
+_LAST_S = 5.0  # for what was asked last
 
 
 class Attack:
-    """One kind, against one service, until `deadline`. `answered`: by status, or by how else it ended."""
+    """One kind, against one service, for some seconds. `answered`: by status, or by how else it ended."""
 
     def __init__(self, url: str, model: str, key: str, seconds: float) -> None:
         place = urlsplit(url)
@@ -32,7 +33,8 @@ class Attack:
         assert ipaddress.ip_address(place.hostname).is_loopback
         self.host, self.port = place.hostname, place.port or 80
         self.model, self.key = model, key
-        self.deadline = time.monotonic() + seconds
+        self.seconds = seconds
+        self.deadline: float | None = None
         self.chance = random.Random(0)
         self.tried = 0
         self.answered: Counter[str] = Counter()
@@ -71,7 +73,7 @@ class Attack:
                 status = int(answer[9:12]) if answer.startswith(b"HTTP/") else 0
                 self.answered[str(status or "closed")] += 1
         except TimeoutError:
-            self.answered["left" if leave_s else "no answer"] += 1
+            self.answered["left" if leave_s else "never"] += 1
             if not leave_s:
                 self.faults["a request was never answered"] += 1
         except OSError:
@@ -86,12 +88,24 @@ class Attack:
     async def repeat(self, what: Callable[[], Awaitable[Any]], clients: int = 1, pause_s: float = 0) -> None:
         """`what`, by so many clients at once, until the time is over."""
 
+        if self.deadline is None:  # what had to be prepared is no part of it
+            self.deadline = time.monotonic() + self.seconds
+        end = self.deadline
+
         async def one() -> None:
-            while time.monotonic() < self.deadline:
+            while time.monotonic() < end:
                 await what()
                 await asyncio.sleep(pause_s)
 
-        await asyncio.gather(*(one() for _ in range(clients)))
+        played = [asyncio.create_task(one()) for _ in range(clients)]
+        _, waiting = await asyncio.wait(played, timeout=end + _LAST_S - time.monotonic())
+        if waiting:
+            self.answered["left at the end"] += len(waiting)
+        for client in waiting:
+            client.cancel()
+        for client in played:
+            with suppress(asyncio.CancelledError):
+                await client
 
 
 async def hang_up(a: Attack) -> None:
@@ -207,8 +221,6 @@ async def grammars(a: Attack) -> None:
         )
         await a.ask("/v1/completions", {"model": a.model, "prompt": "a", "max_tokens": 4, "grammar": grammar})
 
-    a_patient = 120.0
-    globals()["_PATIENCE_S"] = a_patient
     await asyncio.gather(a.repeat(large, clients=30), a.repeat(beyond))
 
 

@@ -77,6 +77,15 @@ def give_back_freed_memory() -> None:
         trim(0)
 
 
+def keep_for_good() -> None:
+    """Take all that is there now out of the garbage collector's sight: with a vocabulary and a web framework
+    a full collection takes 0.1 s, in which a service does nothing else."""
+    import gc
+
+    gc.collect()
+    gc.freeze()
+
+
 def _container_limit() -> int | None:
     limit = _read(_CGROUP / "memory.max").strip()
     return int(limit) if limit.isdigit() else None

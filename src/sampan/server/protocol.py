@@ -10,8 +10,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HEADER_S = 10.0
 WRITE_S = 60.0
 HEADER_BYTES = 64 << 10
-_LINGER_S = 5.0  # for the rest of a body that nobody reads any more
-_LINGER_PAUSE_S = 0.02
+_LINGER_S = 10.0  # for the rest of a body that nobody reads any more
+_LINGER_PAUSE_S = 0.01
 _PROBE_S = (0.02, 0.1, 0.5, 1.0)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 

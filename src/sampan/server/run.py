@@ -15,6 +15,7 @@ from types import FrameType
 import uvicorn
 
 from sampan.core.errors import SampanError
+from sampan.core.memory import keep_for_good
 from sampan.server.admission import Admission
 from sampan.server.app import create_app
 from sampan.server.process import text_process, wire
@@ -67,6 +68,7 @@ async def _serve(
         await service.prepare()
         watch = asyncio.create_task(service.dispatcher.watch())
         server = _Server(_config(settings, service, most), service)
+        keep_for_good()
         host, port = listener.getsockname()[:2]
         started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
         await server.serve(sockets=[listener])

@@ -7,7 +7,6 @@ the model's text and does nothing else, so that a new one is there within millis
 """
 
 import contextlib
-import gc
 import os
 import resource
 import signal
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sampan.core.errors import SampanError
+from sampan.core.memory import keep_for_good
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.process import wire
 from sampan.server.process.text_jobs import TextJobs
@@ -54,8 +54,7 @@ def breed(door: socket.socket, text: ModelText) -> None:
     _named("sampan-text")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     jobs = TextJobs(text)
-    gc.collect()
-    gc.freeze()
+    keep_for_good()
     while True:
         said, descriptors, _, _ = socket.recv_fds(door, 1, 1)
         if not said:

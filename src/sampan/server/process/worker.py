@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Literal
 
 from sampan.core.errors import ContextOverflow, RequestError, SampanError
-from sampan.core.memory import resident_memory
+from sampan.core.memory import keep_for_good, resident_memory
 from sampan.engine.sequence import Event
 from sampan.llm import LLM
 from sampan.llm.driver import Generation, News
@@ -210,6 +210,7 @@ def main() -> None:
     except SampanError as error:
         connection.sendall(wire.pack(wire.Failed(str(error))))
         return
+    keep_for_good()
     worker = Worker(llm, outbox)
     outbox.put(ready)
     threading.Thread(target=_beat, args=(worker, outbox), name="sampan-beat", daemon=True).start()
