@@ -172,6 +172,10 @@ def test_the_end_is_a_token_like_any_other(make_engine: Make) -> None:
     assert (ids(events), events[-1].finish_reason) == ([1, 2, 3], "stop")
 
 
+class Panic(BaseException):
+    """What a library in Rust raises."""
+
+
 class Failing(Steps):
     """Goes wrong in one way or another after four tokens."""
 
@@ -190,6 +194,8 @@ class Failing(Steps):
             return mask([VOCAB, VOCAB + 1])
         if self.late and self.way == "mask raises":
             raise ZeroDivisionError("by zero")
+        if self.late and self.way == "panic":
+            raise Panic("at\nthe\n" + "disco" * 1000)
         if self.late and self.way == "error":
             self.error = "too complex"
         return super().allowed()
@@ -212,6 +218,7 @@ class Failing(Steps):
         ("beyond", "the grammar allows no token here"),
         ("error", "too complex"),
         ("mask raises", "the grammar failed: ZeroDivisionError: by zero"),
+        ("panic", "the grammar failed: Panic: at the " + "disco" * 14 + "dis"),
         ("accept raises", "the grammar failed: KeyError: 4"),
         ("forced raises", "the grammar failed: OSError: no"),
     ],

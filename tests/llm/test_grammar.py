@@ -61,6 +61,25 @@ def test_choices_expressions_and_lark(llm: LLM) -> None:
     assert listed[0] == llm.chat(SKY, GREEDY, grammar=COLOUR)
 
 
+def test_a_choice_of_ten_thousand_texts(llm: LLM) -> None:
+    texts = [f"the {colour}{n} of the sky" for n in range(2000) for colour in ("red", "blue", "g", "", "x ")]
+    assert len(texts) == 10_000
+    grammar = Grammar("choice", json.dumps(texts))
+    for sampling in (GREEDY, SEEDED):
+        answer = llm.chat(SKY, sampling, grammar=grammar)
+        assert (answer.text in texts, answer.finish_reason) == (True, "stop")
+
+
+def test_a_long_answer_is_not_stopped(llm: LLM) -> None:
+    """After so many words a parser has no room for more, and begins anew."""
+    grammar = Grammar("regex", r"(\w{1,30} ){250,300}")
+    sampling = replace(SEEDED, temperature=1.5, max_tokens=420)
+    answer = llm.generate("Words: ", sampling, grammar=grammar)
+    assert answer.finish_reason == "length"
+    assert len(answer.tokens) == 420
+    assert re.fullmatch(r"(\w{1,30} )*\w{0,30}", answer.text)
+
+
 def test_json_objects(llm: LLM) -> None:
     answer = llm.chat(CURIE, replace(GREEDY, max_tokens=200), grammar=Grammar("json_object"))
     if answer.finish_reason == "stop":
@@ -127,6 +146,8 @@ def test_a_refused_grammar_is_told_before_anything_runs(llm: LLM) -> None:
     for ask in (llm.generate, llm.stream):
         with pytest.raises(RequestError, match=message):
             ask("x", GREEDY, grammar=bad)
+    with pytest.raises(RequestError, match="repeat less inside of repetitions"):
+        llm.generate("x", GREEDY, grammar=Grammar("regex", "(a{0,100}){0,100}"))
 
     async def read() -> None:
         async for _ in llm.astream("x", GREEDY, grammar=bad):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from sampan.core.errors import RequestError, quoted
 
@@ -71,10 +71,17 @@ GrammarKind = Literal["json_schema", "json_object", "regex", "lark", "choice"]
 @dataclass(frozen=True)
 class Grammar:
     """What an answer must look like. `source`: a JSON schema, a regular expression, a Lark grammar or a JSON
-    list of texts to choose from, as text; nothing for "json_object"."""
+    list of texts to choose from, as text; nothing for "json_object". Anything else is a `RequestError`."""
 
     kind: GrammarKind
     source: str = ""
+
+    def __post_init__(self) -> None:
+        kinds = get_args(GrammarKind)
+        if not isinstance(self.kind, str) or self.kind not in kinds:
+            raise RequestError(f"the kind of grammar is {quoted(self.kind)}: one of {', '.join(kinds)}")
+        if not isinstance(self.source, str):
+            raise RequestError(f"the source of a grammar is {quoted(self.source)}: give a text")
 
 
 class TokenLogprob(NamedTuple):  # one is made for every token: a frozen dataclass takes four times as long

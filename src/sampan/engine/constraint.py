@@ -9,6 +9,8 @@ from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
+_LONGEST = 80  # of what an exception says
+
 
 class Constraint(Protocol):
     """Follows one answer token by token, on the thread that steps the engine."""
@@ -60,8 +62,11 @@ class Guarded:
     def _ask(self, question: Callable[[], T], otherwise: T) -> T:
         try:
             return question()
-        except Exception as error:
-            self._failure = self._failure or f"the grammar failed: {type(error).__name__}: {error}"
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of a library in Rust derives from no Exception
+            said = " ".join(str(error).split())[:_LONGEST]
+            self._failure = self._failure or f"the grammar failed: {type(error).__name__}: {said}"
             return otherwise
 
 

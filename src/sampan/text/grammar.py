@@ -5,248 +5,168 @@ its bytes can go on to a whole answer. Control tokens are no text and never allo
 answer, where it may end.
 """
 
-import json
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from weakref import WeakValueDictionary
 
 from sampan.core.errors import RequestError
+from sampan.core.memory import give_back_freed_memory, megabytes
 from sampan.core.types import Grammar
-from sampan.text.schema import check_repeats, read_json, read_schema
+from sampan.text.grammar_check import PATIENCE, Checker
+from sampan.text.grammar_parser import CompiledGrammar, GrammarConstraint
+from sampan.text.grammar_source import MAX_BYTES, MAX_CHOICES, Source, read_grammar
+from sampan.text.grammar_vocabulary import Vocabulary
 from sampan.text.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+__all__ = ["MAX_BYTES", "MAX_CHOICES", "GrammarCompiler", "GrammarConstraint", "GrammarsBusy"]
 
-MAX_BYTES = 256 * 1024
-MAX_CHOICES = 10_000
 _COMPILE_S = 5.0
-_MASK_S = 1.0  # of processor time; the engine waits for a mask
-_STACK_BYTES = 512 * 1024**2  # rules that lead to rules are followed by recursion; only what is used is taken
-_KEPT = 32  # compiled grammars
-_REASONING = ("<think>", "</think>")
-# White space as people write JSON: without a bound a small model may write nothing else.
-_JSON = {
-    "whitespace_pattern": r" |\n[ \t]{0,32}",
-    "json_allowed_escapes": r"nrbtf\"",  # with \u a key could be spelt anew, and pass for another one
-    "lenient": False,
-    "coerce_one_of": False,
-}
-# An answer inside a block of reasoning: the text up to the tag is free.
-_THOUGHT = 'start: thought /\\n{1,2}/? @answer\nthought[suffix="</think>"]: /(.|\\n)*/'
+_AT_ONCE = 2
+_WAIT_S = 10.0
+_START_S = 30.0  # of the process that checks, and of the vocabulary
+_KEPT_BYTES = 128 << 20
+_USED_BYTES = 512 << 20
+_GIVEN_BACK = 16 << 20
+
+Key = tuple[Grammar, bool]
 
 
-class GrammarConstraint:
-    """One answer's way through a grammar; see `sampan.engine.constraint.Constraint`."""
-
-    def __init__(self, matcher: "LLMatcher") -> None:
-        self._matcher = matcher
-        self.done = False
-        self.error: str | None = None
-
-    def allowed(self) -> bytes | None:
-        """The tokens that may come next, a bit each."""
-        started = time.thread_time()
-        mask = self._matcher.compute_bitmask()
-        if time.thread_time() - started > _MASK_S:
-            self.error = "the grammar is too complex: its next tokens take too long to find"
-        self._look()
-        return mask
-
-    def accept(self, token: int) -> None:
-        """The token that was chosen."""
-        self._matcher.consume_token(token)
-        self._look()
-
-    def forced(self) -> Sequence[int]:
-        """Tokens of the text that must come next, as the tokenizer would write it."""
-        return self._matcher.compute_ff_tokens()
-
-    def copy(self) -> "GrammarConstraint":
-        """The same state, to go on from independently."""
-        return GrammarConstraint(self._matcher.deep_copy())
-
-    def _look(self) -> None:
-        if self._matcher.is_error():
-            self.error = self.error or f"the grammar stopped the answer: {_line(self._matcher.get_error())}"
-        else:
-            self.done = self._matcher.is_stopped()
+class GrammarsBusy(RequestError):
+    """Too much is being compiled, or is in use: the same grammar may do later."""
 
 
 class GrammarCompiler:
     """Compiles grammars for one tokenizer. Safe to share between threads.
 
-    `seconds`: what compiling may take; a grammar that takes longer is refused.
+    `seconds`: of processor time that compiling may take; a grammar that takes longer is refused. `kept`:
+    bytes of compiled grammars that are kept for the next time. `used`: bytes of all that are alive, beyond
+    which no other is compiled.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, seconds: float = _COMPILE_S) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        seconds: float = _COMPILE_S,
+        kept: int = _KEPT_BYTES,
+        used: int = _USED_BYTES,
+    ) -> None:
         self.tokenizer = tokenizer
-        self._seconds = seconds
-        self._known: OrderedDict[tuple[Grammar, bool], GrammarConstraint] = OrderedDict()
-        self._vocabulary: LLTokenizer | None = None
+        self._seconds, self._most_kept, self._most_used = seconds, kept, used
+        self._kept: OrderedDict[Key, CompiledGrammar] = OrderedDict()
+        self._alive: WeakValueDictionary[Key, CompiledGrammar] = WeakValueDictionary()
+        self._made: Vocabulary | None = None
+        self._checkers: list[Checker] = []
+        self._turns = threading.Semaphore(_AT_ONCE)
         self._door = threading.Lock()
 
     def compile(self, grammar: Grammar, *, thinking: bool = False) -> GrammarConstraint:
         """A fresh constraint, for one answer. It takes milliseconds, the first one a second; call it where
-        nobody waits.
+        nobody waits. While a constraint is alive, or a copy of it, its grammar is not compiled again.
 
         `thinking`: the prompt has opened a block of reasoning, and the grammar begins behind it. Raises
-        `RequestError` for a grammar that is wrong, not supported, too large or too complex.
+        `RequestError` for a grammar that is wrong, not supported, too large or too complex; `GrammarsBusy`.
         """
         key = grammar, thinking
-        with self._door:
-            known = self._known.get(key)
-            if known is not None:
-                self._known.move_to_end(key)
-                return known.copy()
-        compiled = self._compiled(grammar, thinking)
-        with self._door:
-            self._known[key] = compiled
-            while len(self._known) > _KEPT:
-                self._known.popitem(last=False)
-            return compiled.copy()
+        return (self._find(key) or self._new(key)).constraint()
 
-    def _compiled(self, grammar: Grammar, thinking: bool) -> GrammarConstraint:
-        from llguidance import LLMatcher
+    def known(self, grammar: Grammar, thinking: bool = False) -> bool:
+        """Whether to compile it takes no time now."""
+        with self._door:
+            return (grammar, thinking) in self._alive
 
-        source, vocabulary, limits = _grammar(grammar, thinking), self._words(), _limits()
-        found: list[GrammarConstraint] = []
+    def _find(self, key: Key) -> CompiledGrammar | None:
+        with self._door:
+            found = self._alive.get(key)
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return found
+        if found is not None:
+            self._keep(key, found)
+        return found
+
+    def _new(self, key: Key) -> CompiledGrammar:
+        source = read_grammar(*key)
+        self._make_room()
+        if not self._turns.acquire(timeout=_WAIT_S):
+            raise GrammarsBusy(f"{_AT_ONCE} other grammars are being compiled: try again later")
+        found: list[CompiledGrammar | Exception] = []
 
         def work() -> None:
-            found.append(_first(LLMatcher(vocabulary, source, log_level=0, limits=limits)))
+            try:
+                found.append(self._find(key) or self._compiled(source))
+            except Exception as error:
+                found.append(error)
+            finally:
+                self._turns.release()  # not before: what cannot be stopped keeps others from starting
 
-        _on_deep_stack(work, self._seconds)
+        thread = threading.Thread(target=work, name="sampan-grammars", daemon=True)
+        thread.start()
+        thread.join(_START_S + 2 * PATIENCE * self._seconds)
         if not found:
-            raise RequestError(
-                f"the {_NAMES[grammar.kind]} took longer than {self._seconds:g} s to compile: make it simpler"
-            )
-        if found[0].error is not None:
-            raise RequestError(f"the {_NAMES[grammar.kind]} cannot be used: {found[0].error}")
+            raise RequestError(f"the {source.name} took too long to compile: make it simpler")
+        if isinstance(found[0], Exception):
+            raise found[0]
+        self._keep(key, found[0])
         return found[0]
 
-    def _words(self) -> "LLTokenizer":
+    def _compiled(self, source: Source) -> CompiledGrammar:
+        vocabulary = self._vocabulary()
+        size = self._check(source, vocabulary)
+        for part in source.parts:
+            CompiledGrammar(part, vocabulary, 0)
+        return CompiledGrammar(source, vocabulary, size)
+
+    def _check(self, source: Source, vocabulary: Vocabulary) -> int:
+        """Bytes that a grammar takes, as a process of its own found; 0 where there can be none."""
+        for idle in (self._checker(), None):
+            try:
+                checker = idle or Checker(vocabulary.outline)
+            except (OSError, ValueError):
+                return 0
+            try:
+                return checker.check(source, self._seconds)
+            except ChildProcessError:  # perhaps before it was asked
+                continue
+            finally:
+                self._checkers.append(checker)
+        raise RequestError(f"the {source.name} takes more memory than there is: make it simpler")
+
+    def _checker(self) -> Checker | None:
+        """One that is not at work."""
+        with suppress(IndexError):
+            while (checker := self._checkers.pop()).ended:
+                pass
+            return checker
+        return None
+
+    def _keep(self, key: Key, grammar: CompiledGrammar) -> None:
+        """Keep it as the last one to go."""
         with self._door:
-            if self._vocabulary is None:
-                self._vocabulary = _vocabulary(self.tokenizer)
-            return self._vocabulary
+            self._alive[key] = self._kept[key] = grammar
+            self._kept.move_to_end(key)
+            sizes = [each.size for each in self._kept.values()]
+            freed = 0
+            while len(self._kept) > 1 and sum(sizes[len(sizes) - len(self._kept) :]) > self._most_kept:
+                freed += self._kept.popitem(last=False)[1].size
+        if freed > _GIVEN_BACK:
+            give_back_freed_memory()
 
+    def _make_room(self) -> None:
+        """Raises `GrammarsBusy` where what is in use leaves no room."""
+        with self._door:
+            if self._bytes() > self._most_used:
+                self._kept.clear()
+            used = self._bytes()
+        if used > self._most_used:
+            raise GrammarsBusy(f"the grammars in use take {megabytes(used)}: try again later")
 
-_NAMES = {
-    "json_schema": "JSON schema",
-    "json_object": "grammar of JSON objects",
-    "regex": "regular expression",
-    "lark": "Lark grammar",
-    "choice": "choice",
-}
+    def _bytes(self) -> int:
+        return sum(grammar.size for grammar in list(self._alive.values()))
 
-
-@dataclass(frozen=True)
-class _Words:
-    """What llguidance asks of a tokenizer."""
-
-    tokenizer: Tokenizer
-    eos_token_id: int
-    tokens: list[bytes]
-    special_token_ids: list[int]
-    bos_token_id: None = None
-    is_tokenizer_wrapper: bool = True
-
-    def __call__(self, text: str | bytes) -> list[int]:
-        text = text if isinstance(text, str) else text.decode("utf-8", "replace")
-        return self.tokenizer.encode(text, add_bos=False, special=False)
-
-
-def _first(matcher: "LLMatcher") -> GrammarConstraint:
-    """A constraint at its start, whose first mask is known to exist."""
-    start = GrammarConstraint(matcher)
-    if matcher.is_error():
-        start.error = _line(matcher.get_error())
-    elif not any(start.allowed() or b"") or matcher.get_error().startswith("NoExtension"):
-        start.error = "no token of this model may begin an answer"
-    return start
-
-
-def _vocabulary(tokenizer: Tokenizer) -> "LLTokenizer":
-    from llguidance import LLMatcher, LLTokenizer
-
-    ends = sorted(tokenizer.eos_ids)
-    if not ends:
-        raise RequestError("this model has no token that ends an answer: it cannot follow a grammar")
-    special = [token for token in tokenizer.special_ids if tokenizer.token_text(token) not in _REASONING]
-    tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
-    words: Any = _Words(tokenizer, ends[0], tokens, sorted(special))
-    vocabulary = LLTokenizer(words, eos_token=ends)
-    LLMatcher(vocabulary, LLMatcher.grammar_from_regex("a")).compute_bitmask()  # what is built once
-    return vocabulary
-
-
-def _limits() -> "LLParserLimits":
-    from llguidance import LLParserLimits
-
-    return LLParserLimits(max_lexer_states=20_000, verbose_errors=False)
-
-
-def _grammar(grammar: Grammar, thinking: bool) -> str:
-    """A grammar in llguidance's own form. Raises `RequestError` for what is refused before it is compiled."""
-    size = len(grammar.source.encode("utf-8", "surrogatepass"))
-    if size > MAX_BYTES:
-        raise RequestError(f"the {_NAMES[grammar.kind]} has {size} bytes: {MAX_BYTES} are the most")
-    entry = _entry(grammar)
-    if not thinking:
-        return json.dumps({"grammars": [entry]})
-    return json.dumps({"grammars": [{"lark_grammar": _THOUGHT}, entry | {"name": "answer"}]})
-
-
-def _entry(grammar: Grammar) -> dict[str, Any]:
-    source = grammar.source
-    if grammar.kind == "json_schema":
-        return {"json_schema": _object(read_schema(source)) | {"x-guidance": _JSON}}
-    if grammar.kind == "json_object":
-        return {"json_schema": {"type": "object", "x-guidance": _JSON}}
-    if grammar.kind == "regex":
-        from llguidance import LLMatcher
-
-        check_repeats(source, "the regular expression")
-        entry: dict[str, Any] = json.loads(LLMatcher.grammar_from_regex(source))["grammars"][0]
-        return entry
-    if grammar.kind == "choice":
-        return {"lark_grammar": "start: " + " | ".join(map(json.dumps, _choices(source)))}
-    if grammar.kind == "lark":
-        return {"lark_grammar": source}
-    raise RequestError(f"the kind of grammar is {grammar.kind!r:.60}: one of {', '.join(_NAMES)}")
-
-
-def _object(schema: Any) -> dict[str, Any]:
-    """`true` as the object that says the same."""
-    if schema is False:
-        raise RequestError("the JSON schema is false: it allows nothing at all")
-    return {} if schema is True else schema
-
-
-def _choices(source: str) -> list[str]:
-    choices = read_json(source, "the choice")
-    if not isinstance(choices, list) or not choices or not all(isinstance(c, str) for c in choices):
-        raise RequestError("the choice must be a JSON list of one text or more")
-    if len(choices) > MAX_CHOICES:
-        raise RequestError(f"the choice has {len(choices)} texts: {MAX_CHOICES} are the most")
-    return choices
-
-
-def _on_deep_stack(work: Any, seconds: float) -> None:
-    """Run on a thread with room for deep recursion, and wait that long. It cannot be stopped, but its limits
-    end it, and the end of the process does not wait for it."""
-    before = threading.stack_size(_STACK_BYTES)
-    try:
-        thread = threading.Thread(target=work, name="sampan-grammar", daemon=True)
-        thread.start()
-    finally:
-        threading.stack_size(before)
-    thread.join(seconds)
-
-
-def _line(message: str) -> str:
-    """The parts of an error that say something, on one line."""
-    return " ".join(message.removesuffix("<non-verbose/>").split())[:300] or "no reason was given"
+    def _vocabulary(self) -> Vocabulary:
+        with self._door:
+            if self._made is None:
+                self._made = Vocabulary(self.tokenizer)
+            return self._made

@@ -5,12 +5,13 @@ with its place; and what would take it too long or too much memory.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
-from sampan.core.errors import RequestError
+from sampan.core.errors import RequestError, quoted
 
 MAX_DEPTH = 64
 MOST_REPEATS = 10_000  # copies that counted repetitions, one inside another, may stand for
@@ -34,30 +35,35 @@ _STRICTER = {"time": (_TIME,), "date": (_YEAR,), "date-time": (_YEAR, _TIME)}
 _REPEAT = re.compile(r"\\.|\[(?:\\.|[^]\\])*\]|[()]|\{(\d*),?(\d*)\}")
 
 
-def read_schema(source: str) -> Any:
-    """The schema in a JSON text, checked, and stricter where llguidance is laxer. Raises `RequestError`."""
+def read_schema(source: str) -> tuple[Any, list[str]]:
+    """The schema in a JSON text, checked, and stricter where llguidance is laxer; and those of its patterns
+    that have counted repetitions one inside another. Raises `RequestError`."""
     schema = read_json(source, "the JSON schema")
+    nested: list[str] = []
     for place, part in _parts(schema, "#", 0):
-        _check(place, part)
-        if isinstance(name := part.get("format"), str) and name in _STRICTER:
-            part["allOf"] = [*part.get("allOf", ()), *({"pattern": pattern} for pattern in _STRICTER[name])]
-    return schema
+        nested += _check(place, part)
+        name, given = part.get("format"), part.get("allOf", [])
+        if name in _STRICTER and isinstance(given, list):
+            part["allOf"] = [*given, *({"pattern": pattern} for pattern in _STRICTER[name])]
+    return schema, nested
 
 
 def read_json(source: str, what: str) -> Any:
     """A JSON text. Raises `RequestError`."""
     try:
-        return json.loads(source, parse_constant=_no_constant)
+        return json.loads(source, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
         raise RequestError(f"{what} is nested too deeply: {MAX_DEPTH} levels are the most") from None
     except ValueError as error:
-        raise RequestError(f"{what} is not JSON: {error}") from None
+        raise RequestError(f"{what} is not JSON: {str(error)[:80]}") from None
 
 
-def check_repeats(pattern: str, what: str) -> None:
-    """Refuse counted repetitions, such as `(a{100}){1000}`, that stand for too many copies."""
+def check_repeats(pattern: str, what: str) -> bool:
+    """Refuse counted repetitions, such as `(a{100}){1000}`, that stand for too many copies. Whether there are
+    any inside another."""
     heights = [1]
     last = 1
+    nested = False
     for found in _REPEAT.finditer(pattern):
         sign = found[0]
         if sign == "(":
@@ -65,12 +71,22 @@ def check_repeats(pattern: str, what: str) -> None:
         elif sign == ")" and len(heights) > 1:
             last = heights.pop()
         elif sign[0] == "{":
-            last = _times(found[1], found[2]) * (last if pattern[found.start() - 1] == ")" else 1)
+            inner = last if pattern[found.start() - 1] == ")" else 1
+            last = _times(found[1], found[2]) * inner
+            nested = nested or inner > 1
         else:
             last = 1
         heights[-1] = max(heights[-1], last if sign != "(" else 1)
         if heights[-1] > MOST_REPEATS:
             raise RequestError(f"{what} repeats {heights[-1]} times: {MOST_REPEATS} are the most")
+    return nested
+
+
+def check_length(schema: Mapping[str, Any], what: str) -> None:
+    """Refuse a text that must be longer than a parser reads ahead at once."""
+    least = schema.get("minLength")
+    if isinstance(least, int | float) and least > MOST_REPEATS:
+        raise RequestError(f"{what}: minLength is {quoted(least)}: {MOST_REPEATS} is the most")
 
 
 def _times(least: str, most: str) -> int:
@@ -103,22 +119,28 @@ def _parts(schema: Any, place: str, depth: int) -> Iterator[tuple[str, dict[str,
             yield from _parts(value, inner, depth + 1)
 
 
-def _check(place: str, schema: Mapping[str, Any]) -> None:
+def _check(place: str, schema: Mapping[str, Any]) -> list[str]:
+    """Refuse what is not supported. Patterns with counted repetitions one inside another."""
     place = _short(place)
     for keyword in schema:
         annotation = keyword.startswith("x-") and keyword != "x-guidance"
         if keyword not in _KNOWN and not annotation:
             raise RequestError(f'the JSON schema at {place}: the keyword "{keyword:.60}" is not supported')
-    if (name := schema.get("format")) is not None and name not in FORMATS:
+    name = schema.get("format")
+    if name is not None and not (isinstance(name, str) and name in FORMATS):
         raise RequestError(
             f'the JSON schema at {place}: the format "{name!s:.60}" is not supported, only '
             + ", ".join(sorted(FORMATS))
         )
-    if isinstance(pattern := schema.get("pattern"), str):
-        check_repeats(pattern, f"the JSON schema at {place}: the pattern")
-    for pattern in schema.get("patternProperties") or ():
-        check_repeats(pattern, f"the JSON schema at {place}: a name in patternProperties")
     _check_numbers(place, schema)
+    check_length(schema, f"the JSON schema at {place}")
+    pattern, names = schema.get("pattern"), schema.get("patternProperties")
+    patterns = dict.fromkeys(names, "a name in patternProperties") if isinstance(names, dict) else {}
+    if isinstance(pattern, str):
+        patterns[pattern] = "the pattern"
+    return [
+        each for each, what in patterns.items() if check_repeats(each, f"the JSON schema at {place}: {what}")
+    ]
 
 
 def _check_numbers(place: str, schema: Mapping[str, Any]) -> None:
@@ -127,20 +149,26 @@ def _check_numbers(place: str, schema: Mapping[str, Any]) -> None:
         digits = Decimal(str(step)).normalize().as_tuple().digits
         if int("".join(map(str, digits))) > _MOST_STEPS:
             raise RequestError(
-                f"the JSON schema at {place}: multipleOf is {step}, which takes too long to count: "
+                f"the JSON schema at {place}: multipleOf is {quoted(step)}, which takes too long to count: "
                 f"{_MOST_STEPS} is the most, with any number of zeros"
             )
     least, required = schema.get("minProperties"), schema.get("required")
     named = len(set(map(str, required))) if isinstance(required, list) else 0
     if isinstance(least, int) and least > named + 1:
         raise RequestError(
-            f"the JSON schema at {place}: minProperties is {least} with {named} names in required: "
+            f"the JSON schema at {place}: minProperties is {quoted(least)} with {named} names in required: "
             "other names may repeat, so no more than one of them can be promised"
         )
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
+
+
+def _finite(digits: str) -> float:
+    if math.isinf(number := float(digits)):
+        raise ValueError(f"{quoted(digits, 40)} is too large a number")
+    return number
 
 
 def _escaped(name: str) -> str:

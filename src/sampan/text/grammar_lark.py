@@ -1,0 +1,72 @@
+"""What of a Lark grammar must be known before llguidance reads it: where it would never come to an end.
+
+Where a single byte may come next, llguidance reads on by itself, and within a terminal without a limit: after
+`X "a"` with `X: "a"+` for ever. That is forbidden to it, unless all terminals are known to end.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sampan.core.errors import RequestError
+from sampan.text.schema import MAX_DEPTH, check_length, check_repeats
+
+_JSON = re.compile(r"%json\s*")
+_UNFORCED = '\n%llguidance {"no_forcing": true}\n'
+# Texts, and the terminals of the grammars that this package makes itself: see `sampan.text.tools.grammar`.
+_ENDING = re.compile(
+    r'"(?:\\.|[^"\\\n])*"|^%llguidance \{\}$|^[a-z][a-z_0-9]*(?:\[lazy\])?:'
+    r"|^TEXT: /\(\.\|\\n\)\*/$|^WORDS: /\\s\*\(\[\^\{\\s\]\(\.\|\\n\)\*\)\?/$|\b(?:TEXT|WORDS)(?=[ ]|$)",
+    re.MULTILINE,
+)
+_UNKNOWN = re.compile(r'[A-Z/%"#.:]')
+
+
+def read_lark(source: str) -> str:
+    """The grammar, safe to read. Raises `RequestError` for schemas in it that repeat too much."""
+    rest, end = [], 0
+    for start, stop, schema in _schemas(source):
+        for part in _objects(schema):
+            _check(part)
+        rest.append(source[end:start])
+        end = stop
+    rest.append(source[end:])
+    return source + _UNFORCED if _UNKNOWN.search(_ENDING.sub(" ", "".join(rest))) else source
+
+
+def _schemas(source: str) -> Iterator[tuple[int, int, Any]]:
+    """Each `%json`, with where it begins and ends."""
+    decoder, end = json.JSONDecoder(), 0
+    for found in _JSON.finditer(source):
+        if found.start() < end:
+            continue
+        try:
+            schema, end = decoder.raw_decode(source, found.end())
+        except RecursionError:
+            raise RequestError(
+                f"the Lark grammar has a schema that is nested too deeply: {MAX_DEPTH} levels are the most"
+            ) from None
+        except ValueError:  # llguidance says it better, or it stands in a text
+            continue
+        yield found.start(), end, schema
+
+
+def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
+    rest = [value]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, dict):
+            yield part
+            rest += part.values()
+        elif isinstance(part, list):
+            rest += part
+
+
+def _check(part: Mapping[str, Any]) -> None:
+    what = "the Lark grammar: a schema in it"
+    check_length(part, what)
+    names = part.get("patternProperties")
+    for pattern in (part.get("pattern"), *(names if isinstance(names, dict) else ())):
+        if isinstance(pattern, str):
+            check_repeats(pattern, f"{what}: a pattern")
