@@ -139,7 +139,7 @@ def test_what_takes_too_long_is_ended_and_leaves_nothing_behind(tokenizer: Token
         RequestError, match=r"the JSON schema took longer than 0.5 s to compile: make it simpler"
     ):
         compiler.compile(SLOW)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 20
     wait_until(lambda: threading.active_count() <= threads)
     assert not mine & processes()
     assert compiler.compile(number(2)).allowed()

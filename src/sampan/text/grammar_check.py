@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 STACK_BYTES = 512 << 20
 """Rules that lead to rules are followed by recursion; only what is used is taken."""
 MOST_BYTES = 192 << 20
-PATIENCE = 4
-"""Seconds by the clock to one of processor time: the machine may be busy."""
+PATIENCE = 10
+"""Seconds by the clock to one of processor time: a busy machine gives little to who gives way."""
 _START_S = 20.0
 _NICE = 10
 _FORCED = 1_000  # bytes that must come next
