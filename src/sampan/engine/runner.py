@@ -13,7 +13,7 @@ from sampan.core.types import TokenLogprob
 from sampan.engine.adapters import AdapterTable
 from sampan.engine.sampler import choose
 from sampan.engine.scheduler import Sampled
-from sampan.engine.sequence import Sequence, Span
+from sampan.engine.sequence import Refusal, Sequence, Span
 from sampan.kernels.adapted import AdaptedRecorder, AdapterRoom
 from sampan.kernels.native import Machine, out_of_memory
 from sampan.kernels.ops import Weight
@@ -138,7 +138,7 @@ def _tokens(rows: Rows, first: int, span: Span) -> Sampled:
         try:
             token = _best(rows, row) if sequence.plain else _choose(rows, row, sequence, span.draft[:place])
         except RequestError as error:
-            return [*chosen, f"request {sequence.id}: {error}"]
+            return [*chosen, Refusal(f"request {sequence.id}: {error}")]
         chosen.append(token)
         if place == len(span.draft) or token.token != span.draft[place]:
             break

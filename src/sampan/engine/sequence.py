@@ -83,6 +83,12 @@ class Span:
         return 1 + len(self.draft) if self.sample else 0
 
 
+class Refusal(str):
+    """Why an answer ended that could not go on as it was asked for: the request's fault, not the engine's."""
+
+    __slots__ = ()
+
+
 @dataclass(slots=True)
 class Event:
     """One sampled token of a request, or its end. `token` is None only when it ends without one.

@@ -51,6 +51,10 @@ class Changes(BaseLLM):
         block of reasoning, behind which it begins. Raises `RequestError`."""
         return self._grammars.compile(grammar, thinking=thinking)
 
+    def is_compiled(self, grammar: Grammar, *, thinking: bool = False) -> bool:
+        """Whether `compile` takes no time."""
+        return self._grammars.known(grammar, thinking)
+
     @property
     def weights_version(self) -> int:
         """0, and one more for each `update_weights`."""

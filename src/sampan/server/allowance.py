@@ -24,10 +24,14 @@ class _Most:
 
 
 class Allowance:
-    """Counts the slots of each caller, by key. For one thread; the clock is monotonic."""
+    """Counts the slots of each caller, by key. `each`: what any may hold at the most.
 
-    def __init__(self, slots: int, clock: Clock = time.monotonic) -> None:
+    For one thread; the clock is monotonic.
+    """
+
+    def __init__(self, slots: int, clock: Clock = time.monotonic, *, each: int | None = None) -> None:
         self._slots = slots
+        self._each = each or slots
         self._least = max(1, slots // 16)
         self._clock = clock
         self._held: Counter[str] = Counter()
@@ -35,11 +39,14 @@ class Allowance:
 
     def allows(self, key: str | None) -> bool:
         """Whether it may hold one more."""
-        return key is None or key not in self._most or self._held[key] < int(self._now(key).slots)
+        if key is None:
+            return True
+        most = self._each if key not in self._most else min(self._each, int(self._now(key).slots))
+        return self._held[key] < most
 
     def is_owed(self, key: str | None) -> bool:
         """Whether it holds fewer than anybody may."""
-        return key is None or key not in self._most or self._held[key] < self._least
+        return key is None or self._held[key] < min(self._each, self._least)
 
     def take(self, key: str | None) -> None:
         """It holds one more."""

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from uuid import uuid4
 
-from sampan.engine.sequence import Event
+from sampan.engine.sequence import Event, Refusal
 from sampan.server.ask import Ask, CallPart, Part
-from sampan.server.errors import ApiError
+from sampan.server.errors import ApiError, bad_request
 from sampan.server.text import ModelText
 from sampan.text.reasoning import Piece, ReasoningSplitter
 from sampan.text.stream import TextStream
@@ -26,7 +26,9 @@ class Reader:
         self.finished = False
 
     def take(self, event: Event) -> Part:
-        """One more token; a 500 where the model failed to give one."""
+        """One more token; a 400 where none can be given as asked, a 500 where the model failed to."""
+        if isinstance(event.error, Refusal):
+            raise bad_request(event.error, param="grammar")
         if event.token is None:
             raise ApiError(500, event.error or "the request ended without an answer", kind="server_error")
         reason = event.finish_reason

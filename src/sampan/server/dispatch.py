@@ -24,14 +24,15 @@ _WATCH_S = 1.0
 
 
 class Dispatcher:
-    """`slots` requests at once; at most `most_waiting` wait, and more are refused. `unstuck`: how often the
+    """`slots` requests at once, `each` of them a key's at the most; at most `most_waiting` wait, and more are
+    refused. `unstuck`: how often the
     watchdog found requests that waited beside free slots."""
 
-    def __init__(self, slots: int, most_waiting: int) -> None:
+    def __init__(self, slots: int, most_waiting: int, *, each: int | None = None) -> None:
         self.slots = slots
         self.unstuck = 0
         self._held: set[Turn] = set()
-        self._allowance = Allowance(slots)
+        self._allowance = Allowance(slots, each=each)
         self._queue: FairQueue[asyncio.Future[None]] = FairQueue(most_waiting, _refuse, asyncio.Future.done)
 
     @property

@@ -1,36 +1,23 @@
 """Grammars of requests, compiled by the engine's process before a request takes a slot.
 
-One is compiled at a time, and who goes next is fair between callers by the time that theirs have taken: large
-grammars of one caller delay another by one of them at most. At most so many are in use; those that nobody
-uses are kept for a while, by number and by size.
+As many are compiled at once as that process does, one of a caller's at the most, and who goes next is fair
+between callers by the time that theirs have taken: large grammars of one caller hold up nobody else. So many
+are in use at the most; how many are kept for the next time, by their bytes, is the compiler's to say.
 """
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from sampan.core.types import Grammar
 from sampan.server.ask import Caller
 from sampan.server.dispatch import Dispatcher
 from sampan.server.process.supervisor import Supervisor
+from sampan.server.process.wire import COMPILERS
 
 _IN_USE = 64
-_KEPT = 32
-_KEPT_BYTES = 1 << 20  # of their sources
 _MS_A_TOKEN = 10
-
-Key = tuple[Grammar, bool]
-
-
-@dataclass
-class _Ready:
-    """A compiled grammar: the supervisor's name for it, and how many use it."""
-
-    name: int
-    users: int = 0
 
 
 class Grammars:
@@ -39,8 +26,7 @@ class Grammars:
     def __init__(self, supervisor: Supervisor, most_waiting: int) -> None:
         self._supervisor = supervisor
         self._places = Dispatcher(_IN_USE, most_waiting)
-        self._compiler = Dispatcher(1, most_waiting)
-        self._ready: OrderedDict[Key, _Ready] = OrderedDict()
+        self._compilers = Dispatcher(COMPILERS, most_waiting, each=1)
 
     @asynccontextmanager
     async def ready(
@@ -54,45 +40,26 @@ class Grammars:
             yield None
             return
         async with self._places.slot(caller, 1):
-            found = self._find(grammar, thinking) or await self._compiled(grammar, thinking, caller)
-            found.users += 1
+            name = await self._supervisor.compile(grammar, thinking, at_once=True)
+            if name is None:
+                name = await self._compiled(grammar, thinking, caller)
             try:
-                yield found.name
+                yield name
             finally:
-                found.users -= 1
-                self._trim()
+                self._supervisor.forget(name)
 
-    def _find(self, grammar: Grammar, thinking: bool) -> _Ready | None:
-        found = self._ready.get((grammar, thinking))
-        if found is None or found.name not in self._supervisor.grammars:
-            return None
-        self._ready.move_to_end((grammar, thinking))
-        return found
-
-    async def _compiled(self, grammar: Grammar, thinking: bool, caller: Caller) -> _Ready:
-        async with self._compiler.slot(caller, 1) as turn:
-            if (found := self._find(grammar, thinking)) is not None:
-                return found
+    async def _compiled(self, grammar: Grammar, thinking: bool, caller: Caller) -> int:
+        async with self._compilers.slot(caller, 1) as turn:
             started = time.monotonic()
             work = asyncio.ensure_future(self._supervisor.compile(grammar, thinking))
             try:
                 name = await asyncio.shield(work)
             except asyncio.CancelledError:
                 await asyncio.wait({work})  # the compiler is not free before
-                if not work.cancelled() and work.exception() is None:
-                    self._supervisor.forget(work.result())
+                if not work.cancelled() and work.exception() is None and (made := work.result()) is not None:
+                    self._supervisor.forget(made)
                 raise
             finally:
-                self._compiler.charge(turn, round((time.monotonic() - started) * 1000) // _MS_A_TOKEN)
-            found = self._ready[grammar, thinking] = _Ready(name)
-            return found
-
-    def _trim(self) -> None:
-        size = sum(len(grammar.source) for grammar, _ in self._ready)
-        for key, entry in list(self._ready.items()):
-            if len(self._ready) <= _KEPT and size <= _KEPT_BYTES:
-                return
-            if not entry.users:
-                del self._ready[key]
-                size -= len(key[0].source)
-                self._supervisor.forget(entry.name)
+                self._compilers.charge(turn, round((time.monotonic() - started) * 1000) // _MS_A_TOKEN)
+            assert name is not None
+            return name

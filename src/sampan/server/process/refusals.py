@@ -33,3 +33,12 @@ def refusal(message: wire.Refused) -> ApiError:
     return bad_request(
         message.message, code="context_length_exceeded" if message.kind == "overflow" else None
     )
+
+
+def unusable(compiled: wire.Compiled) -> ApiError:
+    """What the engine said of a grammar that is not ready."""
+    if compiled.kind == "busy":
+        return ApiError(
+            503, compiled.error, kind="server_error", code="overloaded", param="grammar", retry_after=5
+        )
+    return bad_request(compiled.error, param="grammar")

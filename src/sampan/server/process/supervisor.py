@@ -23,7 +23,7 @@ from sampan.server.errors import ApiError, bad_request
 from sampan.server.process import wire
 from sampan.server.process.changes import Changes
 from sampan.server.process.mailbox import Mailbox, Waiting
-from sampan.server.process.refusals import away, refusal, restarted
+from sampan.server.process.refusals import away, refusal, restarted, unusable
 from sampan.server.settings import EngineSettings
 
 log = logging.getLogger("sampan.engine")
@@ -132,16 +132,21 @@ class Supervisor:
             raise bad_request(changed.error)
         return changed.weights_version
 
-    async def compile(self, grammar: Grammar, thinking: bool) -> int:
-        """Make a grammar ready; its id for `Submit` and `forget`. `ApiError` 400 for what cannot be used."""
+    async def compile(self, grammar: Grammar, thinking: bool, *, at_once: bool = False) -> int | None:
+        """Make a grammar ready; its id for `Submit` and `forget`. `at_once`: None where that would take time.
+
+        `ApiError` 400 for what cannot be used, 503 where there is no engine, or no room for it now.
+        """
         if self.ready is None:
             raise self._away()
         name = next(self._ids)
         self._compiling[name] = done = asyncio.get_running_loop().create_future()
-        self._send(wire.Compile(name, grammar, thinking))
+        self._send(wire.Compile(name, grammar, thinking, at_once))
         compiled = await done
-        if compiled.error is not None:
-            raise bad_request(compiled.error, param="grammar")
+        if compiled.kind == "slow":
+            return None
+        if compiled.kind != "ready":
+            raise unusable(compiled)
         self.grammars.add(name)
         return name
 
@@ -256,6 +261,8 @@ class Supervisor:
             done = self._compiling.pop(message.id, None)
             if done is not None and not done.done():
                 done.set_result(message)
+            elif message.kind == "ready":  # whoever asked has gone
+                self._send(wire.Forget(message.id))
         elif isinstance(message, wire.Changed):
             self.weights_version = message.weights_version
             self.changes.answered(message)

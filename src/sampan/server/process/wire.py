@@ -17,6 +17,9 @@ from sampan.core.types import Grammar, SamplingParams
 from sampan.engine.sequence import Event
 from sampan.server.settings import EngineSettings
 
+COMPILERS = 2
+"""Grammars that the engine's process compiles at once."""
+
 _LENGTH = struct.Struct("<I")
 
 
@@ -42,19 +45,22 @@ class Abort:
 
 @dataclass(frozen=True)
 class Compile:
-    """Make a grammar ready. `thinking`: prompts have opened a block of reasoning, behind which it begins."""
+    """Make a grammar ready. `thinking`: prompts have opened a block of reasoning, behind which it begins.
+    `at_once`: only if that takes no time."""
 
     id: int
     grammar: Grammar
     thinking: bool = False
+    at_once: bool = False
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What came of it. `error`: why it cannot be used."""
+    """What came of it. `error`: why it is not ready; `busy` where it may be later, `refused` where never."""
 
     id: int
-    error: str | None = None
+    kind: Literal["ready", "slow", "busy", "refused"]
+    error: str = ""
 
 
 @dataclass(frozen=True)

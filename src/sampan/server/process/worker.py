@@ -22,7 +22,7 @@ from sampan.llm import LLM
 from sampan.llm.driver import Generation, News
 from sampan.server.process import wire
 from sampan.server.settings import EngineSettings
-from sampan.text.grammar import GrammarConstraint
+from sampan.text.grammar import GrammarConstraint, GrammarsBusy
 
 BEAT_S = 0.25
 
@@ -73,7 +73,7 @@ class Worker:
         self._outbox = outbox
         self._tickets: dict[int, Generation] = {}
         self._grammars: dict[int, GrammarConstraint] = {}
-        self._compilers = ThreadPoolExecutor(1, "sampan-grammar")
+        self._compilers = ThreadPoolExecutor(wire.COMPILERS, "sampan-grammar")
         self._changers = ThreadPoolExecutor(1, "sampan-change")
 
     def serve(self, connection: socket.socket) -> None:
@@ -84,7 +84,7 @@ class Worker:
             elif isinstance(message, wire.Abort):
                 self._abort(message.id)
             elif isinstance(message, wire.Compile):
-                self._compilers.submit(self._compile, message)
+                self._make_ready(message)
             elif isinstance(message, wire.Forget):
                 self._grammars.pop(message.id, None)
             elif isinstance(message, wire.Change):
@@ -129,14 +129,22 @@ class Worker:
         else:
             self._llm.driver.submit(ticket)
 
+    def _make_ready(self, message: wire.Compile) -> None:
+        """What is known at once, anything else on a thread that compiles: nobody else waits for it."""
+        if self._llm.is_compiled(message.grammar, thinking=message.thinking):
+            self._compile(message)
+        elif message.at_once:
+            self._outbox.put(wire.Compiled(message.id, "slow"))
+        else:
+            self._compilers.submit(self._compile, message)
+
     def _compile(self, message: wire.Compile) -> None:
-        """On the thread that compiles: nobody else waits for it."""
-        error = None
         try:
             self._grammars[message.id] = self._llm.compile(message.grammar, thinking=message.thinking)
+            self._outbox.put(wire.Compiled(message.id, "ready"))
         except Exception as failure:
-            error = _said(failure)
-        self._outbox.put(wire.Compiled(message.id, error))
+            kind: Literal["busy", "refused"] = "busy" if isinstance(failure, GrammarsBusy) else "refused"
+            self._outbox.put(wire.Compiled(message.id, kind, _said(failure)))
 
     def _abort(self, name: int) -> None:
         ticket = self._tickets.pop(name, None)
