@@ -1,8 +1,8 @@
 """How many slots a caller may hold: fewer for one that abandons what it asked for.
 
 An answer that nobody stays for costs the others as much as one that is taken, and its caller nothing. So each
-that is abandoned halves what its caller may hold, down to a sixteenth of all slots; each that is taken, and
-every second or so that passes, gives one back (additive increase, multiplicative decrease, as TCP has it).
+that is abandoned halves what its caller may hold, down to a thirty-second of all slots; each that is taken,
+and every other second, gives one back (additive increase, multiplicative decrease, as TCP has it).
 Without keys all callers are one, which nobody limits.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sampan.server.storage.keys import Clock
 
-_BACK_S = 60.0  # until everything is given back
+_BACK_S = 120.0  # until everything is given back
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Allowance:
     def __init__(self, slots: int, clock: Clock = time.monotonic, *, each: int | None = None) -> None:
         self._slots = slots
         self._each = each or slots
-        self._least = max(1, slots // 16)
+        self._least = max(1, slots // 32)
         self._clock = clock
         self._held: Counter[str] = Counter()
         self._most: dict[str, _Most] = {}

@@ -24,7 +24,7 @@ from sampan.server.settings import ServeSettings
 
 log = logging.getLogger("sampan.text")
 
-_NICE = 10
+_NICE = 15
 _AHEAD = 16
 _LEFT_S = 1.0
 _WALL_S = 60.0  # processor time is the kernel's to watch: this is for a process that is stopped
@@ -131,6 +131,7 @@ class Worker:
             while (answer := await wire.areceive(self._reader)) is not None:
                 _tell(self._jobs.popleft(), answer)
                 self._watch_first()
+                await asyncio.sleep(0)  # of many that end together, each lets others pass before it goes on
         finally:
             self.end()
 
