@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hold_attacks import KINDS
-from hold_faults import PROMISE_S, Kill, guesses, kills, settled
+from hold_faults import PROMISE_S, Kill, beside_grammars, guesses, kills, settled
 from hold_watch import Watch
 from serving_servers import Server, free_port, started
 
@@ -162,16 +162,21 @@ def main() -> None:
                 hold.run(kind)
             seen = hold.end()
             told = guesses(server, made)
+            waited = beside_grammars(server, made)
             killed = kills(server, made["honest"], args.kills)
             end = settled(server)
     compare(hold, seen)
     print(table(hold.rows, killed), file=sys.stderr)
+    free, slots = (int(n) for n in end["slots"])
+    print(f"{free} of {slots} slots are free, {end['cache_used']:.0%} of the pages in use", file=sys.stderr)
+    print(f"a small grammar of one key beside 30 large ones of another: {waited:.2f} s", file=sys.stderr)
     wrong = faults(hold.rows, killed, end)
     wrong += [f"{told} prompts of another key were told apart"] * bool(told)
     wrong += [f"{len(seen['lost'])} answers were lost: {seen['lost'][:3]}"] * bool(seen["lost"])
     late = slow(hold.rows, killed)
     kill_rows = [vars(kill) for kill in killed]
-    print(json.dumps({"attacks": hold.rows, "kills": kill_rows, "end": end, "faults": wrong, "slow": late}))
+    found = {"attacks": hold.rows, "grammar_s": round(waited, 2), "kills": kill_rows, "end": end}
+    print(json.dumps({**found, "faults": wrong, "slow": late}))
     for fault in (*wrong, *late):
         print(fault, file=sys.stderr)
     sys.exit(bool(wrong or late))

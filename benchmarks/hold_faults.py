@@ -4,6 +4,7 @@ import http.client
 import json
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -30,12 +31,17 @@ class Kill:
 
 def ask(server: Server, key: str, prompt: str, tokens: int = 2) -> tuple[int, dict[str, Any]]:
     """A completion."""
+    body = {"model": "held", "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+    return post(server, key, "/v1/completions", body, 90)
+
+
+def post(server: Server, key: str, path: str, body: Any, seconds: float) -> tuple[int, dict[str, Any]]:
+    """Any request, that is left after so many seconds."""
     port = urlsplit(server.url).port
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=90)
-    body = json.dumps({"model": "held", "prompt": prompt, "max_tokens": tokens, "temperature": 0})
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
     headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
     try:
-        connection.request("POST", "/v1/completions", body, headers)
+        connection.request("POST", path, json.dumps(body), headers)
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
     finally:
@@ -57,6 +63,31 @@ def guesses(server: Server, keys: dict[str, str], tries: int = 20) -> int:
 
 def _cached(answer: dict[str, Any]) -> int:
     return int(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+
+def beside_grammars(server: Server, keys: dict[str, str], many: int = 30) -> float:
+    """Seconds that a small grammar of one key takes while another one's large ones are compiled."""
+
+    def schema(name: str, fields: int) -> dict[str, Any]:
+        parts = {f"{name}{place}": {"type": "string", "maxLength": 40} for place in range(fields)}
+        return {"type": "object", "properties": parts, "additionalProperties": False}
+
+    def ask_for(key: str, wanted: dict[str, Any], seconds: float) -> None:
+        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": wanted}}
+        said = [{"role": "user", "content": "Hi"}]
+        body = {"model": "held", "messages": said, "response_format": form, "max_tokens": 4}
+        with suppress(TimeoutError):
+            post(server, key, "/v1/chat/completions", body, seconds)
+
+    with ThreadPoolExecutor(many) as pool:
+        asked = [pool.submit(ask_for, keys["attacker"], schema(f"a{n}_", 3000), 20) for n in range(many)]
+        time.sleep(1)
+        started = time.monotonic()
+        ask_for(keys["honest"], schema("b", 3), 90)
+        seconds = time.monotonic() - started
+        for each in asked:
+            each.result()
+    return seconds
 
 
 def kills(server: Server, key: str, times: int) -> list[Kill]:
