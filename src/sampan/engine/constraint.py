@@ -42,6 +42,11 @@ class Guarded:
         self._constraint = constraint
         self._failure: str | None = None
 
+    @property
+    def failed(self) -> bool:
+        """Whether it raised something: that is no request's fault."""
+        return self._failure is not None
+
     def allowed(self) -> bytes | None:
         return self._ask(self._constraint.allowed, None)
 

@@ -138,7 +138,8 @@ def _tokens(rows: Rows, first: int, span: Span) -> Sampled:
         try:
             token = _best(rows, row) if sequence.plain else _choose(rows, row, sequence, span.draft[:place])
         except RequestError as error:
-            return [*chosen, Refusal(f"request {sequence.id}: {error}")]
+            said = f"request {sequence.id}: {error}"
+            return [*chosen, said if constraint is not None and constraint.failed else Refusal(said)]
         chosen.append(token)
         if place == len(span.draft) or token.token != span.draft[place]:
             break

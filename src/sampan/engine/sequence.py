@@ -4,7 +4,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from sampan.core.types import FinishReason, SamplingParams, TokenLogprob
-from sampan.engine.constraint import Constraint
+from sampan.engine.constraint import Guarded
 from sampan.engine.lookup import Lookup
 
 
@@ -28,7 +28,7 @@ class Sequence:
     """Prompt tokens that another request had computed; None until it first runs."""
     lookup: Lookup | None = field(default_factory=Lookup)
     """Where its drafts come from; None when it must not draft."""
-    constraint: Constraint | None = None
+    constraint: Guarded | None = None
     """What its tokens must obey."""
     plain: bool = False
     """Each of its tokens is the model's most probable one, and nothing else is asked for."""
