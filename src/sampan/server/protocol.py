@@ -95,7 +95,9 @@ class Protocol(HttpToolsProtocol):
 
     def linger(self) -> bool:
         """Whether the connection stays open until the rest of a body has come, which nobody reads."""
-        if self._lingering is None and self.cycle is not None and self.cycle.more_body:
+        if self._lingering is not None or self.transport.is_closing():
+            return False
+        if self.cycle is not None and self.cycle.more_body:
             self._lingering = self.loop.call_later(_LINGER_S, self.transport.abort)
             return True
         return False

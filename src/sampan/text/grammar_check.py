@@ -30,7 +30,7 @@ MOST_BYTES = 192 << 20
 PATIENCE = 10
 """Seconds by the clock to one of processor time: a busy machine gives little to who gives way."""
 _START_S = 20.0
-_NICE = 10
+_NICE = 15
 _FORCED = 1_000  # bytes that must come next
 _TRIMMED = 16 << 20
 _stacks = threading.Lock()
