@@ -19,9 +19,7 @@ from sampan.server.text import ModelText
 def test_a_request_that_cannot_go_on_is_told_whose_fault_it_is(
     model_text: ModelText, error: str | None, status: int
 ) -> None:
-    event = pickle.loads(
-        pickle.dumps(Event(1, None, "error", error))
-    )  # as the engine's process sends it
+    event = pickle.loads(pickle.dumps(Event(1, None, "error", error)))  # as the engine's process sends it
     reader = Reader(model_text, Ask(Ids("i", [1]), SamplingParams(), "m"), 0)
     with pytest.raises(ApiError) as raised:
         reader.take(event)
