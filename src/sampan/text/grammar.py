@@ -95,7 +95,9 @@ class GrammarCompiler:
 
         def work() -> None:
             try:
-                found.append(self._find(key) or self._compiled(source))
+                grammar = self._find(key) or self._compiled(source)
+                self._keep(key, grammar)  # before the turn goes on: the next may wait for the same grammar
+                found.append(grammar)
             except Exception as error:
                 found.append(error)
             finally:
@@ -108,7 +110,6 @@ class GrammarCompiler:
             raise RequestError(f"the {source.name} took too long to compile: make it simpler")
         if isinstance(found[0], Exception):
             raise found[0]
-        self._keep(key, found[0])
         return found[0]
 
     def _compiled(self, source: Source) -> CompiledGrammar:
