@@ -55,6 +55,12 @@ def rounded_attention(
 AttentionInterface.register("rounded", rounded_attention)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_no_bit_has_changed(case: str, dtype: torch.dtype, tiny: Make, native: Make, digest: Make) -> None:
+    model = tiny(case, dtype)
+    digest(f"folder {case} {dtype}", native(model.files, cache="bf16").logits(model.prompt(LENGTH), 70))
+
+
 def test_every_row_of_a_prompt_has_the_logits_of_transformers(
     case: str, tiny: Make, native: Make, error: Make
 ) -> None:

@@ -207,6 +207,15 @@ def test_later_positions_differ_by_the_rounding_of_activations(
     assert divergence(expected, found) < COARSE_KL
 
 
+@pytest.mark.parametrize(("family", "types"), [*INTEGERS, *FLOATS], ids=str)
+@pytest.mark.parametrize("cache", ["f32", "bf16", "int8"])
+def test_no_bit_has_changed(
+    family: str, types: list[Type], cache: str, quantised: Make, native: Make, digest: Make, prompt: list[int]
+) -> None:
+    model = quantised(family, *types)
+    digest(f"gguf {family} {named(types)} {cache}", native(model.files, cache=cache).logits(prompt, 150))
+
+
 @integers
 @pytest.mark.parametrize("cache", ["f32", "bf16"])
 def test_integer_kernels_give_the_same_bits_in_chunks_and_in_company(

@@ -1,5 +1,6 @@
 """A request's bits depend on the request alone: tokens and log-probabilities are compared exactly."""
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -252,3 +253,14 @@ def test_another_seed_gives_another_text(
 ) -> None:
     other = replace(SAMPLED, seed=8)
     assert alone(engine(), prompt, other) != expected[id(SAMPLED)]
+
+
+@pytest.mark.parametrize("isa", [None, "scalar"])
+def test_no_bit_has_changed(llm: LLM, engine: Engines, text: str, isa: str | None) -> None:
+    """Log-probabilities of 96 tokens as they were before the graph was there, and of an answer to them."""
+    ids = llm.tokenizer.encode(text)[:96]
+    one = engine(isa=isa)
+    found = one.score(ids).tobytes()
+    for chosen in alone(one, ids, replace(GREEDY, logprobs=20)):
+        found += repr((chosen.token, chosen.logprob, chosen.top)).encode()
+    assert hashlib.sha256(found).hexdigest()[:24] == "78b89da92075cd712217fc65"
