@@ -27,6 +27,7 @@ test: $(VENV)/.test $(VENV)/.browser
 check: $(VENV)/.check $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(wildcard src/sampan/kernels/native/* tests/native/*.cpp tests/native/*.h)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -1,5 +1,6 @@
-// `rope` and `attend`: a sequence fed in chunks of any size, its rows handed out in items of any size, pages in any
-// order, beside stale pages full of NaN: always the bits of the scalar kernel fed the whole sequence at once.
+// `rope` and `attend`: a sequence fed in chunks of any size, its rows handed out in items of any size, pages
+// in any order, beside stale pages full of NaN: always the bits of the scalar kernel fed the whole sequence
+// at once.
 
 #include <algorithm>
 #include <cmath>
@@ -16,22 +17,28 @@ struct Shape {
 };
 
 static std::string describe(const Shape& s) {
-  return "d" + std::to_string(s.head_dim) + " group" + std::to_string(s.group) + " kv" + std::to_string(s.kv_heads) + " tokens" +
-         std::to_string(s.tokens) + (s.type == Cache::f32 ? " f32" : s.type == Cache::bf16 ? " bf16" : " int8") + (s.norms ? " norms" : "");
+  return "d" + std::to_string(s.head_dim) + " group" + std::to_string(s.group) + " kv" +
+         std::to_string(s.kv_heads) + " tokens" + std::to_string(s.tokens) +
+         (s.type == Cache::f32    ? " f32"
+          : s.type == Cache::bf16 ? " bf16"
+                                  : " int8") +
+         (s.norms ? " norms" : "");
 }
 
 // A sequence's projections, angles and page table. Two layers, of which the second is used.
 struct Sequence {
   Shape shape;
-  ptrdiff_t stride;                    // of a row of q, k and v
+  ptrdiff_t stride;  // of a row of q, k and v
   std::vector<float> qkv, cosines, sines, q_norm, k_norm;
   std::vector<int32_t> positions, pages, row_page;
 
-  Sequence(const Shape& s, Random& random) : shape(s), stride((s.group + 2) * s.kv_heads * s.head_dim + random.below(3)) {
+  Sequence(const Shape& s, Random& random)
+      : shape(s), stride((s.group + 2) * s.kv_heads * s.head_dim + random.below(3)) {
     const size_t tokens = static_cast<size_t>(s.tokens);
     qkv = random.bells(tokens * static_cast<size_t>(stride));
     for (size_t i = 0; i < tokens * static_cast<size_t>(s.head_dim / 2); ++i) {
-      const float t = random.uniform(), scale = 1.0f / (1.0f + t * t);  // a point of the unit circle, without libm
+      const float t = random.uniform(),
+                  scale = 1.0f / (1.0f + t * t);  // a point of the unit circle, without libm
       cosines.push_back((1.0f - t * t) * scale);
       sines.push_back(2.0f * t * scale);
     }
@@ -40,7 +47,8 @@ struct Sequence {
       k_norm = random.bells(static_cast<size_t>(s.head_dim));
     }
     for (int i = 0; i < page_count(); ++i) pages.push_back(i);
-    for (size_t i = pages.size(); i > 1; --i) std::swap(pages[i - 1], pages[static_cast<size_t>(random.below(static_cast<int>(i)))]);
+    for (size_t i = pages.size(); i > 1; --i)
+      std::swap(pages[i - 1], pages[static_cast<size_t>(random.below(static_cast<int>(i)))]);
     pages.resize(static_cast<size_t>((s.tokens + kPage - 1) / kPage));  // the rest of the cache is another's
     for (int i = 0; i < s.tokens; ++i) {
       positions.push_back(i);
@@ -65,7 +73,8 @@ class Run {
     const size_t bytes = cache_bytes(view, s.page_count());
     result_.qkv = s.qkv;
     result_.out.assign(static_cast<size_t>(s.shape.tokens * s.out_width()), 3.0f);
-    result_.cache.assign(bytes / 4, s.shape.type == Cache::bf16 ? 0x7fc07fc0 : 0x7fc00000);  // NaN, where it is a float
+    result_.cache.assign(bytes / 4,
+                         s.shape.type == Cache::bf16 ? 0x7fc07fc0 : 0x7fc00000);  // NaN, where it is a float
     scratch_.assign(attend_scratch(s.shape.head_dim), NAN);
     view.data = reinterpret_cast<uint8_t*>(result_.cache.data());
     cache_ = view;
@@ -73,16 +82,30 @@ class Run {
   const Result& result() const { return result_; }
 
   enum class Way { whole, splits, together };
-  // Appends tokens [first, first + count), then attends them in items of at most `most` tokens: over the whole cache, split
-  // by split, or as if each were a sequence of its own that shares its first pages with the others.
+  // Appends tokens [first, first + count), then attends them in items of at most `most` tokens: over the
+  // whole cache, split by split, or as if each were a sequence of its own that shares its first pages with
+  // the others.
   void chunk(int first, int count, int most, Way way = Way::whole) {
     const Shape& shape = s_.shape;
     const ptrdiff_t half = static_cast<ptrdiff_t>(first) * (shape.head_dim / 2);
-    const RopeArgs rope{result_.qkv.data() + first * s_.stride, s_.stride, s_.out_width(), s_.out_width() + shape.kv_heads * shape.head_dim,
-                        s_.heads(), 1, 0.125f, shape.norms ? s_.q_norm.data() : nullptr, shape.norms ? s_.k_norm.data() : nullptr, 1e-6f,
-                        s_.cosines.data() + half, s_.sines.data() + half, s_.positions.data() + first, s_.row_page.data() + first, cache_};
+    const RopeArgs rope{result_.qkv.data() + first * s_.stride,
+                        s_.stride,
+                        s_.out_width(),
+                        s_.out_width() + shape.kv_heads * shape.head_dim,
+                        s_.heads(),
+                        1,
+                        0.125f,
+                        shape.norms ? s_.q_norm.data() : nullptr,
+                        shape.norms ? s_.k_norm.data() : nullptr,
+                        1e-6f,
+                        s_.cosines.data() + half,
+                        s_.sines.data() + half,
+                        s_.positions.data() + first,
+                        s_.row_page.data() + first,
+                        cache_};
     k_.rope(rope, 0, count);
-    const AttendArgs attend{result_.qkv.data(), s_.stride, result_.out.data(), s_.out_width(), s_.heads(), 1, cache_};
+    const AttendArgs attend{
+        result_.qkv.data(), s_.stride, result_.out.data(), s_.out_width(), s_.heads(), 1, cache_};
     const Span span{first, count, first, s_.pages.data()};
     for (int head = 0; head < shape.kv_heads; ++head)
       for (int row = std::max(0, shape.attend_from - first); row < count; row += most)
@@ -93,8 +116,10 @@ class Run {
  private:
   void together(const AttendArgs& a, const Span& span, int row, int count, int head) {
     std::vector<Queries> queries;
-    for (int i = row; i < row + count; ++i) queries.push_back({{span.start + i, 1, span.past + i, span.pages}, 0, 1, head});
-    k_.attend(a, queries.data(), count, (span.past + row) / (kPagesTogether * kPage) * (kPagesTogether * kPage), scratch_.data());
+    for (int i = row; i < row + count; ++i)
+      queries.push_back({{span.start + i, 1, span.past + i, span.pages}, 0, 1, head});
+    k_.attend(a, queries.data(), count,
+              (span.past + row) / (kPagesTogether * kPage) * (kPagesTogether * kPage), scratch_.data());
   }
   void item(const AttendArgs& a, const Queries& queries, bool splits) {
     const int length = queries.span.past + queries.row + queries.count;
@@ -103,7 +128,8 @@ class Run {
     const ptrdiff_t stride = rows * static_cast<ptrdiff_t>(part_floats(s_.shape.head_dim));
     std::vector<float> parts(static_cast<size_t>(count * stride), NAN);
     for (int split = count - 1; split >= 0; --split)
-      k_.attend_split(a, queries, split * kSplit, std::min((split + 1) * kSplit, length), parts.data() + split * stride, scratch_.data());
+      k_.attend_split(a, queries, split * kSplit, std::min((split + 1) * kSplit, length),
+                      parts.data() + split * stride, scratch_.data());
     k_.merge(a, queries, parts.data(), count, scratch_.data());
   }
 
@@ -145,9 +171,14 @@ static void check_meaning(const Sequence& s, const Result& result, Report& repor
   }
   for (int t = 0; t <= last; ++t)
     for (int i = 0; i < d; ++i)
-      out[static_cast<size_t>(i)] += weights[static_cast<size_t>(t)] / total *
-                                     static_cast<double>(result.qkv[static_cast<size_t>(t * s.stride + s.out_width() + s.shape.kv_heads * d + i)]);
-  for (int i = 0; i < d; ++i) worst = std::max(worst, std::fabs(out[static_cast<size_t>(i)] - static_cast<double>(result.out[static_cast<size_t>(last * s.out_width() + i)])));
+      out[static_cast<size_t>(i)] +=
+          weights[static_cast<size_t>(t)] / total *
+          static_cast<double>(
+              result.qkv[static_cast<size_t>(t * s.stride + s.out_width() + s.shape.kv_heads * d + i)]);
+  for (int i = 0; i < d; ++i)
+    worst = std::max(
+        worst, std::fabs(out[static_cast<size_t>(i)] -
+                         static_cast<double>(result.out[static_cast<size_t>(last * s.out_width() + i)])));
   report.check(worst < 1e-4, what + ": off by " + std::to_string(worst));
 }
 
@@ -172,7 +203,8 @@ static void check(const Shape& shape, Random& random, Tables& tables, Report& re
 }
 
 // A value that is not finite in a query, a key or a value reaches the attended row, even from another split.
-static void check_not_finite(Cache type, float special, int feature, int token, Random& random, Tables& tables, Report& report) {
+static void check_not_finite(Cache type, float special, int feature, int token, Random& random,
+                             Tables& tables, Report& report) {
   const Shape shape{32, 2, 1, 600, type, false, 599};
   Sequence s(shape, random);
   for (float& v : s.qkv) v *= 0.25f;  // so that nothing else overflows
@@ -183,8 +215,9 @@ static void check_not_finite(Cache type, float special, int feature, int token, 
     const float* out = run.result().out.data() + 599 * s.out_width();
     float sum = 0.0f;
     for (int i = 0; i < 32; ++i) sum += out[i] * 0.0f;
-    report.check(sum != 0.0f, std::string("attention ") + t.kernels->name + " hides " + std::to_string(special) + " of token " +
-                                  std::to_string(token) + " feature " + std::to_string(feature));
+    report.check(sum != 0.0f, std::string("attention ") + t.kernels->name + " hides " +
+                                  std::to_string(special) + " of token " + std::to_string(token) +
+                                  " feature " + std::to_string(feature));
   }
 }
 
@@ -193,7 +226,9 @@ void test_attention(Tables& tables, Report& report, uint64_t seed) {
   constexpr Cache kTypes[] = {Cache::bf16, Cache::f32, Cache::int8};
   for (int head_dim : {32, 64, 96, 128})
     for (int group = 1; group <= 8; ++group)
-      check({head_dim, group, random.between(1, 2), random.between(1, 100), kTypes[random.below(3)], random.chance(2), 0}, random, tables, report);
+      check({head_dim, group, random.between(1, 2), random.between(1, 100), kTypes[random.below(3)],
+             random.chance(2), 0},
+            random, tables, report);
   for (Cache type : kTypes) {
     check({32, 3, 1, 560, type, false, 480}, random, tables, report);
     check({64, 1, 1, 1100, type, true, 1000}, random, tables, report);
@@ -201,13 +236,16 @@ void test_attention(Tables& tables, Report& report, uint64_t seed) {
     check({96, 2, 2, 513, type, true, 505}, random, tables, report);
   }
   for (Cache type : {Cache::bf16, Cache::int8}) {
-    for (float special : {static_cast<float>(NAN), static_cast<float>(INFINITY), -static_cast<float>(INFINITY)}) {
+    for (float special :
+         {static_cast<float>(NAN), static_cast<float>(INFINITY), -static_cast<float>(INFINITY)}) {
       check_not_finite(type, special, 3, 599, random, tables, report);     // query
       check_not_finite(type, special, 96 + 3, 5, random, tables, report);  // value of the first split
       check_not_finite(type, special, 96 + 3, 590, random, tables, report);
     }
-    for (float special : {static_cast<float>(NAN), float_of(0xffffffffu)}) {  // the second rounds to 0 if nothing cares
-      check_not_finite(type, special, 64 + 3, 5, random, tables, report);     // key; an infinite one may rightly get no weight
+    for (float special :
+         {static_cast<float>(NAN), float_of(0xffffffffu)}) {  // the second rounds to 0 if nothing cares
+      check_not_finite(type, special, 64 + 3, 5, random, tables,
+                       report);  // key; an infinite one may rightly get no weight
       check_not_finite(type, special, 64 + 3, 590, random, tables, report);
       check_not_finite(type, special, 96 + 3, 5, random, tables, report);
     }

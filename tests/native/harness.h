@@ -1,5 +1,6 @@
-// What the native tests share: reproducible data without libm, buffers of exact size (so that AddressSanitizer
-// sees every overrun), comparison by bits, and one digest of the results for each instruction set.
+// What the native tests share: reproducible data without libm, buffers of exact size (so that
+// AddressSanitizer sees every overrun), comparison by bits, and one digest of the results for each
+// instruction set.
 #pragma once
 
 #include <cstddef>
@@ -26,7 +27,9 @@ class Random {
   int below(int n) { return static_cast<int>(bits() % static_cast<uint64_t>(n)); }
   int between(int low, int high) { return low + below(high - low + 1); }
   bool chance(int one_in) { return below(one_in) == 0; }
-  float uniform() { return static_cast<float>(static_cast<int64_t>(bits() >> 40) - (1 << 23)) * 0x1p-23f; }  // [-1, 1)
+  float uniform() {
+    return static_cast<float>(static_cast<int64_t>(bits() >> 40) - (1 << 23)) * 0x1p-23f;
+  }  // [-1, 1)
   float bell() { return uniform() + uniform() + uniform(); }
   std::vector<float> bells(size_t n, float scale = 1.0f) {
     std::vector<float> x(n);
@@ -56,12 +59,21 @@ struct Table {
   uint64_t digest = 0xcbf29ce484222325u;
 
   void word(uint64_t x) { digest = (digest ^ x) * 0x100000001b3u; }
-  void feed(const std::vector<float>& x) { for (float v : x) word(bits_of(v)); }
-  void feed(const std::vector<int32_t>& x) { for (int32_t v : x) word(static_cast<uint32_t>(v)); }
-  void feed(const std::vector<int8_t>& x) { for (int8_t v : x) word(static_cast<uint8_t>(v)); }
-  void feed(const std::vector<uint16_t>& x) { for (uint16_t v : x) word(v); }
+  void feed(const std::vector<float>& x) {
+    for (float v : x) word(bits_of(v));
+  }
+  void feed(const std::vector<int32_t>& x) {
+    for (int32_t v : x) word(static_cast<uint32_t>(v));
+  }
+  void feed(const std::vector<int8_t>& x) {
+    for (int8_t v : x) word(static_cast<uint8_t>(v));
+  }
+  void feed(const std::vector<uint16_t>& x) {
+    for (uint16_t v : x) word(v);
+  }
   void feed_blocks(const std::vector<int32_t>& x) {  // words of QuadBlocks: floats from `scale` to `sum`
-    constexpr size_t size = sizeof(QuadBlock) / 4, begin = offsetof(QuadBlock, scale) / 4, end = offsetof(QuadBlock, isum) / 4;
+    constexpr size_t size = sizeof(QuadBlock) / 4, begin = offsetof(QuadBlock, scale) / 4,
+                     end = offsetof(QuadBlock, isum) / 4;
     for (size_t i = 0; i < x.size(); ++i) {
       const uint32_t bits = static_cast<uint32_t>(x[i]);
       word(i % size >= begin && i % size < end ? bits_of(float_of(bits)) : bits);
@@ -82,7 +94,8 @@ class Report {
     for (size_t i = 0; i < want.size(); ++i) {
       if (bits_of(want[i]) == bits_of(got[i])) continue;
       char text[96];
-      std::snprintf(text, sizeof text, ": [%zu] is %a, not %a", i, static_cast<double>(got[i]), static_cast<double>(want[i]));
+      std::snprintf(text, sizeof text, ": [%zu] is %a, not %a", i, static_cast<double>(got[i]),
+                    static_cast<double>(want[i]));
       return check(false, what + text);
     }
     return check(want.size() == got.size(), what + ": sizes differ");
@@ -90,7 +103,9 @@ class Report {
   template <class T>
   bool same(const std::vector<T>& want, const std::vector<T>& got, const std::string& what) {
     for (size_t i = 0; i < want.size() && i < got.size(); ++i)
-      if (want[i] != got[i]) return check(false, what + ": [" + std::to_string(i) + "] is " + std::to_string(got[i]) + ", not " + std::to_string(want[i]));
+      if (want[i] != got[i])
+        return check(false, what + ": [" + std::to_string(i) + "] is " + std::to_string(got[i]) + ", not " +
+                                std::to_string(want[i]));
     return check(want.size() == got.size(), what + ": sizes differ");
   }
 };
@@ -118,13 +133,14 @@ struct Rows {
   std::vector<uint8_t> fine;
   std::vector<float> values;
   std::vector<uint16_t> halves;  // bf16
-  std::vector<int32_t> blocks;  // raw words of the quads' blocks
+  std::vector<int32_t> blocks;   // raw words of the quads' blocks
   std::vector<int8_t> low;
   std::vector<int32_t> unsound;
 
   Rows(int capacity, int k, Form form) {
     unsound.assign(static_cast<size_t>(capacity), -1);
-    const size_t n = static_cast<size_t>(capacity) * static_cast<size_t>(k), all = static_cast<size_t>(quads(capacity)) * static_cast<size_t>(k / kBlock);
+    const size_t n = static_cast<size_t>(capacity) * static_cast<size_t>(k),
+                 all = static_cast<size_t>(quads(capacity)) * static_cast<size_t>(k / kBlock);
     for (int i = 0; form != Form::fine && i < capacity; ++i)  // runs of one row, then of five
       fine.push_back(form == Form::mixed && (i < 20 ? i : i / 5) % 2 == 1);
     if (form == Form::floats) {
@@ -135,8 +151,13 @@ struct Rows {
       blocks.assign(all * sizeof(QuadBlock) / 4, 0x4d4d4d4d);
       low.assign(all * kLowBytes, 77);
     }
-    view = {k, capacity, form == Form::fine ? nullptr : fine.data(), form == Form::floats ? values.data() : nullptr,
-            blocks.empty() ? nullptr : reinterpret_cast<QuadBlock*>(blocks.data()), low.data(), form == Form::bf16 ? halves.data() : nullptr};
+    view = {k,
+            capacity,
+            form == Form::fine ? nullptr : fine.data(),
+            form == Form::floats ? values.data() : nullptr,
+            blocks.empty() ? nullptr : reinterpret_cast<QuadBlock*>(blocks.data()),
+            low.data(),
+            form == Form::bf16 ? halves.data() : nullptr};
   }
   Rows(const Rows&) = delete;
   Rows& operator=(const Rows&) = delete;

@@ -1,5 +1,5 @@
-// A step's attention as its plan hands it out: sequences with common first pages or none, of a token or more, short and
-// long, on any number of threads: always the bits of the scalar kernel, row by row.
+// A step's attention as its plan hands it out: sequences with common first pages or none, of a token or more,
+// short and long, on any number of threads: always the bits of the scalar kernel, row by row.
 
 #include <algorithm>
 #include <cmath>
@@ -37,11 +37,17 @@ struct Batch {
   void fill(Random& random) {
     q = random.bells(static_cast<size_t>(rows * width()));
     memory.resize(cache_bytes(view(), pages) / 2);
-    for (uint16_t& x : memory) x = static_cast<uint16_t>(random.below(2) << 15 | random.between(120, 127) << 7 | random.below(128));
+    for (uint16_t& x : memory)
+      x = static_cast<uint16_t>(random.below(2) << 15 | random.between(120, 127) << 7 | random.below(128));
   }
   int width() const { return group * kv_heads * head_dim; }
-  CacheView view() const { return {reinterpret_cast<uint8_t*>(const_cast<uint16_t*>(memory.data())), Cache::bf16, 1, kv_heads, head_dim}; }
-  AttendArgs args(std::vector<float>& out) const { return {q.data(), width(), out.data(), width(), group * kv_heads, 0, view()}; }
+  CacheView view() const {
+    return {reinterpret_cast<uint8_t*>(const_cast<uint16_t*>(memory.data())), Cache::bf16, 1, kv_heads,
+            head_dim};
+  }
+  AttendArgs args(std::vector<float>& out) const {
+    return {q.data(), width(), out.data(), width(), group * kv_heads, 0, view()};
+  }
   std::vector<float> blank() const { return std::vector<float>(static_cast<size_t>(rows * width()), 3.0f); }
 
   std::vector<float> alone() const {
@@ -56,31 +62,37 @@ struct Batch {
   }
 };
 
-static void check(const Batch& batch, const Kernels& kernels, int threads, Report& report, const std::string& what) {
+static void check(const Batch& batch, const Kernels& kernels, int threads, Report& report,
+                  const std::string& what) {
   const std::vector<float> want = batch.alone();
   AttentionPlan plan;
   plan.build(batch.spans, batch.view(), batch.group, threads);
   Pool pool(threads);
-  std::vector<std::vector<float>> scratch(static_cast<size_t>(threads), std::vector<float>(attend_scratch(batch.head_dim), NAN));
+  std::vector<std::vector<float>> scratch(static_cast<size_t>(threads),
+                                          std::vector<float>(attend_scratch(batch.head_dim), NAN));
   for (int layer = 0; layer < 2; ++layer) {
     std::vector<float> out = batch.blank();
     std::atomic<int> next{0};
     pool.run([&](int thread) {
       int begin, end;
-      while (take(next, plan.items(), 1, begin, end)) plan.run(kernels, batch.args(out), begin, scratch[static_cast<size_t>(thread)].data());
+      while (take(next, plan.items(), 1, begin, end))
+        plan.run(kernels, batch.args(out), begin, scratch[static_cast<size_t>(thread)].data());
     });
-    report.same(want, out, what + " on " + std::to_string(threads) + " threads, layer " + std::to_string(layer));
+    report.same(want, out,
+                what + " on " + std::to_string(threads) + " threads, layer " + std::to_string(layer));
   }
 }
 
-// Many sequences behind one prompt are fewer items than sequences, and the pages of the prompt are read together.
+// Many sequences behind one prompt are fewer items than sequences, and the pages of the prompt are read
+// together.
 static void check_sharing(Random& random, Report& report) {
   Batch batch(3, 3, 64);
   batch.family(random, 64, 8, 2, 1);
   batch.fill(random);
   AttentionPlan plan;
   plan.build(batch.spans, batch.view(), batch.group, 2);
-  report.check(plan.items() > 0 && plan.items() <= 64, "64 sequences that share pages are " + std::to_string(plan.items()) + " items");
+  report.check(plan.items() > 0 && plan.items() <= 64,
+               "64 sequences that share pages are " + std::to_string(plan.items()) + " items");
   check(batch, *choose_kernels(nullptr), 2, report, "64 sequences that share pages");
 }
 
@@ -91,9 +103,11 @@ void test_plan(Report& report, uint64_t seed) {
     Batch batch(random.between(1, 5), random.between(1, 3), 32 * random.between(1, 3));
     const bool longer = i % 3 == 0;
     for (int families = random.between(1, 4); families > 0; --families)
-      batch.family(random, random.between(1, longer ? 3 : 20), random.below(6), longer ? 40 : 4, random.chance(2) ? 1 : 30);
+      batch.family(random, random.between(1, longer ? 3 : 20), random.below(6), longer ? 40 : 4,
+                   random.chance(2) ? 1 : 30);
     batch.fill(random);
-    const std::string what = "a batch of " + std::to_string(batch.spans.size()) + ", case " + std::to_string(i);
+    const std::string what =
+        "a batch of " + std::to_string(batch.spans.size()) + ", case " + std::to_string(i);
     check(batch, *choose_kernels(nullptr), random.between(1, 4), report, what);
   }
 }

@@ -9,7 +9,20 @@ namespace sampan::test {
 constexpr float kInf = INFINITY, kNan = NAN;
 
 // Kinds of rows; from `infinite` on the row holds a value that is not finite.
-enum Kind { plain, mixed, small, zeros, negative_zeros, huge, tiny, denormal, infinite, negative_infinite, not_a_number, kKinds };
+enum Kind {
+  plain,
+  mixed,
+  small,
+  zeros,
+  negative_zeros,
+  huge,
+  tiny,
+  denormal,
+  infinite,
+  negative_infinite,
+  not_a_number,
+  kKinds
+};
 
 static float value_of(Kind kind, Random& random) {
   const float x = random.bell();
@@ -32,12 +45,16 @@ static std::vector<float> rows_of_every_kind(ptrdiff_t stride, int k, ptrdiff_t 
     float* row = x.data() + kind * stride;
     for (ptrdiff_t i = 0; i < stride; ++i) row[i] = value_of(static_cast<Kind>(kind), random);
     if (kind < infinite) continue;
-    row[random.below(k) + (random.chance(2) ? up : 0)] = kind == infinite ? kInf : kind == negative_infinite ? -kInf : kNan;
+    row[random.below(k) + (random.chance(2) ? up : 0)] = kind == infinite            ? kInf
+                                                         : kind == negative_infinite ? -kInf
+                                                                                     : kNan;
   }
   return x;
 }
 
-static const char* name_of(Prep op) { return op == Prep::copy ? "copy" : op == Prep::norm ? "norm" : "swiglu"; }
+static const char* name_of(Prep op) {
+  return op == Prep::copy ? "copy" : op == Prep::norm ? "norm" : "swiglu";
+}
 
 static void compare(Table& t, const Rows& want, const Rows& got, Report& report, const std::string& what) {
   t.feed(got.values), t.feed(got.halves), t.feed_blocks(got.blocks), t.feed(got.low);
@@ -53,8 +70,10 @@ static bool shows_it(const Rows& rows, int row) {
   const int k = rows.view.k;
   float sum = 0.0f;
   for (int i = 0; rows.view.values && i < k; ++i) sum += rows.values[static_cast<size_t>(row * k + i)] * 0.0f;
-  for (int i = 0; rows.view.bf16 && i < k; ++i) sum += float_of(static_cast<uint32_t>(rows.halves[static_cast<size_t>(row * k + i)]) << 16) * 0.0f;
-  for (int i = 0; rows.view.blocks && i < k; i += kBlock) sum += rows.view.blocks[block_index(rows.view, row, i)].scale[row % kQuad] * 0.0f;
+  for (int i = 0; rows.view.bf16 && i < k; ++i)
+    sum += float_of(static_cast<uint32_t>(rows.halves[static_cast<size_t>(row * k + i)]) << 16) * 0.0f;
+  for (int i = 0; rows.view.blocks && i < k; i += kBlock)
+    sum += rows.view.blocks[block_index(rows.view, row, i)].scale[row % kQuad] * 0.0f;
   return sum != 0.0f;
 }
 
@@ -70,35 +89,50 @@ static bool product_shows_it(const Kernels& k, const Rows& rows, int row) {
     for (size_t lane = 0; lane < kLanes; ++lane) std::memcpy(bytes.data() + block + lane * 4, &one, 4);
   m.data = bytes.data();
   std::vector<float> out(static_cast<size_t>(row + 1) * kLanes);
-  k.linear({m, rows.view, out.data(), kLanes, nullptr, false, row % 2 == 0}, 0, 1, row, row + 1, scratch.data());
+  k.linear({m, rows.view, out.data(), kLanes, nullptr, false, row % 2 == 0}, 0, 1, row, row + 1,
+           scratch.data());
   return !std::isfinite(out[static_cast<size_t>(row) * kLanes]);
 }
 
 static void check_prepare(Prep op, Form form, int k, Random& random, Tables& tables, Report& report) {
   const ptrdiff_t up = op == Prep::swiglu ? k + 16 * random.below(3) : 0, stride = k + up + random.below(7);
-  const std::vector<float> x = rows_of_every_kind(stride, k, up, random), weight = random.bells(static_cast<size_t>(k));
+  const std::vector<float> x = rows_of_every_kind(stride, k, up, random),
+                           weight = random.bells(static_cast<size_t>(k));
   std::vector<int32_t> order(kKinds);
   for (int i = 0; i < kKinds; ++i) order[static_cast<size_t>(i)] = (i * 3 + 1) % kKinds;
   const bool gathered = random.chance(2);
   const int capacity = kKinds + random.below(3), split = random.below(kKinds);
   const auto run = [&](const Kernels& kernels, Rows& rows, int first, int second) {
-    const PrepArgs a{op, x.data(), stride, up, weight.data(), 1e-5f, gathered ? order.data() : nullptr, rows.view, rows.unsound.data(), 5, nullptr};
+    const PrepArgs a{op,
+                     x.data(),
+                     stride,
+                     up,
+                     weight.data(),
+                     1e-5f,
+                     gathered ? order.data() : nullptr,
+                     rows.view,
+                     rows.unsound.data(),
+                     5,
+                     nullptr};
     kernels.prepare(a, 0, first);
     kernels.prepare(a, second, kKinds);
   };
   Rows want(capacity, k, form);
   run(kScalar, want, kKinds, kKinds);
   for (Table& t : tables) {
-    const std::string what = std::string("prepare ") + name_of(op) + " " + t.kernels->name + " k" + std::to_string(k) + " " + name_of(form);
+    const std::string what = std::string("prepare ") + name_of(op) + " " + t.kernels->name + " k" +
+                             std::to_string(k) + " " + name_of(form);
     Rows got(capacity, k, form);
     run(*t.kernels, got, split, split);
     compare(t, want, got, report, what);
     for (int row = 0; row < kKinds; ++row) {
       const int kind = gathered ? order[static_cast<size_t>(row)] : row;
       if (kind < infinite) continue;
-      report.check(op != Prep::norm || got.unsound[static_cast<size_t>(row)] == 5, what + " does not mark the kind " + std::to_string(kind));
+      report.check(op != Prep::norm || got.unsound[static_cast<size_t>(row)] == 5,
+                   what + " does not mark the kind " + std::to_string(kind));
       report.check(shows_it(got, row), what + " hides the kind " + std::to_string(kind));
-      report.check(product_shows_it(*t.kernels, got, row), what + " product hides the kind " + std::to_string(kind));
+      report.check(product_shows_it(*t.kernels, got, row),
+                   what + " product hides the kind " + std::to_string(kind));
     }
   }
 }
@@ -117,7 +151,8 @@ static Stats summary(const Kernels& k, const std::vector<float>& x, int begin, i
 }
 
 // The first of the largest, and whether every logit is finite: exact whatever the order.
-static void check_meaning(const Stats& s, const std::vector<float>& x, int begin, int end, Report& report, const std::string& what) {
+static void check_meaning(const Stats& s, const std::vector<float>& x, int begin, int end, Report& report,
+                          const std::string& what) {
   int best = begin;
   bool finite = true;
   for (int i = begin; i < end; ++i) {
@@ -127,14 +162,17 @@ static void check_meaning(const Stats& s, const std::vector<float>& x, int begin
   report.check(s.finite == finite, what + ": finite is wrong");
   if (!finite) return;
   report.check(s.argmax == best && s.max == x[static_cast<size_t>(best)], what + ": argmax or max is wrong");
-  report.check(s.sum >= 1.0f && s.sum <= static_cast<float>(end - begin) * 1.0001f, what + ": sum is impossible");
+  report.check(s.sum >= 1.0f && s.sum <= static_cast<float>(end - begin) * 1.0001f,
+               what + ": sum is impossible");
 }
 
-static void check_stats(const std::vector<float>& x, int begin, Tables& tables, Report& report, const std::string& kind) {
+static void check_stats(const std::vector<float>& x, int begin, Tables& tables, Report& report,
+                        const std::string& kind) {
   const int end = static_cast<int>(x.size());
   const Stats want = summary(kScalar, x, begin, end);
   for (Table& t : tables) {
-    const std::string what = std::string("stats ") + t.kernels->name + " " + kind + " " + std::to_string(end - begin);
+    const std::string what =
+        std::string("stats ") + t.kernels->name + " " + kind + " " + std::to_string(end - begin);
     const Stats got = summary(*t.kernels, x, begin, end);
     t.feed(std::vector<float>{got.max, got.sum});
     t.feed(std::vector<int32_t>{got.argmax, got.finite});
@@ -148,7 +186,8 @@ void test_stats(Tables& tables, Report& report, uint64_t seed) {
   Random random(seed);
   for (int n : {1, 2, 15, 16, 17, 31, 32, 100, 1000, 4095, 4096}) {
     const int begin = random.below(40);
-    const size_t last = static_cast<size_t>(begin + n - 1), any = static_cast<size_t>(begin + random.below(n));
+    const size_t last = static_cast<size_t>(begin + n - 1),
+                 any = static_cast<size_t>(begin + random.below(n));
     std::vector<float> x = random.bells(static_cast<size_t>(begin + n), 12.0f);
     check_stats(x, begin, tables, report, "random");
     for (float& v : x) v = static_cast<float>(random.between(-3, 3));

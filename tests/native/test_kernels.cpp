@@ -1,6 +1,6 @@
-// Every runnable instruction set against the scalar kernels, bit for bit, on random shapes, formats and values.
-// Prints one digest of all results for each set: the same seed gives the same digest on every processor.
-// Usage: test_kernels [SEED]
+// Every runnable instruction set against the scalar kernels, bit for bit, on random shapes, formats and
+// values. Prints one digest of all results for each set: the same seed gives the same digest on every
+// processor. Usage: test_kernels [SEED]
 
 #include <cinttypes>
 #include <cstdlib>
@@ -11,7 +11,8 @@ int main(int argc, char** argv) {
   using namespace sampan;
   const uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1;
   test::Tables tables{{&kScalar}};
-  for (const Kernels* k : {kernels_avx2(), kernels_avx512(), kernels_avx512_bf16(), kernels_neon()}) if (k) tables.push_back({k});
+  for (const Kernels* k : {kernels_avx2(), kernels_avx512(), kernels_avx512_bf16(), kernels_neon()})
+    if (k) tables.push_back({k});
   test::Report report;
   test::test_linear(tables, report, seed);
   test::test_prepare(tables, report, seed + 1);

@@ -1,6 +1,6 @@
-// The pool, the program and the plan of its attention: every thread enters once, barriers order memory, threads end with
-// their pool, callers take turns, and a model's step gives the same bits on any number of threads. Made to run under
-// ThreadSanitizer.
+// The pool, the program and the plan of its attention: every thread enters once, barriers order memory,
+// threads end with their pool, callers take turns, and a model's step gives the same bits on any number of
+// threads. Made to run under ThreadSanitizer.
 
 #include <chrono>
 #include <filesystem>
@@ -29,7 +29,8 @@ static void test_barriers(Report& report, int threads, int runs) {
     });
     expected += 3;
   }
-  report.check(std::accumulate(errors.begin(), errors.end(), 0) == 0, "barriers with " + std::to_string(threads) + " threads");
+  report.check(std::accumulate(errors.begin(), errors.end(), 0) == 0,
+               "barriers with " + std::to_string(threads) + " threads");
 }
 
 static void test_sharing(Report& report, int threads) {
@@ -41,7 +42,8 @@ static void test_sharing(Report& report, int threads) {
     while (take(next, static_cast<int>(taken.size()), 7, begin, end))
       for (int i = begin; i < end; ++i) ++taken[static_cast<size_t>(i)];
   });
-  report.same(std::vector<int32_t>(taken.size(), 1), std::vector<int32_t>(taken.begin(), taken.end()), "items are handed out once");
+  report.same(std::vector<int32_t>(taken.size(), 1), std::vector<int32_t>(taken.begin(), taken.end()),
+              "items are handed out once");
 }
 
 static long threads_of_process() {
@@ -63,12 +65,16 @@ static void test_endings(Report& report) {
 // A model of one layer, small enough to write down: embedding, attention, gated MLP, head.
 class Model {
  public:
-  static constexpr int kHidden = 64, kHeads = 2, kHeadDim = 32, kFfn = 96, kVocabulary = 100, kTokens = 70, kPrompt = 8 * kTokens, kPages = kPrompt / kPage + 1;
+  static constexpr int kHidden = 64, kHeads = 2, kHeadDim = 32, kFfn = 96, kVocabulary = 100, kTokens = 70,
+                       kPrompt = 8 * kTokens, kPages = kPrompt / kPage + 1;
 
-  Model(Pool& pool, const Kernels& kernels) : random_(11), program_(pool, kernels, kTokens, cache(), angles()) {
+  Model(Pool& pool, const Kernels& kernels)
+      : random_(11), program_(pool, kernels, kTokens, cache(), angles()) {
     cache_.assign(cache_bytes(cache(), kPages), 0);
-    const int x = program_.buffer(kHidden), qkv = program_.buffer(4 * 32), attended = program_.buffer(kHidden);
-    const int act = program_.activations(kHidden, Operand::int8), hidden = program_.activations(kFfn, Operand::int8);
+    const int x = program_.buffer(kHidden), qkv = program_.buffer(4 * 32),
+              attended = program_.buffer(kHidden);
+    const int act = program_.activations(kHidden, Operand::int8),
+              hidden = program_.activations(kFfn, Operand::int8);
     Instruction embed{Op::embed};
     embed.matrix = weights(kVocabulary, kHidden, Store::u8);
     embed.out = x;
@@ -88,7 +94,8 @@ class Model {
     head(x, act);
   }
 
-  // A prompt in chunks, then one token, which attends in two splits; the digest of all logits and their summaries.
+  // A prompt in chunks, then one token, which attends in two splits; the digest of all logits and their
+  // summaries.
   uint64_t digest() {
     Table t{nullptr};
     for (int past = 0; past < kPrompt; past += kTokens) step(t, past, kTokens);
@@ -196,10 +203,12 @@ class Model {
     }
     std::vector<int32_t> pages;
     for (int i = 0; i < kPages; ++i) pages.push_back((i * 5 + 2) % kPages);
-    Step step{count, 2, ids.data(), positions.data(), sampled.data(), {{0, count, past, pages.data()}}, cache_.data()};
+    Step step{count,        2, ids.data(), positions.data(), sampled.data(), {{0, count, past, pages.data()}},
+              cache_.data()};
     if (!program_.run(step)) return;
     t.feed(std::vector<float>(program_.logits_data(), program_.logits_data() + 2 * 112));
-    for (int row = 0; row < 2; ++row) t.feed(std::vector<float>{program_.stats()[row].max, program_.stats()[row].sum});
+    for (int row = 0; row < 2; ++row)
+      t.feed(std::vector<float>{program_.stats()[row].max, program_.stats()[row].sum});
   }
 
   Random random_;
@@ -217,7 +226,8 @@ static void test_program(Report& report) {
     for (int run = 0; run < 3; ++run) {
       const uint64_t digest = model.digest();
       if (want == 0) want = digest;
-      report.check(digest == want, "a step on " + std::to_string(threads) + " threads, run " + std::to_string(run));
+      report.check(digest == want,
+                   "a step on " + std::to_string(threads) + " threads, run " + std::to_string(run));
     }
   }
   Pool pool(2);

@@ -1,5 +1,6 @@
-// Low-rank adapters (arXiv:2106.09685) of a program: y += B (A x) for the rows whose sequence has one. Both products are
-// the float kernels' own, one chain for each output, so a row's bits depend on the row and its adapter alone.
+// Low-rank adapters (arXiv:2106.09685) of a program: y += B (A x) for the rows whose sequence has one. Both
+// products are the float kernels' own, one chain for each output, so a row's bits depend on the row and its
+// adapter alone.
 #pragma once
 
 #include <vector>
@@ -19,12 +20,14 @@ class Adapters {
  public:
   // Room for `slots` adapters of at most `rank`; before the first site.
   void reserve(int slots, int rank, int max_rows);
-  // A linear that may be adapted: outputs of its parts, which lie one after another from whole panels on. Returns its
-  // number; its parts are numbered on. `ok` is cleared when memory is refused.
+  // A linear that may be adapted: outputs of its parts, which lie one after another from whole panels on.
+  // Returns its number; its parts are numbered on. `ok` is cleared when memory is refused.
   int site(const std::vector<int>& outputs, int inputs, bool& ok);
 
   const char* fault(int slot, int part, const LowRank& low) const;  // what is wrong with it, or null
-  void set(int slot, int part, const LowRank& low) { low_[static_cast<size_t>(slot)][static_cast<size_t>(part)] = low; }
+  void set(int slot, int part, const LowRank& low) {
+    low_[static_cast<size_t>(slot)][static_cast<size_t>(part)] = low;
+  }
   void clear(int slot);
 
   // `slots`: of every row, -1 for none.
@@ -32,7 +35,8 @@ class Adapters {
   int shrink_items(int site, bool sampled) const;
   int expand_items(int site, bool sampled) const;
   void shrink(const Kernels& kernels, const Activations& x, int site, bool sampled, int begin, int end) const;
-  void expand(const Kernels& kernels, float* out, ptrdiff_t stride, int site, bool sampled, int begin, int end) const;
+  void expand(const Kernels& kernels, float* out, ptrdiff_t stride, int site, bool sampled, int begin,
+              int end) const;
 
   int slots() const { return static_cast<int>(low_.size()); }
   int outputs(int site) const { return sites_[static_cast<size_t>(site)].starts.back() * kLanes; }
@@ -51,7 +55,9 @@ class Adapters {
     int slot, begin, end;
   };
 
-  const LowRank& low(const Run& run, int part) const { return low_[static_cast<size_t>(run.slot)][static_cast<size_t>(part)]; }
+  const LowRank& low(const Run& run, int part) const {
+    return low_[static_cast<size_t>(run.slot)][static_cast<size_t>(part)];
+  }
   const std::vector<Run>& runs(bool sampled) const { return sampled ? sampled_ : all_; }
   float* inner(int part, const Run& run) const;
 

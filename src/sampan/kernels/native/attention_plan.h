@@ -11,9 +11,10 @@ namespace sampan {
 
 class AttentionPlan {
  public:
-  // As many tokens of one span as fill kAttendRows query rows, for each KV head; short spans whose sequences begin with
-  // the same pages become one item, which reads those pages once. Where that is too little work for the threads, the
-  // splits of long sequences become items of their own. `group`: query heads of one KV head.
+  // As many tokens of one span as fill kAttendRows query rows, for each KV head; short spans whose sequences
+  // begin with the same pages become one item, which reads those pages once. Where that is too little work
+  // for the threads, the splits of long sequences become items of their own. `group`: query heads of one KV
+  // head.
   void build(const std::vector<Span>& spans, const CacheView& cache, int group, int threads);
   int items() const { return static_cast<int>(items_.size()); }
   // Any thread, any order, each item once a layer. `scratch`: attend_scratch floats.
@@ -21,11 +22,11 @@ class AttentionPlan {
 
  private:
   struct Item {
-    size_t first;     // of its queries
+    size_t first;  // of its queries
     int count;
-    int shared;       // tokens that all of them begin with
-    int begin, end;   // tokens of a split
-    int group;        // whose part it makes, or -1: it makes the result
+    int shared;      // tokens that all of them begin with
+    int begin, end;  // tokens of a split
+    int group;       // whose part it makes, or -1: it makes the result
     int64_t cost;
   };
   struct Group {  // parts of one result, one for each split
@@ -48,7 +49,7 @@ class AttentionPlan {
   std::vector<float> parts_;
   int threads_ = 1;
   size_t row_floats_ = 0, used_ = 0;  // floats of one token's part, and of all parts
-  std::unique_ptr<Left[]> left_;  // [groups] parts that are not made yet
+  std::unique_ptr<Left[]> left_;      // [groups] parts that are not made yet
 };
 
 }  // namespace sampan

@@ -10,10 +10,12 @@
 #include "body_attend.h"
 
 namespace sampan {
-static const Kernels kTable = {"avx2", avx2::embed, avx2::prepare, avx2::linear, avx2::gated, avx2::rope, avx2::attend, avx2::attend_split, avx2::merge, avx2::stats};
+static const Kernels kTable = {"avx2",     avx2::embed,  avx2::prepare,      avx2::linear, avx2::gated,
+                               avx2::rope, avx2::attend, avx2::attend_split, avx2::merge,  avx2::stats};
 
 const Kernels* kernels_avx2() {
-  const bool runs = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool runs =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   return runs ? &kTable : nullptr;
 }
 }  // namespace sampan

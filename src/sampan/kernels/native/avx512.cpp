@@ -10,7 +10,9 @@
 #include "body_attend.h"
 
 namespace sampan {
-static const Kernels kTable = {"avx512", avx512::embed, avx512::prepare, avx512::linear, avx512::gated, avx512::rope, avx512::attend, avx512::attend_split, avx512::merge, avx512::stats};
+static const Kernels kTable = {"avx512",      avx512::embed, avx512::prepare, avx512::linear,
+                               avx512::gated, avx512::rope,  avx512::attend,  avx512::attend_split,
+                               avx512::merge, avx512::stats};
 
 const Kernels* kernels_avx512() {
   const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

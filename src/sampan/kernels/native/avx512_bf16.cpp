@@ -1,4 +1,5 @@
-// What `vdpbf16ps` changes: attention over a bf16 cache and products of bf16 weights. Everything else is that of AVX-512.
+// What `vdpbf16ps` changes: attention over a bf16 cache and products of bf16 weights. Everything else is that
+// of AVX-512.
 #define SAMPAN_ISA avx512_bf16
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include "vec_avx512.h"
@@ -29,11 +30,15 @@ static bool as_defined() {
     uint16_t bits[2][2 * kLanes];
     float sums[kLanes], got[kLanes], want[kLanes];
     for (uint16_t (&row)[2 * kLanes] : bits)
-      for (uint16_t& x : row) state = state * 1664525u + 1013904223u, x = static_cast<uint16_t>((state >> 16 & 0x87ffu) | 0x3c00u);
-    for (float& x : sums) state = state * 1664525u + 1013904223u, x = static_cast<float>(static_cast<int32_t>(state)) * 0x1p-31f;
+      for (uint16_t& x : row)
+        state = state * 1664525u + 1013904223u, x = static_cast<uint16_t>((state >> 16 & 0x87ffu) | 0x3c00u);
+    for (float& x : sums)
+      state = state * 1664525u + 1013904223u, x = static_cast<float>(static_cast<int32_t>(state)) * 0x1p-31f;
     const B x = load_pairs(bits[0]), y = load_pairs(bits[1]);
     const auto even = [](B b) { return F{_mm512_castsi512_ps(_mm512_slli_epi32(b.v, 16))}; };
-    const auto odd = [](B b) { return F{_mm512_castsi512_ps(_mm512_and_si512(b.v, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))}; };
+    const auto odd = [](B b) {
+      return F{_mm512_castsi512_ps(_mm512_and_si512(b.v, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+    };
     store(got, dot_bf16(load(sums), x, y));
     store(want, fma(even(x), even(y), fma(odd(x), odd(y), load(sums))));
     if (std::memcmp(got, want, sizeof got) != 0) return false;

@@ -18,7 +18,9 @@ const Kernels& find_kernels(const std::string& isa) {
   return *k;
 }
 
-static std::pair<double, std::string> as_pair(const Peak& peak) { return {peak.per_second, peak.instruction}; }
+static std::pair<double, std::string> as_pair(const Peak& peak) {
+  return {peak.per_second, peak.instruction};
+}
 
 }  // namespace sampan
 
@@ -27,11 +29,18 @@ NB_MODULE(_native, m) {
   m.attr("PAGE") = kPage;
   m.attr("LANES") = kLanes;
   m.attr("QUAD_BLOCK_BYTES") = sizeof(QuadBlock) + kLowBytes;
-  m.def("scratch_bytes", [](int k, int head_dim) { return linear_scratch(k) + attend_scratch(head_dim) * sizeof(float); }, nb::arg("k"), nb::arg("head_dim"));
-  m.def("isa", [](const std::string& forced) { return std::string(find_kernels(forced).name); }, nb::arg("forced") = "");
+  m.def(
+      "scratch_bytes",
+      [](int k, int head_dim) { return linear_scratch(k) + attend_scratch(head_dim) * sizeof(float); },
+      nb::arg("k"), nb::arg("head_dim"));
+  m.def(
+      "isa", [](const std::string& forced) { return std::string(find_kernels(forced).name); },
+      nb::arg("forced") = "");
   m.def("isas", [] {
     std::vector<std::string> names;
-    for (const Kernels* k : {kernels_avx512_bf16(), kernels_avx512(), kernels_avx2(), kernels_neon(), &kScalar}) if (k) names.emplace_back(k->name);
+    for (const Kernels* k :
+         {kernels_avx512_bf16(), kernels_avx512(), kernels_avx2(), kernels_neon(), &kScalar})
+      if (k) names.emplace_back(k->name);
     return names;
   });
   nb::class_<Pool>(m, "Pool").def(nb::init<int>(), nb::arg("threads")).def_prop_ro("threads", &Pool::size);
@@ -41,14 +50,20 @@ NB_MODULE(_native, m) {
   m.def("use_huge_pages", &use_huge_pages, nb::arg("use"));
   m.def("read_bandwidth", &read_bandwidth, nb::arg("pool"), unlocked);
   m.def("int8_peak", [](Pool& pool) { return as_pair(int8_peak(pool)); }, nb::arg("pool"), unlocked);
-  m.def("linear_speed", [](Pool& pool, const std::string& isa, int n, int k, int source, int rows) {
-    Matrix m{};
-    m.group = kBlock;
-    require(layout_of(static_cast<Source>(source), m) && is_integer(m), "linear_speed: source must be an integer type");
-    require(n > 0 && k > 0 && k % superblock(m) == 0 && rows > 0, "linear_speed: sizes must be positive, k a multiple of the group");
-    m.n = n;
-    m.k = k;
-    return linear_speed(pool, find_kernels(isa), m, rows);
-  }, nb::arg("pool"), nb::arg("isa"), nb::arg("n"), nb::arg("k"), nb::arg("source"), nb::arg("rows"), unlocked);
+  m.def(
+      "linear_speed",
+      [](Pool& pool, const std::string& isa, int n, int k, int source, int rows) {
+        Matrix m{};
+        m.group = kBlock;
+        require(layout_of(static_cast<Source>(source), m) && is_integer(m),
+                "linear_speed: source must be an integer type");
+        require(n > 0 && k > 0 && k % superblock(m) == 0 && rows > 0,
+                "linear_speed: sizes must be positive, k a multiple of the group");
+        m.n = n;
+        m.k = k;
+        return linear_speed(pool, find_kernels(isa), m, rows);
+      },
+      nb::arg("pool"), nb::arg("isa"), nb::arg("n"), nb::arg("k"), nb::arg("source"), nb::arg("rows"),
+      unlocked);
   m.def("float_peak", [](Pool& pool) { return as_pair(float_peak(pool)); }, nb::arg("pool"), unlocked);
 }

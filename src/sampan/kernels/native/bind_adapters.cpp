@@ -14,13 +14,15 @@ namespace sampan {
 using Part = std::tuple<int, nb::object, nb::object>;  // its number, A and B
 
 static void reserve(Recorded& r, int slots, int rank) {
-  require(slots > 0 && slots <= 4096 && rank > 0 && rank <= 4096, "adapters: room for 1 to 4096 of them, of rank 1 to 4096");
+  require(slots > 0 && slots <= 4096 && rank > 0 && rank <= 4096,
+          "adapters: room for 1 to 4096 of them, of rank 1 to 4096");
   require(r.adapters.empty(), "adapters: room is made once");
   r.adapters.resize(static_cast<size_t>(slots));
   r.program->adapters().reserve(slots, rank, r.program->max_rows());
 }
 
-// The linear just recorded may be adapted: `act` are its input rows as floats, `out` is where its outputs are.
+// The linear just recorded may be adapted: `act` are its input rows as floats, `out` is where its outputs
+// are.
 static void adapt(Recorded& r, const std::vector<int>& outputs, int act, int out, int offset, bool sampled) {
   require(!r.adapters.empty(), "adapt: no room was made for adapters");
   require(!outputs.empty(), "adapt: a linear has parts");
@@ -44,7 +46,8 @@ static void adapt(Recorded& r, const std::vector<int>& outputs, int act, int out
 }
 
 static void record_for(Recorded& r, const std::string& steps) {
-  require(steps == "all" || steps == "plain" || steps == "adapted", "record_for: all, plain or adapted steps");
+  require(steps == "all" || steps == "plain" || steps == "adapted",
+          "record_for: all, plain or adapted steps");
   r.program->record_for(steps == "all" ? When::always : steps == "plain" ? When::plain : When::adapted);
 }
 
@@ -56,7 +59,9 @@ static void clear_adapter(Recorded& r, int slot) {
 
 static void set_adapter(Recorded& r, int slot, const std::vector<Part>& parts) {
   Adapters& adapters = r.program->adapters();
-  const auto low = [](const Part& part) { return LowRank{nb::cast<Packed&>(std::get<1>(part)).matrix, nb::cast<Packed&>(std::get<2>(part)).matrix}; };
+  const auto low = [](const Part& part) {
+    return LowRank{nb::cast<Packed&>(std::get<1>(part)).matrix, nb::cast<Packed&>(std::get<2>(part)).matrix};
+  };
   for (const Part& part : parts) {
     const char* fault = adapters.fault(slot, std::get<0>(part), low(part));
     if (fault) throw std::invalid_argument(fault);
@@ -71,7 +76,8 @@ static void set_adapter(Recorded& r, int slot, const std::vector<Part>& parts) {
 
 void bind_adapters(nb::class_<Recorded>& program) {
   program.def("adapters", &reserve, nb::arg("slots"), nb::arg("rank"))
-      .def("adapt", &adapt, nb::arg("outputs"), nb::arg("act"), nb::arg("out"), nb::arg("offset"), nb::arg("sampled"))
+      .def("adapt", &adapt, nb::arg("outputs"), nb::arg("act"), nb::arg("out"), nb::arg("offset"),
+           nb::arg("sampled"))
       .def("record_for", &record_for, nb::arg("steps"))
       .def("set_adapter", &set_adapter, nb::arg("slot"), nb::arg("parts"))
       .def("clear_adapter", &clear_adapter, nb::arg("slot"));

@@ -15,11 +15,13 @@
 
 namespace sampan {
 
-static Recorded* make_program(nb::object pool, const std::string& isa, int max_rows, int pages, int cache_type, int layers,
-                              int kv_heads, int head_dim, std::vector<double> inverse_frequency, float rope_scale) {
+static Recorded* make_program(nb::object pool, const std::string& isa, int max_rows, int pages,
+                              int cache_type, int layers, int kv_heads, int head_dim,
+                              std::vector<double> inverse_frequency, float rope_scale) {
   require(max_rows > 0 && pages > 0 && layers > 0 && kv_heads > 0 && head_dim > 0 && head_dim % 32 == 0,
           "program: sizes must be positive and head_dim a multiple of 32");
-  require(static_cast<int>(inverse_frequency.size()) * 2 == head_dim, "program: one frequency for each pair of a head");
+  require(static_cast<int>(inverse_frequency.size()) * 2 == head_dim,
+          "program: one frequency for each pair of a head");
   require(cache_type >= 0 && cache_type <= 2, "program: unknown cache type");
   auto r = std::make_unique<Recorded>();
   r->pool_owner = pool;
@@ -46,7 +48,8 @@ void add(Recorded& r, const Instruction& i) {
 
 static int add_activations(Recorded& r, int k, int operand) {
   require(operand >= 0 && operand <= static_cast<int>(Operand::bf16), "activations: unknown operand");
-  require(k > 0 && k % (operand == static_cast<int>(Operand::int8) ? kBlock : kLanes) == 0, "activations: k must be a multiple of 32");
+  require(k > 0 && k % (operand == static_cast<int>(Operand::int8) ? kBlock : kLanes) == 0,
+          "activations: k must be a multiple of 32");
   return r.program->activations(k, static_cast<Operand>(operand));
 }
 
@@ -67,12 +70,13 @@ static void add_embed(Recorded& r, nb::object table, int out) {
   add(r, angles);
 }
 
-static void add_prepare(Recorded& r, int op, int in, int in_offset, int up, std::optional<Floats> weight, float eps, int act, bool sampled,
-                        bool gathers, bool fine, bool joined) {
+static void add_prepare(Recorded& r, int op, int in, int in_offset, int up, std::optional<Floats> weight,
+                        float eps, int act, bool sampled, bool gathers, bool fine, bool joined) {
   Instruction i{Op::prepare};
   i.fine = fine;
   i.joined = joined;
-  require(op != static_cast<int>(Prep::norm) || (weight && static_cast<int>(weight->size()) == r.program->inputs(act)),
+  require(op != static_cast<int>(Prep::norm) ||
+              (weight && static_cast<int>(weight->size()) == r.program->inputs(act)),
           "prepare: a norm needs one weight for each input");
   i.prep = static_cast<Prep>(op);
   i.in = in;
@@ -86,11 +90,12 @@ static void add_prepare(Recorded& r, int op, int in, int in_offset, int up, std:
   add(r, i);
 }
 
-static void add_linear(Recorded& r, nb::object matrix, int act, int out, int out_offset, std::optional<Floats> bias,
-                       bool accumulate, bool sampled, bool fine, bool joined) {
+static void add_linear(Recorded& r, nb::object matrix, int act, int out, int out_offset,
+                       std::optional<Floats> bias, bool accumulate, bool sampled, bool fine, bool joined) {
   Instruction i{Op::linear};
   i.matrix = nb::cast<Packed&>(matrix).matrix;
-  require(!bias || static_cast<int>(bias->size()) == panels(i.matrix) * kLanes, "linear: bias must cover whole panels");
+  require(!bias || static_cast<int>(bias->size()) == panels(i.matrix) * kLanes,
+          "linear: bias must cover whole panels");
   r.keep.push_back(matrix);
   i.act = act;
   i.out = out;
@@ -112,11 +117,13 @@ static void add_gather(Recorded& r, int in, int out) {
 }
 
 static void tune(Recorded& r, int direct_rows, int row_block) {
-  require(direct_rows >= 1 && direct_rows <= kMaxRowsDirect && row_block >= kQuad && row_block % kQuad == 0, "tune: values outside the kernels'");
+  require(direct_rows >= 1 && direct_rows <= kMaxRowsDirect && row_block >= kQuad && row_block % kQuad == 0,
+          "tune: values outside the kernels'");
   r.program->tune({direct_rows, row_block});
 }
 
-static void add_gated(Recorded& r, nb::object matrix, int act, int result, bool fine, bool result_fine, bool sampled) {
+static void add_gated(Recorded& r, nb::object matrix, int act, int result, bool fine, bool result_fine,
+                      bool sampled) {
   Instruction i{Op::gated};
   i.matrix = nb::cast<Packed&>(matrix).matrix;
   r.keep.push_back(matrix);
@@ -132,7 +139,8 @@ static void add_gated(Recorded& r, nb::object matrix, int act, int result, bool 
 static void add_rope(Recorded& r, int qkv, int heads, int k_offset, int v_offset, float q_scale, int layer,
                      std::optional<Floats> q_norm, std::optional<Floats> k_norm, float eps) {
   const size_t d = static_cast<size_t>(r.cache.head_dim);
-  require((!q_norm || q_norm->size() == d) && (!k_norm || k_norm->size() == d), "rope: a head norm needs one weight for each feature");
+  require((!q_norm || q_norm->size() == d) && (!k_norm || k_norm->size() == d),
+          "rope: a head norm needs one weight for each feature");
   Instruction i{Op::rope};
   i.in = qkv;
   i.heads = heads;
@@ -159,13 +167,14 @@ static void add_stats(Recorded& r, int logits, int vocabulary) {
   Instruction i{Op::stats};
   i.in = logits;
   i.sampled = true;
-  require(!r.program->has_logits() || (vocabulary > 0 && vocabulary <= r.program->logits_width()), "stats: vocabulary outside the logits");
+  require(!r.program->has_logits() || (vocabulary > 0 && vocabulary <= r.program->logits_width()),
+          "stats: vocabulary outside the logits");
   r.program->set_vocabulary(vocabulary);
   add(r, i);
 }
 
-// A span as Python hands it over: token ids, tokens before them, pages, how many of its last rows are sampled, and the
-// slot of its adapter or -1.
+// A span as Python hands it over: token ids, tokens before them, pages, how many of its last rows are
+// sampled, and the slot of its adapter or -1.
 using SpanArgs = std::tuple<std::vector<int32_t>, int, Ints, int, int>;
 
 // What a step reads.
@@ -177,14 +186,16 @@ struct Inputs {
 static void add_span(const Recorded& r, const SpanArgs& span, Inputs& to) {
   const auto& [ids, before, pages, sampled, slot] = span;
   const int first = static_cast<int>(to.ids.size()), most = r.program->max_rows() - first;
-  require(!ids.empty() && ids.size() <= static_cast<size_t>(most), "run: rows must be 1..max_rows, and some in each span");
+  require(!ids.empty() && ids.size() <= static_cast<size_t>(most),
+          "run: rows must be 1..max_rows, and some in each span");
   const int rows = static_cast<int>(ids.size());
   require(before >= 0, "run: fewer than no tokens before a span");
   require(sampled >= 0 && sampled <= rows, "run: more sampled rows than rows");
   require(slot >= -1 && slot < static_cast<int>(r.adapters.size()), "run: adapter slot outside the room");
   const int64_t used = (static_cast<int64_t>(before) + rows + kPage - 1) / kPage;
   require(used <= static_cast<int64_t>(pages.size()), "run: a span reaches past its pages");
-  for (int64_t i = 0; i < used; ++i) require(pages.data()[i] >= 0 && pages.data()[i] < r.pages, "run: page outside the cache");
+  for (int64_t i = 0; i < used; ++i)
+    require(pages.data()[i] >= 0 && pages.data()[i] < r.pages, "run: page outside the cache");
   for (int i = 0; i < rows; ++i) {
     const int32_t id = ids[static_cast<size_t>(i)];
     require(id >= 0 && id < r.vocabulary_in, "run: token id outside the vocabulary");
@@ -205,28 +216,32 @@ static Step step_of(Recorded& r, Inputs& from) {
   step.sampled_rows = from.sampled.data();
   step.spans = std::move(from.spans);
   step.cache = r.cache_memory.data();
-  if (std::any_of(from.slots.begin(), from.slots.end(), [](int slot) { return slot >= 0; })) step.slots = std::move(from.slots);
+  if (std::any_of(from.slots.begin(), from.slots.end(), [](int slot) { return slot >= 0; }))
+    step.slots = std::move(from.slots);
   return step;
 }
 
-// Of each sampled row: its most probable token, that one's log-probability, and the log of the sum of exponentials, folded
-// in float64 from the chunks in their order; and of each row that is not finite the number of the first norm that read
-// something not finite, or -1.
+// Of each sampled row: its most probable token, that one's log-probability, and the log of the sum of
+// exponentials, folded in float64 from the chunks in their order; and of each row that is not finite the
+// number of the first norm that read something not finite, or -1.
 static nb::object summary(const Program& p, const Step& step) {
   nb::list best, logprobs, totals;
   nb::dict unsound;
   for (int row = 0; row < step.sampled; ++row) {
     const Stats* chunks = p.stats() + static_cast<ptrdiff_t>(row) * p.stats_chunks();
     const Stats* end = chunks + p.stats_chunks();
-    const Stats& top = *std::max_element(chunks, end, [](const Stats& a, const Stats& b) { return a.max < b.max; });
+    const Stats& top =
+        *std::max_element(chunks, end, [](const Stats& a, const Stats& b) { return a.max < b.max; });
     const double most = static_cast<double>(top.max);
     double sum = 0.0;
-    for (const Stats* c = chunks; c < end; ++c) sum += static_cast<double>(c->sum) * std::exp(static_cast<double>(c->max) - most);
+    for (const Stats* c = chunks; c < end; ++c)
+      sum += static_cast<double>(c->sum) * std::exp(static_cast<double>(c->max) - most);
     const double total = std::log(sum) + most;
     best.append(top.argmax);
     logprobs.append(most - total);
     totals.append(total);
-    if (!std::all_of(chunks, end, [](const Stats& c) { return c.finite == 1; })) unsound[nb::int_(row)] = p.unsound(step, row);
+    if (!std::all_of(chunks, end, [](const Stats& c) { return c.finite == 1; }))
+      unsound[nb::int_(row)] = p.unsound(step, row);
   }
   return nb::make_tuple(best, logprobs, totals, unsound);
 }
@@ -256,23 +271,39 @@ static nb::object run_program(Recorded& r, const std::vector<SpanArgs>& spans) {
 static nb::ndarray<nb::numpy, const float> logits_of(nb::handle self) {
   const Recorded& r = nb::cast<Recorded&>(self);
   const Program& p = *r.program;
-  return {p.logits_data(), {static_cast<size_t>(r.sampled), static_cast<size_t>(p.vocabulary())}, self, {p.logits_width(), 1}};
+  return {p.logits_data(),
+          {static_cast<size_t>(r.sampled), static_cast<size_t>(p.vocabulary())},
+          self,
+          {p.logits_width(), 1}};
 }
 
 void bind_program(nb::module_& m) {
   nb::class_<Recorded> program(m, "Program");
-  program.def(nb::new_(&make_program), nb::arg("pool"), nb::arg("isa"), nb::arg("max_rows"), nb::arg("pages"), nb::arg("cache_type"),
-           nb::arg("layers"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("inverse_frequency"), nb::arg("rope_scale"))
-      .def("buffer", [](Recorded& r, int width) { require(width > 0, "buffer: width must be positive"); return r.program->buffer(width); })
+  program
+      .def(nb::new_(&make_program), nb::arg("pool"), nb::arg("isa"), nb::arg("max_rows"), nb::arg("pages"),
+           nb::arg("cache_type"), nb::arg("layers"), nb::arg("kv_heads"), nb::arg("head_dim"),
+           nb::arg("inverse_frequency"), nb::arg("rope_scale"))
+      .def("buffer",
+           [](Recorded& r, int width) {
+             require(width > 0, "buffer: width must be positive");
+             return r.program->buffer(width);
+           })
       .def("logits", &add_logits)
       .def("activations", &add_activations)
       .def("embed", &add_embed)
-      .def("prepare", &add_prepare, nb::arg("op"), nb::arg("source"), nb::arg("offset"), nb::arg("up"), nb::arg("weight").none(), nb::arg("eps"), nb::arg("act"), nb::arg("sampled"), nb::arg("gathers"), nb::arg("fine"), nb::arg("joined"))
-      .def("linear", &add_linear, nb::arg("matrix"), nb::arg("act"), nb::arg("out"), nb::arg("offset"), nb::arg("bias").none(), nb::arg("accumulate"), nb::arg("sampled"), nb::arg("fine"), nb::arg("joined"))
-      .def("gated", &add_gated, nb::arg("matrix"), nb::arg("act"), nb::arg("result"), nb::arg("fine"), nb::arg("result_fine"), nb::arg("sampled"))
+      .def("prepare", &add_prepare, nb::arg("op"), nb::arg("source"), nb::arg("offset"), nb::arg("up"),
+           nb::arg("weight").none(), nb::arg("eps"), nb::arg("act"), nb::arg("sampled"), nb::arg("gathers"),
+           nb::arg("fine"), nb::arg("joined"))
+      .def("linear", &add_linear, nb::arg("matrix"), nb::arg("act"), nb::arg("out"), nb::arg("offset"),
+           nb::arg("bias").none(), nb::arg("accumulate"), nb::arg("sampled"), nb::arg("fine"),
+           nb::arg("joined"))
+      .def("gated", &add_gated, nb::arg("matrix"), nb::arg("act"), nb::arg("result"), nb::arg("fine"),
+           nb::arg("result_fine"), nb::arg("sampled"))
       .def("gather", &add_gather, nb::arg("source"), nb::arg("out"))
       .def("tune", &tune, nb::arg("direct_rows"), nb::arg("row_block"))
-      .def("rope", &add_rope, nb::arg("qkv"), nb::arg("heads"), nb::arg("k_offset"), nb::arg("v_offset"), nb::arg("q_scale"), nb::arg("layer"), nb::arg("q_norm").none(), nb::arg("k_norm").none(), nb::arg("eps"))
+      .def("rope", &add_rope, nb::arg("qkv"), nb::arg("heads"), nb::arg("k_offset"), nb::arg("v_offset"),
+           nb::arg("q_scale"), nb::arg("layer"), nb::arg("q_norm").none(), nb::arg("k_norm").none(),
+           nb::arg("eps"))
       .def("attend", &add_attend, nb::arg("qkv"), nb::arg("out"), nb::arg("heads"), nb::arg("layer"))
       .def("stats", &add_stats, nb::arg("logits"), nb::arg("vocabulary"))
       .def("run", &run_program, nb::arg("spans"))

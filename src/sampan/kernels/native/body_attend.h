@@ -3,7 +3,8 @@
 
 namespace sampan::SAMPAN_ISA {
 
-// Merges the split's partial into the row and starts a new split. A row that saw none of the split stays as it is.
+// Merges the split's partial into the row and starts a new split. A row that saw none of the split stays as
+// it is.
 static inline void merge_split(AttendRow& row, int d) {
   const float split_total = fold_lanes(load(row.sums));
   if (split_total == 0.0f) return;
@@ -43,10 +44,19 @@ static inline int start_rows(const AttendArgs& a, const Queries& queries, Attend
     for (int g = 0; g < group; ++g, ++n, state += row_state(d)) {
       const ptrdiff_t feature = static_cast<ptrdiff_t>(queries.head * group + g) * d;
       float* sums = state + 2 * d;
-      rows[n] = {a.q + at * a.q_stride + feature, a.out + at * a.out_stride + feature, queries.span.past + queries.row + i + 1,
-                 kNoTop, 0.0f, kNoTop, state, state + d, sums, reinterpret_cast<Scalar*>(sums + kLanes)};
+      rows[n] = {a.q + at * a.q_stride + feature,
+                 a.out + at * a.out_stride + feature,
+                 queries.span.past + queries.row + i + 1,
+                 kNoTop,
+                 0.0f,
+                 kNoTop,
+                 state,
+                 state + d,
+                 sums,
+                 reinterpret_cast<Scalar*>(sums + kLanes)};
       std::memset(state, 0, sizeof(float) * static_cast<size_t>(2 * d + kLanes));
-      for (int k = 0; k < d; k += kPage) store_scalars(rows[n].pairs + k, load(rows[n].q + k), load(rows[n].q + k + kLanes));
+      for (int k = 0; k < d; k += kPage)
+        store_scalars(rows[n].pairs + k, load(rows[n].q + k), load(rows[n].q + k + kLanes));
     }
   }
   return n;
@@ -59,11 +69,14 @@ static inline void finish_rows(const AttendRow* rows, int n, int d) {
   }
 }
 
-// Rows against the tokens [begin, end) of a sequence, whose splits are merged as they end, and the last one if it `ends`.
-// Pages go in pairs from an even one on: a row's maximum is raised once for both.
-static inline void attend_pages(const AttendArgs& a, const Queries& queries, AttendRow* rows, int n, int begin, int end, bool merges, bool ends) {
+// Rows against the tokens [begin, end) of a sequence, whose splits are merged as they end, and the last one
+// if it `ends`. Pages go in pairs from an even one on: a row's maximum is raised once for both.
+static inline void attend_pages(const AttendArgs& a, const Queries& queries, AttendRow* rows, int n,
+                                int begin, int end, bool merges, bool ends) {
   const int d = a.cache.head_dim;
-  const auto data = [&](int at) { return page_at(a.cache, queries.span.pages[at / kPage], a.layer, queries.head); };
+  const auto data = [&](int at) {
+    return page_at(a.cache, queries.span.pages[at / kPage], a.layer, queries.head);
+  };
   for (int first = begin; first < end; first += kPages * kPage) {
     Page pages[kPages];
     const int count = first + kPage < end ? 2 : 1;
@@ -76,7 +89,8 @@ static inline void attend_pages(const AttendArgs& a, const Queries& queries, Att
     else if (a.cache.type == Cache::int8) pages_rows<Cache::int8>(rows, n, pages, count, d, first);
     else pages_rows<Cache::f32>(rows, n, pages, count, d, first);
     const int done = first + kPages * kPage;
-    for (int r = 0; merges && (done % kSplit == 0 || (ends && done >= end)) && r < n; ++r) merge_split(rows[r], d);
+    for (int r = 0; merges && (done % kSplit == 0 || (ends && done >= end)) && r < n; ++r)
+      merge_split(rows[r], d);
   }
 }
 
@@ -95,7 +109,8 @@ static void attend(const AttendArgs& a, const Queries* queries, int count, int s
   finish_rows(rows, n, d);
 }
 
-static void attend_split(const AttendArgs& a, const Queries& queries, int begin, int end, float* parts, float* scratch) {
+static void attend_split(const AttendArgs& a, const Queries& queries, int begin, int end, float* parts,
+                         float* scratch) {
   const FlushDenormals flush;
   const int d = a.cache.head_dim;
   AttendRow rows[kAttendRows];
@@ -108,7 +123,8 @@ static void attend_split(const AttendArgs& a, const Queries& queries, int begin,
   }
 }
 
-static void merge(const AttendArgs& a, const Queries& queries, const float* parts, int splits, float* scratch) {
+static void merge(const AttendArgs& a, const Queries& queries, const float* parts, int splits,
+                  float* scratch) {
   const FlushDenormals flush;
   const int d = a.cache.head_dim;
   AttendRow rows[kAttendRows];

@@ -1,5 +1,5 @@
-// Matrix products with float weights, written once against a vec_*.h: one chain of multiply-adds over the inputs for
-// each output, in every tile shape.
+// Matrix products with float weights, written once against a vec_*.h: one chain of multiply-adds over the
+// inputs for each output, in every tile shape.
 
 namespace sampan::SAMPAN_ISA {
 
@@ -17,7 +17,8 @@ static void float_tile(const LinearArgs& a, int row, int panel) {
   const uint8_t* w = a.w.data + bytes * static_cast<size_t>(panel);
   const float* x = a.a.values + static_cast<ptrdiff_t>(row) * a.a.k;
   F acc[R][P];
-  for (int r = 0; r < R; ++r) for (int p = 0; p < P; ++p) acc[r][p] = set1(0.0f);
+  for (int r = 0; r < R; ++r)
+    for (int p = 0; p < P; ++p) acc[r][p] = set1(0.0f);
   for (int k = 0; k < a.w.k; ++k, w += kLanes * kBytes) {
     F v[P];
     for (int p = 0; p < P; ++p) {
@@ -29,7 +30,8 @@ static void float_tile(const LinearArgs& a, int row, int panel) {
       for (int p = 0; p < P; ++p) acc[r][p] = fma(v[p], s, acc[r][p]);
     }
   }
-  for (int r = 0; r < R; ++r) for (int p = 0; p < P; ++p) finish(a, row + r, panel + p, acc[r][p]);
+  for (int r = 0; r < R; ++r)
+    for (int p = 0; p < P; ++p) finish(a, row + r, panel + p, acc[r][p]);
 }
 
 template <Store S>
@@ -57,16 +59,20 @@ static inline void bf16_dots(F (&acc)[R][P], const uint16_t* const (&w)[P], cons
 static inline const uint16_t* bf16_panel(const Matrix& m, int panel) {
   return reinterpret_cast<const uint16_t*>(m.data + panel_bytes(m) * static_cast<size_t>(panel));
 }
-static inline uint16_t* bf16_row(const Activations& a, int row) { return a.bf16 + static_cast<ptrdiff_t>(row) * a.k; }
+static inline uint16_t* bf16_row(const Activations& a, int row) {
+  return a.bf16 + static_cast<ptrdiff_t>(row) * a.k;
+}
 
 template <int R, int P>
 static void bf16_tile(const LinearArgs& a, int row, int panel) {
   const uint16_t* w[P];
   for (int p = 0; p < P; ++p) w[p] = bf16_panel(a.w, panel + p);
   F acc[R][P];
-  for (int r = 0; r < R; ++r) for (int p = 0; p < P; ++p) acc[r][p] = set1(0.0f);
+  for (int r = 0; r < R; ++r)
+    for (int p = 0; p < P; ++p) acc[r][p] = set1(0.0f);
   bf16_dots<R, P>(acc, w, bf16_row(a.a, row), a.w.k);
-  for (int r = 0; r < R; ++r) for (int p = 0; p < P; ++p) finish(a, row + r, panel + p, acc[r][p]);
+  for (int r = 0; r < R; ++r)
+    for (int p = 0; p < P; ++p) finish(a, row + r, panel + p, acc[r][p]);
 }
 
 static void linear_bf16(const LinearArgs& a, int begin, int end, int row_begin, int row_end) {
@@ -85,7 +91,8 @@ static void gated_bf16_tile(const GatedArgs& g, int row, int gate) {
   F acc[R][2];
   for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = set1(0.0f);
   bf16_dots<R, 2>(acc, w, bf16_row(g.a, row), g.w.k);
-  for (int r = 0; r < R; ++r) store_bf16(bf16_row(g.out, row + r) + gate * kLanes, swish(acc[r][0], acc[r][1]));
+  for (int r = 0; r < R; ++r)
+    store_bf16(bf16_row(g.out, row + r) + gate * kLanes, swish(acc[r][0], acc[r][1]));
 }
 
 static void gated_bf16(const GatedArgs& g, int begin, int end, int row_begin, int row_end) {

@@ -1,4 +1,5 @@
-// Denormals count as zero while one of these lives: `vdpbf16ps` treats them so, and what stands for it must too.
+// Denormals count as zero while one of these lives: `vdpbf16ps` treats them so, and what stands for it must
+// too.
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>

@@ -10,7 +10,8 @@ static inline int alike(const Activations& a, int row, int end, int most) {
   return n;
 }
 
-// Calls f with the matrix's and the row's compile-time properties: folds of sixteen inputs, a minimum, planes.
+// Calls f with the matrix's and the row's compile-time properties: folds of sixteen inputs, a minimum,
+// planes.
 template <class Fn>
 static inline void with_form(const LinearArgs& a, int row, Fn f) {
   const auto with_planes = [&](auto half, auto min) {
@@ -49,18 +50,21 @@ static inline void ask(Ask& a) {
 }
 
 template <Store S, int P>
-static void tile_rows(const LinearArgs& a, int panel, int row_begin, int row_end, const uint8_t* scratch, Ask next) {
+static void tile_rows(const LinearArgs& a, int panel, int row_begin, int row_end, const uint8_t* scratch,
+                      Ask next) {
   for (int row = row_begin, n; row < row_end; row += n) {
     n = alike(a.a, row, row_end, kTileRows);
     ask(next);
     with_form(a, row, [&](auto half, auto min, auto planes) {
-      with_count<kTileRows>(n, [&](auto r) { tile<r, P, S == Store::u8, half, min, planes>(a, row, panel, scratch); });
+      with_count<kTileRows>(
+          n, [&](auto r) { tile<r, P, S == Store::u8, half, min, planes>(a, row, panel, scratch); });
     });
   }
 }
 
 template <Store S>
-static void linear_tiled(const LinearArgs& a, int begin, int end, int row_begin, int row_end, uint8_t* scratch) {
+static void linear_tiled(const LinearArgs& a, int begin, int end, int row_begin, int row_end,
+                         uint8_t* scratch) {
   const ptrdiff_t bytes = static_cast<ptrdiff_t>(panel_bytes(a.w)), group = kTilePanels * bytes;
   const ptrdiff_t step = (group / (row_end - row_begin) * kTileRows / 64 + 1) * 64;
   for (int panel = begin; panel < end; panel += kTilePanels) {
@@ -73,14 +77,16 @@ static void linear_tiled(const LinearArgs& a, int begin, int end, int row_begin,
 }
 
 template <Store S>
-static void linear_integer(const LinearArgs& a, int begin, int end, int row_begin, int row_end, uint8_t* scratch) {
+static void linear_integer(const LinearArgs& a, int begin, int end, int row_begin, int row_end,
+                           uint8_t* scratch) {
   if (a.in_place) linear_direct<S>(a, begin, end, row_begin, row_end);
   else linear_tiled<S>(a, begin, end, row_begin, row_end, scratch);
 }
 
 // silu(gate) * up of R rows of a block, one or a quad, quantised.
 template <int R>
-static inline void finish_block(const Activations& out, int row, int block, const float* x, ptrdiff_t stride, ptrdiff_t up) {
+static inline void finish_block(const Activations& out, int row, int block, const float* x, ptrdiff_t stride,
+                                ptrdiff_t up) {
   F low[R], high[R];
   for (int r = 0; r < R; ++r, x += stride) {
     low[r] = swish(load(x), load(x + up));
@@ -90,7 +96,8 @@ static inline void finish_block(const Activations& out, int row, int block, cons
 }
 
 // n rows of a block. `x`: [rows][stride], gates, and ups from `up` on.
-static inline void finish_gated(const Activations& out, int row, int n, int block, const float* x, ptrdiff_t stride, ptrdiff_t up) {
+static inline void finish_gated(const Activations& out, int row, int n, int block, const float* x,
+                                ptrdiff_t stride, ptrdiff_t up) {
   for (const int end = row + n; row < end;) {
     const bool quad = together(out, row, end);
     if (quad) finish_block<kQuad>(out, row, block, x, stride, up);
@@ -99,26 +106,33 @@ static inline void finish_gated(const Activations& out, int row, int n, int bloc
   }
 }
 
-// All gates of the blocks, then all their ups. Few rows: each one stream of weights; many: each in whole tiles.
+// All gates of the blocks, then all their ups. Few rows: each one stream of weights; many: each in whole
+// tiles.
 template <Store S>
-static void gated_blocks(const GatedArgs& g, int begin, int end, int row_begin, int row_end, float* product, uint8_t* scratch) {
+static void gated_blocks(const GatedArgs& g, int begin, int end, int row_begin, int row_end, float* product,
+                         uint8_t* scratch) {
   const int width = (end - begin) * kBlock, gate = 2 * begin, up = g.up + gate;
   const ptrdiff_t stride = 2 * width;
-  const LinearArgs gates{g.w, g.a, product, stride, nullptr, false, g.in_place, row_begin, gate, g.w.data + panel_bytes(g.w) * static_cast<size_t>(up)};
+  const LinearArgs gates{
+      g.w,   g.a,        product,   stride, nullptr,
+      false, g.in_place, row_begin, gate,   g.w.data + panel_bytes(g.w) * static_cast<size_t>(up)};
   const LinearArgs ups{g.w, g.a, product + width, stride, nullptr, false, g.in_place, row_begin, up, g.next};
   linear_integer<S>(gates, gate, 2 * end, row_begin, row_end, scratch);
   linear_integer<S>(ups, up, g.up + 2 * end, row_begin, row_end, scratch);
   for (int row = row_begin; row < row_end; row += kQuad) {
     const int n = row_end - row < kQuad ? row_end - row : kQuad;
     for (int block = begin; block < end; ++block)
-      finish_gated(g.out, row, n, block, product + (row - row_begin) * stride + (block - begin) * kBlock, stride, width);
+      finish_gated(g.out, row, n, block, product + (row - row_begin) * stride + (block - begin) * kBlock,
+                   stride, width);
   }
 }
 
 template <Store S>
-static void gated_integer(const GatedArgs& g, int begin, int end, int row_begin, int row_end, uint8_t* scratch) {
+static void gated_integer(const GatedArgs& g, int begin, int end, int row_begin, int row_end,
+                          uint8_t* scratch) {
   float* const product = reinterpret_cast<float*>(scratch + linear_scratch_of(g.w.k, kTilePanels));
-  const int blocks = g.in_place ? kDirectBlocks : kTileBlocks, rows = g.in_place ? kMaxRowsDirect : kGatedRows;
+  const int blocks = g.in_place ? kDirectBlocks : kTileBlocks,
+            rows = g.in_place ? kMaxRowsDirect : kGatedRows;
   for (int row = row_begin; row < row_end; row += rows) {
     const int last_row = row + rows < row_end ? row + rows : row_end;
     for (int block = begin; block < end; block += blocks)

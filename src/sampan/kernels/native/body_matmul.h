@@ -38,7 +38,8 @@ static inline Quad quad_of(const Activations& a, int row) {
 
 // acc += R rows of a block x a fold's sums, scaled. `Half`: the fold is sixteen inputs, `half` says which.
 template <int R, bool Half, bool Min>
-static inline void fold_in(F (&acc)[R], const I (&dots)[R], const QuadBlock& x, int lane, int half, F scale, F least) {
+static inline void fold_in(F (&acc)[R], const I (&dots)[R], const QuadBlock& x, int lane, int half, F scale,
+                           F least) {
   for (int r = 0; r < R; ++r) {
     const F s = set1(x.scale[lane + r]);
     acc[r] = fma(mul(to_float(dots[r]), scale), s, acc[r]);
@@ -61,7 +62,8 @@ static inline I folded(const I (&x)[N]) {
   else return add_i32(add_i32(x[0], x[1]), add_i32(x[2], x[3]));
 }
 
-// One panel against R rows (all fine, or none) of a quad, codes read in place: for few rows, where memory is the limit.
+// One panel against R rows (all fine, or none) of a quad, codes read in place: for few rows, where memory is
+// the limit.
 template <Store S, int R, bool Half, bool Min, int Planes>
 static void direct(const LinearArgs& a, int row, int panel) {
   constexpr bool kWide = S == Store::u8;
@@ -97,7 +99,8 @@ static void direct(const LinearArgs& a, int row, int panel) {
           for (int r = 0; r < R; ++r) {
             I& last = Planes == 2 ? highs[r][i] : lows[r][i];
             last = dot<kWide>(last, w[chunk], four(x.blocks->codes[chunk][x.lane + r]));
-            if (Planes == 2) lows[r][i] = dot<kWide>(lows[r][i], w[chunk], four(x.low + (chunk * kQuad + x.lane + r) * 4));
+            if (Planes == 2)
+              lows[r][i] = dot<kWide>(lows[r][i], w[chunk], four(x.low + (chunk * kQuad + x.lane + r) * 4));
           }
         }
         for (int r = 0; r < R; ++r) {
@@ -127,9 +130,11 @@ static void unpack_panel(const Matrix& m, int panel, int slot, int count, uint8_
       block_codes<S>(codes, w);
       for (int c = 0; c < 8; ++c, scratch += panels_bytes) store_codes(scratch + at, w[c]);
       for (int f = 0; f < folds; ++f, scratch += panels_bytes)
-        store(reinterpret_cast<float*>(scratch + at), load_scale(p + static_cast<size_t>(f) * vector, m.wide));
+        store(reinterpret_cast<float*>(scratch + at),
+              load_scale(p + static_cast<size_t>(f) * vector, m.wide));
       for (int f = 0; m.has_min && f < folds; ++f, scratch += panels_bytes)
-        store(reinterpret_cast<float*>(scratch + at), load_scale(mins + static_cast<size_t>(f) * vector, m.wide));
+        store(reinterpret_cast<float*>(scratch + at),
+              load_scale(mins + static_cast<size_t>(f) * vector, m.wide));
     }
     p = codes;
   }
@@ -157,34 +162,40 @@ static void tile(const LinearArgs& a, int row, int panel, const uint8_t* w) {
   const I minus_zero = set1_i32(-a.w.zero);
   Quad x = quad_of(a.a, row);
   F acc[R][P];
-  for (int r = 0; r < R; ++r) for (int p = 0; p < P; ++p) acc[r][p] = set1(0.0f);
+  for (int r = 0; r < R; ++r)
+    for (int p = 0; p < P; ++p) acc[r][p] = set1(0.0f);
   for (int b = 0; b < blocks; ++b, ++x.blocks, x.low += kLowBytes) {
     const float* scales = reinterpret_cast<const float*>(w + 512 * P);
     const float* mins = scales + kFolds * P * kLanes;
     for (int f = 0; f < kFolds; ++f) {
       const ptrdiff_t codes = (f * kChunks * kQuad + x.lane) * 4;
       I dots[R][P];
-      for (int r = 0; r < R; ++r) for (int p = 0; p < P; ++p) dots[r][p] = set1_i32(0);
+      for (int r = 0; r < R; ++r)
+        for (int p = 0; p < P; ++p) dots[r][p] = set1_i32(0);
       if (Planes == 2) {
         tile_dots<R, P, kChunks, Wide>(dots, w + f * kChunks * P * 64, x.blocks->codes[0][0] + codes);
-        for (int r = 0; r < R; ++r) for (int p = 0; p < P; ++p) dots[r][p] = shift8(dots[r][p]);
+        for (int r = 0; r < R; ++r)
+          for (int p = 0; p < P; ++p) dots[r][p] = shift8(dots[r][p]);
       }
       for (int r = 0; !Min && r < R; ++r) {
         const I start = first_sum<Half, Min>(*x.blocks, x.lane + r, f, minus_zero);
         for (int p = 0; p < P; ++p) dots[r][p] = Planes == 2 ? add_i32(dots[r][p], start) : start;
       }
-      tile_dots<R, P, kChunks, Wide>(dots, w + f * kChunks * P * 64, Planes == 2 ? x.low + codes : x.blocks->codes[0][0] + codes);
+      tile_dots<R, P, kChunks, Wide>(dots, w + f * kChunks * P * 64,
+                                     Planes == 2 ? x.low + codes : x.blocks->codes[0][0] + codes);
       for (int p = 0; p < P; ++p) {
         F sums[R];
         I column[R];
         for (int r = 0; r < R; ++r) sums[r] = acc[r][p], column[r] = dots[r][p];
-        fold_in<R, Half, Min>(sums, column, *x.blocks, x.lane, f, load(scales + (f * P + p) * kLanes), Min ? load(mins + (f * P + p) * kLanes) : set1(0.0f));
+        fold_in<R, Half, Min>(sums, column, *x.blocks, x.lane, f, load(scales + (f * P + p) * kLanes),
+                              Min ? load(mins + (f * P + p) * kLanes) : set1(0.0f));
         for (int r = 0; r < R; ++r) acc[r][p] = sums[r];
       }
     }
     w += P * (512 + 64 * kFolds * (Min ? 2 : 1));
   }
-  for (int r = 0; r < R; ++r) for (int p = 0; p < P; ++p) finish(a, row + r, panel + p, acc[r][p]);
+  for (int r = 0; r < R; ++r)
+    for (int p = 0; p < P; ++p) finish(a, row + r, panel + p, acc[r][p]);
 }
 
 }  // namespace sampan::SAMPAN_ISA

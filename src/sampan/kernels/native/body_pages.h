@@ -1,6 +1,7 @@
-// Rows of queries against pages of keys and values, written once against a vec_*.h. Dots are single FMA chains and lanes
-// are tokens (scores) or features (values), so nothing is summed across lanes here. With a bf16 cache queries and
-// probabilities are rounded to bf16 too, and a chain takes two elements at a time (`dot_bf16`).
+// Rows of queries against pages of keys and values, written once against a vec_*.h. Dots are single FMA
+// chains and lanes are tokens (scores) or features (values), so nothing is summed across lanes here. With a
+// bf16 cache queries and probabilities are rounded to bf16 too, and a chain takes two elements at a time
+// (`dot_bf16`).
 
 namespace sampan::SAMPAN_ISA {
 
@@ -8,13 +9,13 @@ namespace sampan::SAMPAN_ISA {
 struct AttendRow {
   const float* q;
   float* out;
-  int32_t length;              // tokens visible: position + 1
-  float top, total;            // of all finished splits
+  int32_t length;    // tokens visible: position + 1
+  float top, total;  // of all finished splits
   float split_top;
-  float* merged;               // [head_dim]
-  float* partial;              // [head_dim]
-  float* sums;                 // [16] of the split
-  Scalar* pairs;               // [head_dim] the query rounded to bf16, for a bf16 cache
+  float* merged;   // [head_dim]
+  float* partial;  // [head_dim]
+  float* sums;     // [16] of the split
+  Scalar* pairs;   // [head_dim] the query rounded to bf16, for a bf16 cache
 };
 constexpr float kNoTop = -3.0e38f;
 constexpr int kPages = kPagesTogether;
@@ -22,8 +23,8 @@ static_assert(kPages == 2 && kSplit % (kPages * kPage) == 0);
 // Floats of one row's merged, partial, sums and pairs.
 static inline ptrdiff_t row_state(int d) { return 3 * d + kLanes; }
 
-// A page's keys and values (CacheView has their order); scales of int8 pages, or null. `next`: the page that is read
-// after it and asked for meanwhile, as pages lie too far apart for the machine to guess.
+// A page's keys and values (CacheView has their order); scales of int8 pages, or null. `next`: the page that
+// is read after it and asked for meanwhile, as pages lie too far apart for the machine to guess.
 struct Page {
   const uint8_t* keys;
   const uint8_t* values;
@@ -40,7 +41,9 @@ static inline Page page_of(const CacheView& c, const uint8_t* data, const uint8_
 }
 
 template <Cache C>
-constexpr int kElement = C == Cache::f32 ? 4 : C == Cache::bf16 ? 2 : 1;  // bytes
+constexpr int kElement = C == Cache::f32    ? 4
+                         : C == Cache::bf16 ? 2
+                                            : 1;  // bytes
 
 // Sixteen elements from `at` on.
 template <Cache C>
@@ -53,28 +56,33 @@ static inline F load_element(const uint8_t* p, int at) {
 template <int R, int P, Cache C>
 static inline void page_dots(const AttendRow* rows, const Page* pages, int d, F (*scores)[2 * kPages]) {
   F acc[R][2 * P];
-  for (int r = 0; r < R; ++r) for (int v = 0; v < 2 * P; ++v) acc[r][v] = set1(0.0f);
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < 2 * P; ++v) acc[r][v] = set1(0.0f);
   constexpr int kStep = C == Cache::bf16 ? 2 : 1, kBytes = kPage * kElement<C>;
   for (int i = 0; i < d; i += kStep) {
     for (int p = 0; p < P; ++p)
       for (int line = 0; line < kStep * kBytes; line += 64) prefetch_far(pages[p].next + i * kBytes + line);
     if constexpr (C == Cache::bf16) {
       B keys[2 * P];
-      for (int v = 0; v < 2 * P; ++v) keys[v] = load_pairs(reinterpret_cast<const uint16_t*>(pages[v / 2].keys) + i * kPage + v % 2 * 2 * kLanes);
+      for (int v = 0; v < 2 * P; ++v)
+        keys[v] =
+            load_pairs(reinterpret_cast<const uint16_t*>(pages[v / 2].keys) + i * kPage + v % 2 * 2 * kLanes);
       for (int r = 0; r < R; ++r) {
         const auto q = set1_pair(rows[r].pairs + i);
         for (int v = 0; v < 2 * P; ++v) acc[r][v] = dot_bf16(acc[r][v], keys[v], q);
       }
     } else {
       F keys[2 * P];
-      for (int v = 0; v < 2 * P; ++v) keys[v] = load_element<C>(pages[v / 2].keys, i * kPage + v % 2 * kLanes);
+      for (int v = 0; v < 2 * P; ++v)
+        keys[v] = load_element<C>(pages[v / 2].keys, i * kPage + v % 2 * kLanes);
       for (int r = 0; r < R; ++r) {
         const F q = set1(rows[r].q[i]);
         for (int v = 0; v < 2 * P; ++v) acc[r][v] = fma(q, keys[v], acc[r][v]);
       }
     }
   }
-  for (int r = 0; r < R; ++r) for (int v = 0; v < 2 * P; ++v) scores[r][v] = acc[r][v];
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < 2 * P; ++v) scores[r][v] = acc[r][v];
 }
 
 static inline float exponential_of(float x) {
@@ -97,12 +105,15 @@ static inline F first_lanes(F x, int tokens) {
   return pick_less(load(kIndex), set1(static_cast<float>(tokens)), x, set1(-INFINITY));
 }
 
-// A row's scores of N pages, turned into the values' weights: floats, or bf16 for a bf16 cache. A page beyond the row's
-// length changes nothing, so that a row may be taken through it with others.
+// A row's scores of N pages, turned into the values' weights: floats, or bf16 for a bf16 cache. A page beyond
+// the row's length changes nothing, so that a row may be taken through it with others.
 template <int N, Cache C>
-static inline void page_softmax(AttendRow& row, F (&scores)[2 * kPages], const Page* pages, int d, int first, float* weights) {
-  for (int v = 0; C == Cache::int8 && v < 2 * N; ++v) scores[v] = mul(scores[v], load(pages[v / 2].key_scales + v % 2 * kLanes));
-  for (int v = 0; row.length < first + N * kPage && v < 2 * N; ++v) scores[v] = first_lanes(scores[v], row.length - first - v * kLanes);
+static inline void page_softmax(AttendRow& row, F (&scores)[2 * kPages], const Page* pages, int d, int first,
+                                float* weights) {
+  for (int v = 0; C == Cache::int8 && v < 2 * N; ++v)
+    scores[v] = mul(scores[v], load(pages[v / 2].key_scales + v % 2 * kLanes));
+  for (int v = 0; row.length < first + N * kPage && v < 2 * N; ++v)
+    scores[v] = first_lanes(scores[v], row.length - first - v * kLanes);
   F best = max(scores[0], scores[1]);
   for (int v = 2; v < 2 * N; ++v) best = max(best, scores[v]);
   if (any_greater(best, row.split_top)) raise_top(row, max_lanes(best), d);
@@ -126,9 +137,11 @@ static inline void page_softmax(AttendRow& row, F (&scores)[2 * kPages], const P
   }
 }
 
-// acc += weights x V times 16 features of one token, or of two of a bf16 page. `Odd`: the second is not this sequence's.
+// acc += weights x V times 16 features of one token, or of two of a bf16 page. `Odd`: the second is not this
+// sequence's.
 template <int R, int V, Cache C, bool Odd>
-static inline void token_values(F (&acc)[R][V], const float (*weights)[kPages * kPage], int token, const uint8_t* values) {
+static inline void token_values(F (&acc)[R][V], const float (*weights)[kPages * kPage], int token,
+                                const uint8_t* values) {
   if constexpr (C == Cache::bf16) {
     B x[V];
     for (int v = 0; v < V; ++v) {
@@ -151,13 +164,15 @@ static inline void token_values(F (&acc)[R][V], const float (*weights)[kPages * 
 
 // acc += weights x the values of tokens [0, tokens) of the n-th page, V times 16 features from `at` on.
 template <int R, int V, Cache C>
-static inline void page_values(F (&acc)[R][V], const float (*weights)[kPages * kPage], int n, const Page& page, int d, int at, int tokens) {
+static inline void page_values(F (&acc)[R][V], const float (*weights)[kPages * kPage], int n,
+                               const Page& page, int d, int at, int tokens) {
   constexpr int kStep = C == Cache::bf16 ? 2 : 1;
   const uint8_t* values = page.values + kStep * at * kElement<C>;
   const ptrdiff_t next = page.next - page.keys, step = kStep * d * kElement<C>;
   int t = 0;
   for (; t + kStep <= tokens; t += kStep, values += step) {
-    for (int line = 0; line < kStep * V * kLanes * kElement<C>; line += 64) prefetch_far(values + next + line);
+    for (int line = 0; line < kStep * V * kLanes * kElement<C>; line += 64)
+      prefetch_far(values + next + line);
     token_values<R, V, C, false>(acc, weights, n * kPage + t, values);
   }
   if (t < tokens) token_values<R, V, C, true>(acc, weights, n * kPage + t, values);
@@ -165,11 +180,16 @@ static inline void page_values(F (&acc)[R][V], const float (*weights)[kPages * k
 
 // partial += weights x the values of N pages.
 template <int R, int V, int N, Cache C>
-static inline void add_values(const AttendRow* rows, const float (*weights)[kPages * kPage], const Page* pages, int d, int at, int tokens) {
+static inline void add_values(const AttendRow* rows, const float (*weights)[kPages * kPage],
+                              const Page* pages, int d, int at, int tokens) {
   F acc[R][V];
-  for (int r = 0; r < R; ++r) for (int v = 0; v < V; ++v) acc[r][v] = load(rows[r].partial + at + v * kLanes);
-  for (int n = 0; n < N; ++n) page_values<R, V, C>(acc, weights, n, pages[n], d, at, tokens - n * kPage < kPage ? tokens - n * kPage : kPage);
-  for (int r = 0; r < R; ++r) for (int v = 0; v < V; ++v) store(rows[r].partial + at + v * kLanes, acc[r][v]);
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) acc[r][v] = load(rows[r].partial + at + v * kLanes);
+  for (int n = 0; n < N; ++n)
+    page_values<R, V, C>(acc, weights, n, pages[n], d, at,
+                         tokens - n * kPage < kPage ? tokens - n * kPage : kPage);
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) store(rows[r].partial + at + v * kLanes, acc[r][v]);
 }
 
 // R rows against N pages, of which the second may lie beyond some rows.

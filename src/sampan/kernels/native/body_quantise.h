@@ -48,11 +48,13 @@ static inline void quantise_row(const Activations& out, ptrdiff_t row, int k, F 
 // Whether rows [row, row + 4) are a quad before `end`, all fine or none.
 static inline bool together(const Activations& a, int row, int end) {
   if (row % kQuad != 0 || row + kQuad > end) return false;
-  for (int r = 1; r < kQuad; ++r) if (planes_of(a, row + r) != planes_of(a, row)) return false;
+  for (int r = 1; r < kQuad; ++r)
+    if (planes_of(a, row + r) != planes_of(a, row)) return false;
   return true;
 }
 
-// As `quantise_row`, for the four rows of a quad: their chains of instructions overlap, and whole vectors are stored.
+// As `quantise_row`, for the four rows of a quad: their chains of instructions overlap, and whole vectors are
+// stored.
 template <bool Fine>
 static inline void quantise_quad(QuadBlock& to, int8_t* low, F (&a)[kQuad], F (&b)[kQuad]) {
   const float limit = Fine ? 32512.0f : 127.0f;

@@ -31,7 +31,8 @@ static inline void inverse_rms(const float* const (&x)[R], int n, float eps, flo
   for (int r = 0; r < R; ++r) squares[r] = set1(0.0f);
   for (int i = 0; i < n; i += kLanes)
     for (int r = 0; r < R; ++r) squares[r] = fma(load(x[r] + i), load(x[r] + i), squares[r]);
-  for (int r = 0; r < R; ++r) inverse[r] = 1.0f / std::sqrt(fold_lanes(squares[r]) / static_cast<float>(n) + eps);
+  for (int r = 0; r < R; ++r)
+    inverse[r] = 1.0f / std::sqrt(fold_lanes(squares[r]) / static_cast<float>(n) + eps);
 }
 
 static inline float half_at(const uint8_t* p, int lane) {
@@ -63,7 +64,8 @@ static void unpack_row(const Matrix& m, int row, float* out) {
   const int lane = row % kLanes;
   if (!is_integer(m)) {
     for (int k = 0; k < m.k; ++k) {
-      if (m.store == Store::f32) std::memcpy(out + k, p + (static_cast<size_t>(k) * kLanes + static_cast<size_t>(lane)) * 4, 4);
+      if (m.store == Store::f32)
+        std::memcpy(out + k, p + (static_cast<size_t>(k) * kLanes + static_cast<size_t>(lane)) * 4, 4);
       else if (m.store == Store::f16) out[k] = half_at(p + static_cast<size_t>(k) * kLanes * 2, lane);
       else out[k] = bf16_at(p, float_index(m, k, lane));
     }
@@ -73,7 +75,8 @@ static void unpack_row(const Matrix& m, int row, float* out) {
     const int in = k % superblock(m), group = in / m.group;
     const uint8_t* block = p + static_cast<size_t>(k / superblock(m)) * superblock_bytes(m);
     const uint8_t* mins = block + scale_bytes(m);
-    const uint8_t* codes = mins + (m.has_min ? scale_bytes(m) : 0) + static_cast<size_t>(in / kBlock) * code_bytes(m);
+    const uint8_t* codes =
+        mins + (m.has_min ? scale_bytes(m) : 0) + static_cast<size_t>(in / kBlock) * code_bytes(m);
     const size_t at = static_cast<size_t>(group) * kLanes * (m.wide ? 4 : 2);
     float scale, least = 0.0f;
     if (m.wide) {
@@ -170,7 +173,8 @@ static inline void rotate_head(const RopeArgs& a, float* x, const float* weight,
   if (weight) {
     float inverse[1];
     inverse_rms({x}, d, a.eps, inverse);
-    for (int i = 0; i < d; i += kLanes) store(x + i, mul(mul(load(x + i), set1(inverse[0])), load(weight + i)));
+    for (int i = 0; i < d; i += kLanes)
+      store(x + i, mul(mul(load(x + i), set1(inverse[0])), load(weight + i)));
   }
   const float* cosines = a.cos + static_cast<ptrdiff_t>(row) * half;
   const float* sines = a.sin + static_cast<ptrdiff_t>(row) * half;
@@ -254,7 +258,8 @@ static void stats(const float* logits, int begin, int end, Stats* out) {
     top = logits[i] > top ? logits[i] : top;
     finite += logits[i] * 0.0f;
   }
-  for (int i = begin; i < whole; i += kLanes) total = add(total, exponential(sub(load(logits + i), set1(top))));
+  for (int i = begin; i < whole; i += kLanes)
+    total = add(total, exponential(sub(load(logits + i), set1(top))));
   for (int i = 0; i < kLanes; ++i) ends[i] = whole + i < end ? logits[whole + i] : -INFINITY;
   if (whole < end) total = add(total, exponential(sub(load(ends), set1(top))));
   int at = begin;

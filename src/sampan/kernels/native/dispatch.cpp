@@ -17,7 +17,8 @@ const Kernels* kernels_neon() { return nullptr; }
 #endif
 
 const Kernels* choose_kernels(const char* forced) {
-  const Kernels* candidates[] = {kernels_avx512_bf16(), kernels_avx512(), kernels_avx2(), kernels_neon(), &kScalar};
+  const Kernels* candidates[] = {kernels_avx512_bf16(), kernels_avx512(), kernels_avx2(), kernels_neon(),
+                                 &kScalar};
   for (const Kernels* k : candidates)
     if (k && (!forced || !*forced || std::strcmp(forced, k->name) == 0)) return k;
   return nullptr;
@@ -27,6 +28,8 @@ size_t linear_scratch(int max_k) {
   constexpr int features = std::max(kMaxRowsDirect * kDirectBlocks, kGatedRows * kTileBlocks) * 2 * kBlock;
   return linear_scratch_of(max_k, 3) + sizeof(float) * features;
 }
-size_t attend_scratch(int head_dim) { return static_cast<size_t>(kAttendRows) * static_cast<size_t>(3 * head_dim + kLanes); }
+size_t attend_scratch(int head_dim) {
+  return static_cast<size_t>(kAttendRows) * static_cast<size_t>(3 * head_dim + kLanes);
+}
 
 }  // namespace sampan

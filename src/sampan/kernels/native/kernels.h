@@ -9,19 +9,19 @@
 
 namespace sampan {
 
-constexpr int kLanes = 16;      // output features of one panel
-constexpr int kBlock = 32;      // input features that share one activation scale
-constexpr int kQuad = 4;        // rows of activations that lie together
-constexpr int kPage = 32;       // tokens of one KV page
-constexpr int kRun = 8;         // pages of one layer and KV head that lie together
-constexpr int kPagesTogether = 2;  // pages whose tokens' scores share one maximum
-constexpr int kSplit = 512;     // tokens after which an attention partial is merged
-constexpr int kStatsChunk = 4096;  // logits summarised by one partial
-constexpr int kMaxRowsDirect = 16; // rows for which packed weights may be read in place
-constexpr int kDirectBlocks = 8;   // blocks of a gated product that few rows compute at once
-constexpr int kTileBlocks = 3;     // and that many do: tiles of three panels
-constexpr int kGatedRows = 256;    // many rows, at most
-constexpr int kFinePositions = 64; // every later token attends to these: their activations keep 16 bits
+constexpr int kLanes = 16;          // output features of one panel
+constexpr int kBlock = 32;          // input features that share one activation scale
+constexpr int kQuad = 4;            // rows of activations that lie together
+constexpr int kPage = 32;           // tokens of one KV page
+constexpr int kRun = 8;             // pages of one layer and KV head that lie together
+constexpr int kPagesTogether = 2;   // pages whose tokens' scores share one maximum
+constexpr int kSplit = 512;         // tokens after which an attention partial is merged
+constexpr int kStatsChunk = 4096;   // logits summarised by one partial
+constexpr int kMaxRowsDirect = 16;  // rows for which packed weights may be read in place
+constexpr int kDirectBlocks = 8;    // blocks of a gated product that few rows compute at once
+constexpr int kTileBlocks = 3;      // and that many do: tiles of three panels
+constexpr int kGatedRows = 256;     // many rows, at most
+constexpr int kFinePositions = 64;  // every later token attends to these: their activations keep 16 bits
 
 [[maybe_unused]] static inline int ceiling(int n, int divisor) { return (n + divisor - 1) / divisor; }
 
@@ -31,14 +31,14 @@ enum class Store : int32_t { u4 = 0, u6 = 1, u8 = 2, f16 = 3, bf16 = 4, f32 = 5 
 // one scale (and min) per `group` input features. A panel is a sequence of superblocks of
 // max(group, 32) input features: scales | mins | codes. Codes of 32 input features are eight chunks of
 // [16 features][4 inputs] bytes: u8 in order; u4 as four vectors (chunk v low, v+4 high nibble);
-// u6 as u4 plus two vectors of 2-bit highs (chunk 4h+s at bits 2s). Float stores: [k][16] elements; bf16, by pairs
-// of inputs, [k / 2][16][2].
+// u6 as u4 plus two vectors of 2-bit highs (chunk 4h+s at bits 2s). Float stores: [k][16] elements; bf16, by
+// pairs of inputs, [k / 2][16][2].
 struct Matrix {
   const uint8_t* data;
   int32_t n, k;
   Store store;
   int32_t group;
-  bool wide;     // scales and mins are f32, otherwise f16
+  bool wide;  // scales and mins are f32, otherwise f16
   bool has_min;
   int32_t zero;
 };
@@ -71,23 +71,24 @@ enum class Operand : int32_t { f32 = 0, int8 = 1, bf16 = 2 };
   return static_cast<size_t>(m.k) * kLanes * (m.store == Store::f32 ? 4 : 2);
 }
 
-// Quantised activations lie in quads of rows, so that a tile reads one stream. a = scale * q, one scale for a row
-// and 32 inputs; q = code (8 bits) or, in fine rows, 256 * code + low (16 bits). Sums serve zero points and minima.
-struct QuadBlock {             // four rows x 32 inputs
-  int8_t codes[8][kQuad][4];   // [chunk of four inputs][row][input]
+// Quantised activations lie in quads of rows, so that a tile reads one stream. a = scale * q, one scale for a
+// row and 32 inputs; q = code (8 bits) or, in fine rows, 256 * code + low (16 bits). Sums serve zero points
+// and minima.
+struct QuadBlock {            // four rows x 32 inputs
+  int8_t codes[8][kQuad][4];  // [chunk of four inputs][row][input]
   float scale[kQuad];
-  float sum[kQuad];            // scale * isum
-  int32_t isum[kQuad];         // of q
-  int32_t isum16[2][kQuad];    // of either half of the inputs
+  float sum[kQuad];          // scale * isum
+  int32_t isum[kQuad];       // of q
+  int32_t isum16[2][kQuad];  // of either half of the inputs
 };
 
 // Rows of activations: float, bf16 or quantised.
 struct Activations {
-  int32_t k, capacity;   // capacity: rows allocated
-  const uint8_t* fine;   // [rows] 0 or 1; null: every row is fine
-  float* values;         // [rows][k], or null
-  QuadBlock* blocks;     // [quads][k/32], or null
-  int8_t* low;           // [quads][k/32][8][kQuad][4], laid out like `codes`
+  int32_t k, capacity;       // capacity: rows allocated
+  const uint8_t* fine;       // [rows] 0 or 1; null: every row is fine
+  float* values;             // [rows][k], or null
+  QuadBlock* blocks;         // [quads][k/32], or null
+  int8_t* low;               // [quads][k/32][8][kQuad][4], laid out like `codes`
   uint16_t* bf16 = nullptr;  // [rows][k], or null
 };
 
@@ -105,14 +106,14 @@ constexpr ptrdiff_t kLowBytes = kBlock * kQuad;  // of one block's low plane
 
 struct PrepArgs {
   Prep op;
-  const float* in;         // [rows][stride]; swiglu: gate at 0, up at `up`
+  const float* in;  // [rows][stride]; swiglu: gate at 0, up at `up`
   ptrdiff_t stride;
   ptrdiff_t up;
-  const float* weight;     // norm
+  const float* weight;  // norm
   float eps;
-  const int32_t* rows;     // row i reads in[rows[i]], or null
+  const int32_t* rows;  // row i reads in[rows[i]], or null
   Activations out;
-  int32_t* unsound;        // norm: [row of the step] `mark` where it is -1 and the row is not finite; or null
+  int32_t* unsound;  // norm: [row of the step] `mark` where it is -1 and the row is not finite; or null
   int32_t mark;
   const int32_t* step_rows;  // row i is the step's row step_rows[i], or null
 };
@@ -120,17 +121,17 @@ struct PrepArgs {
 struct LinearArgs {
   Matrix w;
   Activations a;
-  float* out;              // [rows][stride], padded to whole panels
+  float* out;  // [rows][stride], padded to whole panels
   ptrdiff_t stride;
-  const float* bias;       // padded to whole panels, or null
-  bool accumulate;         // out += result
-  bool in_place;           // at most kMaxRowsDirect rows: weights are read where they lie, not unpacked first
+  const float* bias;  // padded to whole panels, or null
+  bool accumulate;    // out += result
+  bool in_place;      // at most kMaxRowsDirect rows: weights are read where they lie, not unpacked first
   int32_t first_row = 0, first_panel = 0;  // what out[0] is
   const uint8_t* next = nullptr;           // panels that this thread is likely to read next, or null
 };
 
-// silu(gate) * up, as the next product's rows, in the form that this one reads: features [0, out.k) of the product are gates, those from
-// panel `up` on are ups.
+// silu(gate) * up, as the next product's rows, in the form that this one reads: features [0, out.k) of the
+// product are gates, those from panel `up` on are ups.
 struct GatedArgs {
   Matrix w;
   Activations a, out;
@@ -154,48 +155,54 @@ struct Span {
 
 enum class Cache : int32_t { bf16 = 0, f32 = 1, int8 = 2 };
 
-// Paged cache [run of pages][layer][KV head][page of the run]: neighbours are read as one stream, and a short sequence
-// touches little memory. A page holds K as [head_dim][32], then V as [32][head_dim]; in bf16, by pairs of what is summed
-// over, K as [head_dim / 2][32][2] and V as [16][head_dim][2]. int8 pages end with one f32 scale for each key and each value.
+// Paged cache [run of pages][layer][KV head][page of the run]: neighbours are read as one stream, and a short
+// sequence touches little memory. A page holds K as [head_dim][32], then V as [32][head_dim]; in bf16, by
+// pairs of what is summed over, K as [head_dim / 2][32][2] and V as [16][head_dim][2]. int8 pages end with
+// one f32 scale for each key and each value.
 struct CacheView {
   uint8_t* data;
   Cache type;
   int32_t layers, kv_heads, head_dim;
 };
-[[maybe_unused]] static inline size_t element_bytes(Cache type) { return type == Cache::f32 ? 4 : type == Cache::bf16 ? 2 : 1; }
+[[maybe_unused]] static inline size_t element_bytes(Cache type) {
+  return type == Cache::f32 ? 4 : type == Cache::bf16 ? 2 : 1;
+}
 [[maybe_unused]] static inline size_t page_bytes(const CacheView& c) {  // one layer, one KV head
   const size_t scales = c.type == Cache::int8 ? 2 * kPage * sizeof(float) : 0;
   return static_cast<size_t>(2) * kPage * static_cast<size_t>(c.head_dim) * element_bytes(c.type) + scales;
 }
 [[maybe_unused]] static inline size_t cache_bytes(const CacheView& c, int pages) {
-  return page_bytes(c) * static_cast<size_t>(c.layers * c.kv_heads) * static_cast<size_t>((pages + kRun - 1) / kRun * kRun);
+  return page_bytes(c) * static_cast<size_t>(c.layers * c.kv_heads) *
+         static_cast<size_t>((pages + kRun - 1) / kRun * kRun);
 }
 [[maybe_unused]] static inline uint8_t* page_at(const CacheView& c, int page, int layer, int head) {
-  const size_t run = static_cast<size_t>(page / kRun) * static_cast<size_t>(c.layers) + static_cast<size_t>(layer);
-  const size_t index = (run * static_cast<size_t>(c.kv_heads) + static_cast<size_t>(head)) * kRun + static_cast<size_t>(page % kRun);
+  const size_t run =
+      static_cast<size_t>(page / kRun) * static_cast<size_t>(c.layers) + static_cast<size_t>(layer);
+  const size_t index = (run * static_cast<size_t>(c.kv_heads) + static_cast<size_t>(head)) * kRun +
+                       static_cast<size_t>(page % kRun);
   return c.data + index * page_bytes(c);
 }
 
 // Rotates q and k in place, normalises heads first when weights are given, scales q, appends k and v.
 struct RopeArgs {
-  float* qkv;              // [rows][stride]
+  float* qkv;  // [rows][stride]
   ptrdiff_t stride, k_offset, v_offset;
   int32_t heads, layer;
   float q_scale;
-  const float* q_norm;     // [head_dim] or null
+  const float* q_norm;  // [head_dim] or null
   const float* k_norm;
   float eps;
-  const float* cos;        // [rows][head_dim / 2]
+  const float* cos;  // [rows][head_dim / 2]
   const float* sin;
   const int32_t* positions;
-  const int32_t* row_page; // page that holds each row's token
+  const int32_t* row_page;  // page that holds each row's token
   CacheView cache;
 };
 
 struct AttendArgs {
-  const float* q;          // [rows][stride]
+  const float* q;  // [rows][stride]
   ptrdiff_t q_stride;
-  float* out;              // [rows][out_stride]
+  float* out;  // [rows][out_stride]
   ptrdiff_t out_stride;
   int32_t heads, layer;
   CacheView cache;
@@ -208,8 +215,8 @@ struct Queries {
   int32_t row, count, head;
 };
 
-struct Stats {             // of one chunk of logits
-  float max, sum;          // sum of exp(x - max)
+struct Stats {     // of one chunk of logits
+  float max, sum;  // sum of exp(x - max)
   int32_t argmax;
   int32_t finite;
 };
@@ -218,13 +225,16 @@ struct Kernels {
   const char* name;
   void (*embed)(const EmbedArgs&, int row_begin, int row_end);
   void (*prepare)(const PrepArgs&, int row_begin, int row_end);
-  void (*linear)(const LinearArgs&, int panel_begin, int panel_end, int row_begin, int row_end, uint8_t* scratch);
+  void (*linear)(const LinearArgs&, int panel_begin, int panel_end, int row_begin, int row_end,
+                 uint8_t* scratch);
   // Blocks of 32 outputs [begin, end).
   void (*gated)(const GatedArgs&, int begin, int end, int row_begin, int row_end, uint8_t* scratch);
   void (*rope)(const RopeArgs&, int row_begin, int row_end);
-  // Queries of one KV head, kAttendRows rows at most, whose sequences have the first `shared` tokens (whole pairs of pages) in common.
+  // Queries of one KV head, kAttendRows rows at most, whose sequences have the first `shared` tokens (whole
+  // pairs of pages) in common.
   void (*attend)(const AttendArgs&, const Queries*, int count, int shared, float* scratch);
-  // Queries against the tokens [begin, end) of one split, whose state [rows][part_floats] is left for `merge`.
+  // Queries against the tokens [begin, end) of one split, whose state [rows][part_floats] is left for
+  // `merge`.
   void (*attend_split)(const AttendArgs&, const Queries&, int begin, int end, float* parts, float* scratch);
   // The result of `splits` parts, as if `attend` had gone over all of them.
   void (*merge)(const AttendArgs&, const Queries&, const float* parts, int splits, float* scratch);
@@ -232,18 +242,22 @@ struct Kernels {
 };
 
 extern const Kernels kScalar;
-const Kernels* kernels_avx2();    // null where not built or not runnable
+const Kernels* kernels_avx2();  // null where not built or not runnable
 const Kernels* kernels_avx512();
 const Kernels* kernels_avx512_bf16();
 const Kernels* kernels_neon();
 const Kernels* choose_kernels(const char* forced);  // null: unknown or not runnable
 
 // Bytes of unpacked panels of k inputs.
-[[maybe_unused]] static inline size_t linear_scratch_of(int k, int panels) { return static_cast<size_t>(k / kBlock * panels) * (512 + 4 * 64); }
+[[maybe_unused]] static inline size_t linear_scratch_of(int k, int panels) {
+  return static_cast<size_t>(k / kBlock * panels) * (512 + 4 * 64);
+}
 // Scratch of `linear` and `gated` in bytes and of `attend` in floats, for any instruction set.
 size_t linear_scratch(int max_k);
 size_t attend_scratch(int head_dim);
-constexpr int kAttendRows = 64;   // query rows (tokens x heads of one KV head) per attention item
-constexpr size_t part_floats(int head_dim) { return static_cast<size_t>(head_dim + kLanes + 1); }  // of one row of a split
+constexpr int kAttendRows = 64;  // query rows (tokens x heads of one KV head) per attention item
+constexpr size_t part_floats(int head_dim) {
+  return static_cast<size_t>(head_dim + kLanes + 1);
+}  // of one row of a split
 
 }  // namespace sampan

@@ -10,7 +10,8 @@
 #include "body_attend.h"
 
 namespace sampan {
-static const Kernels kTable = {"neon", neon::embed, neon::prepare, neon::linear, neon::gated, neon::rope, neon::attend, neon::attend_split, neon::merge, neon::stats};
+static const Kernels kTable = {"neon",     neon::embed,  neon::prepare,      neon::linear, neon::gated,
+                               neon::rope, neon::attend, neon::attend_split, neon::merge,  neon::stats};
 
 const Kernels* kernels_neon() { return &kTable; }
 }  // namespace sampan

@@ -14,7 +14,8 @@ struct Block {
 static float half(const uint8_t* p) {
   uint16_t h;
   std::memcpy(&h, p, 2);
-  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, mantissa = h & 0x3ffu;
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, exponent = (h >> 10) & 31u,
+                 mantissa = h & 0x3ffu;
   float r;
   if (exponent == 0) {
     r = static_cast<float>(mantissa) * 0x1p-24f;
@@ -36,16 +37,51 @@ bool layout_of(Source source, Matrix& m) {
     case Source::f32: m.store = Store::f32; break;
     case Source::f16: m.store = Store::f16; break;
     case Source::bf16: m.store = Store::bf16; break;
-    case Source::q4_0: m.store = Store::u4; m.zero = 8; break;
-    case Source::q4_1: m.store = Store::u4; m.has_min = true; break;
-    case Source::q5_0: m.store = Store::u6; m.zero = 16; break;
-    case Source::q5_1: m.store = Store::u6; m.has_min = true; break;
-    case Source::q8_0: m.store = Store::u8; m.zero = 128; break;
-    case Source::q2_k: m.store = Store::u4; m.group = 16; m.wide = m.has_min = true; break;
-    case Source::q3_k: m.store = Store::u4; m.group = 16; m.wide = true; m.zero = 4; break;
-    case Source::q4_k: m.store = Store::u4; m.wide = m.has_min = true; break;
-    case Source::q5_k: m.store = Store::u6; m.wide = m.has_min = true; break;
-    case Source::q6_k: m.store = Store::u6; m.group = 16; m.wide = true; m.zero = 32; break;
+    case Source::q4_0:
+      m.store = Store::u4;
+      m.zero = 8;
+      break;
+    case Source::q4_1:
+      m.store = Store::u4;
+      m.has_min = true;
+      break;
+    case Source::q5_0:
+      m.store = Store::u6;
+      m.zero = 16;
+      break;
+    case Source::q5_1:
+      m.store = Store::u6;
+      m.has_min = true;
+      break;
+    case Source::q8_0:
+      m.store = Store::u8;
+      m.zero = 128;
+      break;
+    case Source::q2_k:
+      m.store = Store::u4;
+      m.group = 16;
+      m.wide = m.has_min = true;
+      break;
+    case Source::q3_k:
+      m.store = Store::u4;
+      m.group = 16;
+      m.wide = true;
+      m.zero = 4;
+      break;
+    case Source::q4_k:
+      m.store = Store::u4;
+      m.wide = m.has_min = true;
+      break;
+    case Source::q5_k:
+      m.store = Store::u6;
+      m.wide = m.has_min = true;
+      break;
+    case Source::q6_k:
+      m.store = Store::u6;
+      m.group = 16;
+      m.wide = true;
+      m.zero = 32;
+      break;
     default: return false;
   }
   return true;
@@ -55,7 +91,8 @@ size_t row_bytes(Source source, int k) {
   const size_t n = static_cast<size_t>(k);
   switch (source) {
     case Source::f32: return n * 4;
-    case Source::f16: case Source::bf16: return n * 2;
+    case Source::f16:
+    case Source::bf16: return n * 2;
     case Source::q4_0: return n / 32 * 18;
     case Source::q4_1: return n / 32 * 20;
     case Source::q5_0: return n / 32 * 22;
@@ -116,7 +153,8 @@ static void read_q3_k(Block& b, const uint8_t* p, int at) {
   for (int l = 0; l < kBlock; ++l)
     b.q[l] = static_cast<uint8_t>(((qs[l] >> (2 * (at % 4))) & 3) | ((p[l] >> at) & 1) << 2);
   for (int g = 0; g < 2; ++g) {
-    const int i = 2 * at + g, low = i < 8 ? s[i] & 15 : s[i - 8] >> 4, high = (s[8 + i % 4] >> (2 * (i / 4))) & 3;
+    const int i = 2 * at + g, low = i < 8 ? s[i] & 15 : s[i - 8] >> 4,
+              high = (s[8 + i % 4] >> (2 * (i / 4))) & 3;
     b.scale[g] = half(p + 108) * static_cast<float>((low | high << 4) - 32);
   }
 }
@@ -148,10 +186,24 @@ static void read_block(Block& b, Source source, const uint8_t* row, int index) {
   const size_t i = static_cast<size_t>(index);
   const uint8_t* p;
   switch (source) {
-    case Source::q4_0: p = row + i * 18; b.scale16 = u16(p); return nibbles(b, p + 2);
-    case Source::q4_1: p = row + i * 20; b.scale16 = u16(p); b.min16 = u16(p + 2); return nibbles(b, p + 4);
-    case Source::q5_0: p = row + i * 22; b.scale16 = u16(p); return fifth_bits(b, p + 2);
-    case Source::q5_1: p = row + i * 24; b.scale16 = u16(p); b.min16 = u16(p + 2); return fifth_bits(b, p + 4);
+    case Source::q4_0:
+      p = row + i * 18;
+      b.scale16 = u16(p);
+      return nibbles(b, p + 2);
+    case Source::q4_1:
+      p = row + i * 20;
+      b.scale16 = u16(p);
+      b.min16 = u16(p + 2);
+      return nibbles(b, p + 4);
+    case Source::q5_0:
+      p = row + i * 22;
+      b.scale16 = u16(p);
+      return fifth_bits(b, p + 2);
+    case Source::q5_1:
+      p = row + i * 24;
+      b.scale16 = u16(p);
+      b.min16 = u16(p + 2);
+      return fifth_bits(b, p + 4);
     case Source::q8_0:
       p = row + i * 34;
       b.scale16 = u16(p);
@@ -201,7 +253,8 @@ static void pack_floats(const Matrix& m, uint8_t* panel, const PackArgs& a, int 
   for (int lane = 0; lane < kLanes && first_row + lane < a.rows; ++lane) {
     const int row = a.order ? a.order[first_row + lane] : first_row + lane;
     const uint8_t* from = a.raw + row_bytes(a.source, m.k) * static_cast<size_t>(row);
-    for (int k = 0; k < m.k; ++k, from += size) std::memcpy(panel + float_index(m, k, lane) * size, from, size);
+    for (int k = 0; k < m.k; ++k, from += size)
+      std::memcpy(panel + float_index(m, k, lane) * size, from, size);
   }
 }
 
@@ -237,9 +290,11 @@ void pack_codes(const Matrix& m, uint8_t* data, const CodesArgs& a, int begin, i
       for (int lane = 0; lane < kLanes && panel * kLanes + lane < a.rows; ++lane) {
         const size_t row = static_cast<size_t>(panel * kLanes + lane);
         const uint8_t* q = a.codes + row * static_cast<size_t>(m.k) + static_cast<size_t>(s * superblock(m));
-        for (int b = 0; b < blocks; ++b) put_codes(m.store, codes + code_bytes(m) * static_cast<size_t>(b), lane, q + b * kBlock);
+        for (int b = 0; b < blocks; ++b)
+          put_codes(m.store, codes + code_bytes(m) * static_cast<size_t>(b), lane, q + b * kBlock);
         for (int g = 0; g < superblock(m) / m.group; ++g) {
-          const size_t at = row * static_cast<size_t>(groups) + static_cast<size_t>(s * (superblock(m) / m.group) + g);
+          const size_t at =
+              row * static_cast<size_t>(groups) + static_cast<size_t>(s * (superblock(m) / m.group) + g);
           const size_t to = static_cast<size_t>(g * kLanes + lane) * size;
           std::memcpy(out + to, a.scales + at * size, size);
           if (m.has_min) std::memcpy(mins + to, a.mins + at * size, size);

@@ -7,8 +7,19 @@ namespace sampan {
 
 // GGUF's type numbers.
 enum class Source : int32_t {
-  f32 = 0, f16 = 1, q4_0 = 2, q4_1 = 3, q5_0 = 6, q5_1 = 7, q8_0 = 8,
-  q2_k = 10, q3_k = 11, q4_k = 12, q5_k = 13, q6_k = 14, bf16 = 30,
+  f32 = 0,
+  f16 = 1,
+  q4_0 = 2,
+  q4_1 = 3,
+  q5_0 = 6,
+  q5_1 = 7,
+  q8_0 = 8,
+  q2_k = 10,
+  q3_k = 11,
+  q4_k = 12,
+  q5_k = 13,
+  q6_k = 14,
+  bf16 = 30,
 };
 
 // Store, group, scale width, mins and zero point that keep `source` exactly; false when it is unknown.
@@ -27,7 +38,8 @@ struct PackArgs {
 };
 void pack(const Matrix& m, uint8_t* data, const PackArgs& a, int begin, int end);
 
-// The same from codes [rows][k] with scales and mins [rows][k / group], f16 or, where the matrix is wide, f32.
+// The same from codes [rows][k] with scales and mins [rows][k / group], f16 or, where the matrix is wide,
+// f32.
 struct CodesArgs {
   const uint8_t* codes;
   const uint8_t* scales;

@@ -24,7 +24,8 @@ struct Unit {
   void (*work)(int64_t rounds);
 };
 
-// Makes values unknown to the compiler and seen by somebody: it would compute equal chains once, and unread ones never.
+// Makes values unknown to the compiler and seen by somebody: it would compute equal chains once, and unread
+// ones never.
 inline void touch(void* values) { asm volatile("" : : "r"(values) : "memory"); }
 
 Peak measure(Pool& pool, const Unit& unit) {
@@ -137,7 +138,8 @@ Unit int8_unit() {
 Unit float_unit() {
   if (__builtin_cpu_supports("avx512bf16")) return {"vdpbf16ps zmm", kChains * 32 * 2, avx512_bf16};
   if (__builtin_cpu_supports("avx512f")) return {"vfmadd ps zmm", kChains * 16 * 2, avx512_fma};
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {"vfmadd ps ymm", kChains * 8 * 2, avx2_fma};
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    return {"vfmadd ps ymm", kChains * 8 * 2, avx2_fma};
   return kPlainFloat;
 }
 
@@ -156,7 +158,8 @@ double read_bandwidth(Pool& pool) {
   const size_t part = memory.bytes() / static_cast<size_t>(pool.size()) / 64 * 64;
   const auto share = [&](int thread) { return memory.data() + part * static_cast<size_t>(thread); };
   pool.run([&](int t) { std::memset(share(t), t + 1, part); });  // untouched pages all read the same zeros
-  const double time = fastest([&] { pool.run([&](int t) { read(reinterpret_cast<const uint64_t*>(share(t)), part / 8); }); });
+  const double time =
+      fastest([&] { pool.run([&](int t) { read(reinterpret_cast<const uint64_t*>(share(t)), part / 8); }); });
   return static_cast<double>(part) * pool.size() / time;
 }
 

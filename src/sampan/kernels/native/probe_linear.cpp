@@ -9,7 +9,7 @@
 
 namespace sampan {
 
-constexpr int kPanels = 3, kRows = 256;  // of a piece, as a program cuts them
+constexpr int kPanels = 3, kRows = 256;     // of a piece, as a program cuts them
 constexpr uint8_t kHalf[2] = {0x00, 0x2c};  // 0.0625 as f16
 
 // Every code 1; scales and minima 0.0625.
@@ -23,17 +23,22 @@ static void fill(const Matrix& m, uint8_t* to) {
 
 double linear_speed(Pool& pool, const Kernels& kernels, Matrix m, int rows) {
   const size_t blocks = static_cast<size_t>(quads(rows)) * static_cast<size_t>(m.k / kBlock);
-  const Memory weights(panel_bytes(m) * static_cast<size_t>(panels(m))), quantised(blocks * sizeof(QuadBlock)), low(blocks * kLowBytes);
+  const Memory weights(panel_bytes(m) * static_cast<size_t>(panels(m))),
+      quantised(blocks * sizeof(QuadBlock)), low(blocks * kLowBytes);
   const ptrdiff_t stride = panels(m) * kLanes;
-  const Memory out(static_cast<size_t>(rows * stride) * 4), inputs(static_cast<size_t>(rows) * static_cast<size_t>(m.k) * 4);
+  const Memory out(static_cast<size_t>(rows * stride) * 4),
+      inputs(static_cast<size_t>(rows) * static_cast<size_t>(m.k) * 4);
   const Memory scratch(linear_scratch(m.k) * static_cast<size_t>(pool.size()));
-  for (const Memory* memory : {&weights, &quantised, &low, &out, &inputs, &scratch}) if (!memory->data()) return 0;
+  for (const Memory* memory : {&weights, &quantised, &low, &out, &inputs, &scratch})
+    if (!memory->data()) return 0;
   fill(m, weights.data());
   m.data = weights.data();
-  for (size_t i = 0; i < static_cast<size_t>(rows) * static_cast<size_t>(m.k); ++i) inputs.as<float>()[i] = static_cast<float>(i % 201) - 100.0f;
+  for (size_t i = 0; i < static_cast<size_t>(rows) * static_cast<size_t>(m.k); ++i)
+    inputs.as<float>()[i] = static_cast<float>(i % 201) - 100.0f;
   const std::vector<uint8_t> fine(static_cast<size_t>(rows), 0);
   const Activations a{m.k, rows, fine.data(), nullptr, quantised.as<QuadBlock>(), low.as<int8_t>()};
-  kernels.prepare({Prep::copy, inputs.as<float>(), m.k, 0, nullptr, 0.0f, nullptr, a, nullptr, 0, nullptr}, 0, rows);
+  kernels.prepare({Prep::copy, inputs.as<float>(), m.k, 0, nullptr, 0.0f, nullptr, a, nullptr, 0, nullptr}, 0,
+                  rows);
   const LinearArgs whole{m, a, out.as<float>(), stride, nullptr, false, false};
   const int columns = ceiling(panels(m), kPanels), items = columns * ceiling(rows, kRows);
   const double time = fastest([&] {

@@ -67,9 +67,11 @@ void Program::add(Instruction instruction) {
       ok_ = ok_ && linear_scratch_.back().data();
     }
   }
-  if (instruction.op == Op::prepare && instruction.prep == Prep::norm) instruction.mark = instruction.joined ? norms_ - 1 : norms_++;
+  if (instruction.op == Op::prepare && instruction.prep == Prep::norm)
+    instruction.mark = instruction.joined ? norms_ - 1 : norms_++;
   if (instruction.op == Op::linear || instruction.op == Op::gated) {
-    if (last_product_ >= 0) instructions_[static_cast<size_t>(last_product_)].next_product = static_cast<int>(instructions_.size());
+    if (last_product_ >= 0)
+      instructions_[static_cast<size_t>(last_product_)].next_product = static_cast<int>(instructions_.size());
     last_product_ = static_cast<int>(instructions_.size());
   }
   if (!instructions_.empty()) instruction.phase = instructions_.back().phase + !instruction.joined;
@@ -80,7 +82,8 @@ void Program::add(Instruction instruction) {
 
 size_t Program::workspace_bytes() const {
   size_t bytes = cos_.bytes() + sin_.bytes() + adapters_.bytes();
-  for (size_t i = 0; i < buffers_.size(); ++i) if (static_cast<int>(i) != logits_) bytes += buffers_[i].memory.bytes();
+  for (size_t i = 0; i < buffers_.size(); ++i)
+    if (static_cast<int>(i) != logits_) bytes += buffers_[i].memory.bytes();
   for (const std::vector<Memory>* all : {&owned_, &linear_scratch_, &attend_scratch_})
     for (const Memory& memory : *all) bytes += memory.bytes();
   return bytes;
@@ -99,7 +102,8 @@ void Program::plan(const Step& step) {
   }
   if (!step.slots.empty()) adapters_.plan(row_slots_, step.rows, step.sampled_rows, step.sampled);
   for (const Instruction& i : instructions_)
-    if (i.op == Op::attend) return attention_.build(step.spans, cache_, i.heads / cache_.kv_heads, pool_.size());
+    if (i.op == Op::attend)
+      return attention_.build(step.spans, cache_, i.heads / cache_.kv_heads, pool_.size());
 }
 
 bool Program::run(const Step& step) {
@@ -165,8 +169,8 @@ void Program::execute(const Instruction& i, const Step& step, Counter& next, int
   }
 }
 
-// Until the phase's work is done, not until its threads are here: a thread that the system has put aside holds
-// nobody up unless it left in the middle of a piece.
+// Until the phase's work is done, not until its threads are here: a thread that the system has put aside
+// holds nobody up unless it left in the middle of a piece.
 void Program::wait_for(int phase) const {
   const std::atomic<int>& remaining = remaining_[static_cast<size_t>(phase)].value;
   for (int spins = 0; remaining.load(std::memory_order_acquire) > 0; ++spins) relax(spins);
@@ -174,9 +178,7 @@ void Program::wait_for(int phase) const {
 
 void Program::piece(const Instruction& i, const Step& step, int begin, int end, int thread) {
   switch (i.op) {
-    case Op::embed:
-      kernels_.embed({i.matrix, step.ids, at(i.out), width(i.out)}, begin, end);
-      break;
+    case Op::embed: kernels_.embed({i.matrix, step.ids, at(i.out), width(i.out)}, begin, end); break;
     case Op::angles: angles(step, begin, end); break;
     case Op::prepare: prepare(i, step, begin, end); break;
     case Op::linear: linear(i, step, begin, end, thread); break;
@@ -190,7 +192,9 @@ void Program::piece(const Instruction& i, const Step& step, int begin, int end, 
     }
     case Op::gather: gather(i, step, begin, end); break;
     case Op::shrink: adapters_.shrink(kernels_, acts(i.act, false), i.site, i.sampled, begin, end); break;
-    case Op::expand: adapters_.expand(kernels_, at(i.out) + i.out_offset, width(i.out), i.site, i.sampled, begin, end); break;
+    case Op::expand:
+      adapters_.expand(kernels_, at(i.out) + i.out_offset, width(i.out), i.site, i.sampled, begin, end);
+      break;
     case Op::stats:
       for (int w = begin; w < end; ++w) {
         const int row = w / stats_chunks(), chunk = w % stats_chunks();
@@ -206,8 +210,10 @@ void Program::angles(const Step& step, int begin, int end) {
   for (int row = begin; row < end; ++row) {
     for (size_t i = 0; i < half; ++i) {
       const double angle = step.positions[row] * angles_.inverse_frequency[i];
-      cos_.as<float>()[static_cast<size_t>(row) * half + i] = static_cast<float>(std::cos(angle)) * angles_.scale;
-      sin_.as<float>()[static_cast<size_t>(row) * half + i] = static_cast<float>(std::sin(angle)) * angles_.scale;
+      cos_.as<float>()[static_cast<size_t>(row) * half + i] =
+          static_cast<float>(std::cos(angle)) * angles_.scale;
+      sin_.as<float>()[static_cast<size_t>(row) * half + i] =
+          static_cast<float>(std::sin(angle)) * angles_.scale;
     }
   }
 }
@@ -220,21 +226,23 @@ Activations Program::acts(int act, bool all_fine) const {
 
 void Program::prepare(const Instruction& i, const Step& step, int begin, int end) {
   kernels_.prepare({i.prep, at(i.in) + i.in_offset, width(i.in), i.up, i.weight, i.eps,
-                    i.gathers ? step.sampled_rows : nullptr, acts(i.act, i.fine || i.sampled), i.joined ? nullptr : unsound_.data(), i.mark,
-                    i.sampled ? step.sampled_rows : nullptr},
+                    i.gathers ? step.sampled_rows : nullptr, acts(i.act, i.fine || i.sampled),
+                    i.joined ? nullptr : unsound_.data(), i.mark, i.sampled ? step.sampled_rows : nullptr},
                    begin, end);
 }
 
 void Program::gather(const Instruction& i, const Step& step, int begin, int end) {
   const size_t n = static_cast<size_t>(width(i.in));
   for (int row = begin; row < end; ++row)
-    std::memcpy(at(i.out) + static_cast<size_t>(row) * n, at(i.in) + static_cast<size_t>(step.sampled_rows[row]) * n, n * sizeof(float));
+    std::memcpy(at(i.out) + static_cast<size_t>(row) * n,
+                at(i.in) + static_cast<size_t>(step.sampled_rows[row]) * n, n * sizeof(float));
 }
 
 void Program::rope(const Instruction& i, const Step& step, int begin, int end) {
-  kernels_.rope({at(i.in), width(i.in), i.k_offset, i.v_offset, i.heads, i.layer, i.q_scale, i.q_norm, i.k_norm, i.eps,
-                 cos_.as<float>(), sin_.as<float>(), step.positions, row_page_.data(), cache_},
-                begin, end);
+  kernels_.rope(
+      {at(i.in), width(i.in), i.k_offset, i.v_offset, i.heads, i.layer, i.q_scale, i.q_norm, i.k_norm, i.eps,
+       cos_.as<float>(), sin_.as<float>(), step.positions, row_page_.data(), cache_},
+      begin, end);
 }
 
 }  // namespace sampan

@@ -13,9 +13,22 @@
 
 namespace sampan {
 
-enum class Op : int32_t { embed, angles, prepare, linear, gated, rope, attend, gather, stats, shrink, expand };
+enum class Op : int32_t {
+  embed,
+  angles,
+  prepare,
+  linear,
+  gated,
+  rope,
+  attend,
+  gather,
+  stats,
+  shrink,
+  expand
+};
 
-// Steps that an instruction is part of: those in which some row has an adapter, those in which none has, or all.
+// Steps that an instruction is part of: those in which some row has an adapter, those in which none has, or
+// all.
 enum class When : int32_t { always = 0, plain = 1, adapted = 2 };
 
 // One instruction; buffers are named by index and resolved when a step runs. `joined`: it runs beside the one
@@ -25,16 +38,16 @@ struct Instruction {
   When when = When::always;
   bool joined = false;
   int phase = 0;
-  bool sampled = false;    // works on the sampled rows, one after another
-  bool gathers = false;    // prepare: reads them from where they are in the step
-  bool fine = false;       // every row keeps 16 bits, not only early positions
-  int in = -1, out = -1;   // float buffers
-  int act = -1;            // activations
-  int result = -1;         // activations that `gated` makes
+  bool sampled = false;   // works on the sampled rows, one after another
+  bool gathers = false;   // prepare: reads them from where they are in the step
+  bool fine = false;      // every row keeps 16 bits, not only early positions
+  int in = -1, out = -1;  // float buffers
+  int act = -1;           // activations
+  int result = -1;        // activations that `gated` makes
   bool result_fine = false;
   int in_offset = 0, out_offset = 0, up = 0;
   Prep prep = Prep::copy;
-  int mark = 0;            // norm: its number
+  int mark = 0;  // norm: its number
   Matrix matrix{};
   const float* weight = nullptr;  // norm or bias
   const float* q_norm = nullptr;
@@ -43,7 +56,7 @@ struct Instruction {
   bool accumulate = false;
   int heads = 0, layer = 0, k_offset = 0, v_offset = 0;
   int next_product = -1;  // of a product: the one after it
-  int site = -1;  // shrink and expand: the linear that they adapt
+  int site = -1;          // shrink and expand: the linear that they adapt
 };
 
 // One step's inputs; spans cover the rows in order.
@@ -59,8 +72,8 @@ struct Step {
 
 // What a short measurement chooses; results do not depend on it.
 struct Tuning {
-  int direct_rows = 8;   // up to which weights are read in place
-  int row_block = 256;   // rows that share unpacked weights
+  int direct_rows = 8;  // up to which weights are read in place
+  int row_block = 256;  // rows that share unpacked weights
 };
 
 struct Angles {
@@ -72,32 +85,34 @@ class Program {
  public:
   Program(Pool& pool, const Kernels& kernels, int max_rows, CacheView cache, Angles angles);
 
-  int buffer(int width);               // [max_rows][width] floats
-  int logits(int width);               // [sampled][width], grown on demand
+  int buffer(int width);  // [max_rows][width] floats
+  int logits(int width);  // [sampled][width], grown on demand
   int activations(int k, Operand operand);
   const char* fault(const Instruction& instruction) const;  // what is wrong with it, or null
   int inputs(int act) const;                                // k of activations, or -1
-  bool holds_operand(int act, const Matrix& m) const;       // known activations that hold what the matrix reads
-  void add(Instruction instruction);                        // without a fault
-  void record_for(When when) { when_ = when; }              // instructions from here on
+  bool holds_operand(int act, const Matrix& m) const;  // known activations that hold what the matrix reads
+  void add(Instruction instruction);                   // without a fault
+  void record_for(When when) { when_ = when; }         // instructions from here on
   Adapters& adapters() { return adapters_; }
   int adapted(const std::vector<int>& outputs, int inputs) { return adapters_.site(outputs, inputs, ok_); }
   // Runs every instruction. Returns false when memory for the logits is refused.
   bool run(const Step& step);
 
-  size_t workspace_bytes() const;                               // of everything but the logits
+  size_t workspace_bytes() const;  // of everything but the logits
   int max_rows() const { return max_rows_; }
   int stats_chunks() const { return (vocabulary_ + kStatsChunk - 1) / kStatsChunk; }
   int vocabulary() const { return vocabulary_; }
-  const Stats* stats() const { return stats_.data(); }          // [sampled][chunks]
+  const Stats* stats() const { return stats_.data(); }  // [sampled][chunks]
   bool has_logits() const { return logits_ >= 0; }
   const float* logits_data() const { return buffers_[static_cast<size_t>(logits_)].memory.as<float>(); }
   int logits_width() const { return buffers_[static_cast<size_t>(logits_)].width; }
-  bool ok() const { return ok_; }                               // every buffer was granted
+  bool ok() const { return ok_; }  // every buffer was granted
   void set_vocabulary(int n) { vocabulary_ = n; }
   void tune(Tuning tuning) { tuning_ = tuning; }
   // Of a sampled row in the last step: the number of the first norm that read something not finite, or -1.
-  int unsound(const Step& step, int sampled) const { return unsound_[static_cast<size_t>(step.sampled_rows[sampled])]; }
+  int unsound(const Step& step, int sampled) const {
+    return unsound_[static_cast<size_t>(step.sampled_rows[sampled])];
+  }
 
  private:
   struct Buffer {
@@ -124,7 +139,9 @@ class Program {
   void execute(const Instruction& i, const Step& step, Counter& next, int thread);
   void wait_for(int phase) const;
   int items(const Instruction& i, const Step& step) const;
-  bool applies(const Instruction& i, const Step& step) const { return i.when == When::always || (i.when == When::adapted) == !step.slots.empty(); }
+  bool applies(const Instruction& i, const Step& step) const {
+    return i.when == When::always || (i.when == When::adapted) == !step.slots.empty();
+  }
   int grain(const Instruction& i, int items) const;
   int rows(const Instruction& i, const Step& step) const { return i.sampled ? step.sampled : step.rows; }
   Tile tile(int panels, int rows) const;

@@ -10,7 +10,9 @@ struct Count {
   constexpr operator int() const { return N; }
 };
 template <int Max, class Fn>
-static inline void with_count(int, Fn f) { f(Count<1>{}); }
+static inline void with_count(int, Fn f) {
+  f(Count<1>{});
+}
 }  // namespace sampan::scalar
 #include "body_flush.h"
 #include "body_rows.h"
@@ -30,7 +32,8 @@ static int activation(const Activations& a, ptrdiff_t row, int k) {
   const ptrdiff_t at = block_index(a, row, k);
   const int chunk = k % kBlock / 4, lane = static_cast<int>(row % kQuad);
   const int code = a.blocks[at].codes[chunk][lane][k % 4];
-  return planes_of(a, row) == 2 ? code * 256 + a.low[at * kLowBytes + (chunk * kQuad + lane) * 4 + k % 4] : code;
+  return planes_of(a, row) == 2 ? code * 256 + a.low[at * kLowBytes + (chunk * kQuad + lane) * 4 + k % 4]
+                                : code;
 }
 
 // Folds of 32 inputs (16 for finer groups), each an exact integer sum, one after another.
@@ -42,7 +45,8 @@ static float integer_output(const Matrix& m, const Activations& a, int row, int 
     const uint8_t* block = m.data + panel_bytes(m) * static_cast<size_t>(panel) +
                            superblock_bytes(m) * static_cast<size_t>(k / superblock(m));
     const uint8_t* mins = block + scale_bytes(m);
-    const uint8_t* codes = mins + (m.has_min ? scale_bytes(m) : 0) + static_cast<size_t>(in / kBlock) * code_bytes(m);
+    const uint8_t* codes =
+        mins + (m.has_min ? scale_bytes(m) : 0) + static_cast<size_t>(in / kBlock) * code_bytes(m);
     int32_t total = 0, sum = 0;
     for (int i = 0; i < step; ++i) {
       const int chunk = (in + i) % kBlock / 4, q = activation(a, row, k + i);
@@ -61,7 +65,8 @@ static float integer_output(const Matrix& m, const Activations& a, int row, int 
 static float bf16_output(const Matrix& m, const uint8_t* w, const uint16_t* x, int lane) {
   float acc = 0.0f;
   for (int k = 0; k < m.k; k += 2)
-    for (int i = k + 1; i >= k; --i) acc = std::fma(bf16_at(w, float_index(m, i, lane)), widen_bf16(x[i]), acc);
+    for (int i = k + 1; i >= k; --i)
+      acc = std::fma(bf16_at(w, float_index(m, i, lane)), widen_bf16(x[i]), acc);
   return acc;
 }
 
@@ -84,7 +89,8 @@ static void outputs(const LinearArgs& a, int begin, int end, int row_begin, int 
   for (int panel = begin; panel < end; ++panel) {
     for (int row = row_begin; row < row_end; ++row) {
       for (int lane = 0; lane < kLanes; ++lane) {
-        float y = is_integer(a.w) ? integer_output(a.w, a.a, row, panel, lane) : float_output(a.w, a.a, row, panel, lane);
+        float y = is_integer(a.w) ? integer_output(a.w, a.a, row, panel, lane)
+                                  : float_output(a.w, a.a, row, panel, lane);
         float* out = a.out + (row - a.first_row) * a.stride + (panel - a.first_panel) * kLanes + lane;
         if (a.bias) y += a.bias[panel * kLanes + lane];
         *out = a.accumulate ? *out + y : y;
@@ -114,7 +120,8 @@ static void gated_blocks(const GatedArgs& g, int begin, int end, int row_begin, 
     for (int row = row_begin; row < row_end; ++row) {
       outputs({g.w, g.a, gates, kBlock, nullptr, false, false, row, gate}, gate, gate + 2, row, row + 1);
       outputs({g.w, g.a, ups, kBlock, nullptr, false, false, row, up}, up, up + 2, row, row + 1);
-      put_block(g.out, row, block * kBlock, swish(load(gates), load(ups)), swish(load(gates + kLanes), load(ups + kLanes)));
+      put_block(g.out, row, block * kBlock, swish(load(gates), load(ups)),
+                swish(load(gates + kLanes), load(ups + kLanes)));
     }
   }
 }
@@ -128,5 +135,6 @@ static void gated(const GatedArgs& g, int begin, int end, int row_begin, int row
 }  // namespace sampan::scalar
 
 namespace sampan {
-const Kernels kScalar = {"scalar", scalar::embed, scalar::prepare, scalar::linear, scalar::gated, scalar::rope, scalar::attend, scalar::attend_split, scalar::merge, scalar::stats};
+const Kernels kScalar = {"scalar",     scalar::embed,  scalar::prepare,      scalar::linear, scalar::gated,
+                         scalar::rope, scalar::attend, scalar::attend_split, scalar::merge,  scalar::stats};
 }

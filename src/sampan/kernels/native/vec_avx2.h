@@ -10,21 +10,34 @@
 
 namespace sampan::SAMPAN_ISA {
 
-struct F { __m256 a, b; };
-struct I { __m256i a, b; };
-struct W { __m256i a, b; };  // 64 codes: [16 features][4 inputs]
+struct F {
+  __m256 a, b;
+};
+struct I {
+  __m256i a, b;
+};
+struct W {
+  __m256i a, b;
+};  // 64 codes: [16 features][4 inputs]
 
-static inline __m256i at(const void* p, int i) { return _mm256_loadu_si256(static_cast<const __m256i*>(p) + i); }
+static inline __m256i at(const void* p, int i) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p) + i);
+}
 static inline void put(void* p, int i, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(p) + i, x); }
 
 static inline F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-static inline void store(float* p, F x) { _mm256_storeu_ps(p, x.a); _mm256_storeu_ps(p + 8, x.b); }
+static inline void store(float* p, F x) {
+  _mm256_storeu_ps(p, x.a);
+  _mm256_storeu_ps(p + 8, x.b);
+}
 static inline F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 static inline F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 static inline F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 static inline F mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
 static inline F div(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
-static inline F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+static inline F fma(F x, F y, F z) {
+  return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
 static inline F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 static inline F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
 static inline F pick_less(F x, F limit, F b, F a) {
@@ -33,9 +46,12 @@ static inline F pick_less(F x, F limit, F b, F a) {
 }
 static inline I nearest(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 // Largest magnitude by bit pattern: exact in any order, and NaN wins.
-static inline __m256i magnitude(__m256 x) { return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff)); }
+static inline __m256i magnitude(__m256 x) {
+  return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff));
+}
 static inline __m256i larger_magnitudes(F x, F y) {
-  return _mm256_max_epi32(_mm256_max_epi32(magnitude(x.a), magnitude(x.b)), _mm256_max_epi32(magnitude(y.a), magnitude(y.b)));
+  return _mm256_max_epi32(_mm256_max_epi32(magnitude(x.a), magnitude(x.b)),
+                          _mm256_max_epi32(magnitude(y.a), magnitude(y.b)));
 }
 static inline float max_magnitude(F x, F y) {
   const __m256i top = larger_magnitudes(x, y);
@@ -51,7 +67,8 @@ static inline void max_magnitudes(const F (&a)[kQuad], const F (&b)[kQuad], floa
   const __m256i even = _mm256_max_epi32(_mm256_unpacklo_epi32(x[0], x[1]), _mm256_unpackhi_epi32(x[0], x[1]));
   const __m256i odd = _mm256_max_epi32(_mm256_unpacklo_epi32(x[2], x[3]), _mm256_unpackhi_epi32(x[2], x[3]));
   const __m256i all = _mm256_max_epi32(_mm256_unpacklo_epi64(even, odd), _mm256_unpackhi_epi64(even, odd));
-  _mm_storeu_ps(top, _mm_castsi128_ps(_mm_max_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1))));
+  _mm_storeu_ps(
+      top, _mm_castsi128_ps(_mm_max_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1))));
 }
 static inline int32_t sum(I x) {
   const __m256i both = _mm256_add_epi32(x.a, x.b);
@@ -83,7 +100,8 @@ static inline void store_quad(int8_t* p, const I (&x)[kQuad], int32_t* sums) {
   put(p, 0, a);
   put(p, 1, b);
   const __m256i fours = _mm256_add_epi32(sums_of_fours(a), sums_of_fours(b));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(sums), _mm_add_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256(fours, 1)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(sums),
+                   _mm_add_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256(fours, 1)));
 }
 static inline F load_f16(const void* p) {
   const __m128i* h = static_cast<const __m128i*>(p);
@@ -97,14 +115,17 @@ static inline __m256 odd_bf16(__m256i x) {
 static inline __m256i round_bf16(__m256 x) {
   const __m256i bits = _mm256_castps_si256(x);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  const __m256i round = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+  const __m256i round =
+      _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
   const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
   return _mm256_blendv_epi8(round, _mm256_set1_epi32(0x7fc0), nan);
 }
 static inline void store_bf16(uint16_t* p, F x) {
   put(p, 0, _mm256_permute4x64_epi64(_mm256_packus_epi32(round_bf16(x.a), round_bf16(x.b)), 0xd8));
 }
-struct B { __m256i a, b; };  // sixteen pairs of bf16
+struct B {
+  __m256i a, b;
+};  // sixteen pairs of bf16
 static inline B load_pairs(const uint16_t* p) { return {at(p, 0), at(p, 1)}; }
 static inline B set1_pair(const uint16_t* p) {
   int32_t x;
@@ -117,7 +138,9 @@ static inline B even_only(B x) {
 }
 // Elements to be broadcast are kept as floats, rounded to bf16.
 using Scalar = float;
-struct Pair { F even, odd; };
+struct Pair {
+  F even, odd;
+};
 static inline void store_scalars(float* p, F low, F high) {
   put(p, 0, _mm256_slli_epi32(round_bf16(low.a), 16));
   put(p, 1, _mm256_slli_epi32(round_bf16(low.b), 16));
@@ -134,19 +157,24 @@ static inline F dot_bf16(F acc, B x, Pair y) {
 static inline F dot_bf16(F acc, B x, B y) { return dot_bf16(acc, x, widened(y)); }
 static inline bool any_greater(F x, float limit) {
   const __m256 top = _mm256_set1_ps(limit);
-  return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, top, _CMP_GT_OQ), _mm256_cmp_ps(x.b, top, _CMP_GT_OQ))) != 0;
+  return _mm256_movemask_ps(
+             _mm256_or_ps(_mm256_cmp_ps(x.a, top, _CMP_GT_OQ), _mm256_cmp_ps(x.b, top, _CMP_GT_OQ))) != 0;
 }
 static inline __m256 eight_i8(const char* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
-static inline F load_i8(const void* p) { return {eight_i8(static_cast<const char*>(p)), eight_i8(static_cast<const char*>(p) + 8)}; }
+static inline F load_i8(const void* p) {
+  return {eight_i8(static_cast<const char*>(p)), eight_i8(static_cast<const char*>(p) + 8)};
+}
 
 static inline I set1_i32(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 static inline I shift8(I x) { return {_mm256_slli_epi32(x.a, 8), _mm256_slli_epi32(x.b, 8)}; }
 static inline I add_i32(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 static inline I sub_i32(I x, I y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
 static inline I mul_i32(I x, I y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
-static inline __m256i high_byte8(__m256i x) { return _mm256_srai_epi32(_mm256_add_epi32(x, _mm256_set1_epi32(128)), 8); }
+static inline __m256i high_byte8(__m256i x) {
+  return _mm256_srai_epi32(_mm256_add_epi32(x, _mm256_set1_epi32(128)), 8);
+}
 static inline I high_byte(I x) { return {high_byte8(x.a), high_byte8(x.b)}; }
 // Lanes folded in halves: a fixed order.
 static inline float fold_lanes(F x) {
@@ -162,7 +190,10 @@ static inline float max_lanes(F x) {
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 static inline W load_codes(const uint8_t* p) { return {at(p, 0), at(p, 1)}; }
-static inline void store_codes(uint8_t* p, W w) { put(p, 0, w.a); put(p, 1, w.b); }
+static inline void store_codes(uint8_t* p, W w) {
+  put(p, 0, w.a);
+  put(p, 1, w.b);
+}
 static inline W low_nibbles(W w) {
   const __m256i m = _mm256_set1_epi8(15);
   return {_mm256_and_si256(w.a, m), _mm256_and_si256(w.b, m)};
@@ -195,9 +226,13 @@ static inline __m256i dot8(__m256i acc, __m256i w, __m256i a) {
 }
 // acc + sum of four u8 x s8 products a lane. `Wide`: codes may exceed 127.
 template <bool Wide>
-static inline I dot(I acc, W w, I a) { return {dot8<Wide>(acc.a, w.a, a.a), dot8<Wide>(acc.b, w.b, a.b)}; }
+static inline I dot(I acc, W w, I a) {
+  return {dot8<Wide>(acc.a, w.a, a.a), dot8<Wide>(acc.b, w.b, a.b)};
+}
 static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
-static inline void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }  // to the L2 cache
+static inline void prefetch_far(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
+}  // to the L2 cache
 
 constexpr int kDirectRows = 2;
 constexpr int kTileRows = 2, kTilePanels = 1;

@@ -10,20 +10,49 @@
 
 namespace sampan::SAMPAN_ISA {
 
-struct F { float32x4_t v[4]; };
-struct I { int32x4_t v[4]; };
-struct W { uint8x16_t v[4]; };  // 64 codes: [16 features][4 inputs]
+struct F {
+  float32x4_t v[4];
+};
+struct I {
+  int32x4_t v[4];
+};
+struct W {
+  uint8x16_t v[4];
+};  // 64 codes: [16 features][4 inputs]
 
 #define SAMPAN_EACH for (int i = 0; i < 4; ++i)
 
-static inline F load(const float* p) { F r; SAMPAN_EACH r.v[i] = vld1q_f32(p + 4 * i); return r; }
+static inline F load(const float* p) {
+  F r;
+  SAMPAN_EACH r.v[i] = vld1q_f32(p + 4 * i);
+  return r;
+}
 static inline void store(float* p, F a) { SAMPAN_EACH vst1q_f32(p + 4 * i, a.v[i]); }
-static inline F set1(float x) { F r; SAMPAN_EACH r.v[i] = vdupq_n_f32(x); return r; }
-static inline F add(F a, F b) { SAMPAN_EACH a.v[i] = vaddq_f32(a.v[i], b.v[i]); return a; }
-static inline F sub(F a, F b) { SAMPAN_EACH a.v[i] = vsubq_f32(a.v[i], b.v[i]); return a; }
-static inline F mul(F a, F b) { SAMPAN_EACH a.v[i] = vmulq_f32(a.v[i], b.v[i]); return a; }
-static inline F div(F a, F b) { SAMPAN_EACH a.v[i] = vdivq_f32(a.v[i], b.v[i]); return a; }
-static inline F fma(F a, F b, F c) { SAMPAN_EACH c.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]); return c; }
+static inline F set1(float x) {
+  F r;
+  SAMPAN_EACH r.v[i] = vdupq_n_f32(x);
+  return r;
+}
+static inline F add(F a, F b) {
+  SAMPAN_EACH a.v[i] = vaddq_f32(a.v[i], b.v[i]);
+  return a;
+}
+static inline F sub(F a, F b) {
+  SAMPAN_EACH a.v[i] = vsubq_f32(a.v[i], b.v[i]);
+  return a;
+}
+static inline F mul(F a, F b) {
+  SAMPAN_EACH a.v[i] = vmulq_f32(a.v[i], b.v[i]);
+  return a;
+}
+static inline F div(F a, F b) {
+  SAMPAN_EACH a.v[i] = vdivq_f32(a.v[i], b.v[i]);
+  return a;
+}
+static inline F fma(F a, F b, F c) {
+  SAMPAN_EACH c.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]);
+  return c;
+}
 static inline F pick_less(F x, F limit, F b, F a) {
   SAMPAN_EACH a.v[i] = vbslq_f32(vcltq_f32(x.v[i], limit.v[i]), b.v[i], a.v[i]);
   return a;
@@ -31,7 +60,11 @@ static inline F pick_less(F x, F limit, F b, F a) {
 // Not vmaxq/vminq: those propagate NaN, x86 takes the second operand.
 static inline F max(F a, F b) { return pick_less(b, a, a, b); }
 static inline F min(F a, F b) { return pick_less(a, b, a, b); }
-static inline I nearest(F a) { I r; SAMPAN_EACH r.v[i] = vcvtnq_s32_f32(a.v[i]); return r; }
+static inline I nearest(F a) {
+  I r;
+  SAMPAN_EACH r.v[i] = vcvtnq_s32_f32(a.v[i]);
+  return r;
+}
 // Largest magnitude by bit pattern: exact in any order, and NaN wins.
 static inline uint32x4_t larger_magnitudes(F a, F b) {
   uint32x4_t top = vdupq_n_u32(0);
@@ -53,8 +86,16 @@ static inline void max_magnitudes(const F (&a)[kQuad], const F (&b)[kQuad], floa
   const uint32x4_t odd = vpmaxq_u32(larger_magnitudes(a[2], b[2]), larger_magnitudes(a[3], b[3]));
   vst1q_f32(top, vreinterpretq_f32_u32(vpmaxq_u32(even, odd)));
 }
-static inline int32_t sum(I a) { int32_t s = 0; SAMPAN_EACH s += vaddvq_s32(a.v[i]); return s; }
-static inline F to_float(I a) { F r; SAMPAN_EACH r.v[i] = vcvtq_f32_s32(a.v[i]); return r; }
+static inline int32_t sum(I a) {
+  int32_t s = 0;
+  SAMPAN_EACH s += vaddvq_s32(a.v[i]);
+  return s;
+}
+static inline F to_float(I a) {
+  F r;
+  SAMPAN_EACH r.v[i] = vcvtq_f32_s32(a.v[i]);
+  return r;
+}
 static inline F power_of_two(I n) {
   F r;
   SAMPAN_EACH r.v[i] = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n.v[i], vdupq_n_s32(127)), 23));
@@ -89,9 +130,17 @@ static inline uint32x4_t round_bf16(float32x4_t x) {
   const uint32x4_t round = vshrq_n_u32(vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd), 16);
   return vbslq_u32(vceqq_f32(x, x), round, vdupq_n_u32(0x7fc0));
 }
-static inline void store_bf16(uint16_t* p, F a) { SAMPAN_EACH vst1_u16(p + 4 * i, vmovn_u32(round_bf16(a.v[i]))); }
-struct B { uint32x4_t v[4]; };  // sixteen pairs of bf16
-static inline B load_pairs(const uint16_t* p) { B r; SAMPAN_EACH r.v[i] = vreinterpretq_u32_u16(vld1q_u16(p + 8 * i)); return r; }
+static inline void store_bf16(uint16_t* p, F a) {
+  SAMPAN_EACH vst1_u16(p + 4 * i, vmovn_u32(round_bf16(a.v[i])));
+}
+struct B {
+  uint32x4_t v[4];
+};  // sixteen pairs of bf16
+static inline B load_pairs(const uint16_t* p) {
+  B r;
+  SAMPAN_EACH r.v[i] = vreinterpretq_u32_u16(vld1q_u16(p + 8 * i));
+  return r;
+}
 static inline B set1_pair(const uint16_t* p) {
   uint32_t x;
   std::memcpy(&x, p, 4);
@@ -99,12 +148,19 @@ static inline B set1_pair(const uint16_t* p) {
   SAMPAN_EACH r.v[i] = vdupq_n_u32(x);
   return r;
 }
-static inline B even_only(B x) { SAMPAN_EACH x.v[i] = vandq_u32(x.v[i], vdupq_n_u32(0xffffu)); return x; }
+static inline B even_only(B x) {
+  SAMPAN_EACH x.v[i] = vandq_u32(x.v[i], vdupq_n_u32(0xffffu));
+  return x;
+}
 static inline float32x4_t even_bf16(uint32x4_t x) { return vreinterpretq_f32_u32(vshlq_n_u32(x, 16)); }
-static inline float32x4_t odd_bf16(uint32x4_t x) { return vreinterpretq_f32_u32(vandq_u32(x, vdupq_n_u32(0xffff0000u))); }
+static inline float32x4_t odd_bf16(uint32x4_t x) {
+  return vreinterpretq_f32_u32(vandq_u32(x, vdupq_n_u32(0xffff0000u)));
+}
 // Elements to be broadcast are kept as floats, rounded to bf16.
 using Scalar = float;
-struct Pair { F even, odd; };
+struct Pair {
+  F even, odd;
+};
 static inline void store_scalars(float* p, F low, F high) {
   SAMPAN_EACH {
     vst1q_u32(reinterpret_cast<uint32_t*>(p + 4 * i), vshlq_n_u32(round_bf16(low.v[i]), 16));
@@ -135,12 +191,31 @@ static inline F load_i8(const void* p) {
            vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))}};
 }
 
-static inline I set1_i32(int32_t x) { I r; SAMPAN_EACH r.v[i] = vdupq_n_s32(x); return r; }
-static inline I shift8(I a) { SAMPAN_EACH a.v[i] = vshlq_n_s32(a.v[i], 8); return a; }
-static inline I add_i32(I a, I b) { SAMPAN_EACH a.v[i] = vaddq_s32(a.v[i], b.v[i]); return a; }
-static inline I sub_i32(I a, I b) { SAMPAN_EACH a.v[i] = vsubq_s32(a.v[i], b.v[i]); return a; }
-static inline I mul_i32(I a, I b) { SAMPAN_EACH a.v[i] = vmulq_s32(a.v[i], b.v[i]); return a; }
-static inline I high_byte(I a) { SAMPAN_EACH a.v[i] = vshrq_n_s32(vaddq_s32(a.v[i], vdupq_n_s32(128)), 8); return a; }
+static inline I set1_i32(int32_t x) {
+  I r;
+  SAMPAN_EACH r.v[i] = vdupq_n_s32(x);
+  return r;
+}
+static inline I shift8(I a) {
+  SAMPAN_EACH a.v[i] = vshlq_n_s32(a.v[i], 8);
+  return a;
+}
+static inline I add_i32(I a, I b) {
+  SAMPAN_EACH a.v[i] = vaddq_s32(a.v[i], b.v[i]);
+  return a;
+}
+static inline I sub_i32(I a, I b) {
+  SAMPAN_EACH a.v[i] = vsubq_s32(a.v[i], b.v[i]);
+  return a;
+}
+static inline I mul_i32(I a, I b) {
+  SAMPAN_EACH a.v[i] = vmulq_s32(a.v[i], b.v[i]);
+  return a;
+}
+static inline I high_byte(I a) {
+  SAMPAN_EACH a.v[i] = vshrq_n_s32(vaddq_s32(a.v[i], vdupq_n_s32(128)), 8);
+  return a;
+}
 // Lanes folded in halves: a fixed order.
 static inline float fold_lanes(F x) {
   const float32x4_t four = vaddq_f32(vaddq_f32(x.v[0], x.v[2]), vaddq_f32(x.v[1], x.v[3]));
@@ -154,10 +229,20 @@ static inline float max_lanes(F x) {
   const float even = v[0] > v[2] ? v[0] : v[2], odd = v[1] > v[3] ? v[1] : v[3];
   return even > odd ? even : odd;
 }
-static inline W load_codes(const uint8_t* p) { W r; SAMPAN_EACH r.v[i] = vld1q_u8(p + 16 * i); return r; }
+static inline W load_codes(const uint8_t* p) {
+  W r;
+  SAMPAN_EACH r.v[i] = vld1q_u8(p + 16 * i);
+  return r;
+}
 static inline void store_codes(uint8_t* p, W w) { SAMPAN_EACH vst1q_u8(p + 16 * i, w.v[i]); }
-static inline W low_nibbles(W w) { SAMPAN_EACH w.v[i] = vandq_u8(w.v[i], vdupq_n_u8(15)); return w; }
-static inline W high_nibbles(W w) { SAMPAN_EACH w.v[i] = vshrq_n_u8(w.v[i], 4); return w; }
+static inline W low_nibbles(W w) {
+  SAMPAN_EACH w.v[i] = vandq_u8(w.v[i], vdupq_n_u8(15));
+  return w;
+}
+static inline W high_nibbles(W w) {
+  SAMPAN_EACH w.v[i] = vshrq_n_u8(w.v[i], 4);
+  return w;
+}
 static inline W add_high2(W low, W high, int s) {  // low | ((high >> 2s) & 3) << 4
   const int8x16_t right = vdupq_n_s8(static_cast<int8_t>(-2 * s));
   SAMPAN_EACH {

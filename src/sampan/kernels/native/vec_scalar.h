@@ -9,26 +9,63 @@
 
 namespace sampan::SAMPAN_ISA {
 
-struct F { float v[kLanes]; };
-struct I { int32_t v[kLanes]; };
+struct F {
+  float v[kLanes];
+};
+struct I {
+  int32_t v[kLanes];
+};
 
 #define SAMPAN_EACH for (int i = 0; i < kLanes; ++i)
 
-static inline F load(const float* p) { F r; std::memcpy(r.v, p, sizeof r.v); return r; }
+static inline F load(const float* p) {
+  F r;
+  std::memcpy(r.v, p, sizeof r.v);
+  return r;
+}
 static inline void store(float* p, F a) { std::memcpy(p, a.v, sizeof a.v); }
-static inline F set1(float x) { F r; SAMPAN_EACH r.v[i] = x; return r; }
-static inline F add(F a, F b) { SAMPAN_EACH a.v[i] += b.v[i]; return a; }
-static inline F sub(F a, F b) { SAMPAN_EACH a.v[i] -= b.v[i]; return a; }
-static inline F mul(F a, F b) { SAMPAN_EACH a.v[i] *= b.v[i]; return a; }
-static inline F div(F a, F b) { SAMPAN_EACH a.v[i] /= b.v[i]; return a; }
-static inline F fma(F a, F b, F c) { SAMPAN_EACH c.v[i] = std::fma(a.v[i], b.v[i], c.v[i]); return c; }
-static inline F max(F a, F b) { SAMPAN_EACH a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
-static inline F min(F a, F b) { SAMPAN_EACH a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return a; }
+static inline F set1(float x) {
+  F r;
+  SAMPAN_EACH r.v[i] = x;
+  return r;
+}
+static inline F add(F a, F b) {
+  SAMPAN_EACH a.v[i] += b.v[i];
+  return a;
+}
+static inline F sub(F a, F b) {
+  SAMPAN_EACH a.v[i] -= b.v[i];
+  return a;
+}
+static inline F mul(F a, F b) {
+  SAMPAN_EACH a.v[i] *= b.v[i];
+  return a;
+}
+static inline F div(F a, F b) {
+  SAMPAN_EACH a.v[i] /= b.v[i];
+  return a;
+}
+static inline F fma(F a, F b, F c) {
+  SAMPAN_EACH c.v[i] = std::fma(a.v[i], b.v[i], c.v[i]);
+  return c;
+}
+static inline F max(F a, F b) {
+  SAMPAN_EACH a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+  return a;
+}
+static inline F min(F a, F b) {
+  SAMPAN_EACH a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
+  return a;
+}
 // b where x < limit, else a.
-static inline F pick_less(F x, F limit, F b, F a) { SAMPAN_EACH a.v[i] = x.v[i] < limit.v[i] ? b.v[i] : a.v[i]; return a; }
+static inline F pick_less(F x, F limit, F b, F a) {
+  SAMPAN_EACH a.v[i] = x.v[i] < limit.v[i] ? b.v[i] : a.v[i];
+  return a;
+}
 static inline I nearest(F a) {  // to even; what does not fit becomes INT32_MIN
   I r;
-  SAMPAN_EACH r.v[i] = std::fabs(a.v[i]) < 2147483648.0f ? static_cast<int32_t>(std::nearbyint(a.v[i])) : INT32_MIN;
+  SAMPAN_EACH r.v[i] =
+      std::fabs(a.v[i]) < 2147483648.0f ? static_cast<int32_t>(std::nearbyint(a.v[i])) : INT32_MIN;
   return r;
 }
 // Largest magnitude by bit pattern: exact in any order, and NaN wins.
@@ -51,11 +88,22 @@ static inline float max_magnitude(F a, F b) {
 static inline void max_magnitudes(const F (&a)[kQuad], const F (&b)[kQuad], float* top) {
   for (int r = 0; r < kQuad; ++r) top[r] = max_magnitude(a[r], b[r]);
 }
-static inline int32_t sum(I a) { int32_t s = 0; SAMPAN_EACH s += a.v[i]; return s; }
-static inline F to_float(I a) { F r; SAMPAN_EACH r.v[i] = static_cast<float>(a.v[i]); return r; }
+static inline int32_t sum(I a) {
+  int32_t s = 0;
+  SAMPAN_EACH s += a.v[i];
+  return s;
+}
+static inline F to_float(I a) {
+  F r;
+  SAMPAN_EACH r.v[i] = static_cast<float>(a.v[i]);
+  return r;
+}
 static inline F power_of_two(I n) {
   F r;
-  SAMPAN_EACH { const uint32_t bits = static_cast<uint32_t>(n.v[i] + 127) << 23; std::memcpy(&r.v[i], &bits, 4); }
+  SAMPAN_EACH {
+    const uint32_t bits = static_cast<uint32_t>(n.v[i] + 127) << 23;
+    std::memcpy(&r.v[i], &bits, 4);
+  }
   return r;
 }
 static inline void store_i8(int8_t* p, I a) { SAMPAN_EACH p[i] = static_cast<int8_t>(a.v[i]); }
@@ -66,9 +114,18 @@ static inline void store_quad(int8_t* p, const I (&a)[kQuad], int32_t* sums) {
     sums[r] = sum(a[r]);
   }
 }
-static inline I sub_i32(I a, I b) { SAMPAN_EACH a.v[i] -= b.v[i]; return a; }
-static inline I shift8(I a) { SAMPAN_EACH a.v[i] *= 256; return a; }
-static inline I high_byte(I a) { SAMPAN_EACH a.v[i] = (a.v[i] + 128) >> 8; return a; }  // to nearest
+static inline I sub_i32(I a, I b) {
+  SAMPAN_EACH a.v[i] -= b.v[i];
+  return a;
+}
+static inline I shift8(I a) {
+  SAMPAN_EACH a.v[i] *= 256;
+  return a;
+}
+static inline I high_byte(I a) {
+  SAMPAN_EACH a.v[i] = (a.v[i] + 128) >> 8;
+  return a;
+}  // to nearest
 // Lanes folded in halves: a fixed order.
 static inline float fold_lanes(F x) {
   for (int width = kLanes / 2; width > 0; width /= 2)
@@ -103,10 +160,23 @@ static inline F load_f16(const void* p) {
   SAMPAN_EACH r.v[i] = half_to_float(h[i]);
   return r;
 }
-struct B { uint16_t v[kLanes][2]; };  // sixteen pairs of bf16
-static inline B load_pairs(const uint16_t* p) { B r; std::memcpy(r.v, p, sizeof r.v); return r; }
-static inline B set1_pair(const uint16_t* p) { B r; SAMPAN_EACH std::memcpy(r.v[i], p, 4); return r; }
-static inline B even_only(B x) { SAMPAN_EACH x.v[i][1] = 0; return x; }
+struct B {
+  uint16_t v[kLanes][2];
+};  // sixteen pairs of bf16
+static inline B load_pairs(const uint16_t* p) {
+  B r;
+  std::memcpy(r.v, p, sizeof r.v);
+  return r;
+}
+static inline B set1_pair(const uint16_t* p) {
+  B r;
+  SAMPAN_EACH std::memcpy(r.v[i], p, 4);
+  return r;
+}
+static inline B even_only(B x) {
+  SAMPAN_EACH x.v[i][1] = 0;
+  return x;
+}
 static inline float widen_bf16(uint16_t h) {
   const uint32_t bits = static_cast<uint32_t>(h) << 16;
   float r;
@@ -133,7 +203,8 @@ static inline void store_bf16(uint16_t* p, F a) {  // to nearest even; NaN stays
   SAMPAN_EACH {
     uint32_t bits;
     std::memcpy(&bits, &a.v[i], 4);
-    p[i] = a.v[i] == a.v[i] ? static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16) : uint16_t{0x7fc0};
+    p[i] = a.v[i] == a.v[i] ? static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)
+                            : uint16_t{0x7fc0};
   }
 }
 // As what elements to be broadcast are kept.
