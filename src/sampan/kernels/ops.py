@@ -1,13 +1,13 @@
-"""The small set of operations that a model file is written against.
+"""The small set of operations that a model file is written against. All of them are pure.
 
-A model is first described by names and shapes (`Weight`, `Linear`, `Norm`), then run by a backend: the
-recorder in `program.py` (native kernels) or `reference.py` (PyTorch). Shapes: T tokens of a step, S sampled
-rows, H hidden, D head size.
+A model is first described by names and shapes (`Weight`, `Linear`, `Norm` …), then its forward is recorded
+once into a graph (`graph.py`), which a backend compiles or runs. A value may be read by any number of
+operations, and `x + y` adds any two of one shape. Shapes: T tokens of a step, S sampled rows, H hidden.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,48 @@ class Norm:
     eps: float
 
 
+Form = Literal["half", "interleaved"]
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary embedding (arXiv:2104.09864) of features [first, first + 2 * len(inv_freq)) of each head.
+
+    `inv_freq`: radians per position, one for each rotated pair. `scale` multiplies cos and sin (YaRN's
+    attention factor). `form`: a pair is features (i, i + half) or, interleaved, (2i, 2i + 1). `head_size`:
+    features of a head; what is not rotated stays as it is.
+    """
+
+    inv_freq: tuple[float, ...]
+    head_size: int
+    scale: float = 1.0
+    form: Form = "half"
+    first: int = 0
+
+    @property
+    def size(self) -> int:
+        """Rotated features of a head."""
+        return 2 * len(self.inv_freq)
+
+
 @dataclass(frozen=True)
 class Attention:
-    """Sizes that the cache and the attention need; `layer` is the layer's index."""
+    """Sizes that attention and its cache need. `layer`: the index of its keys and values in the cache.
+
+    `key_size`, `value_size`: features of a head. `scale`: of the scores, before softmax.
+    """
 
     layer: int
     heads: int
     kv_heads: int
-    head_dim: int
+    key_size: int
+    value_size: int
+    scale: float
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's inputs as a backend understands them; a program takes the real ones as spans."""
+    """One step's inputs as a backend understands them; a recorded graph takes the real ones when it runs."""
 
     ids: Any
     positions: Any
@@ -70,31 +99,47 @@ class Batch:
 
 
 class Ops(Protocol):
-    """What a backend offers. Values are opaque to a model file, except that residuals add with `+`."""
+    """What a model may compute. Values are opaque to it, but for `+`."""
 
     def embed(self, table: Weight, ids: Any) -> Any:
         """Rows of `table` [T, H]."""
 
     def norm(self, x: Any, norm: Norm) -> Any:
-        """RMSNorm over the last axis."""
-
-    def head_norm(self, x: Any, norm: Norm) -> Any:
-        """RMSNorm over each head of [T, heads * D]."""
+        """RMSNorm over the last axis, or over each run of features that is as long as the norm's weight."""
 
     def linear(self, x: Any, weight: Linear) -> Any:
         """[T, in] -> [T, out]; a tuple when `weight` has several parts."""
 
-    def rope(self, q: Any, k: Any, positions: Any) -> tuple[Any, Any]:
-        """Rotary embedding, half-split (arXiv:2104.09864)."""
+    def add(self, x: Any, y: Any) -> Any:
+        """x + y, of one shape."""
 
-    def attend(self, q: Any, k: Any, v: Any, cache: Any, shape: Attention) -> Any:
-        """Appends k and v to the cache, then causal grouped-query attention: [T, heads * D]."""
+    def scale(self, x: Any, factor: float) -> Any:
+        """x * factor."""
+
+    def gate(self, x: Any, gate: Any) -> Any:
+        """x * sigmoid(gate); the gate has x's width, or one feature for all of them."""
 
     def swiglu(self, gate_up: tuple[Any, Any]) -> Any:
         """silu(gate) * up (arXiv:2002.05202)."""
 
+    def split(self, x: Any, sizes: Sequence[int]) -> tuple[Any, ...]:
+        """Neighbouring features of x, `sizes` of them in turn."""
+
+    def concat(self, parts: Sequence[Any]) -> Any:
+        """Features of all parts, one after another."""
+
+    def rope(self, x: Any, positions: Any, rope: Rope) -> Any:
+        """Each head of x [T, heads * head_size] rotated by its token's position."""
+
+    def attend(self, q: Any, k: Any, v: Any, cache: Any, shape: Attention) -> Any:
+        """Appends k [T, kv_heads * key_size] and v [T, kv_heads * value_size] to the cache, then causal
+        grouped-query attention of q [T, heads * key_size]: [T, heads * value_size]."""
+
     def rows(self, x: Any, index: Any) -> Any:
-        """The sampled rows [S, H]."""
+        """The sampled rows [S, width]."""
 
     def head(self, x: Any, weight: Linear) -> Any:
         """Logits [S, vocabulary]."""
+
+    def keep(self, x: Any, name: str) -> Any:
+        """x itself; whoever runs the model may ask for its values by this name."""

@@ -1,0 +1,230 @@
+"""The seam between the engine and whatever computes: a `Backend` compiles a graph, an `Executable` runs steps.
+
+Everything above this folder knows these types only. A backend that lacks an operation or a shape refuses it by
+name, before memory is filled. Shapes: T tokens of a step, S sampled rows.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampan.kernels.formats import TensorType
+from sampan.kernels.graph import Graph
+from sampan.kernels.ops import Weight
+
+Floats = NDArray[np.float32]
+
+PAGE = 32
+"""Tokens of one page of the cache, on every backend."""
+
+
+class TensorInfo(Protocol):
+    """What a file says of a tensor."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Row-major, as Hugging Face has it."""
+
+    @property
+    def type(self) -> TensorType:
+        """Of its numbers in the file."""
+
+
+class Tensors(Protocol):
+    """A model's named tensors, as `weights/` gives them."""
+
+    @property
+    def where(self) -> str:
+        """The file or folder, for messages."""
+
+    def info(self, name: str) -> TensorInfo:
+        """Shape and type."""
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """Bytes as they lie in the file."""
+
+    def array(self, name: str) -> Floats:
+        """All values."""
+
+    def rows(self, name: str, start: int, stop: int) -> Floats:
+        """Some rows' values."""
+
+    def row_order(self, name: str) -> NDArray[np.intp] | None:
+        """Where the tensor's rows lie among the file's, if not in order."""
+
+    def release(self, name: str) -> None:
+        """Its bytes are not needed any more."""
+
+
+@dataclass(frozen=True)
+class AdapterRoom:
+    """How many adapters there may be at once, and their largest rank."""
+
+    count: int
+    rank: int
+
+
+@dataclass(frozen=True)
+class CacheSize:
+    """The paged cache: how many pages, and the type of its numbers."""
+
+    pages: int
+    dtype: str = "bf16"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that a plan takes. `workspace`: of the largest step, without logits; `logits`: of one row of
+    them; `page`: of one page of the cache in all layers, by the cache's type; `dtype`: the type that suits the
+    weights; `adapters`: of all adapters that there is room for."""
+
+    weights: int
+    workspace: int
+    logits: int
+    page: Mapping[str, int]
+    dtype: str
+    adapters: int = 0
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What suits a model on a machine. `chunk_rows`: of a prompt in one step. `draft_rows`: up to which a step
+    is filled with drafts, 0 for none. `settings`: the backend's own, by name."""
+
+    chunk_rows: int
+    draft_rows: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Span(NamedTuple):
+    """Rows of one sequence in a step: their tokens, how many are before them, the sequence's pages, how many of
+    the last rows are sampled, and the slot of its adapter (-1: none)."""
+
+    ids: list[int]
+    before: int
+    pages: Any  # int32 [pages]
+    sampled: int
+    slot: int = -1
+
+
+class Rows(Protocol):
+    """S sampled rows of the last step, valid until the next.
+
+    `best`: the most probable tokens; `logprobs`: natural logarithms of their probabilities; `log_totals`: of
+    the sums of the exponentials; `unsound`: for each row with a NaN or an infinity, where that was first seen.
+    """
+
+    @property
+    def best(self) -> Sequence[int]: ...
+    @property
+    def logprobs(self) -> Sequence[float]: ...
+    @property
+    def log_totals(self) -> Sequence[float]: ...
+    @property
+    def unsound(self) -> Mapping[int, str]: ...
+    @property
+    def logits(self) -> Floats:
+        """[S, vocabulary]."""
+
+    def kept(self, name: str) -> Floats:
+        """What the model kept by this name: [S, width], or [T, width] where it was not of the sample."""
+
+
+class LowRank(Protocol):
+    """What an adapter adds to one weight: y += B (A x), its scale within B."""
+
+    @property
+    def weight(self) -> Weight:
+        """The weight that it adapts."""
+
+    @property
+    def key(self) -> str:
+        """Of A: parts of one fused module share it."""
+
+    def a(self) -> Floats:
+        """[rank, inputs]."""
+
+    def b(self) -> Floats:
+        """[outputs, rank]."""
+
+
+class Adapter(Protocol):
+    """A LoRA adapter (arXiv:2106.09685), as `weights/` gives it. `halves`: its numbers are float16 in the
+    file."""
+
+    @property
+    def where(self) -> str: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def halves(self) -> bool: ...
+    @property
+    def parts(self) -> Sequence[LowRank]: ...
+
+
+class NewValues(Protocol):
+    """Values that take the place of weights. `rows(name, start, stop)`: some of a tensor's rows."""
+
+    @property
+    def where(self) -> str: ...
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+    @property
+    def rows(self) -> Callable[[str, int, int], Floats]: ...
+
+
+class Executable(Protocol):
+    """A compiled graph with its weights and its cache. One caller runs it."""
+
+    @property
+    def max_rows(self) -> int:
+        """Rows of the largest step."""
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Allocated for steps, without logits: what `Needs.workspace` said."""
+
+    def run(self, spans: Sequence[Span]) -> Rows:
+        """One step. Raises `OutOfMemory` where its logits find no room."""
+
+    def update(self, values: NewValues) -> None:
+        """New values for weights, in place: all of them, or none where `WeightsError` is raised."""
+
+    def set_adapter(self, slot: int, adapter: Adapter) -> None:
+        """Make an adapter what rows of this slot use."""
+
+    def clear_adapter(self, slot: int) -> None:
+        """Free a slot."""
+
+
+class Backend(Protocol):
+    """One way to compute: a machine or a device. Weights, once placed, may serve several executables."""
+
+    @property
+    def name(self) -> str:
+        """As `--backend` has it."""
+
+    @property
+    def threads(self) -> int:
+        """Threads that a step uses."""
+
+    @property
+    def tuned(self) -> bool:
+        """Whether `tune` measures anything."""
+
+    def check(self, graph: Graph, where: str) -> None:
+        """`UnsupportedModel` for an operation or a shape that this backend lacks, by name; `where`: the model."""
+
+    def needs(self, graph: Graph, tensors: Tensors, max_rows: int, room: AdapterRoom | None) -> Needs:
+        """Bytes that the plan of this graph takes, exactly."""
+
+    def place(self, tensors: Tensors, weights_bytes: int) -> Any:
+        """Where weights come to lie; each is read when a graph that uses it is compiled."""
+
+    def compile(
+        self, graph: Graph, weights: Any, cache: CacheSize, max_rows: int, room: AdapterRoom | None = None
+    ) -> Executable:
+        """The graph on these weights, with an empty cache."""

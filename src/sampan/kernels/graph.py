@@ -1,0 +1,208 @@
+"""Records any program of `ops` as nodes that a backend compiles or runs.
+
+A node is a pure value: [rows, width] floats, where the rows are the step's tokens or its sample. Nodes stand in
+the order in which they were recorded, so that a node's inputs come before it. Shapes are checked here, once;
+a fault names the operation, where in the model it is, and the numbers.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sampan.core.errors import UnsupportedModel
+from sampan.kernels.ops import Attention, Batch, Linear, Norm, Ops, Rope, Weight
+
+LOGITS = "logits"
+"""The name of the head's output."""
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A value: `op` of `inputs`, with what else the operation needs in `detail`.
+
+    `detail` by operation: embed: Weight; norm: Norm; linear, head: Linear; scale: float; slice: its first
+    feature; rope: Rope; attend: Attention; otherwise None. A linear of several parts is one node, of which
+    the parts are slices. `sampled`: its rows are those of the sample.
+    """
+
+    op: str
+    inputs: tuple["Node", ...]
+    width: int
+    sampled: bool
+    detail: Any = None
+
+    @property
+    def label(self) -> str:
+        """What a fault calls it: the operation, and its weight or its layer where it has one."""
+        return _label(self.op, self.detail)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Nodes in order, and the outputs among them by name: the logits, and what was kept."""
+
+    nodes: tuple[Node, ...]
+    outputs: dict[str, Node]
+
+    def only(self, names: Iterable[str]) -> "Graph":
+        """What these outputs need, and nothing else. Raises `UnsupportedModel` for one that there is not."""
+        wanted = {}
+        for name in names:
+            if name not in self.outputs:
+                raise UnsupportedModel(f"the model gives no {name!r}: it gives {', '.join(self.outputs)}")
+            wanted[name] = self.outputs[name]
+        needed = set(wanted.values())
+        for node in reversed(self.nodes):
+            if node in needed:
+                needed.update(node.inputs)
+        return Graph(tuple(node for node in self.nodes if node in needed), wanted)
+
+    def attentions(self) -> tuple[Attention, ...]:
+        """Of every layer that has a cache, in the order of their indices there."""
+        found = [node.detail for node in self.nodes if node.op == "attend"]
+        return tuple(sorted(found, key=lambda shape: shape.layer))
+
+    def ropes(self) -> tuple[Rope, ...]:
+        """Each rotation once, in the order of first use."""
+        return tuple(dict.fromkeys(node.detail for node in self.nodes if node.op == "rope"))
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A node while its model is being recorded: it adds with `+`."""
+
+    recorder: "Recorder"
+    node: Node
+
+    def __add__(self, other: "Value") -> "Value":
+        return self.recorder.add(self, other)
+
+
+class Recorder:
+    """The `Ops` whose values are nodes. One recorder records one graph."""
+
+    def __init__(self) -> None:
+        self._nodes: list[Node] = []
+        self._outputs: dict[str, Node] = {}
+
+    def graph(self) -> Graph:
+        """What was recorded so far."""
+        return Graph(tuple(self._nodes), dict(self._outputs))
+
+    def embed(self, table: Weight, ids: object) -> Value:  # noqa: ARG002
+        return self._value("embed", (), table.shape[1], table, sampled=False)
+
+    def norm(self, x: Value, norm: Norm) -> Value:
+        size = norm.weight.shape[0]
+        _require(x.node.width % size == 0, "norm", norm, f"{x.node.width} features are no runs of {size}")
+        return self._value("norm", (x,), x.node.width, norm)
+
+    def linear(self, x: Value, weight: Linear) -> Value | tuple[Value, ...]:
+        parts = weight.parts
+        for part in parts:
+            fits = part.shape[1] == x.node.width
+            _require(fits, "linear", weight, f"{part.name} reads {part.shape[1]} features of {x.node.width}")
+        whole = self._value("linear", (x,), sum(part.shape[0] for part in parts), weight)
+        return whole if len(parts) == 1 else self.split(whole, [part.shape[0] for part in parts])
+
+    def add(self, x: Value, y: Value) -> Value:
+        _same("add", x, y)
+        return self._value("add", (x, y), x.node.width)
+
+    def scale(self, x: Value, factor: float) -> Value:
+        return self._value("scale", (x,), x.node.width, float(factor))
+
+    def gate(self, x: Value, gate: Value) -> Value:
+        if gate.node.width != 1:
+            _same("gate", x, gate)
+        return self._value("gate", (x, gate), x.node.width)
+
+    def swiglu(self, gate_up: tuple[Value, Value]) -> Value:
+        _same("swiglu", *gate_up)
+        return self._value("swiglu", gate_up, gate_up[0].node.width)
+
+    def split(self, x: Value, sizes: Sequence[int]) -> tuple[Value, ...]:
+        whole = sum(sizes) == x.node.width and all(size > 0 for size in sizes)
+        _require(whole, "split", None, f"{list(sizes)} of {x.node.width} features")
+        starts = [sum(sizes[:place]) for place in range(len(sizes))]
+        return tuple(
+            self._value("slice", (x,), size, start) for start, size in zip(starts, sizes, strict=True)
+        )
+
+    def concat(self, parts: Sequence[Value]) -> Value:
+        _require(bool(parts), "concat", None, "of nothing")
+        return self._value("concat", tuple(parts), sum(part.node.width for part in parts))
+
+    def rope(self, x: Value, positions: object, rope: Rope) -> Value:  # noqa: ARG002
+        size = rope.head_size
+        _require(x.node.width % size == 0, "rope", rope, f"{x.node.width} features are no heads of {size}")
+        inside = rope.first >= 0 and rope.first + rope.size <= size
+        _require(inside, "rope", rope, f"{rope.size} features from {rope.first} on, of a head of {size}")
+        return self._value("rope", (x,), x.node.width, rope)
+
+    def attend(self, q: Value, k: Value, v: Value, cache: object, shape: Attention) -> Value:  # noqa: ARG002
+        heads, kv = shape.heads, shape.kv_heads
+        _require(kv > 0 and heads % kv == 0, "attend", shape, f"{heads} heads share {kv}")
+        widths = (heads * shape.key_size, kv * shape.key_size, kv * shape.value_size)
+        for name, value, width in zip("qkv", (q, k, v), widths, strict=True):
+            fits = value.node.width == width and not value.node.sampled
+            _require(fits, "attend", shape, f"{name} has {value.node.width} features, its heads {width}")
+        return self._value("attend", (q, k, v), heads * shape.value_size, shape)
+
+    def rows(self, x: Value, index: object) -> Value:  # noqa: ARG002
+        _require(not x.node.sampled, "rows", None, "of rows that are the sample already")
+        return self._value("rows", (x,), x.node.width, sampled=True)
+
+    def head(self, x: Value, weight: Linear) -> Value:
+        outputs, inputs = weight.parts[0].shape
+        fits = len(weight.parts) == 1 and inputs == x.node.width
+        _require(fits, "head", weight, f"reads {inputs} features of {x.node.width}")
+        return self.keep(self._value("head", (x,), outputs, weight), LOGITS)
+
+    def keep(self, x: Value, name: str) -> Value:
+        _require(name not in self._outputs, "keep", None, f"{name!r} is kept already")
+        self._outputs[name] = x.node
+        return x
+
+    def _value(
+        self,
+        op: str,
+        inputs: Sequence[Value],
+        width: int,
+        detail: Any = None,
+        *,
+        sampled: bool | None = None,
+    ) -> Value:
+        rows = {value.node.sampled for value in inputs}
+        _require(len(rows) < 2, op, detail, "some inputs are the step's rows, others the sample's")
+        chosen = rows.pop() if sampled is None else sampled
+        node = Node(op, tuple(value.node for value in inputs), width, chosen, detail)
+        self._nodes.append(node)
+        return Value(self, node)
+
+
+def record(forward: Callable[[Ops, Batch], Any]) -> Graph:
+    """The graph of a model's forward."""
+    recorder = Recorder()
+    forward(recorder, Batch(ids=None, positions=None, sampled=None, cache=None))
+    return recorder.graph()
+
+
+def _label(op: str, detail: Any) -> str:
+    if isinstance(detail, Linear):
+        return f"{op} {', '.join(part.name.removesuffix('.weight') for part in detail.parts)}"
+    if isinstance(detail, Norm):
+        return f"{op} {detail.weight.name.removesuffix('.weight')}"
+    if isinstance(detail, Weight):
+        return f"{op} {detail.name.removesuffix('.weight')}"
+    return f"{op} of layer {detail.layer}" if isinstance(detail, Attention) else op
+
+
+def _require(holds: bool, op: str, detail: Any, problem: str) -> None:
+    if not holds:
+        raise UnsupportedModel(f"{_label(op, detail)}: {problem}")
+
+
+def _same(op: str, x: Value, y: Value) -> None:
+    problem = f"{x.node.width} features and {y.node.width}"
+    _require(x.node.width == y.node.width, op, None, problem)
