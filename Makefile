@@ -13,7 +13,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 QUESTION ?= What is the capital of France?
-NATIVE := $(wildcard src/sampan/kernels/native/*) CMakeLists.txt
+NATIVE := $(wildcard src/sampan/kernels/cpu/native/*) CMakeLists.txt
 
 .PHONY: run test check bench bench-serve doctor clean
 .DELETE_ON_ERROR:
@@ -27,7 +27,7 @@ test: $(VENV)/.test $(VENV)/.browser
 check: $(VENV)/.check $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $(wildcard src/sampan/kernels/native/* tests/native/*.cpp tests/native/*.h)
+	$(BIN)/clang-format --dry-run -Werror $(wildcard src/sampan/kernels/cpu/native/* tests/native/*.cpp tests/native/*.h)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -8,7 +8,7 @@
 
 .PHONY: native asan tsan neon run-native run-asan run-tsan run-neon asan-python neon-tools
 
-native_source := src/sampan/kernels/native
+native_source := src/sampan/kernels/cpu/native
 native_tests := tests/native
 native_build := build/native
 native_headers := $(wildcard $(native_source)/*.h $(native_tests)/*.h)

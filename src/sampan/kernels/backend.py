@@ -1,17 +1,18 @@
-"""The seam between the engine and whatever computes: a `Backend` compiles a graph, an `Executable` runs steps.
+"""The seam between the engine and what computes: a `Backend` compiles a graph, an `Executable` runs steps.
 
-Everything above this folder knows these types only. A backend that lacks an operation or a shape refuses it by
-name, before memory is filled. Shapes: T tokens of a step, S sampled rows.
+Everything above this folder knows these types only. A backend that lacks an operation or a shape refuses it
+by name, before memory is filled. Shapes: T tokens of a step, S sampled rows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sampan.kernels.formats import TensorType
+from sampan.kernels.formats import PackedMatrix, TensorType
 from sampan.kernels.graph import Graph
 from sampan.kernels.ops import Weight
 
@@ -55,8 +56,15 @@ class Tensors(Protocol):
     def row_order(self, name: str) -> NDArray[np.intp] | None:
         """Where the tensor's rows lie among the file's, if not in order."""
 
-    def release(self, name: str) -> None:
-        """Its bytes are not needed any more."""
+    def release(self, name: str, start: int = 0, stop: int | None = None) -> None:
+        """The bytes of these rows, as they lie in the file, are not needed any more."""
+
+    @property
+    def packed(self) -> Mapping[str, PackedMatrix]:
+        """By tensor, the packed matrix that holds it: such a tensor has no values to read."""
+
+    def panels(self, name: str) -> NDArray[np.uint8]:
+        """The bytes of the packed matrix that holds it."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +97,22 @@ class Needs:
     adapters: int = 0
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """What suits a model on a machine. `chunk_rows`: of a prompt in one step. `draft_rows`: up to which a step
-    is filled with drafts, 0 for none. `settings`: the backend's own, by name."""
+DRAFT_ROWS = 8
+"""Up to about here a step reads weights longer than it computes."""
 
-    chunk_rows: int
-    draft_rows: int
-    settings: Mapping[str, Any] = field(default_factory=dict)
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What suits a model on a machine. `threads`: of a step. `chunk_rows`: of a prompt in one step.
+    `draft_rows`: up to which a step is filled with drafts, 0 for none."""
+
+    threads: int
+    chunk_rows: int = 512
+    draft_rows: int = DRAFT_ROWS
+
+
+Notice = Callable[[str], AbstractContextManager[object]]
+"""Says what is being waited for."""
 
 
 class Span(NamedTuple):
@@ -211,12 +227,8 @@ class Backend(Protocol):
     def threads(self) -> int:
         """Threads that a step uses."""
 
-    @property
-    def tuned(self) -> bool:
-        """Whether `tune` measures anything."""
-
     def check(self, graph: Graph, where: str) -> None:
-        """`UnsupportedModel` for an operation or a shape that this backend lacks, by name; `where`: the model."""
+        """`UnsupportedModel` for an operation or a shape that this backend lacks. `where`: the model."""
 
     def needs(self, graph: Graph, tensors: Tensors, max_rows: int, room: AdapterRoom | None) -> Needs:
         """Bytes that the plan of this graph takes, exactly."""
@@ -224,7 +236,15 @@ class Backend(Protocol):
     def place(self, tensors: Tensors, weights_bytes: int) -> Any:
         """Where weights come to lie; each is read when a graph that uses it is compiled."""
 
+    def tune(
+        self, first: Callable[[int], Graph], layers: int, weights: Any, cache: CacheSize, *,
+        name: str, memory: int | None, notice: Notice,
+    ) -> Tuning:  # fmt: skip
+        """What suits a model on this machine, measured once where that pays. `first`: the graph of its first
+        layers and the head; `memory`: bytes for everything, if there is a limit."""
+
     def compile(
-        self, graph: Graph, weights: Any, cache: CacheSize, max_rows: int, room: AdapterRoom | None = None
-    ) -> Executable:
-        """The graph on these weights, with an empty cache."""
+        self, graph: Graph, weights: Any, cache: CacheSize, max_rows: int,
+        room: AdapterRoom | None = None, chosen: Any = None,
+    ) -> Executable:  # fmt: skip
+        """The graph on these weights, with an empty cache; `chosen`: what `tune` gave."""

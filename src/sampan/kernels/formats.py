@@ -7,7 +7,8 @@ for bit; a C build that fuses the product and the sum differs from it by one rou
 Nothing here judges the values: a scale that is not finite gives weights that are not finite.
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import prod
@@ -74,6 +75,36 @@ class Codes:
     zero: int
     group: int
     bits: int
+
+
+ALIGNMENT = 64
+"""Bytes that a packed matrix is padded to in its file."""
+
+
+@dataclass(frozen=True)
+class PackedMatrix:
+    """What the `__metadata__` says of one matrix [n, k]; weights/packed.py describes the
+    fields."""
+
+    parts: Mapping[str, int]
+    n: int
+    k: int
+    store: int
+    group: int
+    wide: bool
+    has_min: bool
+    zero: int
+    bytes: int
+    source: TensorType
+
+    @property
+    def stored(self) -> int:
+        """Bytes in the file, with the zeros at the end."""
+        return -(-self.bytes // ALIGNMENT) * ALIGNMENT
+
+    def text(self) -> str:
+        """The JSON object."""
+        return json.dumps(vars(self) | {"parts": dict(self.parts), "source": self.source.name})
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Records any program of `ops` as nodes that a backend compiles or runs.
 
-A node is a pure value: [rows, width] floats, where the rows are the step's tokens or its sample. Nodes stand in
-the order in which they were recorded, so that a node's inputs come before it. Shapes are checked here, once;
-a fault names the operation, where in the model it is, and the numbers.
+A node is a pure value: [rows, width] floats, where the rows are the step's tokens or its sample. Nodes
+stand in the order in which they were recorded, so that a node's inputs come before it. Shapes are checked
+here, once; a fault names the operation, where in the model it is, and the numbers.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -136,12 +136,15 @@ class Recorder:
     def rope(self, x: Value, positions: object, rope: Rope) -> Value:  # noqa: ARG002
         size = rope.head_size
         _require(x.node.width % size == 0, "rope", rope, f"{x.node.width} features are no heads of {size}")
+        _require(not x.node.sampled, "rope", rope, "of sampled rows, which have no positions")
         inside = rope.first >= 0 and rope.first + rope.size <= size
         _require(inside, "rope", rope, f"{rope.size} features from {rope.first} on, of a head of {size}")
         return self._value("rope", (x,), x.node.width, rope)
 
     def attend(self, q: Value, k: Value, v: Value, cache: object, shape: Attention) -> Value:  # noqa: ARG002
         heads, kv = shape.heads, shape.kv_heads
+        taken = any(node.op == "attend" and node.detail.layer == shape.layer for node in self._nodes)
+        _require(not taken, "attend", shape, "the layer has a cache already")
         _require(kv > 0 and heads % kv == 0, "attend", shape, f"{heads} heads share {kv}")
         widths = (heads * shape.key_size, kv * shape.key_size, kv * shape.value_size)
         for name, value, width in zip("qkv", (q, k, v), widths, strict=True):

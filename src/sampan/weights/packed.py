@@ -1,7 +1,7 @@
 """Packed weights on disk: the kernels' panels, mapped and used as they lie.
 
 A packed file is a `model.safetensors` in the standard container. Its `__metadata__` says `format` "sampan"
-and `version` "2". Every matrix is one U8 tensor: the panels of `kernels/native/kernels.h`, then zeros up to a
+and `version` "2". Every matrix is one U8 tensor: the panels of `kernels/cpu/native/kernels.h`, then zeros up to a
 multiple of 64 bytes. Under the tensor's name the `__metadata__` holds a JSON object: `parts` (the tensors
 that lie one after another in the matrix, by Hugging Face's name, each from a whole panel on, with their
 rows), `n`, `k`, `store`, `group`, `wide`, `has_min`, `zero` (of kernels.h), `bytes` (without the zeros) and
@@ -19,40 +19,13 @@ from itertools import accumulate
 from pathlib import Path
 
 from sampan.core.errors import WeightsError, quoted
-from sampan.kernels.formats import TensorType
-from sampan.kernels.native import padded
+from sampan.kernels.formats import ALIGNMENT, PackedMatrix, TensorType
 from sampan.models.fields import Fields
 from sampan.weights.files import MappedFile, TensorInfo, damaged, is_there
 from sampan.weights.safetensors import PACKED, Container, Entry, parse_json, read_container, typed
 
-ALIGNMENT = 64
 _VERSION = "2"
 _MAX_SIZE = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class PackedMatrix:
-    """What the `__metadata__` says of one matrix [n, k]; the fields are described in the module's text."""
-
-    parts: Mapping[str, int]
-    n: int
-    k: int
-    store: int
-    group: int
-    wide: bool
-    has_min: bool
-    zero: int
-    bytes: int
-    source: TensorType
-
-    @property
-    def stored(self) -> int:
-        """Bytes in the file, with the zeros at the end."""
-        return -(-self.bytes // ALIGNMENT) * ALIGNMENT
-
-    def text(self) -> str:
-        """The JSON object."""
-        return json.dumps(vars(self) | {"parts": dict(self.parts), "source": self.source.name})
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +36,6 @@ class Packed:
     file: MappedFile
     tensors: dict[str, TensorInfo]
     matrices: dict[str, PackedMatrix]
-
-
-def stacked(rows: list[int]) -> int:
-    """Rows of a matrix whose parts have these: every part starts at a whole panel, the last is not padded."""
-    return sum(map(padded, rows[:-1])) + rows[-1]
 
 
 def header(matrices: Mapping[str, PackedMatrix], vectors: Mapping[str, int]) -> bytes:
@@ -150,8 +118,6 @@ def _matrix(path: Path, entry: Entry, text: str | None) -> PackedMatrix:
         bytes=fields.integer("bytes", high=2**62),
         source=TensorType[source],
     )
-    if matrix.n != (rows := stacked(list(matrix.parts.values()))):
-        raise fields.fail("n", f"is {matrix.n}, but the parts have {rows} rows")
     if entry.shape != (matrix.stored,):
         problem = f"has shape {list(entry.shape)}, but {matrix.bytes} bytes are stored as {matrix.stored}"
         raise damaged(path, f"tensor {quoted(entry.name)}", entry.offset, problem)

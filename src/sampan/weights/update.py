@@ -1,12 +1,6 @@
-"""New values for the weights of a loaded model, in place and in the formats that they have.
-
-Floats are rounded to the nearest value that the matrix can hold; integer formats get new codes and scales:
-8 bits and 4 bits with a minimum as `sampan quantize` writes them, the others by the range of each group.
-Everything is checked before anything is written: an update is made whole or not at all.
-"""
+"""New values for the weights of a loaded model, from arrays or from files."""
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampan.core.errors import UnsupportedModel, WeightsError, quoted
-from sampan.kernels.formats import Codes, TensorType, dequantise
-from sampan.kernels.native import LANES, Machine, padded
-from sampan.kernels.ops import Weight
+from sampan.core.errors import WeightsError, quoted
+from sampan.kernels.formats import dequantise
 from sampan.weights.files import is_folder
-from sampan.weights.load import Place
-from sampan.weights.quantize import Scheme, quantise
 from sampan.weights.safetensors import read_safetensors, read_safetensors_folder
 
 Floats = NDArray[np.float32]
-
-_FLOATS = {3: TensorType.F16, 4: TensorType.BF16, 5: TensorType.F32}  # by `store` of kernels.h
-_BITS = {0: 4, 1: 6, 2: 8}
-_HALF_MAX = 65504.0
-_TASK = 2**18  # values that a thread converts at a time
 
 
 @dataclass(frozen=True)
@@ -80,106 +65,3 @@ def from_files(path: Path) -> Iterator[Tensors]:
     finally:
         for file in files:
             file.file.close()
-
-
-def update(
-    tensors: Tensors, weights: Mapping[str, Weight], place: Callable[[Weight], Place], machine: Machine
-) -> None:
-    """Write them where the model's weights are. Raises `WeightsError` or `UnsupportedModel`, and has then
-    written nothing."""
-    places = {name: _checked(tensors, name, weights, place) for name in tensors.shapes}
-    with ThreadPoolExecutor(machine.threads) as threads:
-        work = list(_work(tensors))
-        for _ in threads.map(lambda some: _check_values(tensors, places[some[0]], *some), work):
-            pass  # raises what a task raised
-        for _ in threads.map(lambda some: _write(machine, tensors, places[some[0]], *some), work):
-            pass
-
-
-def _checked(
-    tensors: Tensors, name: str, weights: Mapping[str, Weight], place: Callable[[Weight], Place]
-) -> Place:
-    if name not in weights:
-        raise WeightsError(f"{tensors.where}: tensor {quoted(name)} has no place in the model")
-    if tensors.shapes[name] != weights[name].shape:
-        problem = (
-            f"has shape {quoted(list(tensors.shapes[name]))}, the model's is {list(weights[name].shape)}"
-        )
-        raise WeightsError(f"{tensors.where}: tensor {name} {problem}")
-    found = place(weights[name])
-    if found.matrix is not None and not found.matrix.writable:
-        raise UnsupportedModel(
-            f"{tensors.where}: tensor {name} is mapped from a file of packed weights, which is only read: "
-            "load the model that it was made from"
-        )
-    return found
-
-
-def _work(tensors: Tensors) -> Iterator[tuple[str, int, int]]:
-    """Name and rows [start, stop): whole panels, about `_TASK` values."""
-    for name, (rows, *inputs) in tensors.shapes.items():
-        step = padded(max(_TASK // inputs[0], LANES)) if inputs else rows
-        for start in range(0, rows, step):
-            yield name, start, min(start + step, rows)
-
-
-def _check_values(tensors: Tensors, place: Place, name: str, start: int, stop: int) -> None:
-    values = tensors.rows(name, start, stop)
-    top = float(np.abs(values).max(initial=0.0))
-    if not np.isfinite(top):
-        raise WeightsError(f"{tensors.where}: tensor {name} holds values that are not finite numbers")
-    m = place.matrix
-    halves = m is not None and (_FLOATS.get(m.store) is TensorType.F16 or (m.store in _BITS and not m.wide))
-    if halves and top > _HALF_MAX:
-        raise WeightsError(f"{tensors.where}: tensor {name} holds {top:g}, which is too large for float16")
-
-
-def _write(machine: Machine, tensors: Tensors, place: Place, name: str, start: int, stop: int) -> None:
-    values, m = tensors.rows(name, start, stop), place.matrix
-    for vector in place.vectors:
-        vector[start:stop] = values
-    if m is None:
-        return
-    first = place.first + start
-    if m.store in _FLOATS:
-        type = _FLOATS[m.store]
-        m.fill(machine.pool, _rounded(values, type), type.number, first, len(values))
-        return
-    codes = _codes(values, m)
-    kind = np.float32 if m.wide else np.float16
-    scale, minimum = (None if x is None else x.astype(kind) for x in (codes.scale, codes.minimum))
-    if not m.wide:
-        scale, minimum = (None if x is None else x.view(np.uint16) for x in (scale, minimum))
-    m.fill_codes(machine.pool, codes.q, scale, minimum, first)
-
-
-def _rounded(values: Floats, type: TensorType) -> NDArray[np.uint8]:
-    """Their bytes in a float type, rounded to the nearest, ties to even."""
-    if type is TensorType.BF16:
-        bits = values.view(np.uint32)
-        values = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    elif type is TensorType.F16:
-        values = values.astype(np.float16)
-    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-
-
-def _codes(values: Floats, m: Any) -> Codes:
-    """Codes for a matrix's own format."""
-    bits = _BITS[m.store]
-    scheme = Scheme(bits, m.group)
-    if not m.wide and bits in (4, 8) and (m.has_min, m.zero) == (scheme.has_min, scheme.zero):
-        return quantise(values, scheme)
-    groups, top = values.reshape(-1, m.group), 2**bits - 1
-    low, high = groups.min(axis=1), groups.max(axis=1)
-    if m.has_min:
-        minimum = low if m.wide else low.astype(np.float16).astype(np.float32)
-        scale = (high - minimum) / np.float32(top)
-    else:
-        minimum, scale = None, np.maximum(-low / np.float32(m.zero), high / np.float32(top - m.zero))
-    scale = np.maximum(scale, 0) if m.wide else np.maximum(scale, 0).astype(np.float16).astype(np.float32)
-    inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
-    above = groups if minimum is None else groups - minimum[:, None]
-    q = np.clip(np.rint(above * inverse[:, None]) + np.float32(m.zero), 0, top).astype(np.uint8)
-    shape = (len(values), values.shape[1] // m.group)
-    least = None if minimum is None else minimum.reshape(shape)
-    return Codes(q.reshape(values.shape), scale.reshape(shape), least, m.zero, m.group, bits)

@@ -1,4 +1,4 @@
-"""The native extension, typed, and what it runs on."""
+"""What the native extension runs on: threads, an instruction set, and sizes that its kernels fix."""
 
 import warnings
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from enum import IntEnum
 from typing import Any
 
 from sampan.core.errors import OutOfMemory, UsageError, quoted
-from sampan.core.settings import Settings, checked_threads
-from sampan.core.settings import available_cores as available_cores
-from sampan.kernels import _native  # type: ignore[attr-defined]
+from sampan.core.settings import Settings, available_cores, checked_threads
+from sampan.kernels.backend import PAGE
+from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 
-PAGE: int = _native.PAGE  # tokens of one KV page
+assert _native.PAGE == PAGE
 LANES: int = _native.LANES  # output features of one panel
 
 

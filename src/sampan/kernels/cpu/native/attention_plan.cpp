@@ -17,14 +17,14 @@ static int common_pages(const Span& a, const Span& b) {
 
 static int length_of(const Queries& q) { return q.span.past + q.row + q.count; }
 
-void AttentionPlan::build(const std::vector<Span>& spans, const CacheView& cache, int group, int threads) {
+void AttentionPlan::build(const std::vector<Span>& spans, const CacheShape& cache, int group, int threads) {
   queries_.clear();
   items_.clear();
   groups_.clear();
   used_ = 0;
   threads_ = threads;
   const int tokens = std::max(1, std::min(kAttendRows / group, kTokens));
-  row_floats_ = static_cast<size_t>(group) * part_floats(cache.head_dim);
+  row_floats_ = static_cast<size_t>(group) * part_floats(cache.value_size);
   int whole = 0;
   for (const Span& span : spans) whole += ceiling(span.count, tokens) * cache.kv_heads;
   const bool split = whole < kItemsForEachThread * threads;
@@ -117,7 +117,7 @@ void AttentionPlan::look_ahead(AttendArgs& args, int index) const {
   for (int p = 0; p < kPagesTogether; ++p) {
     const int at = item.begin + p * kPage;
     if (at < length_of(queries))
-      args.after[p] = page_at(args.cache, queries.span.pages[at / kPage], args.layer, queries.head);
+      args.after[p] = page_at(args.cache, queries.span.pages[at / kPage], queries.head);
   }
 }
 

@@ -15,7 +15,7 @@ class AttentionPlan {
   // begin with the same pages become one item, which reads those pages once. Where that is too little work
   // for the threads, the splits of long sequences become items of their own. `group`: query heads of one KV
   // head.
-  void build(const std::vector<Span>& spans, const CacheView& cache, int group, int threads);
+  void build(const std::vector<Span>& spans, const CacheShape& cache, int group, int threads);
   int items() const { return static_cast<int>(items_.size()); }
   // Any thread, any order, each item once a layer. `scratch`: attend_scratch floats.
   void run(const Kernels& kernels, AttendArgs args, int item, float* scratch);

@@ -3,15 +3,17 @@
 #include "body_count.h"
 #include "body_flush.h"
 #include "body_rows.h"
+#include "body_map.h"
+#include "body_turn.h"
 #include "body_float.h"
 #include "body_matmul.h"
 #include "body_linear.h"
 #include "body_pages.h"
 #include "body_attend.h"
+#include "body_table.h"
 
 namespace sampan {
-static const Kernels kTable = {"avx2",     avx2::embed,  avx2::prepare,      avx2::linear, avx2::gated,
-                               avx2::rope, avx2::attend, avx2::attend_split, avx2::merge,  avx2::stats};
+static constexpr Kernels kTable = avx2::table("avx2");
 
 const Kernels* kernels_avx2() {
   const bool runs =

@@ -3,16 +3,17 @@
 #include "body_count.h"
 #include "body_flush.h"
 #include "body_rows.h"
+#include "body_map.h"
+#include "body_turn.h"
 #include "body_float.h"
 #include "body_matmul.h"
 #include "body_linear.h"
 #include "body_pages.h"
 #include "body_attend.h"
+#include "body_table.h"
 
 namespace sampan {
-static const Kernels kTable = {"avx512",      avx512::embed, avx512::prepare, avx512::linear,
-                               avx512::gated, avx512::rope,  avx512::attend,  avx512::attend_split,
-                               avx512::merge, avx512::stats};
+static constexpr Kernels kTable = avx512::table("avx512");
 
 const Kernels* kernels_avx512() {
   const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

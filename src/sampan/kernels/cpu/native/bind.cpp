@@ -28,11 +28,22 @@ NB_MODULE(_native, m) {
   using namespace sampan;
   m.attr("PAGE") = kPage;
   m.attr("LANES") = kLanes;
-  m.attr("QUAD_BLOCK_BYTES") = sizeof(QuadBlock) + kLowBytes;
   m.def(
-      "scratch_bytes",
-      [](int k, int head_dim) { return linear_scratch(k) + attend_scratch(head_dim) * sizeof(float); },
-      nb::arg("k"), nb::arg("head_dim"));
+      "activation_bytes",
+      [](int rows, int k, int operand) { return activation_bytes(rows, k, static_cast<Operand>(operand)); },
+      nb::arg("rows"), nb::arg("k"), nb::arg("operand"));
+  m.def("linear_scratch", &linear_scratch, nb::arg("k"));
+  m.def(
+      "attend_scratch",
+      [](int key_size, int value_size) { return attend_scratch({1, key_size, value_size}) * sizeof(float); },
+      nb::arg("key_size"), nb::arg("value_size"));
+  m.def(
+      "run_bytes",
+      [](const std::string& cache, int kv_heads, int key_size, int value_size) {
+        return run_bytes(cache_of(cache), {kv_heads, key_size, value_size});
+      },
+      nb::arg("cache"), nb::arg("kv_heads"), nb::arg("key_size"), nb::arg("value_size"));
+  m.attr("RUN") = kRun;
   m.def(
       "isa", [](const std::string& forced) { return std::string(find_kernels(forced).name); },
       nb::arg("forced") = "");

@@ -30,6 +30,8 @@ inline void require(bool holds, const char* what) {
 // The kernels of this name, or this machine's best for ""; throws where there are none.
 const Kernels& find_kernels(const std::string& isa);
 
+Cache cache_of(const std::string& name);  // throws where it is not known
+
 // A packed weight and whatever keeps its bytes alive.
 struct Packed {
   Matrix matrix{};

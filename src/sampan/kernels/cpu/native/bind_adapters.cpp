@@ -35,12 +35,11 @@ static void adapt(Recorded& r, const std::vector<int>& outputs, int act, int out
   shrink.site = r.program->adapted(outputs, r.program->inputs(act));
   Instruction expand{Op::expand};
   expand.when = When::adapted;
-  expand.out = out;
-  expand.out_offset = offset;
+  expand.out = {out, offset};
   expand.sampled = sampled;
   expand.site = shrink.site;
-  const char* fault = r.program->fault(expand);
-  if (fault) throw std::invalid_argument(fault);
+  const std::string fault = r.program->fault(expand);
+  if (!fault.empty()) throw std::invalid_argument(fault);
   add(r, shrink);
   add(r, expand);
 }

@@ -14,16 +14,16 @@ struct Recorded {
   std::unique_ptr<Program> program;
   std::vector<nb::object> keep;
   std::vector<std::vector<nb::object>> adapters;  // [slot]
-  CacheView cache{};
   int pages = 0;
   Memory cache_memory;
   int vocabulary_in = 0;
-  int sampled = 0;  // rows of the last step
+  int rows = 0, sampled = 0;  // of the last step
 };
 
 // Adds an instruction that has no fault.
 void add(Recorded& r, const Instruction& i);
 
 void bind_adapters(nb::class_<Recorded>& program);
+void bind_run(nb::class_<Recorded>& program);
 
 }  // namespace sampan

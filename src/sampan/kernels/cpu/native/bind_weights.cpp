@@ -1,10 +1,12 @@
 // Packed weights: made from GGUF blocks, codes or bytes that are packed already.
 
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 
 #include <atomic>
 #include <functional>
 #include <optional>
+#include <utility>
 
 #include "bind.h"
 #include "pack.h"
@@ -48,6 +50,18 @@ static Packed* packed_for(int n, int k, int source, Arena* arena) {
           "matrix: k must be a multiple of the source's block");
   return make_packed(n, k, static_cast<int>(m.store), m.group, m.wide, m.has_min, m.zero, std::nullopt,
                      arena);
+}
+
+// The store that keeps a source type, and bytes of one panel of k inputs.
+static std::pair<int, size_t> panel_of(int k, int source) {
+  Matrix m{};
+  m.group = kBlock;
+  require(layout_of(static_cast<Source>(source), m), "unknown source type");
+  require(k > 0 && k % block_inputs(static_cast<Source>(source)) == 0,
+          "k must be a multiple of the source's block");
+  m.n = kLanes;
+  m.k = k;
+  return {static_cast<int>(m.store), panel_bytes(m)};
 }
 
 static void in_parallel(Pool& pool, int items, const std::function<void(int, int)>& f) {
@@ -112,6 +126,7 @@ static nb::ndarray<nb::numpy, const uint8_t> packed_bytes(nb::handle self) {
 }
 
 void bind_weights(nb::module_& m) {
+  m.def("panel_of", &panel_of, nb::arg("k"), nb::arg("source"));
   nb::class_<Arena>(m, "Arena").def(nb::init<>()).def(nb::init<size_t>(), nb::arg("chunk"));
   nb::class_<Packed>(m, "Packed")
       .def(nb::new_(&make_packed), nb::arg("n"), nb::arg("k"), nb::arg("store"), nb::arg("group"),

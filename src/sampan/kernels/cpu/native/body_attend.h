@@ -23,29 +23,31 @@ static inline void merge_split(AttendRow& row, int d) {
 
 // Rows whose length reaches `first`, a tile at a time; rows are ordered by length, or all reach it.
 template <Cache C>
-static inline void pages_rows(AttendRow* rows, int count, const Page* pages, int n, int d, int first) {
+static inline void pages_rows(AttendRow* rows, int count, const Page* pages, int n, const CacheShape& s,
+                              int first) {
   int r = 0;
   while (r < count && rows[r].length <= first) ++r;
   for (; r < count; r += kAttendTile) {
     with_count<kAttendTile>(count - r, [&](auto tile) {
       const bool both = n > 1 && rows[r + tile - 1].length > first + kPage;
-      if (both) pages_step<tile, 2, C>(rows + r, pages, d, first);
-      else pages_step<tile, 1, C>(rows + r, pages, d, first);
+      if (both) pages_step<tile, 2, C>(rows + r, pages, s, first);
+      else pages_step<tile, 1, C>(rows + r, pages, s, first);
     });
   }
 }
 
 // The rows of `queries`, ordered by length; their state lies in `state`. Returns how many.
 static inline int start_rows(const AttendArgs& a, const Queries& queries, AttendRow* rows, float* state) {
-  const int d = a.cache.head_dim, group = a.heads / a.cache.kv_heads;
+  const CacheShape& s = a.cache.shape;
+  const int d = s.value_size, group = a.heads / s.kv_heads;
   int n = 0;
   for (int i = 0; i < queries.count; ++i) {
     const ptrdiff_t at = queries.span.start + queries.row + i;
-    for (int g = 0; g < group; ++g, ++n, state += row_state(d)) {
-      const ptrdiff_t feature = static_cast<ptrdiff_t>(queries.head * group + g) * d;
+    for (int g = 0; g < group; ++g, ++n, state += row_state(s)) {
+      const ptrdiff_t head = static_cast<ptrdiff_t>(queries.head * group + g);
       float* sums = state + 2 * d;
-      rows[n] = {a.q + at * a.q_stride + feature,
-                 a.out + at * a.out_stride + feature,
+      rows[n] = {a.q + at * a.q_stride + head * s.key_size,
+                 a.out + at * a.out_stride + head * d,
                  queries.span.past + queries.row + i + 1,
                  kNoTop,
                  0.0f,
@@ -55,7 +57,7 @@ static inline int start_rows(const AttendArgs& a, const Queries& queries, Attend
                  sums,
                  reinterpret_cast<Scalar*>(sums + kLanes)};
       std::memset(state, 0, sizeof(float) * static_cast<size_t>(2 * d + kLanes));
-      for (int k = 0; k < d; k += kPage)
+      for (int k = 0; k < s.key_size; k += kPage)
         store_scalars(rows[n].pairs + k, load(rows[n].q + k), load(rows[n].q + k + kLanes));
     }
   }
@@ -73,10 +75,8 @@ static inline void finish_rows(const AttendRow* rows, int n, int d) {
 // if it `ends`. Pages go in pairs from an even one on: a row's maximum is raised once for both.
 static inline void attend_pages(const AttendArgs& a, const Queries& queries, AttendRow* rows, int n,
                                 int begin, int end, bool merges, bool ends) {
-  const int d = a.cache.head_dim;
-  const auto data = [&](int at) {
-    return page_at(a.cache, queries.span.pages[at / kPage], a.layer, queries.head);
-  };
+  const int d = a.cache.shape.value_size;
+  const auto data = [&](int at) { return page_at(a.cache, queries.span.pages[at / kPage], queries.head); };
   for (int first = begin; first < end; first += kPages * kPage) {
     Page pages[kPages];
     const int count = first + kPage < end ? 2 : 1;
@@ -85,9 +85,10 @@ static inline void attend_pages(const AttendArgs& a, const Queries& queries, Att
       const uint8_t* const here = data(at);
       pages[p] = page_of(a.cache, here, next < end ? data(next) : a.after[p] ? a.after[p] : here);
     }
-    if (a.cache.type == Cache::bf16) pages_rows<Cache::bf16>(rows, n, pages, count, d, first);
-    else if (a.cache.type == Cache::int8) pages_rows<Cache::int8>(rows, n, pages, count, d, first);
-    else pages_rows<Cache::f32>(rows, n, pages, count, d, first);
+    if (a.cache.type == Cache::bf16) pages_rows<Cache::bf16>(rows, n, pages, count, a.cache.shape, first);
+    else if (a.cache.type == Cache::int8)
+      pages_rows<Cache::int8>(rows, n, pages, count, a.cache.shape, first);
+    else pages_rows<Cache::f32>(rows, n, pages, count, a.cache.shape, first);
     const int done = first + kPages * kPage;
     for (int r = 0; merges && (done % kSplit == 0 || (ends && done >= end)) && r < n; ++r)
       merge_split(rows[r], d);
@@ -96,13 +97,14 @@ static inline void attend_pages(const AttendArgs& a, const Queries& queries, Att
 
 static void attend(const AttendArgs& a, const Queries* queries, int count, int shared, float* scratch) {
   const FlushDenormals flush;
-  const int d = a.cache.head_dim;
+  const int d = a.cache.shape.value_size;
   AttendRow rows[kAttendRows];
   int n = 0;
-  for (int q = 0; q < count; ++q) n += start_rows(a, queries[q], rows + n, scratch + n * row_state(d));
+  for (int q = 0; q < count; ++q)
+    n += start_rows(a, queries[q], rows + n, scratch + n * row_state(a.cache.shape));
   attend_pages(a, queries[0], rows, n, 0, shared, true, false);
   for (int q = 0, first = 0; q < count; ++q) {
-    const int own = queries[q].count * (a.heads / a.cache.kv_heads);
+    const int own = queries[q].count * (a.heads / a.cache.shape.kv_heads);
     attend_pages(a, queries[q], rows + first, own, shared, rows[first + own - 1].length, true, true);
     first += own;
   }
@@ -112,7 +114,7 @@ static void attend(const AttendArgs& a, const Queries* queries, int count, int s
 static void attend_split(const AttendArgs& a, const Queries& queries, int begin, int end, float* parts,
                          float* scratch) {
   const FlushDenormals flush;
-  const int d = a.cache.head_dim;
+  const int d = a.cache.shape.value_size;
   AttendRow rows[kAttendRows];
   const int n = start_rows(a, queries, rows, scratch);
   attend_pages(a, queries, rows, n, begin, end, false, false);
@@ -126,7 +128,7 @@ static void attend_split(const AttendArgs& a, const Queries& queries, int begin,
 static void merge(const AttendArgs& a, const Queries& queries, const float* parts, int splits,
                   float* scratch) {
   const FlushDenormals flush;
-  const int d = a.cache.head_dim;
+  const int d = a.cache.shape.value_size;
   AttendRow rows[kAttendRows];
   const int n = start_rows(a, queries, rows, scratch);
   for (int split = 0; split < splits; ++split) {

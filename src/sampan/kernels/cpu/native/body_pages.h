@@ -15,13 +15,13 @@ struct AttendRow {
   float* merged;   // [head_dim]
   float* partial;  // [head_dim]
   float* sums;     // [16] of the split
-  Scalar* pairs;   // [head_dim] the query rounded to bf16, for a bf16 cache
+  Scalar* pairs;   // [key_size] the query rounded to bf16, for a bf16 cache
 };
 constexpr float kNoTop = -3.0e38f;
 constexpr int kPages = kPagesTogether;
 static_assert(kPages == 2 && kSplit % (kPages * kPage) == 0);
 // Floats of one row's merged, partial, sums and pairs.
-static inline ptrdiff_t row_state(int d) { return 3 * d + kLanes; }
+static inline ptrdiff_t row_state(const CacheShape& s) { return 2 * s.value_size + kLanes + s.key_size; }
 
 // A page's keys and values (CacheView has their order); scales of int8 pages, or null. `next`: the page that
 // is read after it and asked for meanwhile, as pages lie too far apart for the machine to guess.
@@ -34,10 +34,12 @@ struct Page {
 };
 
 static inline Page page_of(const CacheView& c, const uint8_t* data, const uint8_t* next) {
-  const size_t half = element_bytes(c.type) * static_cast<size_t>(kPage * c.head_dim);
-  const float* scales = reinterpret_cast<const float*>(data + 2 * half);
+  const size_t token = element_bytes(c.type) * kPage;
+  const uint8_t* values = data + token * static_cast<size_t>(c.shape.key_size);
+  const uint8_t* end = values + token * static_cast<size_t>(c.shape.value_size);
+  const float* scales = reinterpret_cast<const float*>(end);
   const bool scaled = c.type == Cache::int8;
-  return {data, data + half, next, scaled ? scales : nullptr, scaled ? scales + kPage : nullptr};
+  return {data, values, next, scaled ? scales : nullptr, scaled ? scales + kPage : nullptr};
 }
 
 template <Cache C>
@@ -194,10 +196,11 @@ static inline void add_values(const AttendRow* rows, const float (*weights)[kPag
 
 // R rows against N pages, of which the second may lie beyond some rows.
 template <int R, int N, Cache C>
-static inline void pages_step(AttendRow* rows, const Page* pages, int d, int first) {
+static inline void pages_step(AttendRow* rows, const Page* pages, const CacheShape& s, int first) {
   F scores[R][2 * kPages];
   float weights[R][kPages * kPage];
-  page_dots<R, N, C>(rows, pages, d, scores);
+  page_dots<R, N, C>(rows, pages, s.key_size, scores);
+  const int d = s.value_size;
   int tokens = 0;
   for (int r = 0; r < R; ++r) {
     page_softmax<N, C>(rows[r], scores[r], pages, d, first, weights[r]);

@@ -1,23 +1,24 @@
 // What an instruction must satisfy before it joins a program: buffers that exist and are wide enough, layers
-// and heads of the cache, sizes that the kernels are written for. A fault is said in words; behind it nothing
-// is checked.
+// and heads of the cache, sizes that the kernels are written for. A fault is said in words and numbers;
+// behind it nothing is checked.
 
 #include "program.h"
 
 namespace sampan {
 
+static std::string number(int64_t n) { return std::to_string(n); }
+
 bool Program::known(int buffer) const {
   return buffer >= 0 && buffer < static_cast<int>(buffers_.size()) && buffer != logits_;
 }
 
-// Features [offset, offset + count) lie inside the buffer.
-bool Program::holds(int buffer, int64_t offset, int64_t count) const {
-  return known(buffer) && offset >= 0 && count > 0 && offset + count <= width(buffer);
+bool Program::holds(const Place& p, int64_t count) const {
+  return known(p.buffer) && p.offset >= 0 && count > 0 && p.offset + count <= width(p);
 }
 
 int Program::inputs(int act) const {
-  return act >= 0 && act < static_cast<int>(activations_.size()) ? activations_[static_cast<size_t>(act)].k
-                                                                 : -1;
+  const bool there = act >= 0 && act < static_cast<int>(activations_.size());
+  return there ? activations_[static_cast<size_t>(act)].k : -1;
 }
 
 bool Program::holds_operand(int act, const Matrix& m) const {
@@ -29,81 +30,120 @@ bool Program::holds_operand(int act, const Matrix& m) const {
                                     : a.values != nullptr;
 }
 
-const char* Program::fault_of_linear(const Instruction& i) const {
-  if (inputs(i.act) != i.matrix.k) return "linear: the activations do not have the matrix's inputs";
-  if (!holds_operand(i.act, i.matrix))
-    return "linear: integer weights read quantised rows, bf16 weights bf16 rows, other float weights float "
-           "rows";
+std::string Program::fault_of_linear(const Instruction& i) const {
+  if (!i.matrix.data) return "no matrix";
+  if (inputs(i.act) != i.matrix.k)
+    return "the activations have " + number(inputs(i.act)) + " features, the matrix reads " +
+           number(i.matrix.k);
+  if (!holds_operand(i.act, i.matrix)) return "the activations are not of the kind that the matrix reads";
   const int64_t count = static_cast<int64_t>(panels(i.matrix)) * kLanes;
-  if (i.sampled && i.out == logits_ && logits_ >= 0) {
-    const bool inside = i.out_offset >= 0 && i.out_offset + count <= width(logits_);
-    return inside ? nullptr : "linear: the logits have no room for the outputs";
-  }
-  return holds(i.out, i.out_offset, count) ? nullptr : "linear: the buffer has no room for the outputs";
+  const bool logits = i.sampled && logits_ >= 0 && i.out.buffer == logits_;
+  const bool inside =
+      logits ? i.out.offset >= 0 && i.out.offset + count <= width(i.out) : holds(i.out, count);
+  return inside ? "" : "the buffer has no room for " + number(count) + " outputs";
 }
 
-const char* Program::fault_of_gated(const Instruction& i) const {
+std::string Program::fault_of_gated(const Instruction& i) const {
   const int outputs = inputs(i.result);
-  if (inputs(i.act) != i.matrix.k || operand_of(i.matrix) == Operand::f32 || !holds_operand(i.act, i.matrix))
-    return "gated: integer or bf16 weights must read their inputs";
-  if (outputs <= 0 || !holds_operand(i.result, i.matrix))
-    return "gated: the result must be rows like the inputs";
-  if (i.result == i.act) return "gated: the result cannot be its own input";
-  if (i.up * kLanes != outputs || 2 * outputs != i.matrix.n)
-    return "gated: the matrix must hold as many gates as ups, and the result has their number";
-  return nullptr;
+  if (!i.matrix.data || inputs(i.act) != i.matrix.k || operand_of(i.matrix) == Operand::f32 ||
+      !holds_operand(i.act, i.matrix))
+    return "integer or bf16 weights must read their inputs";
+  if (outputs <= 0 || !holds_operand(i.result, i.matrix)) return "the result must be rows like the inputs";
+  if (i.result == i.act) return "the result cannot be its own input";
+  if (outputs % kBlock != 0 || 2 * outputs != i.matrix.n)
+    return number(i.matrix.n) + " features are not a gate and an up for each of " + number(outputs);
+  return "";
 }
 
-const char* Program::fault_of_prepare(const Instruction& i) const {
-  if (inputs(i.act) < 0) return "prepare: unknown activations";
-  if (i.prep < Prep::copy || i.prep > Prep::swiglu) return "prepare: unknown operation";
-  if (i.prep == Prep::norm && !i.weight) return "prepare: a norm needs its weight";
+std::string Program::fault_of_prepare(const Instruction& i) const {
+  const int k = inputs(i.act);
+  if (k < 0) return "unknown activations";
+  if (i.prep == Prep::norm && !i.weight) return "a norm needs its weight";
   const bool gated = i.prep == Prep::swiglu;
-  if (gated && i.up < 0) return "prepare: negative offset";
-  const bool inside = holds(i.in, i.in_offset, static_cast<int64_t>(inputs(i.act)) + (gated ? i.up : 0));
-  return inside ? nullptr : "prepare: the buffer does not hold the inputs";
+  if (gated && i.up < 0) return "the second input lies before the first";
+  const int64_t count = static_cast<int64_t>(k) + (gated ? i.up : 0);
+  return holds(i.x, count) ? "" : "the buffer does not hold " + number(count) + " inputs";
 }
 
-const char* Program::fault_of_attention(const Instruction& i) const {
-  const int d = cache_.head_dim;
-  const int64_t q = static_cast<int64_t>(i.heads) * d, kv = static_cast<int64_t>(cache_.kv_heads) * d;
-  if (i.heads <= 0 || i.heads % cache_.kv_heads != 0)
-    return "attention: query heads must share the KV heads evenly";
-  if (i.heads / cache_.kv_heads > kAttendRows) return "attention: too many query heads for each KV head";
-  if (i.layer < 0 || i.layer >= cache_.layers) return "attention: layer outside the cache";
-  for (const Instruction& other : instructions_)
-    if (other.op == Op::attend && other.heads != i.heads)
-      return "attention: every layer must have the same heads";
-  if (!holds(i.in, 0, q)) return "attention: the buffer does not hold the queries";
-  if (i.op == Op::attend)
-    return holds(i.out, 0, q) ? nullptr : "attention: the buffer has no room for the result";
-  return holds(i.in, i.k_offset, kv) && holds(i.in, i.v_offset, kv)
-             ? nullptr
-             : "attention: the buffer does not hold the keys and values";
+std::string Program::fault_of_norm(const Instruction& i) const {
+  if (!i.weight || i.size <= 0 || i.width % i.size != 0) return "a norm needs whole runs and their weight";
+  if (i.size % kLanes != 0) return "runs of " + number(i.size) + " features are no multiple of 16";
+  return holds(i.x, i.width) && holds(i.out, i.width) ? "" : "a buffer has no room for " + number(i.width);
 }
 
-const char* Program::fault(const Instruction& i) const {
+std::string Program::fault_of_map(const Instruction& i) const {
+  const bool two = i.map >= Map::add;
+  if (two && !holds(i.y, i.single ? 1 : i.width)) return "the second input is not there";
+  if (i.gathers && i.out.buffer == i.x.buffer) return "rows cannot be gathered in place";
+  return holds(i.x, i.width) && holds(i.out, i.width) ? "" : "a buffer has no room for " + number(i.width);
+}
+
+std::string Program::fault_of_turning(const Turning& t, int size) const {
+  if (t.norm && size % kLanes != 0) return "a norm over heads of " + number(size) + " is no multiple of 16";
+  if (t.table < 0) return "";
+  if (t.table >= static_cast<int>(angles_.size())) return "unknown angles";
+  const int64_t pairs = static_cast<int64_t>(angles_[static_cast<size_t>(t.table)].inverse_frequency.size());
+  const bool inside = t.first >= 0 && t.first + 2 * pairs <= size;
+  return inside ? "" : "a head of " + number(size) + " has no room for " + number(2 * pairs) + " turned";
+}
+
+std::string Program::fault_of_rotate(const Instruction& i) const {
+  if (i.heads <= 0 || i.size <= 0) return "no heads";
+  if (!holds(i.x, static_cast<int64_t>(i.heads) * i.size)) return "the buffer does not hold the heads";
+  return fault_of_turning(i.turn, i.size);
+}
+
+std::string Program::fault_of_heads(const Instruction& i) const {
+  if (i.layer < 0 || i.layer >= static_cast<int>(shapes_.size()))
+    return "layer " + number(i.layer) + " of a cache of " + number(static_cast<int64_t>(shapes_.size()));
+  const CacheShape& s = shapes_[static_cast<size_t>(i.layer)];
+  if (i.heads <= 0 || i.heads % s.kv_heads != 0)
+    return number(i.heads) + " query heads cannot share " + number(s.kv_heads) + " KV heads evenly";
+  if (i.heads / s.kv_heads > kAttendRows)
+    return number(i.heads / s.kv_heads) + " query heads for each KV head: at most " + number(kAttendRows);
+  const bool queries = holds(i.x, static_cast<int64_t>(i.heads) * s.key_size);
+  return queries ? "" : "the buffer does not hold the queries";
+}
+
+std::string Program::fault_of_append(const Instruction& i) const {
+  const std::string heads = fault_of_heads(i);
+  if (!heads.empty()) return heads;
+  const CacheShape& s = shapes_[static_cast<size_t>(i.layer)];
+  if (!holds(i.y, static_cast<int64_t>(s.kv_heads) * s.key_size) ||
+      !holds(i.z, static_cast<int64_t>(s.kv_heads) * s.value_size))
+    return "the buffer does not hold the keys and values";
+  const std::string q = fault_of_turning(i.turn, s.key_size);
+  return q.empty() ? fault_of_turning(i.k_turn, s.key_size) : q;
+}
+
+std::string Program::fault_of_attend(const Instruction& i) const {
+  const std::string heads = fault_of_heads(i);
+  if (!heads.empty()) return heads;
+  const int64_t outputs = static_cast<int64_t>(i.heads) * shapes_[static_cast<size_t>(i.layer)].value_size;
+  return holds(i.out, outputs) ? "" : "the buffer has no room for the result";
+}
+
+std::string Program::fault(const Instruction& i) const {
   switch (i.op) {
-    case Op::embed: return holds(i.out, 0, i.matrix.k) ? nullptr : "embed: the buffer has no room for a row";
-    case Op::angles: return nullptr;
+    case Op::embed:
+      return i.matrix.data && holds(i.out, i.matrix.k) ? "" : "the buffer has no room for a row";
+    case Op::angles:
+      return i.table >= 0 && i.table < static_cast<int>(angles_.size()) ? "" : "unknown angles";
     case Op::prepare: return fault_of_prepare(i);
     case Op::linear: return fault_of_linear(i);
     case Op::gated: return fault_of_gated(i);
-    case Op::rope:
-    case Op::attend: return fault_of_attention(i);
-    case Op::gather:
-      return known(i.in) && known(i.out) && i.in != i.out && width(i.in) == width(i.out)
-                 ? nullptr
-                 : "gather: two buffers of one width";
-    case Op::shrink:
-      return inputs(i.act) > 0 && activations_[static_cast<size_t>(i.act)].values
-                 ? nullptr
-                 : "adapt: unknown activations, or no float ones";
+    case Op::norm: return fault_of_norm(i);
+    case Op::map: return fault_of_map(i);
+    case Op::rotate: return fault_of_rotate(i);
+    case Op::append: return fault_of_append(i);
+    case Op::attend: return fault_of_attend(i);
+    case Op::shrink: {
+      const bool floats = inputs(i.act) > 0 && activations_[static_cast<size_t>(i.act)].values;
+      return floats ? "" : "unknown activations, or no float ones";
+    }
     case Op::expand:
-      return holds(i.out, i.out_offset, adapters_.outputs(i.site))
-                 ? nullptr
-                 : "adapt: the buffer has no room for the outputs";
-    case Op::stats: return logits_ >= 0 && i.in == logits_ ? nullptr : "stats: not the program's logits";
+      return holds(i.out, adapters_.outputs(i.site)) ? "" : "the buffer has no room for the outputs";
+    case Op::stats: return logits_ >= 0 && i.x.buffer == logits_ ? "" : "not the program's logits";
   }
   return "unknown instruction";
 }

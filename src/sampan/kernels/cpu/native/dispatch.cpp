@@ -28,8 +28,8 @@ size_t linear_scratch(int max_k) {
   constexpr int features = std::max(kMaxRowsDirect * kDirectBlocks, kGatedRows * kTileBlocks) * 2 * kBlock;
   return linear_scratch_of(max_k, 3) + sizeof(float) * features;
 }
-size_t attend_scratch(int head_dim) {
-  return static_cast<size_t>(kAttendRows) * static_cast<size_t>(3 * head_dim + kLanes);
+size_t attend_scratch(const CacheShape& s) {
+  return static_cast<size_t>(kAttendRows) * static_cast<size_t>(2 * s.value_size + kLanes + s.key_size);
 }
 
 }  // namespace sampan

@@ -103,6 +103,14 @@ enum class Prep : int32_t { copy = 0, norm = 1, swiglu = 2 };
   return row / kQuad * (a.k / kBlock) + k / kBlock;
 }
 constexpr ptrdiff_t kLowBytes = kBlock * kQuad;  // of one block's low plane
+// Of rows of activations, in one piece: quantised ones are all blocks, then all low planes.
+[[maybe_unused]] static inline size_t activation_bytes(int rows, int k, Operand operand) {
+  const size_t n = static_cast<size_t>(rows) * static_cast<size_t>(k);
+  if (operand == Operand::f32) return n * sizeof(float);
+  if (operand == Operand::bf16) return n * sizeof(uint16_t);
+  return static_cast<size_t>(quads(rows)) * static_cast<size_t>(k / kBlock) *
+         (sizeof(QuadBlock) + static_cast<size_t>(kLowBytes));
+}
 
 struct PrepArgs {
   Prep op;
@@ -155,48 +163,95 @@ struct Span {
 
 enum class Cache : int32_t { bf16 = 0, f32 = 1, int8 = 2 };
 
+// What one layer keeps of a token: keys and values of each KV head.
+struct CacheShape {
+  int32_t kv_heads, key_size, value_size;
+};
+
 // Paged cache [run of pages][layer][KV head][page of the run]: neighbours are read as one stream, and a short
-// sequence touches little memory. A page holds K as [head_dim][32], then V as [32][head_dim]; in bf16, by
-// pairs of what is summed over, K as [head_dim / 2][32][2] and V as [16][head_dim][2]. int8 pages end with
-// one f32 scale for each key and each value.
+// sequence touches little memory. A page holds K as [key_size][32], then V as [32][value_size]; in bf16, by
+// pairs of what is summed over, K as [key_size / 2][32][2] and V as [16][value_size][2]. int8 pages end with
+// one f32 scale for each key and each value. A view is one layer of it.
 struct CacheView {
-  uint8_t* data;
+  uint8_t* data;  // the layer's first page of the first run
   Cache type;
-  int32_t layers, kv_heads, head_dim;
+  CacheShape shape;
+  ptrdiff_t run_bytes;  // from a run to the next, of all layers
 };
 [[maybe_unused]] static inline size_t element_bytes(Cache type) {
   return type == Cache::f32 ? 4 : type == Cache::bf16 ? 2 : 1;
 }
-[[maybe_unused]] static inline size_t page_bytes(const CacheView& c) {  // one layer, one KV head
-  const size_t scales = c.type == Cache::int8 ? 2 * kPage * sizeof(float) : 0;
-  return static_cast<size_t>(2) * kPage * static_cast<size_t>(c.head_dim) * element_bytes(c.type) + scales;
+[[maybe_unused]] static inline size_t page_bytes(Cache type, const CacheShape& s) {  // of one KV head
+  const size_t scales = type == Cache::int8 ? 2 * kPage * sizeof(float) : 0;
+  return static_cast<size_t>(kPage * (s.key_size + s.value_size)) * element_bytes(type) + scales;
 }
-[[maybe_unused]] static inline size_t cache_bytes(const CacheView& c, int pages) {
-  return page_bytes(c) * static_cast<size_t>(c.layers * c.kv_heads) *
-         static_cast<size_t>((pages + kRun - 1) / kRun * kRun);
+[[maybe_unused]] static inline size_t run_bytes(Cache type, const CacheShape& s) {  // of one layer
+  return page_bytes(type, s) * static_cast<size_t>(s.kv_heads * kRun);
 }
-[[maybe_unused]] static inline uint8_t* page_at(const CacheView& c, int page, int layer, int head) {
-  const size_t run =
-      static_cast<size_t>(page / kRun) * static_cast<size_t>(c.layers) + static_cast<size_t>(layer);
-  const size_t index = (run * static_cast<size_t>(c.kv_heads) + static_cast<size_t>(head)) * kRun +
-                       static_cast<size_t>(page % kRun);
-  return c.data + index * page_bytes(c);
+[[maybe_unused]] static inline uint8_t* page_at(const CacheView& c, int page, int head) {
+  return c.data + page / kRun * c.run_bytes +
+         static_cast<size_t>(head * kRun + page % kRun) * page_bytes(c.type, c.shape);
 }
 
-// Rotates q and k in place, normalises heads first when weights are given, scales q, appends k and v.
-struct RopeArgs {
-  float* qkv;  // [rows][stride]
-  ptrdiff_t stride, k_offset, v_offset;
-  int32_t heads, layer;
-  float q_scale;
-  const float* q_norm;  // [head_dim] or null
-  const float* k_norm;
+// What happens to each head of q or k, in this order: RMSNorm where there is a weight, the rotation of `size`
+// features from `first` on, and the product with `scale`.
+struct Turn {
+  const float* norm;  // [features of a head] or null
   float eps;
-  const float* cos;  // [rows][head_dim / 2]
+  const float* cos;  // [rows][size / 2]
   const float* sin;
+  int32_t first, size;  // size 0: nothing is rotated
+  bool interleaved;     // pairs are (2i, 2i + 1), otherwise (i, i + size / 2)
+  float scale;
+};
+
+// Turns heads in place.
+struct RotateArgs {
+  float* x;  // [rows][stride]
+  ptrdiff_t stride;
+  int32_t heads, size;  // features of a head
+  Turn turn;
+};
+
+// Turns q and k in place, and appends k and v to the cache.
+struct AppendArgs {
+  float* q;  // [rows][q_stride]
+  float* k;
+  const float* v;
+  ptrdiff_t q_stride, k_stride, v_stride;
+  int32_t heads;
+  Turn q_turn, k_turn;
   const int32_t* positions;
   const int32_t* row_page;  // page that holds each row's token
   CacheView cache;
+};
+
+// RMSNorm over runs of `size` features, as floats.
+struct NormArgs {
+  const float* in;  // [rows][in_stride]
+  float* out;       // [rows][out_stride]
+  ptrdiff_t in_stride, out_stride;
+  int32_t size, runs;
+  const float* weight;  // [size]
+  float eps;
+  int32_t* unsound;  // as PrepArgs has them
+  int32_t mark;
+  const int32_t* step_rows;
+};
+
+enum class Map : int32_t { copy = 0, scale = 1, add = 2, gate = 3, swiglu = 4 };
+
+// Feature by feature. copy: x; scale: x * factor; add: x + y; gate: x * sigmoid(y); swiglu: silu(x) * y.
+struct MapArgs {
+  Map map;
+  const float* x;  // [rows][x_stride]
+  const float* y;  // [rows][y_stride], or null
+  float* out;      // [rows][out_stride]; may be x or y
+  ptrdiff_t x_stride, y_stride, out_stride;
+  int32_t width;
+  float factor;
+  bool single;          // y has one feature, for all of x's
+  const int32_t* rows;  // row i reads x[rows[i]], or null
 };
 
 struct AttendArgs {
@@ -204,7 +259,7 @@ struct AttendArgs {
   ptrdiff_t q_stride;
   float* out;  // [rows][out_stride]
   ptrdiff_t out_stride;
-  int32_t heads, layer;
+  int32_t heads;
   CacheView cache;
   const uint8_t* after[kPagesTogether] = {};  // pages that this thread is likely to read next, or null
 };
@@ -221,6 +276,12 @@ struct Stats {     // of one chunk of logits
   int32_t finite;
 };
 
+// Every kernel of the table below, once.
+#define SAMPAN_EACH_KERNEL(X)                                                                         \
+  X(embed)                                                                                            \
+  X(prepare) X(linear) X(gated) X(norm) X(map) X(rotate) X(append) X(attend) X(attend_split) X(merge) \
+      X(stats)
+
 struct Kernels {
   const char* name;
   void (*embed)(const EmbedArgs&, int row_begin, int row_end);
@@ -229,7 +290,10 @@ struct Kernels {
                  uint8_t* scratch);
   // Blocks of 32 outputs [begin, end).
   void (*gated)(const GatedArgs&, int begin, int end, int row_begin, int row_end, uint8_t* scratch);
-  void (*rope)(const RopeArgs&, int row_begin, int row_end);
+  void (*norm)(const NormArgs&, int row_begin, int row_end);
+  void (*map)(const MapArgs&, int row_begin, int row_end);
+  void (*rotate)(const RotateArgs&, int row_begin, int row_end);
+  void (*append)(const AppendArgs&, int row_begin, int row_end);
   // Queries of one KV head, kAttendRows rows at most, whose sequences have the first `shared` tokens (whole
   // pairs of pages) in common.
   void (*attend)(const AttendArgs&, const Queries*, int count, int shared, float* scratch);
@@ -254,10 +318,10 @@ const Kernels* choose_kernels(const char* forced);  // null: unknown or not runn
 }
 // Scratch of `linear` and `gated` in bytes and of `attend` in floats, for any instruction set.
 size_t linear_scratch(int max_k);
-size_t attend_scratch(int head_dim);
+size_t attend_scratch(const CacheShape& shape);
 constexpr int kAttendRows = 64;  // query rows (tokens x heads of one KV head) per attention item
-constexpr size_t part_floats(int head_dim) {
-  return static_cast<size_t>(head_dim + kLanes + 1);
-}  // of one row of a split
+constexpr size_t part_floats(int value_size) {  // of one row of a split
+  return static_cast<size_t>(value_size + kLanes + 1);
+}
 
 }  // namespace sampan

@@ -3,15 +3,17 @@
 #include "body_count.h"
 #include "body_flush.h"
 #include "body_rows.h"
+#include "body_map.h"
+#include "body_turn.h"
 #include "body_float.h"
 #include "body_matmul.h"
 #include "body_linear.h"
 #include "body_pages.h"
 #include "body_attend.h"
+#include "body_table.h"
 
 namespace sampan {
-static const Kernels kTable = {"neon",     neon::embed,  neon::prepare,      neon::linear, neon::gated,
-                               neon::rope, neon::attend, neon::attend_split, neon::merge,  neon::stats};
+static constexpr Kernels kTable = neon::table("neon");
 
 const Kernels* kernels_neon() { return &kTable; }
 }  // namespace sampan

@@ -2,59 +2,88 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 namespace sampan {
 
-Program::Program(Pool& pool, const Kernels& kernels, int max_rows, CacheView cache, Angles angles)
-    : pool_(pool), kernels_(kernels), max_rows_(max_rows), cache_(cache), angles_(std::move(angles)) {
-  const size_t bytes = static_cast<size_t>(max_rows) * angles_.inverse_frequency.size() * 4;
-  cos_ = Memory(bytes);
-  sin_ = Memory(bytes);
+Program::Program(Pool& pool, const Kernels& kernels, int max_rows, Cache type, std::vector<CacheShape> shapes)
+    : pool_(pool), kernels_(kernels), max_rows_(max_rows), type_(type), shapes_(std::move(shapes)) {
   row_page_.resize(static_cast<size_t>(max_rows));
   fine_rows_.resize(static_cast<size_t>(max_rows));
   row_slots_.resize(static_cast<size_t>(max_rows));
   unsound_.resize(static_cast<size_t>(max_rows));
-  ok_ = cos_.data() && sin_.data();
+  size_t scratch = 0;
+  for (const CacheShape& shape : shapes_) {
+    layer_offset_.push_back(static_cast<ptrdiff_t>(run_bytes_));
+    run_bytes_ += sampan::run_bytes(type, shape);
+    scratch = std::max(scratch, attend_scratch(shape));
+  }
   for (int t = 0; t < pool.size(); ++t) {
-    attend_scratch_.emplace_back(attend_scratch(cache.head_dim) * 4);
-    ok_ = ok_ && attend_scratch_.back().data();
+    attend_scratch_.emplace_back(scratch * sizeof(float));
+    ok_ = ok_ && (scratch == 0 || attend_scratch_.back().data());
   }
 }
 
-int Program::buffer(int width) {
-  buffers_.push_back({Memory(static_cast<size_t>(max_rows_) * static_cast<size_t>(width) * 4), width});
-  ok_ = ok_ && buffers_.back().memory.data();
+bool Program::reserve(size_t bytes) {
+  arena_ = Memory(bytes);
+  return bytes == 0 || arena_.data();
+}
+
+// Null where the arena does not reach so far.
+uint8_t* Program::inside(size_t offset, size_t bytes) const {
+  return offset <= arena_.bytes() && bytes <= arena_.bytes() - offset && offset % 64 == 0
+             ? arena_.data() + offset
+             : nullptr;
+}
+
+int Program::buffer(size_t offset, int width) {
+  const size_t bytes = static_cast<size_t>(max_rows_) * static_cast<size_t>(width) * sizeof(float);
+  uint8_t* data = inside(offset, bytes);
+  if (!data) return -1;
+  buffers_.push_back({reinterpret_cast<float*>(data), width});
   return static_cast<int>(buffers_.size()) - 1;
 }
 
 int Program::logits(int width) {
-  buffers_.push_back({Memory(), width});
+  buffers_.push_back({nullptr, width});
   logits_ = static_cast<int>(buffers_.size()) - 1;
   return logits_;
 }
 
-int Program::activations(int k, Operand operand) {
-  const size_t rows = static_cast<size_t>(max_rows_), n = static_cast<size_t>(k);
-  const auto own = [&](size_t bytes) {
-    owned_.emplace_back(bytes);
-    ok_ = ok_ && (bytes == 0 || owned_.back().data());
-    return owned_.back().data();
-  };
+int Program::activations(size_t offset, int k, Operand operand) {
+  uint8_t* data = inside(offset, activation_bytes(max_rows_, k, operand));
+  if (!data) return -1;
   Activations a{};
   a.k = k;
   a.capacity = max_rows_;
-  if (operand == Operand::f32) {
-    a.values = reinterpret_cast<float*>(own(rows * n * 4));
-  } else if (operand == Operand::bf16) {
-    a.bf16 = reinterpret_cast<uint16_t*>(own(rows * n * 2));
-  } else {
-    const size_t blocks = static_cast<size_t>(quads(max_rows_)) * (n / kBlock);
-    a.blocks = reinterpret_cast<QuadBlock*>(own(blocks * sizeof(QuadBlock)));
-    a.low = reinterpret_cast<int8_t*>(own(blocks * kLowBytes));
+  if (operand == Operand::f32) a.values = reinterpret_cast<float*>(data);
+  else if (operand == Operand::bf16) a.bf16 = reinterpret_cast<uint16_t*>(data);
+  else {
+    a.blocks = reinterpret_cast<QuadBlock*>(data);
+    const size_t blocks = static_cast<size_t>(quads(max_rows_)) * static_cast<size_t>(k / kBlock);
+    a.low = reinterpret_cast<int8_t*>(data + blocks * sizeof(QuadBlock));
   }
   activations_.push_back(a);
   return static_cast<int>(activations_.size()) - 1;
+}
+
+int Program::angles(size_t offset, std::vector<double> inverse_frequency, float scale) {
+  const size_t each = static_cast<size_t>(max_rows_) * inverse_frequency.size();
+  uint8_t* data = inside(offset, 2 * each * sizeof(float));
+  if (!data) return -1;
+  float* cosines = reinterpret_cast<float*>(data);
+  angles_.push_back({std::move(inverse_frequency), scale, cosines, cosines + each});
+  return static_cast<int>(angles_.size()) - 1;
+}
+
+int Program::cut_of(const CacheShape& shape, int group) {
+  for (size_t c = 0; c < cuts_.size(); ++c) {
+    const Cut& cut = cuts_[c];
+    if (cut.group == group && cut.shape.kv_heads == shape.kv_heads &&
+        cut.shape.value_size == shape.value_size)
+      return static_cast<int>(c);
+  }
+  cuts_.push_back({shape, group, std::make_unique<AttentionPlan>()});
+  return static_cast<int>(cuts_.size()) - 1;
 }
 
 void Program::add(Instruction instruction) {
@@ -67,8 +96,11 @@ void Program::add(Instruction instruction) {
       ok_ = ok_ && linear_scratch_.back().data();
     }
   }
-  if (instruction.op == Op::prepare && instruction.prep == Prep::norm)
-    instruction.mark = instruction.joined ? norms_ - 1 : norms_++;
+  if (instruction.op == Op::gated) instruction.up = instruction.matrix.n / 2 / kLanes;
+  if (instruction.op == Op::attend) {
+    const CacheShape& shape = shapes_[static_cast<size_t>(instruction.layer)];
+    instruction.plan = cut_of(shape, instruction.heads / shape.kv_heads);
+  }
   if (instruction.op == Op::linear || instruction.op == Op::gated) {
     if (last_product_ >= 0)
       instructions_[static_cast<size_t>(last_product_)].next_product = static_cast<int>(instructions_.size());
@@ -81,10 +113,8 @@ void Program::add(Instruction instruction) {
 }
 
 size_t Program::workspace_bytes() const {
-  size_t bytes = cos_.bytes() + sin_.bytes() + adapters_.bytes();
-  for (size_t i = 0; i < buffers_.size(); ++i)
-    if (static_cast<int>(i) != logits_) bytes += buffers_[i].memory.bytes();
-  for (const std::vector<Memory>* all : {&owned_, &linear_scratch_, &attend_scratch_})
+  size_t bytes = arena_.bytes() + adapters_.bytes();
+  for (const std::vector<Memory>* all : {&linear_scratch_, &attend_scratch_})
     for (const Memory& memory : *all) bytes += memory.bytes();
   return bytes;
 }
@@ -101,21 +131,19 @@ void Program::plan(const Step& step) {
     }
   }
   if (!step.slots.empty()) adapters_.plan(row_slots_, step.rows, step.sampled_rows, step.sampled);
-  for (const Instruction& i : instructions_)
-    if (i.op == Op::attend)
-      return attention_.build(step.spans, cache_, i.heads / cache_.kv_heads, pool_.size());
+  for (const Cut& cut : cuts_) cut.plan->build(step.spans, cut.shape, cut.group, pool_.size());
 }
 
 bool Program::run(const Step& step) {
-  cache_.data = step.cache;
+  cache_ = step.cache;
   plan(step);
   std::fill(unsound_.begin(), unsound_.end(), -1);
   stats_.resize(static_cast<size_t>(step.sampled * stats_chunks()));
   if (logits_ >= 0) {
-    Buffer& b = buffers_[static_cast<size_t>(logits_)];
-    const size_t bytes = static_cast<size_t>(step.sampled) * static_cast<size_t>(b.width) * 4;
-    if (b.memory.bytes() < bytes) b.memory = Memory(bytes);
-    if (bytes > 0 && !b.memory.data()) return false;
+    const size_t bytes = static_cast<size_t>(step.sampled) * static_cast<size_t>(logits_width()) * 4;
+    if (logits_memory_.bytes() < bytes) logits_memory_ = Memory(bytes);
+    if (bytes > 0 && !logits_memory_.data()) return false;
+    buffers_[static_cast<size_t>(logits_)].data = logits_memory_.as<float>();
   }
   for (size_t i = 0; i < instructions_.size(); ++i) {
     next_[i].value.store(0, std::memory_order_relaxed);
@@ -137,7 +165,7 @@ int Program::items(const Instruction& i, const Step& step) const {
   switch (i.op) {
     case Op::linear:
     case Op::gated: return tiles(i, count);
-    case Op::attend: return attention_.items();
+    case Op::attend: return cuts_[static_cast<size_t>(i.plan)].plan->items();
     case Op::stats: return count * stats_chunks();
     case Op::shrink: return adapters_.shrink_items(i.site, i.sampled);
     case Op::expand: return adapters_.expand_items(i.site, i.sampled);
@@ -179,41 +207,31 @@ void Program::wait_for(int phase) const {
 void Program::piece(const Instruction& i, const Step& step, int begin, int end, int thread) {
   switch (i.op) {
     case Op::embed: kernels_.embed({i.matrix, step.ids, at(i.out), width(i.out)}, begin, end); break;
-    case Op::angles: angles(step, begin, end); break;
+    case Op::angles: angles(i, step, begin, end); break;
     case Op::prepare: prepare(i, step, begin, end); break;
     case Op::linear: linear(i, step, begin, end, thread); break;
     case Op::gated: gated(i, step, begin, end, thread); break;
-    case Op::rope: rope(i, step, begin, end); break;
-    case Op::attend: {
-      const AttendArgs a{at(i.in), width(i.in), at(i.out), width(i.out), i.heads, i.layer, cache_};
-      for (int item = begin; item < end; ++item)
-        attention_.run(kernels_, a, item, attend_scratch_[static_cast<size_t>(thread)].as<float>());
-      break;
-    }
-    case Op::gather: gather(i, step, begin, end); break;
+    case Op::norm: norm(i, step, begin, end); break;
+    case Op::map: map(i, step, begin, end); break;
+    case Op::rotate: kernels_.rotate({at(i.x), width(i.x), i.heads, i.size, turn(i.turn)}, begin, end); break;
+    case Op::append: append(i, step, begin, end); break;
+    case Op::attend: attend(i, begin, end, thread); break;
     case Op::shrink: adapters_.shrink(kernels_, acts(i.act, false), i.site, i.sampled, begin, end); break;
     case Op::expand:
-      adapters_.expand(kernels_, at(i.out) + i.out_offset, width(i.out), i.site, i.sampled, begin, end);
+      adapters_.expand(kernels_, at(i.out), width(i.out), i.site, i.sampled, begin, end);
       break;
-    case Op::stats:
-      for (int w = begin; w < end; ++w) {
-        const int row = w / stats_chunks(), chunk = w % stats_chunks();
-        kernels_.stats(at(i.in) + static_cast<ptrdiff_t>(row) * width(i.in), chunk * kStatsChunk,
-                       std::min(vocabulary_, (chunk + 1) * kStatsChunk), &stats_[static_cast<size_t>(w)]);
-      }
-      break;
+    case Op::stats: stats(i, begin, end); break;
   }
 }
 
-void Program::angles(const Step& step, int begin, int end) {
-  const size_t half = angles_.inverse_frequency.size();
+void Program::angles(const Instruction& i, const Step& step, int begin, int end) {
+  const Angles& a = angles_[static_cast<size_t>(i.table)];
+  const size_t half = a.inverse_frequency.size();
   for (int row = begin; row < end; ++row) {
-    for (size_t i = 0; i < half; ++i) {
-      const double angle = step.positions[row] * angles_.inverse_frequency[i];
-      cos_.as<float>()[static_cast<size_t>(row) * half + i] =
-          static_cast<float>(std::cos(angle)) * angles_.scale;
-      sin_.as<float>()[static_cast<size_t>(row) * half + i] =
-          static_cast<float>(std::sin(angle)) * angles_.scale;
+    for (size_t f = 0; f < half; ++f) {
+      const double angle = step.positions[row] * a.inverse_frequency[f];
+      a.cos[static_cast<size_t>(row) * half + f] = static_cast<float>(std::cos(angle)) * a.scale;
+      a.sin[static_cast<size_t>(row) * half + f] = static_cast<float>(std::sin(angle)) * a.scale;
     }
   }
 }
@@ -224,25 +242,57 @@ Activations Program::acts(int act, bool all_fine) const {
   return a;
 }
 
+CacheView Program::layer(int index) const {
+  const size_t l = static_cast<size_t>(index);
+  return {cache_ + layer_offset_[l], type_, shapes_[l], static_cast<ptrdiff_t>(run_bytes_)};
+}
+
+Turn Program::turn(const Turning& t) const {
+  if (t.table < 0) return {t.norm, t.eps, nullptr, nullptr, 0, 0, false, t.scale};
+  const Angles& a = angles_[static_cast<size_t>(t.table)];
+  const int size = 2 * static_cast<int>(a.inverse_frequency.size());
+  return {t.norm, t.eps, a.cos, a.sin, t.first, size, t.interleaved, t.scale};
+}
+
 void Program::prepare(const Instruction& i, const Step& step, int begin, int end) {
-  kernels_.prepare({i.prep, at(i.in) + i.in_offset, width(i.in), i.up, i.weight, i.eps,
-                    i.gathers ? step.sampled_rows : nullptr, acts(i.act, i.fine || i.sampled),
-                    i.joined ? nullptr : unsound_.data(), i.mark, i.sampled ? step.sampled_rows : nullptr},
-                   begin, end);
-}
-
-void Program::gather(const Instruction& i, const Step& step, int begin, int end) {
-  const size_t n = static_cast<size_t>(width(i.in));
-  for (int row = begin; row < end; ++row)
-    std::memcpy(at(i.out) + static_cast<size_t>(row) * n,
-                at(i.in) + static_cast<size_t>(step.sampled_rows[row]) * n, n * sizeof(float));
-}
-
-void Program::rope(const Instruction& i, const Step& step, int begin, int end) {
-  kernels_.rope(
-      {at(i.in), width(i.in), i.k_offset, i.v_offset, i.heads, i.layer, i.q_scale, i.q_norm, i.k_norm, i.eps,
-       cos_.as<float>(), sin_.as<float>(), step.positions, row_page_.data(), cache_},
+  kernels_.prepare(
+      {i.prep, at(i.x), width(i.x), i.up, i.weight, i.eps, i.gathers ? step.sampled_rows : nullptr,
+       acts(i.act, i.fine || i.sampled), i.joined ? nullptr : unsound_.data(), i.mark, step_rows(i, step)},
       begin, end);
+}
+
+void Program::norm(const Instruction& i, const Step& step, int begin, int end) {
+  kernels_.norm({at(i.x), at(i.out), width(i.x), width(i.out), i.size, i.width / i.size, i.weight, i.eps,
+                 unsound_.data(), i.mark, step_rows(i, step)},
+                begin, end);
+}
+
+void Program::map(const Instruction& i, const Step& step, int begin, int end) {
+  const bool two = i.y.buffer >= 0;
+  kernels_.map({i.map, at(i.x), two ? at(i.y) : nullptr, at(i.out), width(i.x), two ? width(i.y) : 0,
+                width(i.out), i.width, i.factor, i.single, i.gathers ? step.sampled_rows : nullptr},
+               begin, end);
+}
+
+void Program::append(const Instruction& i, const Step& step, int begin, int end) {
+  kernels_.append({at(i.x), at(i.y), at(i.z), width(i.x), width(i.y), width(i.z), i.heads, turn(i.turn),
+                   turn(i.k_turn), step.positions, row_page_.data(), layer(i.layer)},
+                  begin, end);
+}
+
+void Program::attend(const Instruction& i, int begin, int end, int thread) {
+  const AttendArgs a{at(i.x), width(i.x), at(i.out), width(i.out), i.heads, layer(i.layer)};
+  float* scratch = attend_scratch_[static_cast<size_t>(thread)].as<float>();
+  for (int item = begin; item < end; ++item)
+    cuts_[static_cast<size_t>(i.plan)].plan->run(kernels_, a, item, scratch);
+}
+
+void Program::stats(const Instruction& i, int begin, int end) {
+  for (int w = begin; w < end; ++w) {
+    const int row = w / stats_chunks(), chunk = w % stats_chunks();
+    kernels_.stats(at(i.x) + static_cast<ptrdiff_t>(row) * width(i.x), chunk * kStatsChunk,
+                   std::min(vocabulary_, (chunk + 1) * kStatsChunk), &stats_[static_cast<size_t>(w)]);
+  }
 }
 
 }  // namespace sampan

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "adapters.h"
@@ -13,23 +14,36 @@
 
 namespace sampan {
 
+// Every operation of a program, once: the enumeration, its names and Python's know this list.
+#define SAMPAN_EACH_OP(X)                                                                                 \
+  X(embed)                                                                                                \
+  X(angles) X(prepare) X(linear) X(gated) X(norm) X(map) X(rotate) X(append) X(attend) X(stats) X(shrink) \
+      X(expand)
+
 enum class Op : int32_t {
-  embed,
-  angles,
-  prepare,
-  linear,
-  gated,
-  rope,
-  attend,
-  gather,
-  stats,
-  shrink,
-  expand
+#define SAMPAN_NAME(op) op,
+  SAMPAN_EACH_OP(SAMPAN_NAME)
+#undef SAMPAN_NAME
 };
 
 // Steps that an instruction is part of: those in which some row has an adapter, those in which none has, or
 // all.
 enum class When : int32_t { always = 0, plain = 1, adapted = 2 };
+
+// Features of a float buffer from `offset` on.
+struct Place {
+  int buffer = -1;
+  int64_t offset = 0;
+};
+
+// How heads are turned: a norm's weight, a table of angles (-1: no rotation) and where it applies.
+struct Turning {
+  const float* norm = nullptr;
+  float eps = 0.0f;
+  int table = -1, first = 0;
+  bool interleaved = false;
+  float scale = 1.0f;
+};
 
 // One instruction; buffers are named by index and resolved when a step runs. `joined`: it runs beside the one
 // before it. A phase is an instruction with those joined to it.
@@ -38,25 +52,27 @@ struct Instruction {
   When when = When::always;
   bool joined = false;
   int phase = 0;
-  bool sampled = false;   // works on the sampled rows, one after another
-  bool gathers = false;   // prepare: reads them from where they are in the step
-  bool fine = false;      // every row keeps 16 bits, not only early positions
-  int in = -1, out = -1;  // float buffers
-  int act = -1;           // activations
-  int result = -1;        // activations that `gated` makes
+  bool sampled = false;  // works on the sampled rows, one after another
+  bool gathers = false;  // prepare, map: reads them from where they are in the step
+  bool fine = false;     // every row keeps 16 bits, not only early positions
+  Place x{}, y{}, z{}, out{};    // append: q, k and v
+  int act = -1;          // activations
+  int result = -1;       // activations that `gated` makes
   bool result_fine = false;
-  int in_offset = 0, out_offset = 0, up = 0;
+  int up = 0;  // prepare: where swiglu's second input is, after the first
   Prep prep = Prep::copy;
+  Map map = Map::copy;
   int mark = 0;  // norm: its number
   Matrix matrix{};
   const float* weight = nullptr;  // norm or bias
-  const float* q_norm = nullptr;
-  const float* k_norm = nullptr;
-  float eps = 0.0f, q_scale = 1.0f;
-  bool accumulate = false;
-  int heads = 0, layer = 0, k_offset = 0, v_offset = 0;
+  float eps = 0.0f, factor = 1.0f;
+  bool accumulate = false, single = false;
+  int width = 0, size = 0;  // features, and those of a run or a head
+  int heads = 0, layer = 0, table = -1;
+  Turning turn{}, k_turn{};
   int next_product = -1;  // of a product: the one after it
   int site = -1;          // shrink and expand: the linear that they adapt
+  int plan = -1;          // attend: how its step is cut
 };
 
 // One step's inputs; spans cover the rows in order.
@@ -76,37 +92,53 @@ struct Tuning {
   int row_block = 256;  // rows that share unpacked weights
 };
 
+// The numbers that rotations turn by: cosines and sines of the step's positions.
 struct Angles {
-  std::vector<double> inverse_frequency;  // [head_dim / 2]
+  std::vector<double> inverse_frequency;  // [pairs]
   float scale = 1.0f;
+  float* cos = nullptr;  // [max_rows][pairs]
+  float* sin = nullptr;
 };
 
 class Program {
  public:
-  Program(Pool& pool, const Kernels& kernels, int max_rows, CacheView cache, Angles angles);
+  // `shapes`: what each layer caches.
+  Program(Pool& pool, const Kernels& kernels, int max_rows, Cache type, std::vector<CacheShape> shapes);
 
-  int buffer(int width);  // [max_rows][width] floats
+  // All buffers and rows of activations lie in one piece of memory, where the plan says, in bytes; a negative
+  // number is a fault.
+  bool reserve(size_t bytes);
+  int buffer(size_t offset, int width);  // [max_rows][width] floats
+  int activations(size_t offset, int k, Operand operand);
+  int angles(size_t offset, std::vector<double> inverse_frequency, float scale);
   int logits(int width);  // [sampled][width], grown on demand
-  int activations(int k, Operand operand);
-  const char* fault(const Instruction& instruction) const;  // what is wrong with it, or null
+
+  std::string fault(const Instruction& instruction) const;  // what is wrong with it, or nothing
   int inputs(int act) const;                                // k of activations, or -1
-  bool holds_operand(int act, const Matrix& m) const;  // known activations that hold what the matrix reads
-  void add(Instruction instruction);                   // without a fault
-  void record_for(When when) { when_ = when; }         // instructions from here on
+  void add(Instruction instruction);                        // without a fault
+  void record_for(When when) { when_ = when; }              // instructions from here on
   Adapters& adapters() { return adapters_; }
   int adapted(const std::vector<int>& outputs, int inputs) { return adapters_.site(outputs, inputs, ok_); }
   // Runs every instruction. Returns false when memory for the logits is refused.
   bool run(const Step& step);
 
   size_t workspace_bytes() const;  // of everything but the logits
+  size_t cache_run_bytes() const { return run_bytes_; }
+  int key_size(int layer) const {  // 0: no such layer
+    const bool there = layer >= 0 && layer < static_cast<int>(shapes_.size());
+    return there ? shapes_[static_cast<size_t>(layer)].key_size : 0;
+  }
   int max_rows() const { return max_rows_; }
   int stats_chunks() const { return (vocabulary_ + kStatsChunk - 1) / kStatsChunk; }
   int vocabulary() const { return vocabulary_; }
   const Stats* stats() const { return stats_.data(); }  // [sampled][chunks]
   bool has_logits() const { return logits_ >= 0; }
-  const float* logits_data() const { return buffers_[static_cast<size_t>(logits_)].memory.as<float>(); }
+  const float* logits_data() const { return logits_memory_.as<float>(); }
   int logits_width() const { return buffers_[static_cast<size_t>(logits_)].width; }
-  bool ok() const { return ok_; }  // every buffer was granted
+  bool holds(const Place& place, int64_t count) const;  // features inside the buffer
+  const float* data(const Place& place) const { return at(place); }
+  int width(const Place& place) const { return buffers_[static_cast<size_t>(place.buffer)].width; }
+  bool ok() const { return ok_; }  // all memory was granted
   void set_vocabulary(int n) { vocabulary_ = n; }
   void tune(Tuning tuning) { tuning_ = tuning; }
   // Of a sampled row in the last step: the number of the first norm that read something not finite, or -1.
@@ -116,7 +148,7 @@ class Program {
 
  private:
   struct Buffer {
-    Memory memory;
+    float* data;
     int width;
   };
   struct Tile {  // of a matrix product: one item
@@ -125,16 +157,28 @@ class Program {
   struct alignas(64) Counter {
     std::atomic<int> value{0};
   };
+  struct Cut {  // how a step's attention is cut, for layers alike
+    CacheShape shape;
+    int group;
+    std::unique_ptr<AttentionPlan> plan;
+  };
 
   Activations acts(int act, bool all_fine) const;
-  float* at(int buffer) const { return buffers_[static_cast<size_t>(buffer)].memory.as<float>(); }
-  int width(int buffer) const { return buffers_[static_cast<size_t>(buffer)].width; }
+  float* at(const Place& p) const { return buffers_[static_cast<size_t>(p.buffer)].data + p.offset; }
+  uint8_t* inside(size_t offset, size_t bytes) const;
   bool known(int buffer) const;
-  bool holds(int buffer, int64_t offset, int64_t count) const;
-  const char* fault_of_linear(const Instruction& i) const;
-  const char* fault_of_gated(const Instruction& i) const;
-  const char* fault_of_prepare(const Instruction& i) const;
-  const char* fault_of_attention(const Instruction& i) const;
+  bool holds_operand(int act, const Matrix& m) const;  // known activations that hold what the matrix reads
+  std::string fault_of_linear(const Instruction& i) const;
+  std::string fault_of_gated(const Instruction& i) const;
+  std::string fault_of_prepare(const Instruction& i) const;
+  std::string fault_of_norm(const Instruction& i) const;
+  std::string fault_of_map(const Instruction& i) const;
+  std::string fault_of_turning(const Turning& t, int size) const;
+  std::string fault_of_rotate(const Instruction& i) const;
+  std::string fault_of_append(const Instruction& i) const;
+  std::string fault_of_attend(const Instruction& i) const;
+  std::string fault_of_heads(const Instruction& i) const;
+  int cut_of(const CacheShape& shape, int group);
   void plan(const Step& step);
   void execute(const Instruction& i, const Step& step, Counter& next, int thread);
   void wait_for(int phase) const;
@@ -148,31 +192,41 @@ class Program {
   const uint8_t* next_panels(const Instruction& i, int column, int width, int thread) const;
   int tiles(const Instruction& i, int rows) const;
   bool in_place(int rows) const { return rows <= tuning_.direct_rows; }
-  void gather(const Instruction& i, const Step& step, int begin, int end);
+  CacheView layer(int index) const;
+  Turn turn(const Turning& t) const;
+  const int32_t* step_rows(const Instruction& i, const Step& step) const {
+    return i.sampled ? step.sampled_rows : nullptr;
+  }
   void gated(const Instruction& i, const Step& step, int begin, int end, int thread);
   void piece(const Instruction& i, const Step& step, int begin, int end, int thread);
-  void angles(const Step& step, int begin, int end);
-  void rope(const Instruction& i, const Step& step, int begin, int end);
+  void angles(const Instruction& i, const Step& step, int begin, int end);
   void linear(const Instruction& i, const Step& step, int begin, int end, int thread);
   void prepare(const Instruction& i, const Step& step, int begin, int end);
+  void norm(const Instruction& i, const Step& step, int begin, int end);
+  void map(const Instruction& i, const Step& step, int begin, int end);
+  void append(const Instruction& i, const Step& step, int begin, int end);
+  void attend(const Instruction& i, int begin, int end, int thread);
+  void stats(const Instruction& i, int begin, int end);
 
   Pool& pool_;
   const Kernels& kernels_;
   const int max_rows_;
-  CacheView cache_;
-  Angles angles_;
+  const Cache type_;
+  const std::vector<CacheShape> shapes_;
+  std::vector<ptrdiff_t> layer_offset_;
+  size_t run_bytes_ = 0;
+  uint8_t* cache_ = nullptr;
+  Memory arena_, logits_memory_;
   std::vector<Instruction> instructions_;
   std::vector<Buffer> buffers_;
   std::vector<Activations> activations_;
-  std::vector<Memory> owned_;
-  Memory cos_, sin_;
+  std::vector<Angles> angles_;
+  std::vector<Cut> cuts_;
   std::vector<int32_t> row_page_;
   std::vector<uint8_t> fine_rows_;
   std::vector<int32_t> row_slots_;
   std::vector<int32_t> unsound_;
   Tuning tuning_;
-  int norms_ = 0;
-  AttentionPlan attention_;
   Adapters adapters_;
   When when_ = When::always;
   std::vector<Stats> stats_;

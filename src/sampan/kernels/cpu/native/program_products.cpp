@@ -52,13 +52,9 @@ const uint8_t* Program::next_panels(const Instruction& i, int column, int width,
 void Program::linear(const Instruction& i, const Step& step, int begin, int end, int thread) {
   const int count = rows(i, step);
   const Tile t = tile(columns(i), count);
-  LinearArgs a{i.matrix,
-               acts(i.act, i.fine || i.sampled),
-               at(i.out) + i.out_offset,
-               width(i.out),
-               i.weight,
-               i.accumulate,
-               in_place(count)};
+  LinearArgs a{
+      i.matrix,       acts(i.act, i.fine || i.sampled), at(i.out), width(i.out), i.weight, i.accumulate,
+      in_place(count)};
   uint8_t* scratch = linear_scratch_[static_cast<size_t>(thread)].data();
   each_tile(columns(i), count, t.panels, t.rows, begin, end, [&](int panel, int last, int row, int last_row) {
     a.next = next_panels(i, panel, t.panels, thread);

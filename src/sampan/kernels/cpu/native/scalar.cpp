@@ -16,6 +16,8 @@ static inline void with_count(int, Fn f) {
 }  // namespace sampan::scalar
 #include "body_flush.h"
 #include "body_rows.h"
+#include "body_map.h"
+#include "body_turn.h"
 #include "body_pages.h"
 #include "body_attend.h"
 
@@ -134,7 +136,8 @@ static void gated(const GatedArgs& g, int begin, int end, int row_begin, int row
 
 }  // namespace sampan::scalar
 
+#include "body_table.h"
+
 namespace sampan {
-const Kernels kScalar = {"scalar",     scalar::embed,  scalar::prepare,      scalar::linear, scalar::gated,
-                         scalar::rope, scalar::attend, scalar::attend_split, scalar::merge,  scalar::stats};
+const Kernels kScalar = scalar::table("scalar");
 }

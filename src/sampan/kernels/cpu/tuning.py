@@ -18,10 +18,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sampan.engine.engine import DRAFT_ROWS
-from sampan.kernels import _native  # type: ignore[attr-defined]
-from sampan.kernels.native import Machine, available_cores
-from sampan.weights.checkpoint import Checkpoint
+from sampan.core.settings import available_cores
+from sampan.kernels import backend
+from sampan.kernels.backend import Tensors
+from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
+from sampan.kernels.cpu.plan import Plan
 
 Seconds = Mapping[int, float]
 """Times of candidates; empty where there was no time to take them, and the default stays."""
@@ -34,22 +35,16 @@ _MARGIN = 0.03
 _PATIENCE = 0.5  # seconds that a chunk may take where a smaller one is as fast
 _HOLDS = 0.9  # how often a drafted token holds in a text that repeats another; `lookup.py` drafts little else
 _PAYS = 1.5  # times as many tokens a second there: 4 rows for the time of 2.3
-_SIZES = ("family", "hidden", "layers", "heads", "kv_heads", "head_dim", "ffn", "vocab", "tied_head")
 
 
-@dataclass(frozen=True)
-class Tuning:
+@dataclass(frozen=True, kw_only=True)
+class Tuning(backend.Tuning):
     """`huge_pages`: asked for large pieces of memory. `direct_rows`: up to which packed weights are read in
-    place, not unpacked first. `row_block`: rows that share unpacked weights. `chunk_rows`: of a prompt in one
-    step. `draft_rows`: up to which a step is filled with drafts, 0 for none.
-    """
+    place, not unpacked first. `row_block`: rows that share unpacked weights."""
 
-    threads: int
     huge_pages: bool = True
     direct_rows: int = 8
     row_block: int = 256
-    chunk_rows: int = CHUNKS[-1]
-    draft_rows: int = DRAFT_ROWS
 
 
 DEFAULT = Tuning(threads=1)
@@ -132,16 +127,17 @@ def machine_print(isa: str) -> dict[str, Any]:
     return {"processor": processor(), "cores": available_cores(), "isa": isa, "build": build}
 
 
-def fingerprint(checkpoint: Checkpoint, here: Machine, cache: str, threads: int | None) -> dict[str, Any]:
+def fingerprint(plan: Plan, tensors: Tensors, isa: str, cache: str, threads: int | None) -> dict[str, Any]:
     """All that a tuning depends on. `cache`: the KV cache's type; `threads`: None where nobody asked."""
     kinds: Counter[str] = Counter()
-    for name, tensor in checkpoint.tensors.items():
-        packed = checkpoint.packed.get(name)
-        kinds[f"packed {packed.store} {packed.group}" if packed else tensor.type.name] += 1
-    sizes = {name: getattr(checkpoint.config, name) for name in _SIZES}
+    for name, segment in plan.segments.items():
+        packed = tensors.packed.get(name)
+        kind = f"packed {packed.store} {packed.group}" if packed else tensors.info(name).type.name
+        kinds[f"{segment.n} x {segment.k} {kind}"] += 1
+    heads = Counter(f"{a.heads} / {a.kv_heads} x {a.key_size}, {a.value_size}" for a in plan.attentions)
     return {
-        "machine": machine_print(here.isa),
-        "model": sizes | {"tensors": dict(sorted(kinds.items()))},
+        "machine": machine_print(isa),
+        "model": {"matrices": dict(sorted(kinds.items())), "attention": dict(sorted(heads.items()))},
         "cache": cache,
         "threads": threads,
     }

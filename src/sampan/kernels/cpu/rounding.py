@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampan.core.errors import WeightsError
-from sampan.kernels import _native  # type: ignore[attr-defined]
+from sampan.kernels.backend import Tensors
+from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
+from sampan.kernels.cpu.layout import stacked
+from sampan.kernels.cpu.machine import LANES, Machine, out_of_memory, padded
 from sampan.kernels.formats import Codes, TensorType
-from sampan.kernels.native import LANES, Machine, out_of_memory, padded
 from sampan.kernels.ops import Weight
-from sampan.weights.checkpoint import Checkpoint
-from sampan.weights.packed import stacked
 
 Floats = NDArray[np.float32]
 
@@ -76,22 +76,22 @@ def allocate(parts: Sequence[Weight], scheme: Scheme) -> Any:
         raise out_of_memory(f"the weights of {parts[0].name}") from e
 
 
-def pack(checkpoint: Checkpoint, parts: Sequence[Weight], scheme: Scheme, machine: Machine) -> Any:
+def pack(tensors: Tensors, parts: Sequence[Weight], scheme: Scheme, machine: Machine) -> Any:
     """Neighbouring parts, rounded, in one matrix."""
     matrix = allocate(parts, scheme)
 
     def task(work: tuple[Weight, int, int, int]) -> None:
         part, first, start, stop = work
-        codes = quantise(checkpoint.rows(part.name, start, stop), scheme)
-        scales = _halves(checkpoint, part, codes.scale)
-        mins = None if codes.minimum is None else _halves(checkpoint, part, codes.minimum)
+        codes = quantise(tensors.rows(part.name, start, stop), scheme)
+        scales = _halves(tensors, part, codes.scale)
+        mins = None if codes.minimum is None else _halves(tensors, part, codes.minimum)
         matrix.fill_codes(machine.pool, codes.q, scales, mins, first + start)
 
     with ThreadPoolExecutor(machine.threads) as threads:
         for _ in threads.map(task, list(_work(parts))):
             pass  # raises what a task raised; what has not begun by then is cancelled
     for part in parts:
-        checkpoint.release(part.name)
+        tensors.release(part.name)
     return matrix
 
 
@@ -124,10 +124,10 @@ def _work(parts: Sequence[Weight]) -> Iterator[tuple[Weight, int, int, int]]:
         first += padded(rows)
 
 
-def _halves(checkpoint: Checkpoint, part: Weight, values: Floats) -> NDArray[np.uint16]:
+def _halves(tensors: Tensors, part: Weight, values: Floats) -> NDArray[np.uint16]:
     if not np.isfinite(values).all():
         problem = f"tensor {part.name} holds weights too large for float16 scales: leave --bits out"
-        raise WeightsError(f"{checkpoint.path}: {problem}")
+        raise WeightsError(f"{tensors.where}: {problem}")
     return values.astype(np.float16).view(np.uint16)
 
 

@@ -7,22 +7,18 @@ of each one's turns counts; what two turns of all have no time for keeps its def
 
 from array import array
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
 from math import inf
 from time import perf_counter
 from typing import TypeVar
 
-from sampan.core.types import SamplingParams
-from sampan.engine import tuning as t
-from sampan.engine.runner import Runner
-from sampan.engine.sequence import Sequence as Text
-from sampan.engine.sequence import Span
-from sampan.kernels import _native  # type: ignore[attr-defined]
-from sampan.kernels.native import PAGE, Machine
-from sampan.kernels.program import Cache
-from sampan.models.config import ModelConfig
-from sampan.models.registry import describe
-from sampan.weights.load import PackedWeights
+from sampan.kernels.backend import PAGE, CacheSize, Span
+from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
+from sampan.kernels.cpu import tuning as t
+from sampan.kernels.cpu.machine import Machine
+from sampan.kernels.cpu.panels import PackedWeights
+from sampan.kernels.cpu.planner import make_plan
+from sampan.kernels.cpu.program import NativeProgram
+from sampan.kernels.graph import Graph
 
 _START = 64  # tokens before a step: earlier ones are computed with more bits
 PAGES = (_START + t.CHUNKS[-1]) // PAGE
@@ -56,13 +52,18 @@ def _bandwidths(here: Machine) -> tuple[float, float]:
 
 
 def tune(
-    config: ModelConfig, weights: PackedWeights, machines: Sequence[Machine], cache: str, layer_bytes: int
+    first: Callable[[int], Graph],
+    layers: int,
+    weights: PackedWeights,
+    machines: Sequence[Machine],
+    cache: str,
+    weight_bytes: int,
 ) -> t.Tuning:
-    """The tuning of a model whose layers take `layer_bytes` each. `machines`: with each thread count to try,
-    the default first. The weights that this needs are packed; all other memory is given back."""
-    count = min(config.layers, 2 + _LAYERS_BYTES // layer_bytes)
-    some = replace(config, layers=count)
-    trials = {here.threads: _Trial(some, weights, here, cache) for here in machines}
+    """The tuning of a model of so many layers, which take `weight_bytes`. `first`: the graph of its first
+    layers and the head. `machines`: with each thread count to try, the default first. The weights that this
+    needs are packed; all other memory is given back."""
+    count = min(layers, 2 + _LAYERS_BYTES // max(weight_bytes // layers, 1))
+    trials = {here.threads: _Trial(first(count), weights, here, cache) for here in machines}
     most = machines[0].threads
     clock = _Clock(trials[most].one_row())
     threads = _threads(clock, trials, most)
@@ -75,7 +76,7 @@ def tune(
     best = {rows: direct[rows] if rows <= direct_rows else unpacked[rows] for rows in direct}
     if steps:
         best[1] = steps[1, _ALL_DIRECT]
-    chunk_rows = t.choose_chunk_rows(_chunks(clock, trial), config.layers / count)
+    chunk_rows = t.choose_chunk_rows(_chunks(clock, trial), layers / count)
     row_block = t.choose_row_block(_blocks(clock, trial, chunk_rows))
     return t.Tuning(
         threads=threads,
@@ -89,12 +90,11 @@ def tune(
 class _Trial:
     """The first layers and the head, on one thread count."""
 
-    def __init__(self, config: ModelConfig, weights: PackedWeights, here: Machine, cache: str) -> None:
-        pages = Cache(PAGES, config.layers, config.kv_heads, config.head_dim, cache)
-        self._runner = Runner(describe(config), weights, here, pages, t.CHUNKS[-1])
-        tokens = [i * 7919 % config.vocab for i in range(PAGES * PAGE)]
-        held = array("i", range(PAGES))
-        self._text = Text(-1, tokens, len(tokens), SamplingParams(), 0, len(tokens), frozenset(), held)
+    def __init__(self, graph: Graph, weights: PackedWeights, here: Machine, cache: str) -> None:
+        plan = make_plan(graph, weights.layout, t.CHUNKS[-1])
+        self._program = NativeProgram(plan, weights, CacheSize(PAGES, cache), here)
+        self._tokens = [i * 7919 % plan.vocabulary for i in range(t.CHUNKS[-1])]
+        self._pages = array("i", range(PAGES))
 
     def step(
         self,
@@ -105,12 +105,12 @@ class _Trial:
         row_block: int = t.DEFAULT.row_block,
     ) -> Callable[[], float]:
         """Runs a step and gives its seconds; `sampled`: with the logits of every row."""
-        span = Span(self._text, _START, rows, sample=sampled)
+        span = Span(self._tokens[:rows], _START, self._pages, rows if sampled else 0)
 
         def run() -> float:
-            self._runner.program.tune(direct_rows, row_block)
+            self._program.tune(direct_rows, row_block)
             start = perf_counter()
-            self._runner.rows([span], sample_all=sampled)
+            self._program.run([span])
             return perf_counter() - start
 
         return run

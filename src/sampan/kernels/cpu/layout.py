@@ -1,0 +1,103 @@
+"""How weights lie for the kernels: which parts of a linear share a packed matrix, and what that takes.
+
+Known before anything is read: a plan is made from it, and its bytes are what loading takes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from sampan.core.errors import UnsupportedModel, WeightsError, shortened
+from sampan.kernels.backend import Tensors
+from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
+from sampan.kernels.cpu.machine import LANES, Operand, padded
+from sampan.kernels.ops import Linear, Weight
+
+U8, BF16 = 2, 4  # stores of kernels.h: the last of the integers, and bf16
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Neighbouring parts of a linear in one matrix [n, k]: its outputs from feature `offset` on.
+
+    `operand`: the rows that it reads; `fine`: where they are INT8, all of them keep 16 bits. `nbytes`: packed.
+    """
+
+    parts: tuple[Weight, ...]
+    offset: int
+    n: int
+    k: int
+    operand: Operand
+    fine: bool
+    nbytes: int
+
+
+class Layout:
+    """The segments of every linear of one checkpoint."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        self.tensors = tensors
+        self._found: dict[tuple[Weight, ...], list[Segment]] = {}
+
+    def segments(self, weight: Linear) -> Sequence[Segment]:
+        """Parts start at padded offsets, one after another; neighbours of one type share a matrix."""
+        if weight.parts not in self._found:
+            self._found[weight.parts] = self._segments(weight.parts)
+        return self._found[weight.parts]
+
+    def _segments(self, parts: tuple[Weight, ...]) -> list[Segment]:
+        segments: list[Segment] = []
+        offset = 0
+        fine = any(part.fine for part in parts)
+        for _, run in groupby(parts, key=self._kind):
+            some = tuple(run)
+            n, k = stacked([part.shape[0] for part in some]), some[0].shape[1]
+            store, nbytes = self._size(some, n, k)
+            operand = operand_of(store)
+            segments.append(Segment(some, offset, n, k, operand, fine and operand is Operand.INT8, nbytes))
+            offset += padded(n)
+        return segments
+
+    def _kind(self, part: Weight) -> object:
+        packed = self.tensors.packed.get(part.name)
+        return tuple(packed.parts) if packed else self.tensors.info(part.name).type
+
+    def _size(self, parts: tuple[Weight, ...], n: int, k: int) -> tuple[int, int]:
+        packed = self.tensors.packed.get(parts[0].name)
+        if packed is None:
+            store, panel = panel_of(self.tensors, parts[0])
+            return store, padded(n) // LANES * panel
+        names = [part.name for part in parts]
+        if names != list(packed.parts):
+            held, read = shortened(", ".join(packed.parts)), ", ".join(names)
+            raise WeightsError(
+                f"{self.tensors.where}: a packed matrix holds {held} together, the model reads {read}: "
+                "write it again with `sampan quantize`"
+            )
+        if (packed.n, packed.k) != (n, k):
+            raise WeightsError(
+                f"{self.tensors.where}: packed matrix {names[0]!r} is {packed.n} x {packed.k}, "
+                f"its parts are {n} x {k}: the file is damaged"
+            )
+        return packed.store, packed.bytes
+
+
+def panel_of(tensors: Tensors, part: Weight) -> tuple[int, int]:
+    """The store that keeps a tensor's type without loss, and bytes of one panel of its inputs."""
+    try:
+        store, nbytes = _native.panel_of(part.shape[1], tensors.info(part.name).type.number)
+    except ValueError as e:
+        raise UnsupportedModel(f"{tensors.where}: tensor {part.name!r}: {e}") from e
+    return int(store), int(nbytes)
+
+
+def operand_of(store: int) -> Operand:
+    """The rows that a matrix is multiplied with."""
+    if store <= U8:
+        return Operand.INT8
+    return Operand.BF16 if store == BF16 else Operand.F32
+
+
+def stacked(rows: Sequence[int]) -> int:
+    """Rows of a matrix whose parts have these: every part starts at a whole panel, the last is not padded."""
+    return sum(map(padded, rows[:-1])) + rows[-1]

@@ -1,0 +1,34 @@
+"""What the native kernels are written for. Anything else is refused by name, before weights are read."""
+
+from sampan.core.errors import UnsupportedModel
+from sampan.kernels.graph import Graph, Node
+
+_INPUTS = 32  # features that share an activation's scale
+_LANES = 16
+_HEADS = 64  # query heads that share one KV head
+
+
+def check(graph: Graph, where: str) -> None:
+    """Raise `UnsupportedModel` for the first node that the kernels cannot compute; `where`: the model."""
+    for node in graph.nodes:
+        problem = _problem(node)
+        if problem:
+            raise UnsupportedModel(f"{where}: {node.label}: {problem}")
+
+
+def _problem(node: Node) -> str | None:
+    match node.op:
+        case "linear" | "head":
+            inputs = node.inputs[0].width
+            return f"{inputs} inputs are not a multiple of {_INPUTS}" if inputs % _INPUTS else None
+        case "norm":
+            size = node.detail.weight.shape[0]
+            return f"a norm over {size} features is not a multiple of {_LANES}" if size % _LANES else None
+        case "attend":
+            shape = node.detail
+            for name, size in (("key", shape.key_size), ("value", shape.value_size)):
+                if size % _INPUTS:
+                    return f"{name} size {size} is not a multiple of {_INPUTS}"
+            group = shape.heads // shape.kv_heads
+            return f"{group} heads share a KV head, {_HEADS} may" if group > _HEADS else None
+    return None

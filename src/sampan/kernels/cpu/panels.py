@@ -1,0 +1,116 @@
+"""Brings weights to the kernels: packed once, at the file's own precision, or mapped as they lie.
+
+Each tensor's pages are given back to the system as soon as it is packed, so that loading never holds the file
+twice. A folder of packed weights is used where it lies, with no work and no copy.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sampan.core.errors import UnsupportedModel, WeightsError
+from sampan.kernels.backend import Floats, Tensors
+from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
+from sampan.kernels.cpu.layout import Layout, Segment, stacked
+from sampan.kernels.cpu.machine import Machine, out_of_memory, padded
+from sampan.kernels.ops import Weight
+
+_STRIDE = 2**23  # bytes of a file that are packed before they are given back
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a weight is kept: rows of a packed matrix from `first` on, or vectors that hold copies of it."""
+
+    matrix: Any = None
+    first: int = 0
+    vectors: tuple[Floats, ...] = ()
+
+
+class PackedWeights:
+    """A checkpoint's weights for programs; packs at the first request.
+
+    `size`: bytes that the packed weights take, where that is known.
+    """
+
+    def __init__(self, tensors: Tensors, machine: Machine, size: int | None = None) -> None:
+        self.tensors = tensors
+        self.machine = machine
+        self.layout = Layout(tensors)
+        self._arena = _native.Arena(size) if size else _native.Arena()
+        self._matrices: dict[str, Any] = {}
+        self._vectors: dict[str, Floats] = {}
+        self._places: dict[str, tuple[Any, int]] = {}
+
+    def matrix(self, segment: Segment) -> Any:
+        """The packed matrix of a segment."""
+        name = segment.parts[0].name
+        if name not in self._matrices:
+            packed = name in self.tensors.packed
+            matrix = self._mapped(name) if packed else self._packed(segment)
+            self._matrices[name] = matrix
+            first = 0
+            for part in segment.parts:
+                self._places[part.name] = matrix, first
+                first += padded(part.shape[0])
+        return self._matrices[name]
+
+    def vector(self, weight: Weight) -> Floats:
+        """A norm's weight or a bias as float32."""
+        if weight.name not in self._vectors:
+            self._vectors[weight.name] = np.ascontiguousarray(self.tensors.array(weight.name))
+        return self._vectors[weight.name]
+
+    def place(self, weight: Weight) -> Place:
+        """Where a weight that was asked for is kept."""
+        if weight.name in self._vectors:
+            return Place(vectors=(self._vectors[weight.name],))
+        return Place(*self._places[weight.name])
+
+    def _packed(self, segment: Segment) -> Any:
+        return pack(self.tensors, segment.parts, self.machine, self._arena)
+
+    def _mapped(self, name: str) -> Any:
+        m = self.tensors.packed[name]
+        try:
+            data = self.tensors.panels(name)
+            return _native.Packed(m.n, m.k, m.store, m.group, m.wide, m.has_min, m.zero, data)
+        except ValueError as e:
+            raise WeightsError(f"{self.tensors.where}: tensor {name!r}: {e}: the file is damaged") from e
+
+
+def allocate(tensors: Tensors, parts: Sequence[Weight], arena: Any = None) -> Any:
+    """An empty matrix for neighbouring parts of one type; its memory is taken as it is filled.
+
+    `arena`: matrices of one native arena share its chunks of memory, and free them together.
+    """
+    source = tensors.info(parts[0].name).type.number
+    rows, inputs = stacked([part.shape[0] for part in parts]), parts[0].shape[1]
+    try:
+        return _native.Packed.of(rows, inputs, source, arena)
+    except MemoryError as e:
+        raise out_of_memory(f"the weights of {parts[0].name}") from e
+    except ValueError as e:
+        raise UnsupportedModel(f"{tensors.where}: tensor {parts[0].name!r}: {e}") from e
+
+
+def pack(tensors: Tensors, parts: Sequence[Weight], machine: Machine, arena: Any = None) -> Any:
+    """Neighbouring parts of one type in one matrix, without loss."""
+    matrix = allocate(tensors, parts, arena)
+    source = tensors.info(parts[0].name).type.number
+    first = 0
+    for part in parts:
+        order = tensors.row_order(part.name)
+        rows = part.shape[0]
+        raw = tensors.raw(part.name).reshape(rows, -1)
+        rows_of_part = None if order is None else np.ascontiguousarray(order, np.int32)
+        # Rows in another order lie anywhere in the tensor.
+        step = padded(_STRIDE // raw.shape[1] + 1) if order is None else rows
+        for at in range(0, rows, step):
+            some = raw[at : at + step]
+            matrix.fill(machine.pool, some.reshape(-1), source, first + at, len(some), rows_of_part)
+            tensors.release(part.name, at, at + len(some))
+        first += padded(rows)
+    return matrix

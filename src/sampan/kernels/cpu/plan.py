@@ -1,0 +1,144 @@
+"""What a graph becomes for the native core: instructions, and the memory that they work on.
+
+A plan is made without weights or memory, and says exactly what both will take.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from sampan.kernels.backend import AdapterRoom
+from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
+from sampan.kernels.cpu.layout import Segment
+from sampan.kernels.cpu.machine import Operand, padded
+from sampan.kernels.cpu.storage import Region
+from sampan.kernels.ops import Attention, Norm, Rope, Weight
+
+
+class Place(NamedTuple):
+    """Features of a float buffer from `offset` on."""
+
+    buffer: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """[rows, width] floats."""
+
+    region: Region
+    width: int
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Rows as products read them."""
+
+    region: Region
+    inputs: int
+    operand: Operand
+
+
+@dataclass(frozen=True)
+class Angles:
+    """Cosines and sines of a rotation."""
+
+    region: Region
+    rope: Rope
+
+
+class Turning(NamedTuple):
+    """What happens to heads: a norm, angles by index (-1: none) and where they apply, and a scale."""
+
+    norm: Norm | None = None
+    table: int = -1
+    first: int = 0
+    interleaved: bool = False
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Bias:
+    """Of a segment of a linear: `parts` start at these features of it."""
+
+    parts: tuple[tuple[int, Weight], ...]
+    size: int
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """`op` with its fields by name, as the native program takes them; weights stand for their numbers.
+
+    `steps`: all, those with adapters ("adapted") or those without ("plain"). `label`: what it computes, for
+    faults.
+    """
+
+    op: str
+    fields: Mapping[str, Any]
+    label: str
+    steps: str = "all"
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a kept value lies."""
+
+    place: Place
+    width: int
+    sampled: bool
+
+
+@dataclass
+class Plan:
+    """`norms`: labels of the norms, by mark. `sites`: the number of each weight that can be adapted.
+
+    `bytes`: of all regions together. `segments`: every packed matrix once, by its first part's name.
+    """
+
+    rows: int
+    room: AdapterRoom | None
+    buffers: list[Buffer] = field(default_factory=list)
+    activations: list[Activations] = field(default_factory=list)
+    angles: list[Angles] = field(default_factory=list)
+    instructions: list[Instruction] = field(default_factory=list)
+    norms: list[str] = field(default_factory=list)
+    sites: dict[str, int] = field(default_factory=dict)
+    outputs: dict[str, Output] = field(default_factory=dict)
+    attentions: tuple[Attention, ...] = ()
+    vocabulary: int = 0
+    segments: dict[str, Segment] = field(default_factory=dict)
+    vectors: dict[str, Weight] = field(default_factory=dict)
+    adapted: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
+    """Inputs and outputs of each linear that can be adapted."""
+    longest: int = 0
+    """The most inputs of a product."""
+    bytes: int = 0
+
+    def workspace(self, threads: int) -> int:
+        """Bytes that the program allocates for steps, without logits."""
+        scratch = int(_native.linear_scratch(self.longest)) if self.longest else 0
+        scratch += max(
+            (int(_native.attend_scratch(a.key_size, a.value_size)) for a in self.attentions), default=0
+        )
+        parts = max((len(outputs) for _, outputs in self.adapted), default=0)
+        inner = 4 * parts * self.rows * padded(self.room.rank) if self.room else 0
+        return self.bytes + threads * scratch + inner
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Of the matrices of all adapters that there is room for."""
+        if self.room is None:
+            return 0
+        each = sum(len(outs) * inputs + sum(map(padded, outs)) for inputs, outs in self.adapted)
+        return 4 * self.room.count * padded(self.room.rank) * each
+
+    def page_bytes(self, cache: str) -> int:
+        """One page in all layers."""
+        runs = (_native.run_bytes(cache, a.kv_heads, a.key_size, a.value_size) for a in self.attentions)
+        return int(sum(runs)) // int(_native.RUN)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of all packed matrices and vectors."""
+        vectors = 4 * sum(weight.shape[0] for weight in self.vectors.values())
+        return vectors + sum(segment.nbytes for segment in self.segments.values())

@@ -1,0 +1,173 @@
+"""A plan with its memory and its weights: the native program, and what runs steps on it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from sampan.core.errors import UnsupportedModel
+from sampan.kernels.backend import Adapter, CacheSize, Floats, NewValues, Span
+from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
+from sampan.kernels.cpu.adapters import packed_adapter
+from sampan.kernels.cpu.layout import Segment
+from sampan.kernels.cpu.machine import Machine, out_of_memory, padded
+from sampan.kernels.cpu.panels import PackedWeights, Place
+from sampan.kernels.cpu.plan import Bias, Instruction, Output, Plan, Turning
+from sampan.kernels.cpu.plan import Place as Features
+from sampan.kernels.cpu.update import update
+from sampan.kernels.ops import Weight
+
+
+@dataclass
+class NativeRows:
+    """See `backend.Rows`."""
+
+    program: Any
+    norms: Sequence[str]
+    outputs: Mapping[str, Output]
+    best: list[int]
+    logprobs: list[float]
+    log_totals: list[float]
+    marks: dict[int, int]
+
+    @property
+    def unsound(self) -> dict[int, str]:
+        """Rows with a NaN or an infinity, and where that was first seen."""
+        return {row: _where(self.norms, mark) for row, mark in self.marks.items()}
+
+    @cached_property
+    def logits(self) -> Floats:
+        """[S, vocabulary]."""
+        logits: Floats = self.program.sampled_logits
+        return logits
+
+    def kept(self, name: str) -> Floats:
+        """[S, width], or [T, width]."""
+        output = self.outputs[name]
+        values: Floats = self.program.kept(*output.place, output.width, output.sampled)
+        return values
+
+
+class NativeProgram:
+    """See `backend.Executable`."""
+
+    def __init__(self, plan: Plan, weights: PackedWeights, cache: CacheSize, machine: Machine) -> None:
+        self.plan = plan
+        self.weights = weights
+        self.machine = machine
+        self._biases: dict[str, list[Floats]] = {}
+        self.program = _new_program(plan, machine, cache)
+        self._write(plan)
+        assert self.workspace_bytes == plan.workspace(machine.threads)
+
+    @property
+    def max_rows(self) -> int:
+        """Rows of the largest step."""
+        return self.plan.rows
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Allocated for steps, without logits."""
+        return int(self.program.workspace_bytes)
+
+    def tune(self, direct_rows: int, row_block: int) -> None:
+        """What a short measurement chooses; results do not depend on it."""
+        self.program.tune(direct_rows, row_block)
+
+    def run(self, spans: Sequence[Span]) -> NativeRows:
+        """One step."""
+        try:
+            return NativeRows(self.program, self.plan.norms, self.plan.outputs, *self.program.run(spans))
+        except MemoryError as e:
+            raise out_of_memory(f"a step of {sum(len(span.ids) for span in spans)} tokens") from e
+
+    def update(self, values: NewValues) -> None:
+        """New values for weights, in place."""
+        known = {part.name: part for segment in self.plan.segments.values() for part in segment.parts}
+        update(values, known | self.plan.vectors, self._place, self.machine)
+
+    def set_adapter(self, slot: int, adapter: Adapter) -> None:
+        """Make an adapter what rows of this slot use."""
+        packed = packed_adapter(adapter, self.machine)
+        self.program.set_adapter(slot, [(self.plan.sites[name], a, b) for name, (a, b) in packed.items()])
+
+    def clear_adapter(self, slot: int) -> None:
+        """Free a slot."""
+        self.program.clear_adapter(slot)
+
+    def _place(self, weight: Weight) -> Place:
+        place = self.weights.place(weight)
+        return Place(place.matrix, place.first, (*place.vectors, *self._biases.get(weight.name, ())))
+
+    def _write(self, plan: Plan) -> None:
+        program = self.program
+        try:
+            program.reserve(plan.bytes)
+        except MemoryError as e:
+            raise out_of_memory(f"steps of {plan.rows} tokens") from e
+        for buffer in plan.buffers:
+            program.buffer(buffer.region.offset, buffer.width)
+        for acts in plan.activations:
+            program.activations(acts.region.offset, acts.inputs, int(acts.operand))
+        for angles in plan.angles:
+            program.angles(angles.region.offset, list(angles.rope.inv_freq), angles.rope.scale)
+        self._logits = -1
+        if plan.vocabulary:
+            self._logits = program.logits(padded(plan.vocabulary), plan.vocabulary)
+        if plan.room:
+            program.adapters(plan.room.count, plan.room.rank)
+        for instruction in plan.instructions:
+            try:
+                self._add(instruction)
+            except ValueError as e:
+                raise UnsupportedModel(f"{instruction.label}: {e}") from e
+
+    def _add(self, instruction: Instruction) -> None:
+        fields = {name: self._given(value) for name, value in instruction.fields.items()}
+        self.program.record_for(instruction.steps)
+        if instruction.op == "adapt":
+            self.program.adapt(list(fields["outputs"]), fields["act"], *fields["out"], fields["sampled"])
+        else:
+            self.program.add(instruction.op, fields)
+
+    def _given(self, value: Any) -> Any:
+        """A field as the native program takes it."""
+        match value:
+            case Segment():
+                return self.weights.matrix(value)
+            case Weight():
+                return self.weights.vector(value)
+            case Bias():
+                return self._bias(value)
+            case Turning(norm=norm):
+                turned = (None, 0.0) if norm is None else (self.weights.vector(norm.weight), norm.eps)
+                return (*turned, *value[1:])
+            case Features(buffer=-1):
+                return self._logits, value.offset
+            case Features():
+                return tuple(value)
+        return value
+
+    def _bias(self, bias: Bias) -> Floats:
+        values = np.zeros(bias.size, np.float32)
+        for start, weight in bias.parts:
+            part = values[start : start + weight.shape[0]]
+            part[:] = self.weights.vector(weight)
+            self._biases.setdefault(weight.name, []).append(part)
+        return values
+
+
+def _new_program(plan: Plan, machine: Machine, cache: CacheSize) -> Any:
+    layers = [(a.kv_heads, a.key_size, a.value_size) for a in plan.attentions]
+    try:
+        return _native.Program(machine.pool, machine.isa, plan.rows, cache.pages, cache.dtype, layers)
+    except MemoryError as e:
+        raise out_of_memory(f"a cache of {cache.pages * _native.PAGE} tokens") from e
+    except ValueError as e:
+        raise UnsupportedModel(str(e)) from e
+
+
+def _where(norms: Sequence[str], mark: int) -> str:
+    return "in the head" if mark < 0 else f"before {norms[mark]}"
