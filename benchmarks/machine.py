@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sampan.core.memory import total_memory
-from sampan.kernels import _native
-from sampan.kernels.native import available_cores
+from sampan.core.settings import available_cores
+from sampan.kernels.cpu import _native
 
 
 def describe() -> dict[str, Any]:

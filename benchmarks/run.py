@@ -24,7 +24,7 @@ from bf16 import write_folder
 from machine import describe
 from sampan.catalog.catalog import resolve
 from sampan.core.settings import Settings
-from sampan.kernels.native import available_cores
+from sampan.core.settings import available_cores
 from scenarios import CACHE_TOKENS, FRESH_TOKENS, SCENARIOS, Request, Scenario, Series
 from workers import Worker, WorkerError
 

@@ -27,7 +27,7 @@ from machine import describe
 from sampan.catalog.catalog import resolve
 from sampan.cli.load import Load, measure
 from sampan.core.settings import Settings
-from sampan.kernels.native import available_cores
+from sampan.core.settings import available_cores
 from scenarios import LLAMA_CPP, OPENVINO, SAMPAN
 from serving_flood import flood
 from serving_servers import Server, Setup, running

@@ -14,7 +14,7 @@ from protocol import Clock, Handlers, Values, peak_memory, serve, token_ids
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles, SamplingParams
 from sampan.engine.budget import Wish
-from sampan.kernels import _native
+from sampan.kernels.cpu import _native
 from sampan.kernels.formats import TensorType
 from sampan.llm.load import Loaded, load
 from sampan.weights.checkpoint import open_checkpoint

@@ -21,12 +21,11 @@ from sampan.core.types import ModelFiles, SamplingParams
 from sampan.engine.blocks import BlockPool
 from sampan.engine.runner import Runner
 from sampan.engine.sequence import Sequence, Span
-from sampan.kernels import program
-from sampan.kernels.adapted import AdapterRoom
-from sampan.kernels.native import PAGE, machine
+from sampan.kernels.backend import PAGE, AdapterRoom, CacheSize
+from sampan.kernels.cpu.backend import CpuBackend
+from sampan.llm.load import graph_of
 from sampan.models.registry import describe
 from sampan.weights.checkpoint import open_checkpoint
-from sampan.weights.load import PackedWeights
 from sampan.weights.lora import read_lora
 
 logging.disable_progress_bar()
@@ -97,12 +96,12 @@ class Native:
     def __init__(
         self, files: ModelFiles, *, cache: str = "f32", threads: int = 1, room: AdapterRoom | None = None
     ) -> None:
-        here = machine(Settings(Path()), threads)
+        backend = CpuBackend(Settings(Path()), threads)
         with open_checkpoint(files) as checkpoint:
-            c = checkpoint.config
-            size = program.Cache(PAGES, c.layers, c.kv_heads, c.head_dim, cache)
-            weights = PackedWeights(checkpoint, here)
-            self.runner = Runner(describe(c), weights, here, size, CONTEXT, room)
+            self.weights = describe(checkpoint.config).weights()
+            placed, size = backend.place(checkpoint), CacheSize(PAGES, cache)
+            program = backend.compile(graph_of(checkpoint.config), placed, size, CONTEXT, room)
+        self.runner = Runner(program, PAGES, room)
         self.pool = BlockPool(PAGES, PAGE)
 
     def sequence(self, tokens: list[int], adapter: int = 0) -> Sequence:
@@ -180,11 +179,11 @@ def adapted(native: Callable[..., Native], write_adapter: Callable[..., Any], tm
 
     def load(model: Any, room: AdapterRoom, *, seed: int = 0, scale: float, **options: Any) -> Any:
         here, folder = native(model.files, room=room), tmp_path / f"{seed}"
-        weights = here.runner.model.weights()
+        weights = here.weights
         shapes = {name: weight.shape for name, weight in weights.items()}
         deltas = write_adapter(folder, shapes, seed=seed, **options)
         adapter = read_lora(folder, weights)
-        found = here.runner.adapters.load(adapter, here.runner.machine)
+        found = here.runner.adapters.load(adapter)
         adapter.close()
         kept.append((here.runner, found))
         merged = type(model)(model.files, deepcopy(model.oracle))

@@ -10,7 +10,7 @@ from transformers import AttentionInterface, DynamicCache
 
 from sampan.core.types import SamplingParams
 from sampan.engine.engine import Engine
-from sampan.kernels.native import PAGE
+from sampan.kernels.backend import PAGE
 
 Make = Callable[..., Any]
 

@@ -15,7 +15,7 @@ from gguf import quants
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sampan.core.types import ModelFiles
-from sampan.kernels.adapted import AdapterRoom
+from sampan.kernels.backend import AdapterRoom
 
 Make = Callable[..., Any]
 HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB = 256, 3, 4, 2, 64, 512, 300

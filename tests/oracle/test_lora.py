@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sampan.kernels.adapted import AdapterRoom
+from sampan.kernels.backend import AdapterRoom
 from sampan.weights.lora import read_lora
 
 Make = Callable[..., Any]

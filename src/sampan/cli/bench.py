@@ -69,7 +69,7 @@ def command(
         return
     sizes = _sizes(batch)
     length = prompt_tokens + decode_tokens
-    from sampan.kernels.native import PAGE
+    from sampan.kernels.backend import PAGE
 
     pages = -(-length // PAGE) * max(sizes)
     with open_model(
@@ -98,7 +98,7 @@ def _setting(llm: "LLM") -> Row:
     return {
         "peak_rss_bytes": _peak_rss(),
         "load_s": llm.load_seconds,
-        "threads": llm.machine.threads,
+        "threads": llm.tuning.threads,
         "tuning": asdict(llm.tuning),
         "cache": llm.plan.cache,
         "cache_tokens": llm.plan.cache_tokens,

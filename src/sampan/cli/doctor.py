@@ -5,7 +5,7 @@ bytes a second from memory by all threads; `int8_tops`, `bf16_tflops`: 10^12 ope
 and an add being two, with the instructions named beside them (float ones where the machine has no bf16;
 matrix units such as AMX are not measured). Other work on the machine lowers all three. `capacity`: of the
 catalogue's models on this disk, the bytes they take and the tokens of cache that fit beside them. `tuning`:
-what a measurement at a model's first load chose here (`engine/tuning.py`), one object for each; those of
+what a measurement at a model's first load chose here (`kernels/cpu/tuning.py`), one object for each; those of
 other machines, instruction sets and builds are left out.
 """
 
@@ -24,7 +24,7 @@ from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
 
 if TYPE_CHECKING:
-    from sampan.kernels.native import Machine
+    from sampan.kernels.cpu.backend import CpuBackend
 
 Row = dict[str, Any]
 
@@ -41,11 +41,12 @@ def command(threads: Threads = None, as_json: AsJson = False) -> None:
 
 
 def _examine(settings: Settings, threads: int | None) -> Row:
-    from sampan.engine.tuning import processor
-    from sampan.kernels import _native  # type: ignore[attr-defined]
-    from sampan.kernels.native import machine
+    from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
+    from sampan.kernels.cpu.backend import CpuBackend
+    from sampan.kernels.cpu.tuning import processor
 
-    here = machine(settings, threads)
+    backend = CpuBackend(settings, threads)
+    here = backend.machine
     bandwidth = _native.read_bandwidth(here.pool)
     if not bandwidth:
         raise OutOfMemory("no memory to measure the read bandwidth with: it takes 128 MB or more")
@@ -64,17 +65,17 @@ def _examine(settings: Settings, threads: int | None) -> Row:
         "bf16_instruction": float_instruction,
         "cpu": processor(),
         "fits": [entry.alias for entry in entries() if entry.supported and fits(entry.bytes)],
-        "capacity": _capacity(settings, here),
-        "tuning": _tuning(settings, here),
+        "capacity": _capacity(settings, backend),
+        "tuning": _tuning(settings, here.isa),
         "version": version("sampan"),
         "python": platform.python_version(),
     }
 
 
-def _capacity(settings: Settings, here: "Machine") -> dict[str, Row]:
+def _capacity(settings: Settings, backend: "CpuBackend") -> dict[str, Row]:
     """What the local models take, and the tokens that what is free now holds beside them."""
-    from sampan.engine.footprint import measure
-    from sampan.llm.load import MAX_ROWS
+    from sampan.engine.budget import Footprint
+    from sampan.llm.load import MAX_ROWS, graph_of
     from sampan.weights.checkpoint import open_checkpoint
 
     free = available_memory()
@@ -85,7 +86,9 @@ def _capacity(settings: Settings, here: "Machine") -> dict[str, Row]:
             continue
         files = ModelFiles(model.path, model.kind, entry.alias, entry.source)
         with open_checkpoint(files) as checkpoint:
-            size = measure(checkpoint, entry.alias, here, MAX_ROWS)
+            config = checkpoint.config
+            needs = backend.needs(graph_of(config), checkpoint, MAX_ROWS)
+            size = Footprint.of(needs, entry.alias, config.context)
         found[entry.alias] = {
             "weights_bytes": size.weights,
             "workspace_bytes": size.fixed(1) - size.weights,
@@ -94,11 +97,11 @@ def _capacity(settings: Settings, here: "Machine") -> dict[str, Row]:
     return found
 
 
-def _tuning(settings: Settings, here: "Machine") -> list[Row]:
+def _tuning(settings: Settings, isa: str) -> list[Row]:
     """What is stored for this machine, by model."""
-    from sampan.engine.tuning import machine_print, stored
+    from sampan.kernels.cpu.tuning import machine_print, stored
 
-    found = stored(settings.home, machine_print(here.isa))
+    found = stored(settings.home, machine_print(isa))
     return [{"model": model, "cache": cache, **asdict(tuning)} for model, cache, tuning in found]
 
 

@@ -20,9 +20,9 @@ from sampan.core.errors import UnsupportedModel, UsageError
 from sampan.core.settings import Settings
 
 if TYPE_CHECKING:
-    from sampan.kernels.native import Machine
+    from sampan.kernels.cpu.machine import Machine
+    from sampan.kernels.cpu.pieces import Piece
     from sampan.weights.checkpoint import Checkpoint
-    from sampan.weights.save import Piece
 
 _GROUP = 32
 
@@ -51,7 +51,7 @@ def command(
         raise UsageError("--group says how to round: add --bits 4 or --bits 8")
     group = None if bits is None else group or _GROUP
     settings = Settings.from_env()
-    from sampan.kernels.native import machine
+    from sampan.kernels.cpu.machine import machine
     from sampan.weights.checkpoint import open_checkpoint
     from sampan.weights.save import free_place
 
@@ -73,14 +73,16 @@ def command(
 
 def _pieces(checkpoint: "Checkpoint", bits: int | None, group: int | None) -> "list[Piece]":
     """What is to be written; what the user may not expect of it is said."""
-    from sampan.weights.load import require_kernel_sizes
-    from sampan.weights.quantize import scheme_for
-    from sampan.weights.save import pieces
+    from sampan.kernels.cpu.limits import check
+    from sampan.kernels.cpu.pieces import pieces
+    from sampan.kernels.cpu.rounding import scheme_for
+    from sampan.llm.load import graph_of
 
-    require_kernel_sizes(checkpoint)
+    graph = graph_of(checkpoint.config)
+    check(graph, checkpoint.where)
     if bits is None or group is None:
-        return pieces(checkpoint, lambda _weight: None)
-    found = pieces(checkpoint, lambda weight: scheme_for(weight, bits, group))
+        return pieces(graph, checkpoint, lambda _weight: None)
+    found = pieces(graph, checkpoint, lambda weight: scheme_for(weight, bits, group))
     sizes = Counter(piece.scheme.group for piece in found if piece.scheme)
     for size, count in sorted(sizes.items()):
         if size != group:

@@ -1,25 +1,19 @@
 """Which adapters are loaded, and where: requests name them by ids that are never used twice."""
 
 from itertools import count
-from typing import TYPE_CHECKING, Any
 
 from sampan.core.errors import OutOfMemory
-from sampan.kernels.adapted import AdaptedRecorder
-from sampan.kernels.native import Machine
-
-if TYPE_CHECKING:
-    from sampan.weights.lora import Lora
+from sampan.kernels.backend import Adapter, AdapterRoom, Executable
 
 
 class AdapterTable:
-    """The adapters of one program, each in a slot; id 0 is the model without any."""
+    """The adapters of one executable, each in a slot; id 0 is the model without any."""
 
-    def __init__(self, recorder: AdaptedRecorder | None) -> None:
-        self._program: Any = recorder.program if recorder else None
-        self._parts = recorder.parts if recorder else {}
+    def __init__(self, executable: Executable, room: AdapterRoom | None) -> None:
+        self._executable = executable
         self._slots: dict[int, int] = {}
-        self._free = list(range(recorder.room.count))[::-1] if recorder else []
-        self._room = recorder.room if recorder else None
+        self._free = list(range(room.count))[::-1] if room else []
+        self._room = room
         self._ids = count(1)
 
     def __contains__(self, adapter: int) -> bool:
@@ -30,24 +24,24 @@ class AdapterTable:
         """How many there are."""
         return len(self._slots)
 
-    def load(self, adapter: "Lora", machine: Machine) -> int:
+    def load(self, adapter: Adapter) -> int:
         """Give an adapter a slot, or refuse it with the numbers; returns its id."""
         if self._room is None:
             raise OutOfMemory(
-                f"{adapter.path}: no room was made for adapters: load the model with adapters=1 or more"
+                f"{adapter.where}: no room was made for adapters: load the model with adapters=1 or more"
             )
         if not self._free:
             raise OutOfMemory(
-                f"{adapter.path}: {self._room.count} adapters are loaded, and there is no room for more: "
+                f"{adapter.where}: {self._room.count} adapters are loaded, and there is no room for more: "
                 "unload one, or load the model with more"
             )
         if adapter.rank > self._room.rank:
             raise OutOfMemory(
-                f"{adapter.path}: has rank {adapter.rank}, and there is room for {self._room.rank}: "
+                f"{adapter.where}: has rank {adapter.rank}, and there is room for {self._room.rank}: "
                 f"load the model with adapter_rank={adapter.rank}"
             )
-        slot, packed = self._free[-1], adapter.pack(machine)
-        self._program.set_adapter(slot, [(self._parts[name], a, b) for name, (a, b) in packed.items()])
+        slot = self._free[-1]
+        self._executable.set_adapter(slot, adapter)
         self._free.pop()
         found = next(self._ids)
         self._slots[found] = slot
@@ -56,7 +50,7 @@ class AdapterTable:
     def unload(self, adapter: int) -> None:
         """Free its slot and its memory; no running request may use it."""
         slot = self._slots.pop(adapter)
-        self._program.clear_adapter(slot)
+        self._executable.clear_adapter(slot)
         self._free.append(slot)
 
     def slot(self, adapter: int) -> int:

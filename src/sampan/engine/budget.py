@@ -1,17 +1,14 @@
 """One memory budget: what fits into a number of bytes, and what is said of what does not.
 
 Weights, KV cache and workspace count; the interpreter, its libraries and the tokenizer do not. No numerics
-here: `footprint.py` adds up what a model takes.
+here: a backend says what a model takes.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sampan.core.errors import OutOfMemory, UsageError
 from sampan.core.memory import available_memory, megabytes
-from sampan.kernels.adapted import AdapterRoom
-from sampan.kernels.native import PAGE
-from sampan.models.config import ModelConfig
+from sampan.kernels.backend import PAGE, AdapterRoom, Needs
 
 SCORE_ROWS = 128  # rows of logits that the engine holds while scoring
 LEAST_CONTEXT = 512  # a shorter one must be asked for
@@ -19,20 +16,16 @@ _TOKENS_EACH = 1024  # tokens of cache for a sequence, where nobody sets a limit
 
 
 @dataclass(frozen=True)
-class Footprint:
-    """Bytes that a model takes. `workspace`: of the largest step, without logits; `logits`: of one row of
-    them; `page`: of one page of the cache in all layers, by the cache's type."""
+class Footprint(Needs):
+    """What a model takes. `context`: the most tokens of a sequence that it was made for."""
 
-    name: str
-    config: ModelConfig
-    weights: int
-    workspace: int
-    logits: int
-    page: Mapping[str, int]
-    dtype: str
-    """The cache's type that suits the weights."""
-    adapters: int = 0
-    """Of all adapters together."""
+    name: str = ""
+    context: int = 0
+
+    @classmethod
+    def of(cls, needs: Needs, name: str, context: int) -> "Footprint":
+        """A model's."""
+        return cls(**vars(needs), name=name, context=context)
 
     def fixed(self, max_sequences: int) -> int:
         """Everything but the cache."""
@@ -98,7 +91,7 @@ class Plan:
 def plan(model: Footprint, wish: Wish) -> Plan:
     """The best that fits. Raises `UsageError` for what the model has not, `OutOfMemory` with the numbers and
     what would fit."""
-    most = model.config.context
+    most = model.context
     if wish.context is not None and wish.context > most:
         raise UsageError(f"a context of {wish.context} tokens was asked for: {model.name} holds {most}")
     limit = wish.memory or available_memory()
@@ -139,7 +132,7 @@ def _size(model: Footprint, wish: Wish, room: int | None, needed: int, dtype: st
     """Pages of the cache: as asked, as many as a given memory holds, or a share of what is free."""
     if wish.cache_tokens is not None:
         return needed
-    context = wish.context or model.config.context
+    context = wish.context or model.context
     if wish.memory is not None:
         useful = wish.max_sequences * _pages(context)
     else:
@@ -179,7 +172,7 @@ def _advice(model: Footprint, wish: Wish, limit: int, needed: int, dtype: str) -
         elif wish.cache_tokens and wish.context and tokens >= wish.context:
             found.append(f"{tokens // wish.context} sequences with {kind} cache would fit")
         elif tokens > 0:
-            found.append(f"{min(tokens, model.config.context)} tokens of {kind} cache would fit")
+            found.append(f"{min(tokens, model.context)} tokens of {kind} cache would fit")
     if found:
         return ", ".join(found)
     least = model.fixed(1) + _pages(1) * min(model.page.values())

@@ -7,7 +7,6 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 from itertools import count
 from numbers import Integral
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,17 +15,12 @@ from sampan.core.errors import ContextOverflow, RequestError, quoted
 from sampan.core.types import SamplingParams
 from sampan.engine.blocks import BlockPool
 from sampan.engine.constraint import Constraint, Guarded
-from sampan.engine.runner import Runner
+from sampan.engine.runner import Runner, fault
 from sampan.engine.sampler import takes_best
 from sampan.engine.scheduler import Counters, Scheduler
 from sampan.engine.sequence import Event, Sequence, Span
-from sampan.kernels.native import PAGE
+from sampan.kernels.backend import DRAFT_ROWS, PAGE, Adapter, NewValues
 
-if TYPE_CHECKING:
-    from sampan.weights.lora import Lora
-    from sampan.weights.update import Tensors
-
-DRAFT_ROWS = 8  # up to about here a step reads weights longer than it computes
 _SCORE_ROWS = 128  # rows of logits held at once while scoring
 
 
@@ -51,10 +45,10 @@ class Engine:
         draft_rows: int = DRAFT_ROWS,
     ) -> None:
         self.runner = runner
-        self.context = min(context, runner.cache.pages * PAGE - 1)  # the scheduler admits one token more
+        self.context = min(context, runner.pages * PAGE - 1)  # the scheduler admits one token more
         self.vocabulary = vocabulary
         self.eos_ids = eos_ids
-        self.pool = BlockPool(runner.cache.pages, PAGE, reuse=prefix_cache)
+        self.pool = BlockPool(runner.pages, PAGE, reuse=prefix_cache)
         self.scheduler = Scheduler(self.pool, runner.max_rows, max_sequences, draft_rows)
         self.steps = 0
         self._ids = count()
@@ -92,9 +86,9 @@ class Engine:
         self.scheduler.add(sequence)
         return request
 
-    def load_adapter(self, adapter: "Lora") -> int:
+    def load_adapter(self, adapter: Adapter) -> int:
         """Make an adapter ready for requests, and name it. Raises `OutOfMemory` where there is no room."""
-        return self.runner.adapters.load(adapter, self.runner.machine)
+        return self.runner.adapters.load(adapter)
 
     def unload_adapter(self, adapter: int) -> None:
         """No new request can choose it; it is gone, pages and all, once the last that uses it ends."""
@@ -112,13 +106,13 @@ class Engine:
         version = self.weights_version
         return [replace(event, weights_version=version) for event in events] if version else events
 
-    def update_weights(self, tensors: "Tensors") -> int:
+    def update_weights(self, values: NewValues) -> int:
         """Write new values over some or all of the weights; returns the version that they make.
 
         What runs goes on with the new weights over the keys and values that it has; nothing that the old ones
         computed is found again. An update that is refused has changed nothing.
         """
-        self.runner.update(tensors)
+        self.runner.update(values)
         self.pool.forget()
         self.weights_version += 1
         return self.weights_version
@@ -174,7 +168,7 @@ class Engine:
         rows = self.runner.rows([Span(sequence, start, end - start, sample=True)], sample_all=True)
         if rows.unsound:
             wrong = min(rows.unsound)
-            raise RequestError(f"after token {start + wrong}: {self.runner.fault(rows, wrong)}")
+            raise RequestError(f"after token {start + wrong}: {fault(rows, wrong)}")
         targets = sequence.tokens[start + 1 : end + 1]
         values = rows.logits[np.arange(len(targets)), targets].astype(np.float64)
         return values - rows.log_totals[: len(targets)]

@@ -1,12 +1,6 @@
-"""Runs a plan on the native program and samples its rows."""
+"""Runs a plan on an executable and samples its rows."""
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
 
 from sampan.core.errors import RequestError
 from sampan.core.types import TokenLogprob
@@ -14,64 +8,18 @@ from sampan.engine.adapters import AdapterTable
 from sampan.engine.sampler import choose
 from sampan.engine.scheduler import Sampled
 from sampan.engine.sequence import Refusal, Sequence, Span
-from sampan.kernels.adapted import AdaptedRecorder, AdapterRoom
-from sampan.kernels.native import Machine, out_of_memory
-from sampan.kernels.ops import Weight
-from sampan.kernels.program import Cache, Recorder, new_program, symbolic_batch
-from sampan.models.registry import Model
-from sampan.weights.load import PackedWeights, Place
-
-if TYPE_CHECKING:
-    from sampan.weights.update import Tensors
-
-Floats = npt.NDArray[np.float32]
-
-
-@dataclass
-class Rows:
-    """S sampled rows of the last step, valid until the next.
-
-    `best`: the most probable tokens; `logprobs`: natural logarithms of their probabilities; `log_totals`: of
-    the sums of the exponentials; `unsound`: for each row with a NaN or an infinity, the number of the first
-    norm that read one, or -1.
-    """
-
-    program: Any
-    best: list[int]
-    logprobs: list[float]
-    log_totals: list[float]
-    unsound: dict[int, int]
-
-    @cached_property
-    def logits(self) -> Floats:
-        """[S, vocabulary]."""
-        logits: Floats = self.program.sampled_logits
-        return logits
+from sampan.kernels import backend
+from sampan.kernels.backend import AdapterRoom, Executable, NewValues, Rows
 
 
 class Runner:
-    """A recorded model with its cache. `max_rows`: tokens of a step. `room`: for adapters, if any."""
+    """An executable with its cache of `pages`. `max_rows`: tokens of a step. `room`: for adapters, if any."""
 
-    def __init__(
-        self,
-        model: Model,
-        weights: PackedWeights,
-        machine: Machine,
-        cache: Cache,
-        max_rows: int,
-        room: AdapterRoom | None = None,
-    ) -> None:
-        rope = model.config.rope
-        program = new_program(machine, cache, max_rows, rope.inv_freq, rope.scale)
-        recorder = AdaptedRecorder(program, weights, room) if room else Recorder(program, weights)
-        model.forward(recorder, symbolic_batch())
-        self.model, self.weights, self.machine = model, weights, machine
-        self.adapters = AdapterTable(recorder if isinstance(recorder, AdaptedRecorder) else None)
-        self.program = recorder.program
-        self.norms = recorder.norms
-        self._biases = recorder.biases
-        self.cache = cache
-        self.max_rows = max_rows
+    def __init__(self, executable: Executable, pages: int, room: AdapterRoom | None = None) -> None:
+        self.executable = executable
+        self.pages = pages
+        self.adapters = AdapterTable(executable, room)
+        self.max_rows = executable.max_rows
 
     def run(self, plan: Seq[Span]) -> list[Sampled]:
         """What each span that samples gives (see `Sampled`)."""
@@ -88,7 +36,7 @@ class Runner:
         """The sampled rows, or every row."""
         slot = self.adapters.slot
         spans = [
-            (
+            backend.Span(
                 s.tokens,
                 s.start,
                 s.sequence.pages,
@@ -97,10 +45,7 @@ class Runner:
             )
             for s in plan
         ]
-        try:
-            return Rows(self.program, *self.program.run(spans))
-        except MemoryError as e:
-            raise out_of_memory(f"a step of {sum(span.count for span in plan)} tokens") from e
+        return self.executable.run(spans)
 
     def _sampled(self, rows: Rows, first: int, span: Span) -> Sampled:
         """A span's tokens, of rows from `first` on."""
@@ -109,23 +54,16 @@ class Runner:
             return _tokens(rows, first, span)
         if span.draft:  # a drafted token's damage can reach the rows before it: once more without
             return []
-        return [f"request {span.sequence.id}: {self.fault(rows, min(wrong))}"]
+        return [f"request {span.sequence.id}: {fault(rows, min(wrong))}"]
 
-    def update(self, tensors: "Tensors") -> None:
-        """Write new weights in place; see `weights/update.py`."""
-        from sampan.weights.update import update
+    def update(self, values: NewValues) -> None:
+        """Write new weights in place."""
+        self.executable.update(values)
 
-        update(tensors, self.model.weights(), self._place, self.machine)
 
-    def _place(self, weight: Weight) -> Place:
-        place, bias = self.weights.place(weight), self._biases.get(weight.name)
-        return place if bias is None else Place(vectors=(*place.vectors, bias))
-
-    def fault(self, rows: Rows, row: int) -> str:
-        """Where a row stopped being finite."""
-        norm = rows.unsound[row]
-        where = "in the head" if norm < 0 else f"before {self.norms[norm].removesuffix('.weight')}"
-        return f"the model gave logits that are not finite numbers (first seen {where})"
+def fault(rows: Rows, row: int) -> str:
+    """Where a row stopped being finite."""
+    return f"the model gave logits that are not finite numbers (first seen {rows.unsound[row]})"
 
 
 def _tokens(rows: Rows, first: int, span: Span) -> Sampled:

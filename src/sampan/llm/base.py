@@ -42,14 +42,15 @@ class BaseLLM:
     `max_sequences`: how many run side by side. `cache`: "bf16", "int8" (half the bytes, some quality), or
     "auto": int8 where bf16 does not fit. `cache_tokens`: tokens of all sequences in the cache together.
     `prefix_cache` and `speculation` save work and change no answer. `adapters`: how many LoRA adapters of at
-    most `adapter_rank` there may be at once; their memory is part of the sum.
+    most `adapter_rank` there may be at once; their memory is part of the sum. `backend`: "cpu", the native
+    kernels, or "torch", which runs on any `device` that PyTorch knows ("cuda", "mps", "xpu" …).
 
     Raises `OutOfMemory` with the numbers for what does not fit, before loading it; `ModelNotFound`,
     `WeightsError`, `UnsupportedModel` and `UsageError` as they apply.
 
     Attributes: `tokenizer`, `template` (None where the model has no chat form), `config`, `context`,
     `defaults` (the model's own sampling), `plan` (sizes in bytes), `tuning` (what was measured to be fastest
-    here), `machine`, `weights`, `load_seconds`, and `engine`, which only a caller that makes no requests
+    here), `backend`, `weights`, `load_seconds`, and `engine`, which only a caller that makes no requests
     through this object may step.
     """
 
@@ -67,6 +68,8 @@ class BaseLLM:
         speculation: bool = True,
         adapters: int = 0,
         adapter_rank: int = 64,
+        backend: str = "cpu",
+        device: str | None = None,
         settings: Settings | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -81,12 +84,14 @@ class BaseLLM:
             self.files,
             settings,
             wish,
+            backend=backend,
+            device=device,
             threads=threads,
             prefix_cache=prefix_cache,
             speculation=speculation,
             progress=progress,
         )
-        self.machine, self.plan, self.config = loaded.machine, loaded.plan, loaded.config
+        self.backend, self.plan, self.config = loaded.backend, loaded.plan, loaded.config
         self.tuning = loaded.tuning
         self.tokenizer, self.template, self.defaults = loaded.tokenizer, loaded.template, loaded.defaults
         self.weights, self.engine = loaded.weights, loaded.engine

@@ -15,6 +15,7 @@ from sampan.engine.engine import Engine
 from sampan.llm.answer import Prompt
 from sampan.llm.base import BaseLLM
 from sampan.llm.driver import Driver, Request
+from sampan.models.registry import describe
 from sampan.text.grammar import GrammarConstraint
 
 When = Literal["idle", "now"]
@@ -72,8 +73,8 @@ class Changes(BaseLLM):
         if not isinstance(name, str) or not name:
             raise UsageError(f"name is {quoted(name)}: give the adapter a name")
         folder = given_path("path", path)
-        weights = self._driver.call(lambda engine: engine.runner.model.weights())
-        adapter = read_lora(folder, weights)
+        self._driver.require_here()
+        adapter = read_lora(folder, describe(self.config).weights())
 
         def load(engine: Engine) -> None:
             if name in self._adapters:

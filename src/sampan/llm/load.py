@@ -1,42 +1,40 @@
 """Brings a model's parts together: files, sizes that fit, weights, tokenizer, template and engine."""
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from types import MappingProxyType
+from typing import Any
 
 from sampan.catalog.progress import Progress, Silent
-from sampan.core.memory import available_memory, give_back_freed_memory
+from sampan.core.memory import give_back_freed_memory
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles, SamplingParams
-from sampan.engine import budget, tuning
+from sampan.engine import budget
 from sampan.engine.engine import Engine
-from sampan.engine.footprint import measure
 from sampan.engine.runner import Runner
-from sampan.engine.tuning import Tuning
-from sampan.kernels import _native  # type: ignore[attr-defined]
-from sampan.kernels.native import Machine, machine
-from sampan.kernels.program import Cache
+from sampan.kernels.backend import Backend, CacheSize, Tuning
+from sampan.kernels.graph import LOGITS, Graph, record
+from sampan.kernels.select import backend_named
 from sampan.models.config import ModelConfig
 from sampan.models.registry import describe
 from sampan.text.chat import ChatTemplate
 from sampan.text.tokenizer import Tokenizer
 from sampan.weights.checkpoint import Checkpoint, open_checkpoint
-from sampan.weights.load import PackedWeights, require_kernel_sizes
 
-MAX_ROWS = tuning.CHUNKS[-1]  # tokens of a step: a prompt's chunk
+MAX_ROWS = 512  # tokens of a step: a prompt's chunk
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A model ready to use. `defaults`: its own sampling."""
+    """A model ready to use. `weights`: as the backend has placed them. `defaults`: its own sampling."""
 
     plan: budget.Plan
     tuning: Tuning
     config: ModelConfig
-    machine: Machine
-    weights: PackedWeights
+    backend: Backend
+    weights: Any
     engine: Engine
     tokenizer: Tokenizer
     template: ChatTemplate | None
@@ -48,6 +46,8 @@ def load(
     settings: Settings,
     wish: budget.Wish,
     *,
+    backend: str = "cpu",
+    device: str | None = None,
     threads: int | None,
     prefix_cache: bool,
     speculation: bool,
@@ -55,28 +55,35 @@ def load(
 ) -> Loaded:
     """Load a model as wished; what does not fit is refused before anything is read. `progress` is told of the
     measurement that the first load on a machine takes."""
-    here = machine(settings, threads)
+    here: Backend = backend_named(backend, device, settings, threads)
     _import_what_stays(files)
     with ExitStack() as stack:
         checkpoint = open_checkpoint(files)
         for file in checkpoint.files.values():
             stack.callback(file.close)
-        require_kernel_sizes(checkpoint)
-        plan = budget.plan(measure(checkpoint, files.name, here, MAX_ROWS, wish.room), wish)
+        c = checkpoint.config
+        graph = graph_of(c)
+        here.check(graph, checkpoint.where)
+        needs = here.needs(graph, checkpoint, MAX_ROWS, wish.room)
+        plan = budget.plan(budget.Footprint.of(needs, files.name, c.context), wish)
         tokenizer, template = text_of(files, checkpoint)
         defaults = defaults_of(checkpoint.generation)
-        c = checkpoint.config
         # What the tokenizer was built from makes room for the weights.
         checkpoint = replace(checkpoint, metadata=MappingProxyType({}))
         give_back_freed_memory()
-        weights = PackedWeights(checkpoint, here, plan.weights_bytes)
-        asked = threads or settings.threads
-        chosen = _tuning(files, settings, wish.memory, plan, weights, asked, progress or Silent())
-        if chosen.threads != here.threads:
-            here = machine(settings, chosen.threads)
-        cache = Cache(plan.pages, c.layers, c.kv_heads, c.head_dim, plan.cache)
-        runner = Runner(describe(c), weights, here, cache, MAX_ROWS, wish.room)
-    runner.program.tune(chosen.direct_rows, chosen.row_block)
+        weights = here.place(checkpoint, plan.weights_bytes)
+        cache = CacheSize(plan.pages, plan.cache)
+        chosen = here.tune(
+            lambda layers: graph_of(replace(c, layers=layers)),
+            c.layers,
+            weights,
+            cache,
+            name=files.name,
+            memory=wish.memory,
+            notice=_telling(progress or Silent()),
+        )
+        executable = here.compile(graph, weights, cache, MAX_ROWS, wish.room, chosen)
+    runner = Runner(executable, plan.pages, wish.room)
     runner.max_rows = max(chosen.chunk_rows, min(wish.max_sequences, MAX_ROWS))
     engine = Engine(
         runner,
@@ -90,54 +97,21 @@ def load(
     return Loaded(plan, chosen, c, here, weights, engine, tokenizer, template, defaults)
 
 
-def _tuning(
-    files: ModelFiles,
-    settings: Settings,
-    memory: int | None,
-    plan: budget.Plan,
-    weights: PackedWeights,
-    asked: int | None,
-    progress: Progress,
-) -> Tuning:
-    """What was measured before, or is now; huge pages are as it says from here on.
-
-    A cache that is too small to measure with leaves the defaults, and the measurement to another time.
-    """
-    here, checkpoint = weights.machine, weights.checkpoint
-    subject = tuning.fingerprint(checkpoint, here, plan.cache, asked)
-    chosen = tuning.read(settings.home, subject, here.threads) if settings.tune else None
-    _native.use_huge_pages(chosen.huge_pages if chosen else tuning.DEFAULT.huge_pages)
-    if chosen:
-        return chosen
-    from sampan.engine import trial
-
-    if not settings.tune or plan.pages < trial.PAGES:
-        return Tuning(here.threads)
-    progress.start(None, f"measuring this machine for {files.name} (once)")
-    try:
-        huge = _huge_pages(settings, memory, here)
-        _native.use_huge_pages(huge)
-        counts = tuning.thread_counts(asked, here.threads)
-        machines = [here, *(machine(settings, count) for count in counts[1:])]
-        layer = plan.weights_bytes // checkpoint.config.layers
-        chosen = trial.tune(checkpoint.config, weights, machines, plan.cache, layer)
-    finally:
-        progress.finish()
-    chosen = replace(chosen, huge_pages=huge)
-    tuning.write(settings.home, subject, files.name, chosen)
-    return chosen
+def graph_of(config: ModelConfig) -> Graph:
+    """What a model computes to give logits."""
+    return record(describe(config).forward).only([LOGITS])
 
 
-def _huge_pages(settings: Settings, memory: int | None, here: Machine) -> bool:
-    """As known from another model; measured where the budget has room for that, before it is needed."""
-    from sampan.engine import trial
+def _telling(progress: Progress) -> Any:
+    @contextmanager
+    def notice(text: str) -> Iterator[None]:
+        progress.start(None, text)
+        try:
+            yield
+        finally:
+            progress.finish()
 
-    for _, _, known in tuning.stored(settings.home, tuning.machine_print(here.isa)):
-        return known.huge_pages
-    room = memory or available_memory()
-    if room is None or room < trial.PROBE_BYTES:
-        return tuning.DEFAULT.huge_pages
-    return trial.huge_pages(here)
+    return notice
 
 
 def _import_what_stays(files: ModelFiles) -> None:

@@ -1,4 +1,4 @@
-"""What a model file says of its architecture, read from `config.json` or from GGUF metadata.
+"""What everybody outside a family's file knows of a model, and the sizes that most decoders share.
 
 A field that is missing, of another type, out of bounds or at odds with another is a `WeightsError` naming
 file and field; an architecture, or a variant of one, that is not implemented is an `UnsupportedModel`. The
@@ -6,16 +6,15 @@ bounds are several times the largest published model and keep a hostile file fro
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sampan.core.errors import UnsupportedModel
+from sampan.kernels.ops import Rope
 from sampan.models import rope
 from sampan.models.fields import Fields
-
-FAMILIES = ("llama", "qwen2", "qwen3")
 
 _MAX_HEAD_DIM = 1024
 _MAX = {"hidden": 2**17, "layers": 2**11, "heads": 2**11, "ffn": 2**20, "vocab": 2**22, "context": 2**24}
@@ -46,70 +45,92 @@ _GGUF_VARIANTS = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What a family's own configuration begins with. `family`: its name. Units are elements; `context` is in
+    tokens."""
+
+    family: str
+    hidden: int
+    layers: int
+    vocab: int
+    context: int
+    tied_head: bool
+
+
 @dataclass(frozen=True)
 class RopeConfig:
-    """Rotary embedding, half-split. `inv_freq`: head_dim/2 angular frequencies per position;
-    `scale` multiplies cos and sin (YaRN's attention factor)."""
+    """Frequencies of a rotary embedding. `inv_freq`: one for each rotated pair of a head, in radians per
+    position; `scale` multiplies cos and sin (YaRN's attention factor)."""
 
     inv_freq: tuple[float, ...]
     scale: float = 1.0
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """Sizes and constants of one dense decoder. Units are elements; `context` is in tokens."""
+@dataclass(frozen=True, kw_only=True)
+class DenseConfig(ModelConfig):
+    """Sizes and constants of a dense decoder whose heads all have one size."""
 
-    family: str
-    hidden: int
-    layers: int
     heads: int
     kv_heads: int
     head_dim: int
     ffn: int
-    vocab: int
-    context: int
     norm_eps: float
     rope: RopeConfig
-    tied_head: bool
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
 
+    @property
+    def rotation(self) -> Rope:
+        """The rotation of q and k, half-split."""
+        return Rope(self.rope.inv_freq, self.head_dim, self.rope.scale)
 
-def from_hf(config: Mapping[str, object], source: str = "config.json") -> ModelConfig:
-    """The model of a Hugging Face `config.json`, read as transformers' class of its type reads it."""
-    fields = Fields(config, source)
-    family = _family(fields, "model_type")
+
+@dataclass(frozen=True)
+class GgufModel:
+    """What a GGUF file says of its model: its metadata, its tensors' row-major shapes by GGUF name, and the
+    values of its tensor `rope_freqs.weight` if it has one."""
+
+    metadata: Mapping[str, object]
+    shapes: Mapping[str, tuple[int, ...]]
+    rope_factors: NDArray[np.float32] | None = field(default=None, compare=False)
+    source: str = "GGUF metadata"
+
+    def fields(self, family: str, section: str = "") -> Fields:
+        """The keys of an architecture."""
+        return Fields(self.metadata, self.source, f"{family}.{section}")
+
+
+def dense_from_hf(
+    fields: Fields,
+    family: str,
+    *,
+    qkv_bias: bool = False,
+    out_bias: bool = False,
+    mlp_bias: bool = False,
+    head_dim: int | None = None,
+) -> DenseConfig:
+    """Of a `config.json`, read as transformers' class of its type reads it. `head_dim`: where it says none."""
     _refuse_hf_variants(fields)
     sizes = {size: fields.integer(name, high=_MAX[size]) for size, name in _HF_NAMES.items()}
-    heads = _heads(
-        fields, sizes, "num_key_value_heads", "head_dim", default=128 if family == "qwen3" else None
-    )
+    heads = _heads(fields, sizes, "num_key_value_heads", "head_dim", default=head_dim)
     rotation = rope.from_hf(fields, heads["head_dim"], sizes["context"])
-    bias = family != "qwen2" and fields.flag("attention_bias", False)
-    return ModelConfig(
+    return DenseConfig(
         family=family,
         norm_eps=fields.number("rms_norm_eps", high=1.0),
         rope=_rope(rotation),
         tied_head=fields.flag("tie_word_embeddings", False),
-        qkv_bias=bias or family == "qwen2",
-        out_bias=bias,
-        mlp_bias=family == "llama" and fields.flag("mlp_bias", False),
+        qkv_bias=qkv_bias,
+        out_bias=out_bias,
+        mlp_bias=mlp_bias,
         **(sizes | heads | {"context": rotation.context}),
     )
 
 
-def from_gguf(
-    metadata: Mapping[str, object],
-    shapes: Mapping[str, tuple[int, ...]],
-    rope_factors: NDArray[np.float32] | None = None,
-    source: str = "GGUF metadata",
-) -> ModelConfig:
-    """The model of a GGUF file: its metadata, its tensors' row-major shapes by GGUF name, and the values of
-    its tensor `rope_freqs.weight` if it has one. Biases and an untied head exist where their tensors do.
-    """
-    family = _family(Fields(metadata, source), "general.architecture")
-    fields = Fields(metadata, source, f"{family}.")
+def dense_from_gguf(model: GgufModel, family: str, *, qkv_bias: bool = False) -> DenseConfig:
+    """Of a GGUF file. Biases and an untied head exist where their tensors do."""
+    fields, shapes = model.fields(family), model.shapes
     _refuse_gguf_variants(fields)
     rows = shapes.get("token_embd.weight", (None,))[0]
     sizes = {
@@ -118,27 +139,41 @@ def from_gguf(
     }
     heads = _heads(fields, sizes, "attention.head_count_kv", "attention.key_length")
     _check_value_length(fields, heads["head_dim"])
-    rope_fields = Fields(metadata, source, f"{family}.rope.")
-    rotation = rope.from_gguf(rope_fields, heads["head_dim"], sizes["context"], rope_factors)
-    return ModelConfig(
+    rotation = rope.from_gguf(
+        model.fields(family, "rope."), heads["head_dim"], sizes["context"], model.rope_factors
+    )
+    return DenseConfig(
         family=family,
         norm_eps=fields.number("attention.layer_norm_rms_epsilon", high=1.0),
         rope=_rope(rotation),
         tied_head="output.weight" not in shapes,
-        qkv_bias=family == "qwen2" or "blk.0.attn_q.bias" in shapes,
+        qkv_bias=qkv_bias or "blk.0.attn_q.bias" in shapes,
         out_bias="blk.0.attn_output.bias" in shapes,
         mlp_bias="blk.0.ffn_down.bias" in shapes,
         **(sizes | heads | {"context": rotation.context}),
     )
 
 
-def _family(fields: Fields, name: str) -> str:
-    family = fields.text(name)
-    if family not in FAMILIES:
-        raise UnsupportedModel(
-            f"{fields.source}: {name} {family[:80]!r} is not supported: {', '.join(FAMILIES)} are"
-        )
-    return family
+def dense_to_hf(c: DenseConfig, metadata: Mapping[str, object]) -> dict[str, object]:
+    """The `config.json` of a GGUF file's model."""
+    return {
+        "architectures": [f"{c.family.capitalize()}ForCausalLM"],
+        "model_type": c.family,
+        "hidden_size": c.hidden,
+        "num_hidden_layers": c.layers,
+        "num_attention_heads": c.heads,
+        "num_key_value_heads": c.kv_heads,
+        "head_dim": c.head_dim,
+        "intermediate_size": c.ffn,
+        "vocab_size": c.vocab,
+        "max_position_embeddings": c.context,
+        "hidden_act": "silu",
+        "rms_norm_eps": c.norm_eps,
+        "rope_theta": metadata.get(f"{c.family}.rope.freq_base", 10000.0),
+        "tie_word_embeddings": c.tied_head,
+        "attention_bias": c.out_bias,
+        "mlp_bias": c.mlp_bias,
+    }
 
 
 def _refuse_hf_variants(fields: Fields) -> None:

@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sampan.kernels.ops import Batch, Linear, Norm, Ops, Weight
+from sampan.kernels.ops import Batch, Linear, Norm, Ops, Rope, Weight
 from sampan.models import llama
-from sampan.models.config import ModelConfig
+from sampan.models.config import DenseConfig, GgufModel, dense_from_gguf, dense_from_hf, dense_to_hf
+from sampan.models.family import LAYER, Family
+from sampan.models.fields import Fields
+
+_HEAD_DIM = 128  # where config.json says none
 
 
 @dataclass(frozen=True)
@@ -18,21 +22,35 @@ class Layer(llama.Layer):
 
 @dataclass(frozen=True)
 class Qwen3:
-    """Embedding, layers, final norm and head."""
+    """Embedding, layers, final norm and head; one rotation for all layers."""
 
     embed: Weight
     layers: tuple[Layer, ...]
     norm: Norm
     head: Linear
+    rope: Rope
 
 
-def build(c: ModelConfig) -> Qwen3:
+def read_hf(fields: Fields) -> DenseConfig:
+    """Of a `config.json`."""
+    bias = fields.flag("attention_bias", False)
+    return dense_from_hf(fields, "qwen3", qkv_bias=bias, out_bias=bias, head_dim=_HEAD_DIM)
+
+
+def read_gguf(model: GgufModel) -> DenseConfig:
+    """Of a GGUF file."""
+    return dense_from_gguf(model, "qwen3")
+
+
+def build(c: DenseConfig) -> Qwen3:
     """The model's weights by their Hugging Face names."""
     base = llama.build(c)
-    return Qwen3(base.embed, tuple(_layer(c, layer) for layer in base.layers), base.norm, base.head)
+    return Qwen3(
+        base.embed, tuple(_layer(c, layer) for layer in base.layers), base.norm, base.head, base.rope
+    )
 
 
-def _layer(c: ModelConfig, layer: llama.Layer) -> Layer:
+def _layer(c: DenseConfig, layer: llama.Layer) -> Layer:
     at = f"model.layers.{layer.attention.layer}.self_attn."
     return Layer(
         **vars(layer),
@@ -46,11 +64,23 @@ def forward(ops: Ops, model: Qwen3, batch: Batch) -> Any:
     x = ops.embed(model.embed, batch.ids)
     for layer in model.layers:
         q, k, v = ops.linear(ops.norm(x, layer.attn_norm), layer.qkv)
-        q, k = ops.rope(ops.head_norm(q, layer.q_norm), ops.head_norm(k, layer.k_norm), batch.positions)
+        q, k = ops.norm(q, layer.q_norm), ops.norm(k, layer.k_norm)
+        q, k = ops.rope(q, batch.positions, model.rope), ops.rope(k, batch.positions, model.rope)
         y = ops.attend(q, k, v, batch.cache, layer.attention)
         if layer is model.layers[-1]:  # nothing reads the other rows any more
             x, y = ops.rows(x, batch.sampled), ops.rows(y, batch.sampled)
         x = x + ops.linear(y, layer.out)
         h = ops.linear(ops.norm(x, layer.mlp_norm), layer.gate_up)
         x = x + ops.linear(ops.swiglu(h), layer.down)
-    return ops.head(ops.norm(x, model.norm), model.head)
+    return ops.head(ops.keep(ops.norm(x, model.norm), "hidden"), model.head)
+
+
+FAMILY = Family(
+    name="qwen3",
+    from_hf=read_hf,
+    from_gguf=read_gguf,
+    to_hf=dense_to_hf,
+    layer=LAYER,
+    build=build,
+    forward=forward,
+)

@@ -1,14 +1,15 @@
 """One view of a model's weights, whichever container holds them.
 
 A checkpoint that opens is complete: its configuration is valid, and every tensor that the configuration asks
-for is there with the right shape, and no other. Tensors go by Hugging Face's names and have its shapes; only
-the rows of a GGUF Llama's query and key projections lie in another order, which `row_order` gives.
+for is there with the right shape, and no other. Tensors go by Hugging Face's names and have its shapes, also
+where one tensor of the file holds many of them; rows that lie in another order are told by `row_order`.
 The matrices of a folder that `sampan quantize` wrote have no values to read, only panels for the kernels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
@@ -17,18 +18,18 @@ from numpy.typing import NDArray
 
 from sampan.core.errors import UnsupportedModel, WeightsError, quoted
 from sampan.core.types import ModelFiles
-from sampan.kernels.formats import TensorType, dequantise
-from sampan.models import config as model_config
-from sampan.models.config import ModelConfig
+from sampan.kernels.formats import PackedMatrix, TensorType, dequantise
+from sampan.models import registry
+from sampan.models.config import GgufModel, ModelConfig
+from sampan.models.family import Family
 from sampan.models.registry import describe
-from sampan.weights import names
 from sampan.weights.files import MappedFile, TensorInfo, is_there
 from sampan.weights.gguf import Gguf, read_gguf_parts
-from sampan.weights.packed import PackedMatrix, read_packed
+from sampan.weights.packed import read_packed
 from sampan.weights.safetensors import read_json, read_safetensors_folder
 
-# Rows of these lie interleaved in GGUF files of the llama architecture (convert_hf_to_gguf.py, `permute`).
-_INTERLEAVED = {"q_proj": "heads", "k_proj": "kv_heads"}
+# Not a weight: read into the configuration's frequencies.
+_ROPE_FREQS = "rope_freqs.weight"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class Checkpoint:
 
     `generation`: the fields of `generation_config.json`, none for GGUF. `metadata`: GGUF's key values, or
     `generation_config.json` with `config.json` laid over it. `tensors`: by Hugging Face's names.
-    `packed`: the matrix that holds a tensor, in a folder of packed weights; the tensor itself cannot be read.
+    `interleaved`: linears whose rows lie in another order, as `Family` has them. `packed`: the matrix that holds a tensor, in a folder of packed weights; the tensor itself cannot be read.
     """
 
     path: Path
@@ -46,8 +47,17 @@ class Checkpoint:
     metadata: Mapping[str, object]
     tensors: Mapping[str, TensorInfo]
     files: Mapping[Path, MappedFile]
-    interleaved: bool
+    interleaved: Mapping[str, str]
     packed: Mapping[str, PackedMatrix] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """The file or folder."""
+        return str(self.path)
+
+    def info(self, name: str) -> TensorInfo:
+        """Shape, type and place of a tensor."""
+        return self.tensors[name]
 
     def raw(self, name: str) -> NDArray[np.uint8]:
         """The tensor's bytes as they lie in the file, read-only and not copied."""
@@ -73,9 +83,9 @@ class Checkpoint:
         """Where Hugging Face's rows lie: its row i is the file's row order[i]. None: in the same order."""
         info = self._info(name)
         part = name.split(".")[-2]
-        if not self.interleaved or part not in _INTERLEAVED:
+        if part not in self.interleaved:
             return None
-        heads: int = getattr(self.config, _INTERLEAVED[part])
+        heads: int = getattr(self.config, self.interleaved[part])
         return np.arange(info.shape[0]).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
 
     def panels(self, name: str) -> NDArray[np.uint8]:
@@ -83,10 +93,12 @@ class Checkpoint:
         info = self.tensors[name]
         return self.files[info.file].view(info.offset, info.nbytes)
 
-    def release(self, name: str) -> None:
-        """Give the tensor's pages back to the system, for instance once it is packed."""
+    def release(self, name: str, start: int = 0, stop: int | None = None) -> None:
+        """Give the pages of these rows, as they lie in the file, back to the system."""
         info = self._info(name)
-        self.files[info.file].release(info.offset, info.nbytes)
+        each = info.nbytes // info.shape[0]
+        rows = (info.shape[0] if stop is None else stop) - start
+        self.files[info.file].release(info.offset + start * each, rows * each)
 
     def close(self) -> None:
         """Unmap the files, or leave that to the last array that shows their bytes."""
@@ -128,21 +140,22 @@ def _open_gguf(path: Path, undo: ExitStack) -> Checkpoint:
     found = {name: info for part in parts for name, info in part.tensors.items()}
     metadata = parts[0].metadata
     shapes = {name: info.shape for name, info in found.items()}
-    config = model_config.from_gguf(metadata, shapes, _rope_factors(parts), str(path))
-    found.pop(names.ROPE_FREQS, None)
+    config = registry.from_gguf(GgufModel(metadata, shapes, _rope_factors(parts), str(path)))
+    family = registry.family_named(config.family, "model family")
+    found.pop(_ROPE_FREQS, None)
     return Checkpoint(
         path=path,
         config=config,
         generation=MappingProxyType({}),
         metadata=MappingProxyType(metadata),
-        tensors=MappingProxyType({_canonical(info): info for info in found.values()}),
+        tensors=MappingProxyType({_canonical(info, family): info for info in found.values()}),
         files={part.file.path: part.file for part in parts},
-        interleaved=config.family == "llama",
+        interleaved=family.interleaved,
     )
 
 
-def _canonical(info: TensorInfo) -> str:
-    name = names.from_gguf(info.name)
+def _canonical(info: TensorInfo, family: Family) -> str:
+    name = family.canonical(info.name)
     if name is None:
         raise UnsupportedModel(
             f"{info.file}: tensor {quoted(info.name)} belongs to no supported architecture"
@@ -152,7 +165,7 @@ def _canonical(info: TensorInfo) -> str:
 
 def _rope_factors(parts: list[Gguf]) -> NDArray[np.float32] | None:
     for part in parts:
-        if (info := part.tensors.get(names.ROPE_FREQS)) is None:
+        if (info := part.tensors.get(_ROPE_FREQS)) is None:
             continue
         if info.type is not TensorType.F32 or info.nbytes > 2**16:
             raise WeightsError(f"{info.file}: tensor {info.name} must hold one F32 factor a frequency")
@@ -162,7 +175,7 @@ def _rope_factors(parts: list[Gguf]) -> NDArray[np.float32] | None:
 
 def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
     fields = read_json(folder / "config.json")
-    config = model_config.from_hf(fields, str(folder / "config.json"))
+    config = registry.from_hf(fields, str(folder / "config.json"))
     generation: dict[str, object] = {}
     if is_there(folder / "generation_config.json"):
         generation = read_json(folder / "generation_config.json")
@@ -171,7 +184,13 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
     for shard in shards:
         undo.callback(shard.file.close)
     found = {name: info for shard in shards for name, info in shard.tensors.items()}
-    tensors = {name: info for name, info in found.items() if not _ignored(name, config)}
+    family = registry.family_named(config.family, "model family")
+    tensors = {
+        name: part
+        for info in found.values()
+        for name, part in _parts(info, family)
+        if not _ignored(name, config)
+    }
     return Checkpoint(
         path=folder,
         config=config,
@@ -179,9 +198,23 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
         metadata=MappingProxyType(generation | fields),
         tensors=MappingProxyType(tensors),
         files={shard.file.path: shard.file for shard in shards},
-        interleaved=False,
+        interleaved={},
         packed=MappingProxyType(packed.matrices if packed else {}),
     )
+
+
+def _parts(info: TensorInfo, family: Family) -> Iterator[tuple[str, TensorInfo]]:
+    """The tensors of ours that a file's tensor holds: itself, or slices of its rows."""
+    slices = family.slices(info.name, info.shape)
+    if not slices:
+        yield info.name, info
+        return
+    rows = prod(info.shape[:-1])
+    each = info.nbytes // rows
+    for part in slices:
+        shape = (part.stop - part.start, info.shape[-1])
+        offset = info.offset + part.start * each
+        yield part.name, replace(info, shape=shape, offset=offset, nbytes=shape[0] * each)
 
 
 def _ignored(name: str, config: ModelConfig) -> bool:

@@ -9,15 +9,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sampan.core.errors import UnsupportedModel, WeightsError, quoted, shortened
-from sampan.kernels import _native  # type: ignore[attr-defined]
 from sampan.kernels.formats import TensorType, dequantise
-from sampan.kernels.native import Machine, out_of_memory, padded
 from sampan.kernels.ops import Weight
 from sampan.weights.files import MappedFile, TensorInfo, is_there
 from sampan.weights.lora_config import Scales
@@ -32,53 +30,40 @@ _NAME = re.compile(
 _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LowRank:
     """What an adapter adds to one weight: scale * B A, A [rank, inputs] and the rows of B from `first` on."""
 
     weight: Weight
-    a: TensorInfo
-    b: TensorInfo
+    file: MappedFile
+    tensor_a: TensorInfo
+    tensor_b: TensorInfo
     first: int
     scale: float
 
     @property
     def rank(self) -> int:
         """Inner size of the product."""
-        return self.a.shape[0]
-
-
-@dataclass(frozen=True, eq=False)
-class Lora:
-    """An adapter on disk, mapped and checked against a model. Close it once it is packed."""
-
-    path: Path
-    file: MappedFile
-    parts: tuple[LowRank, ...]
+        return self.tensor_a.shape[0]
 
     @property
-    def rank(self) -> int:
-        """The largest of its parts'."""
-        return max(part.rank for part in self.parts)
+    def key(self) -> str:
+        """Of A, which parts of one fused module share."""
+        return self.tensor_a.name
 
-    def pack(self, machine: Machine) -> dict[str, tuple[Any, Any]]:
-        """A and B, with its scale, for the kernels, by the weight's name; at the file's precision."""
-        arena = _native.Arena()
-        shared: dict[str, Any] = {}
-        packed = {}
-        try:
-            for part in self.parts:
-                a = shared.get(part.a.name)
-                if a is None:
-                    a = shared[part.a.name] = _pack(self._values(part.a), part.a.type, machine, arena)
-                packed[part.weight.name] = a, _pack(self._scaled(part), part.b.type, machine, arena)
-        except MemoryError as e:
-            raise out_of_memory(f"the adapter {self.path}") from e
-        return packed
+    def a(self) -> Floats:
+        """[rank, inputs]."""
+        return self._values(self.tensor_a)
 
-    def close(self) -> None:
-        """Unmap the file."""
-        self.file.close()
+    def b(self) -> Floats:
+        """Its rows, times the scale: [outputs, rank]."""
+        rows = self.weight.shape[0]
+        with np.errstate(over="ignore"):
+            values: Floats = self._values(self.tensor_b)[self.first : self.first + rows]
+            values = values * np.float32(self.scale)
+        if not np.isfinite(values).all():
+            raise _wrong(self.tensor_b, f"times the scale {self.scale:g} is not finite")
+        return values
 
     def _values(self, info: TensorInfo) -> Floats:
         values = dequantise(self.file.view(info.offset, info.nbytes), info.type, info.shape)
@@ -86,16 +71,33 @@ class Lora:
             raise _wrong(info, "holds values that are not finite numbers: the file is damaged")
         return values
 
-    def _scaled(self, part: LowRank) -> Floats:
-        """B's rows times the scale, and zeros up to a rank of whole panels."""
-        rows, rank = part.weight.shape[0], part.rank
-        with np.errstate(over="ignore"):
-            values = self._values(part.b)[part.first : part.first + rows] * np.float32(part.scale)
-        if not np.isfinite(values).all():
-            raise _wrong(part.b, f"times the scale {part.scale:g} is not finite")
-        out = np.zeros((rows, padded(rank)), np.float32)
-        out[:, :rank] = values
-        return out
+
+@dataclass(frozen=True, eq=False)
+class Lora:
+    """An adapter on disk, mapped and checked against a model. Close it once a backend has taken it."""
+
+    path: Path
+    file: MappedFile
+    parts: tuple[LowRank, ...]
+
+    @property
+    def where(self) -> str:
+        """The folder."""
+        return str(self.path)
+
+    @property
+    def rank(self) -> int:
+        """The largest of its parts'."""
+        return max(part.rank for part in self.parts)
+
+    @property
+    def halves(self) -> bool:
+        """Its numbers are float16."""
+        return all(part.tensor_a.type is part.tensor_b.type is TensorType.F16 for part in self.parts)
+
+    def close(self) -> None:
+        """Unmap the file."""
+        self.file.close()
 
 
 def read_lora(folder: Path, weights: Mapping[str, Weight]) -> Lora:
@@ -116,7 +118,9 @@ def read_lora(folder: Path, weights: Mapping[str, Weight]) -> Lora:
     try:
         modules = _modules(found.tensors.values())
         scales.check_targets(modules, _TENSORS)
-        parts = tuple(part for name in modules for part in _parts(name, modules[name], weights, scales))
+        parts = tuple(
+            part for name in modules for part in _parts(name, modules[name], found.file, weights, scales)
+        )
     except BaseException:
         found.file.close()
         raise
@@ -156,7 +160,9 @@ def _why_not(name: str) -> str:
     return "is no lora_A or lora_B of a layer's linear"
 
 
-def _parts(module: str, pair: _Pair, weights: Mapping[str, Weight], scales: Scales) -> Iterator[LowRank]:
+def _parts(
+    module: str, pair: _Pair, file: MappedFile, weights: Mapping[str, Weight], scales: Scales
+) -> Iterator[LowRank]:
     """The weights that a module adapts, once its sizes fit them."""
     parent, _, last = module.rpartition(".")
     adapted = [weights.get(f"{parent}.{name}.weight") for name in _FUSED.get(last, (last,))]
@@ -170,26 +176,9 @@ def _parts(module: str, pair: _Pair, weights: Mapping[str, Weight], scales: Scal
             raise _wrong(info, f"has shape {list(info.shape)}, the model and {_CONFIG} say {list(shape)}")
     first = 0
     for weight in found:
-        yield LowRank(weight, pair.a, pair.b, first, scale)
+        yield LowRank(weight, file, pair.a, pair.b, first, scale)
         first += weight.shape[0]
 
 
 def _wrong(info: TensorInfo, problem: str) -> WeightsError:
     return WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
-
-
-def _pack(values: Floats, type: TensorType, machine: Machine, arena: Any) -> Any:
-    """A matrix for the kernels that reads float32: f16 where its file has that and it holds the values."""
-    raw, source = _encoded(values, type)
-    matrix = _native.Packed.of(*values.shape, source.number, arena)
-    matrix.fill(machine.pool, raw, source.number, 0, len(values))
-    return matrix
-
-
-def _encoded(values: Floats, type: TensorType) -> tuple[NDArray[np.uint8], TensorType]:
-    if type is TensorType.F16:
-        with np.errstate(over="ignore"):
-            half = values.astype("<f2")
-        if np.array_equal(half.astype(np.float32), values):
-            return half.reshape(-1).view(np.uint8), type
-    return values.reshape(-1).view(np.uint8), TensorType.F32

@@ -10,21 +10,20 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sampan.core.errors import SampanError, UnsupportedModel, UsageError, shortened
-from sampan.kernels.native import Machine
-from sampan.kernels.ops import Linear, Weight
-from sampan.models import config as model_config
-from sampan.models.config import RopeConfig
+from sampan.kernels.backend import Tensors
+from sampan.kernels.formats import PackedMatrix
+from sampan.models import registry
+from sampan.models.config import DenseConfig, RopeConfig
 from sampan.models.registry import describe
-from sampan.weights import load, quantize
 from sampan.weights.checkpoint import Checkpoint
-from sampan.weights.packed import PackedMatrix, header
-from sampan.weights.quantize import Scheme
+from sampan.weights.packed import header
 
 _BLOCK = 2**23  # bytes of one write
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -42,43 +41,18 @@ _COMPANIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Neighbouring parts that are written as one matrix: rounded by `scheme`, or as they are."""
-
-    parts: tuple[Weight, ...]
-    scheme: Scheme | None
+class Piece(Protocol):
+    """A matrix of the file, as a backend packs it."""
 
     @property
     def name(self) -> str:
-        """Of the tensor in the packed file."""
-        return f"{self.parts[0].name}.packed"
+        """Of its tensor."""
 
-    def allocate(self, checkpoint: Checkpoint) -> Any:
-        """An empty matrix of its layout."""
-        if self.scheme is None:
-            return load.allocate(checkpoint, self.parts)
-        return quantize.allocate(self.parts, self.scheme)
+    def described(self, tensors: Tensors) -> PackedMatrix:
+        """What the file says of it."""
 
-    def pack(self, checkpoint: Checkpoint, machine: Machine) -> Any:
-        """The matrix."""
-        if self.scheme is None:
-            return load.pack(checkpoint, self.parts, machine)
-        return quantize.pack(checkpoint, self.parts, self.scheme, machine)
-
-
-def pieces(checkpoint: Checkpoint, scheme_of: Callable[[Weight], Scheme | None]) -> list[Piece]:
-    """Every matrix of the model once, in the order of use; `scheme_of` says how a tensor is rounded."""
-
-    def kind(part: Weight) -> object:
-        return scheme_of(part) or checkpoint.tensors[part.name].type, part.fine
-
-    found: dict[str, Piece] = {}
-    for linear in _linears(describe(checkpoint.config).description):
-        for _, run in groupby(linear.parts, key=kind):
-            parts = tuple(run)
-            found.setdefault(parts[0].name, Piece(parts, scheme_of(parts[0])))  # a tied head comes twice
-    return list(found.values())
+    def panels(self, tensors: Tensors, machine: Any) -> NDArray[np.uint8]:
+        """Its bytes."""
 
 
 class PackedFile:
@@ -87,21 +61,21 @@ class PackedFile:
     def __init__(self, checkpoint: Checkpoint, pieces: Sequence[Piece]) -> None:
         self._checkpoint = checkpoint
         self._pieces = pieces
-        self._matrices = {piece.name: _described(checkpoint, piece) for piece in pieces}
+        self._matrices = {piece.name: piece.described(checkpoint) for piece in pieces}
         model = describe(checkpoint.config)
         self._vectors = {w.name: w.shape[0] for w in model.weights().values() if len(w.shape) == 1}
         self._header = header(self._matrices, self._vectors)
         stored = sum(matrix.stored for matrix in self._matrices.values())
         self.bytes = len(self._header) + stored + 4 * sum(self._vectors.values())
 
-    def write(self, path: Path, machine: Machine, advance: Callable[[int], None]) -> None:
+    def write(self, path: Path, machine: Any, advance: Callable[[int], None]) -> None:
         """Pack and write one matrix after another; `advance` is told the bytes written."""
         with path.open("wb") as file:
             blocks = _Blocks(file)
             advance(blocks.write(self._header))
             for piece in self._pieces:
                 matrix = self._matrices[piece.name]
-                blocks.write(piece.pack(self._checkpoint, machine).data.data)
+                blocks.write(piece.panels(self._checkpoint, machine).data)
                 blocks.write(bytes(matrix.stored - matrix.bytes))
                 advance(matrix.stored)
             for name in self._vectors:
@@ -132,29 +106,15 @@ class _Blocks:
 
 
 def hf_config(checkpoint: Checkpoint) -> dict[str, object]:
-    """The `config.json` of a GGUF file's model, from which `models.config.from_hf` reads the same again."""
+    """The `config.json` of a GGUF file's model, from which the same configuration is read again."""
     c = checkpoint.config
-    given: dict[str, object] = {
-        "architectures": [f"{c.family.capitalize()}ForCausalLM"],
-        "model_type": c.family,
-        "hidden_size": c.hidden,
-        "num_hidden_layers": c.layers,
-        "num_attention_heads": c.heads,
-        "num_key_value_heads": c.kv_heads,
-        "head_dim": c.head_dim,
-        "intermediate_size": c.ffn,
-        "vocab_size": c.vocab,
-        "max_position_embeddings": c.context,
-        "hidden_act": "silu",
-        "rms_norm_eps": c.norm_eps,
-        "rope_theta": checkpoint.metadata.get(f"{c.family}.rope.freq_base", 10000.0),
-        "tie_word_embeddings": c.tied_head,
-        "attention_bias": c.out_bias,
-        "mlp_bias": c.mlp_bias,
-    }
-    if model_config.from_hf(given).rope != c.rope:
+    family = registry.family_named(c.family, "model family")
+    if family.to_hf is None:
+        raise UnsupportedModel(f"{checkpoint.path}: a {c.family} model has no config.json form")
+    given = family.to_hf(c, checkpoint.metadata)
+    if registry.from_hf(given) != c and isinstance(c, DenseConfig):
         given["rope_scaling"] = _listed(c.rope)
-    if model_config.from_hf(given) != c:
+    if registry.from_hf(given) != c:
         raise UnsupportedModel(f"{checkpoint.path}: its biases cannot be written as a {c.family} config.json")
     return given
 
@@ -215,38 +175,6 @@ def check_room(place: Path, needed: int) -> None:
         raise SampanError(
             f"{place} needs {needed / 1e6:.1f} MB and {place.parent} has {free / 1e6:.1f} MB free: make room"
         )
-
-
-def _linears(node: Any) -> Iterator[Linear]:
-    """The matrices of a model's description, in its order; a table that is no linear counts as one."""
-    if isinstance(node, Linear):
-        yield node
-    elif isinstance(node, Weight):
-        if len(node.shape) == 2:
-            yield Linear((node,))
-    elif isinstance(node, tuple):
-        for item in node:
-            yield from _linears(item)
-    elif is_dataclass(node):
-        for field in fields(node):
-            yield from _linears(getattr(node, field.name))
-
-
-def _described(checkpoint: Checkpoint, piece: Piece) -> PackedMatrix:
-    m = piece.allocate(checkpoint)
-    own = checkpoint.tensors[piece.parts[0].name].type
-    return PackedMatrix(
-        parts={part.name: part.shape[0] for part in piece.parts},
-        n=m.n,
-        k=m.k,
-        store=m.store,
-        group=m.group,
-        wide=m.wide,
-        has_min=m.has_min,
-        zero=m.zero,
-        bytes=m.data.nbytes,
-        source=own if piece.scheme is None else piece.scheme.type,
-    )
 
 
 def _listed(rope: RopeConfig) -> dict[str, object]:

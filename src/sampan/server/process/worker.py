@@ -240,7 +240,7 @@ def _load(start: wire.Start) -> tuple[LLM, wire.Ready]:
         weights_bytes=plan.weights_bytes,
         cache_bytes=plan.cache_bytes,
         workspace_bytes=plan.workspace_bytes,
-        threads=llm.machine.threads,
+        threads=llm.tuning.threads,
         load_seconds=llm.load_seconds,
         weights_version=llm.weights_version,
         lost=tuple(lost),
