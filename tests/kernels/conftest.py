@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from sampan.kernels import _native
+from sampan.kernels.cpu import _native
 from sampan.kernels.formats import TensorType
 
 F32 = TensorType.F32.number
@@ -22,18 +22,48 @@ HALVES = {
 class Small:
     """A program under construction. Row i of a step reads row i of the values it was given."""
 
-    COPY, NORM, SWIGLU = 0, 1, 2
+    NONE = (None, 0.0, -1, 0, False, 1.0)  # heads that are not turned
 
     def __init__(
-        self, pool: Any, isa: str, *, rows: int = 64, pages: int = 4, cache: int = 1, layers: int = 1,
-        kv_heads: int = 1, head_dim: int = 32, inv_freq: Sequence[float] | None = None,
-        rope_scale: float = 1.0,
+        self, pool: Any, isa: str, *, rows: int = 64, pages: int = 4, cache: str = "f32", layers: int = 1,
+        kv_heads: int = 1, head_dim: int = 32, value_size: int | None = None,
     ) -> None:  # fmt: skip
-        self.pool, self.rows = pool, rows
-        frequencies = list(inv_freq) if inv_freq is not None else [0.0] * (head_dim // 2)
-        self.program = _native.Program(
-            pool, isa, rows, pages, cache, layers, kv_heads, head_dim, frequencies, rope_scale
+        self.pool, self.rows, self.used = pool, rows, 0
+        shape = kv_heads, head_dim, value_size or head_dim
+        self.program = _native.Program(pool, isa, rows, pages, cache, [shape] * layers)
+        self.program.reserve(2**25)
+
+    def take(self, size: int) -> int:
+        """Where the next piece of the program's memory begins."""
+        offset, self.used = self.used, self.used + -(-size // 64) * 64
+        return offset
+
+    def add(self, op: str, **fields: Any) -> None:
+        """An instruction by the names of its fields; a buffer alone is its first feature."""
+        places = {
+            k: v if isinstance(v, tuple) else (v, 0) for k, v in fields.items() if k in ("x", "y", "z", "out")
+        }
+        self.program.add(op, fields | places)
+
+    def buffer(self, width: int) -> int:
+        return self.program.buffer(self.take(4 * self.rows * max(width, 0)), width)
+
+    def activations(self, k: int, operand: int) -> int:
+        return self.program.activations(
+            self.take(_native.activation_bytes(self.rows, k, operand)), k, operand
         )
+
+    def angles(self, inv_freq: Sequence[float], scale: float = 1.0) -> int:
+        """A table of angles, which each step fills."""
+        offset = self.take(8 * self.rows * len(inv_freq))
+        table = self.program.angles(offset, list(inv_freq), scale)
+        self.add("angles", table=table)
+        return table
+
+    def append(
+        self, qkv: int, k: int, v: int, heads: int, layer: int = 0, turn: Any = NONE, k_turn: Any = NONE
+    ) -> None:
+        self.add("append", x=qkv, y=(qkv, k), z=(qkv, v), heads=heads, layer=layer, turn=turn, k_turn=k_turn)
 
     def floats(self, values: np.ndarray) -> Any:
         """A packed float32 matrix."""
@@ -55,23 +85,29 @@ class Small:
         return self.embed(self.floats(values))
 
     def embed(self, table: Any) -> int:
-        buffer = self.program.buffer(table.k)
-        self.program.embed(table, buffer)
+        buffer = self.buffer(table.k)
+        self.add("embed", matrix=table, out=buffer)
         return buffer
 
     def prepare(
-        self, buffer: int, k: int, *, op: int = 0, operand: int = 0, offset: int = 0, up: int = 0,
+        self, buffer: int, k: int, *, op: str = "copy", operand: int = 0, offset: int = 0, up: int = 0,
         weight: np.ndarray | None = None, eps: float = 0.0, sampled: bool = False, fine: bool = False,
     ) -> int:  # fmt: skip
-        act = self.program.activations(k, operand)
-        self.program.prepare(op, buffer, offset, up, weight, eps, act, sampled, sampled, fine, False)
+        act = self.activations(k, operand)
+        self.add(
+            "prepare", prep=op, x=(buffer, offset), up=up, weight=weight, eps=eps, act=act, sampled=sampled,
+            gathers=sampled, fine=fine,
+        )  # fmt: skip
         return act
 
     def linear(
         self, matrix: Any, act: int, out: int, *, offset: int = 0, bias: np.ndarray | None = None,
         accumulate: bool = False, sampled: bool = False, fine: bool = False,
     ) -> None:  # fmt: skip
-        self.program.linear(matrix, act, out, offset, bias, accumulate, sampled, fine, False)
+        self.add(
+            "linear", matrix=matrix, act=act, out=(out, offset), weight=bias, accumulate=accumulate,
+            sampled=sampled, fine=fine,
+        )  # fmt: skip
 
     def result(self, buffer: int, width: int) -> None:
         """The step's logits are this buffer: a product with the identity, which is exact."""
@@ -79,9 +115,9 @@ class Small:
 
     def head(self, act: int, weights: np.ndarray) -> None:
         padded = -(-len(weights) // _native.LANES) * _native.LANES
-        logits = self.program.logits(padded)
+        logits = self.program.logits(padded, len(weights))
         self.linear(self.floats(weights), act, logits, sampled=True)
-        self.program.stats(logits, len(weights))
+        self.add("stats", x=logits, sampled=True)
 
     def run(
         self, *spans: tuple[int, int, Sequence[int]], ids: Sequence[int] | None = None

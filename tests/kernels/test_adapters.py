@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sampan.kernels import _native
+from sampan.kernels.cpu import _native
 from sampan.kernels.formats import TensorType
 
 INPUTS, PARTS, RANK, ROWS = 96, (40, 16, 70), 33, 60
@@ -57,7 +57,7 @@ class Adapted:
         self.small = small(isa, **sizes)
         program = self.program = self.small.program
         program.adapters(3, RANK)
-        source, out = self.small.values(x), program.buffer(WIDTH)
+        source, out = self.small.values(x), self.small.buffer(WIDTH)
         act = self.small.prepare(source, INPUTS)
         self.small.linear(self.small.floats(w), act, out)
         program.adapt(list(PARTS), act, out, 0, False)
@@ -167,8 +167,8 @@ def test_what_does_not_fit_is_a_value_error(small: Small, pool: Any, x: np.ndarr
         adapted.run([4], [3], np.arange(4))
     with pytest.raises(ValueError, match="all, plain or adapted"):
         program.record_for("some")
-    integer = program.activations(INPUTS, 1)
+    integer = adapted.small.activations(INPUTS, 1)
     for outputs, act, out, offset in [([], 0, 1, 0), ([0], 0, 1, 0), ([16], integer, 1, 0), ([16], 99, 1, 0),
                                       ([16], 0, 99, 0), ([16], 0, 1, WIDTH), ([16], 0, 1, -1)]:  # fmt: skip
-        with pytest.raises(ValueError, match="adapt"):
+        with pytest.raises(ValueError, match="adapt|activations|room"):
             program.adapt(outputs, act, out, offset, False)

@@ -48,21 +48,20 @@ def program_of(
 ) -> Any:
     """A layer's attention over rows of `qkv`, in the second of two layers; the result is what it gives."""
     program = small(
-        isa, rows=len(qkv), cache=("bf16", "f32", "int8").index(shape.cache), layers=2,
-        kv_heads=shape.kv_heads, head_dim=shape.head_dim, inv_freq=shape.inv_freq,
-        rope_scale=shape.rope_scale, **sizes,
+        isa, rows=len(qkv), cache=shape.cache, layers=2, kv_heads=shape.kv_heads, head_dim=shape.head_dim,
+        **sizes,
     )  # fmt: skip
+    table = program.angles(shape.inv_freq, shape.rope_scale)
     buffer = program.values(qkv)
     k_offset, v_offset = shape.out, shape.out + shape.kv_heads * shape.head_dim
     q_norm, k_norm = shape.norm_weights
-    program.program.rope(
-        buffer, shape.heads, k_offset, v_offset, shape.head_dim**-0.5, 1, q_norm, k_norm, EPS
-    )
+    turns = (q_norm, EPS, table, 0, False, shape.head_dim**-0.5), (k_norm, EPS, table, 0, False, 1.0)
+    program.append(buffer, k_offset, v_offset, shape.heads, 1, *turns)
     if not attends:
         program.result(buffer, shape.width)
         return program
-    out = program.program.buffer(shape.out)
-    program.program.attend(buffer, out, shape.heads, 1)
+    out = program.buffer(shape.out)
+    program.add("attend", x=buffer, out=out, heads=shape.heads, layer=1)
     program.result(out, shape.out)
     return program
 

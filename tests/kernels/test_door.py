@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sampan.kernels import _native
+from sampan.kernels.cpu import _native
 from sampan.kernels.formats import TensorType
 
 Q4_1, Q8_0, Q4_K = (t.number for t in (TensorType.Q4_1, TensorType.Q8_0, TensorType.Q4_K))
@@ -87,46 +87,69 @@ def test_plain_codes_have_the_shapes_of_their_matrix(pool: Any) -> None:
 def test_instruction_sets_and_programs_are_known(pool: Any) -> None:
     with pytest.raises(ValueError, match="mmx"):
         _native.isa("mmx")
-    for sizes in [
-        (0, 1, 1, 1, 1, 32),
-        (1, 0, 1, 1, 1, 32),
-        (1, 1, 1, 0, 1, 32),
-        (1, 1, 1, 1, 0, 32),
-        (1, 1, 1, 1, 1, 48),
-    ]:
+    for rows, pages, *layer in [
+        (0, 1, 1, 32, 32), (1, 0, 1, 32, 32), (1, 1, 0, 32, 32), (1, 1, 1, 0, 32), (1, 1, 1, 48, 32),
+        (1, 1, 1, 32, 40),
+    ]:  # fmt: skip
         with pytest.raises(ValueError, match="program"):
-            _native.Program(pool, "", *sizes, [1.0] * (sizes[-1] // 2), 1.0)
-    with pytest.raises(ValueError, match="frequency"):
-        _native.Program(pool, "", 1, 1, 1, 1, 1, 32, [1.0], 1.0)
-    with pytest.raises(ValueError, match="cache type"):
-        _native.Program(pool, "", 1, 1, 3, 1, 1, 32, [1.0] * 16, 1.0)
+            _native.Program(pool, "", rows, pages, "f32", [tuple(layer)])
+    with pytest.raises(ValueError, match="cache 'f8' is not known"):
+        _native.Program(pool, "", 1, 1, "f8", [(1, 32, 32)])
+
+
+def test_everything_lies_in_the_memory_that_was_reserved(pool: Any) -> None:
+    program = _native.Program(pool, "", 4, 1, "f32", [(1, 32, 32)])
+    program.reserve(4 * 64 * 4)
+    assert program.buffer(0, 64) == 0
+    for offset, width in [(64, 64), (1 << 40, 1), (4, 16)]:
+        with pytest.raises(ValueError, match="outside the reserved memory"):
+            program.buffer(offset, width)
+    with pytest.raises(ValueError, match="outside the reserved memory"):
+        program.activations(64, 64, 0)
+    with pytest.raises(ValueError, match="outside the reserved memory"):
+        program.angles(64, [1.0] * 32, 1.0)
 
 
 # A program's first buffer, of 128 features, and its first activations, of 64; one layer, one KV head of 32.
 SOURCE, ACT = 0, 0
 WRONG: dict[str, Callable[[Any], Any]] = {
-    "buffer of no width": lambda p: p.program.buffer(0),
-    "activations in part of a block": lambda p: p.program.activations(40, 1),
-    "embedding into nothing": lambda p: p.program.embed(p.floats(np.eye(64)), 999),
-    "embedding too wide": lambda p: p.program.embed(p.floats(np.zeros((16, 129))), SOURCE),
+    "buffer of no width": lambda p: p.buffer(0),
+    "activations in part of a block": lambda p: p.activations(40, 1),
+    "embedding into nothing": lambda p: p.add("embed", matrix=p.floats(np.eye(64)), out=999),
+    "embedding too wide": lambda p: p.add("embed", matrix=p.floats(np.zeros((16, 129))), out=SOURCE),
     "prepare from nothing": lambda p: p.prepare(-1, 64),
     "prepare past the end": lambda p: p.prepare(SOURCE, 64, offset=65),
-    "gate and up past the end": lambda p: p.prepare(SOURCE, 64, op=2, up=65),
-    "unknown operation": lambda p: p.prepare(SOURCE, 64, op=3),
-    "norm without weight": lambda p: p.prepare(SOURCE, 64, op=1),
-    "norm with a short weight": lambda p: p.prepare(SOURCE, 64, op=1, weight=ONES[:63].copy()),
+    "gate and up past the end": lambda p: p.prepare(SOURCE, 64, op="swiglu", up=65),
+    "unknown operation": lambda p: p.prepare(SOURCE, 64, op="sine"),
+    "norm without weight": lambda p: p.prepare(SOURCE, 64, op="norm"),
+    "norm with a short weight": lambda p: p.prepare(SOURCE, 64, op="norm", weight=ONES[:63].copy()),
     "linear from nothing": lambda p: p.linear(p.floats(np.eye(64)), 999, SOURCE),
     "linear with other inputs": lambda p: p.linear(p.floats(np.zeros((64, 96))), ACT, SOURCE),
     "integers from floats": lambda p: p.linear(_native.Packed.of(64, 64, Q8_0), ACT, SOURCE),
     "linear past the end": lambda p: p.linear(p.floats(np.eye(64)), ACT, SOURCE, offset=65),
     "short bias": lambda p: p.linear(p.floats(np.eye(64)), ACT, SOURCE, bias=ONES[:63].copy()),
-    "rope without room": lambda p: p.program.rope(SOURCE, 2, 64, 97, 1.0, 0, None, None, 0.0),
-    "rope of another layer": lambda p: p.program.rope(SOURCE, 2, 64, 96, 1.0, 1, None, None, 0.0),
-    "rope with a long norm": lambda p: p.program.rope(SOURCE, 2, 64, 96, 1.0, 0, ONES, ONES, 0.0),
-    "attention without heads": lambda p: p.program.attend(SOURCE, p.program.buffer(64), 0, 0),
-    "attention of too many heads": lambda p: p.program.attend(SOURCE, p.program.buffer(64), 5, 0),
-    "attention without room": lambda p: p.program.attend(SOURCE, p.program.buffer(32), 2, 0),
-    "statistics of no logits": lambda p: p.program.stats(SOURCE, 64),
+    "append without room": lambda p: p.append(SOURCE, 64, 97, 2),
+    "append to another layer": lambda p: p.append(SOURCE, 64, 96, 2, 1),
+    "append with a short norm": lambda p: p.append(
+        SOURCE, 64, 96, 2, 0, (ONES[:31].copy(), 0, -1, 0, False, 1)
+    ),
+    "append with unknown angles": lambda p: p.append(SOURCE, 64, 96, 2, 0, (None, 0.0, 3, 0, False, 1.0)),
+    "attention without heads": lambda p: p.add("attend", x=SOURCE, out=p.buffer(64), heads=0, layer=0),
+    "attention of too many heads": lambda p: p.add("attend", x=SOURCE, out=p.buffer(64), heads=5, layer=0),
+    "attention without room": lambda p: p.add("attend", x=SOURCE, out=p.buffer(32), heads=2, layer=0),
+    "rotation past the head": lambda p: p.add(
+        "rotate", x=SOURCE, heads=2, size=32, turn=(None, 0.0, p.angles([1.0] * 16), 2, False, 1.0)
+    ),
+    "norm of parts of runs": lambda p: p.add("norm", x=SOURCE, out=SOURCE, width=40, size=32, weight=ONES),
+    "norm of odd runs": lambda p: p.add("norm", x=SOURCE, out=SOURCE, width=24, size=24, weight=ONES),
+    "norm past the end": lambda p: p.add("norm", x=(SOURCE, 96), out=SOURCE, width=64, size=64, weight=ONES),
+    "map past the end": lambda p: p.add("map", map="copy", x=SOURCE, out=(SOURCE, 65), width=64),
+    "map without a second": lambda p: p.add("map", map="add", x=SOURCE, out=SOURCE, width=64),
+    "unknown map": lambda p: p.add("map", map="root", x=SOURCE, out=SOURCE, width=64),
+    "unknown instruction": lambda p: p.add("convolve", x=SOURCE),
+    "unknown field": lambda p: p.add("map", map="copy", x=SOURCE, out=SOURCE, width=64, depth=3),
+    "angles that are not there": lambda p: p.add("angles", table=3),
+    "statistics of no logits": lambda p: p.add("stats", x=SOURCE, sampled=True),
 }
 
 
@@ -135,24 +158,32 @@ def test_an_instruction_reads_and_writes_inside_its_buffers(name: str, small: Ca
     program = small()
     assert program.values(np.zeros((64, 128), np.float32)) == SOURCE
     assert program.prepare(SOURCE, 64) == ACT
-    with pytest.raises(ValueError, match=r"\w+: "):
+    with pytest.raises(ValueError, match=r"\w+ \w+"):
         WRONG[name](program)
 
 
 def test_logits_are_the_program_s_own_and_wide_enough(small: Callable[..., Any]) -> None:
     program = small()
     act = program.prepare(program.values(np.zeros((64, 64), np.float32)), 64, sampled=True)
-    with pytest.raises(ValueError, match="no logits"):
-        program.run(ids=[0])
-    logits = program.program.logits(48)
+    logits = program.program.logits(48, 48)
     with pytest.raises(ValueError, match="one positive width"):
-        program.program.logits(48)
+        program.program.logits(48, 48)
     with pytest.raises(ValueError, match="no room"):
         program.linear(program.floats(np.eye(64)), act, logits, sampled=True)
     with pytest.raises(ValueError, match="no room"):  # every row, where only the sampled ones have room
         program.linear(program.floats(np.zeros((48, 64))), act, logits)
     with pytest.raises(ValueError, match="vocabulary"):
-        program.program.stats(logits, 49)
+        small().program.logits(48, 49)
+
+
+def test_a_program_without_logits_gives_what_it_kept(small: Callable[..., Any]) -> None:
+    program = small()
+    values = np.arange(64 * 64, dtype=np.float32).reshape(64, 64)
+    buffer = program.values(values)
+    assert program.program.run([span((3, 5), sampled=1)]) == ([], [], [], {})
+    assert np.array_equal(program.program.kept(buffer, 8, 16, False), values[[3, 5], 8:24])
+    with pytest.raises(ValueError, match="does not hold"):
+        program.program.kept(buffer, 8, 64, False)
 
 
 def span(

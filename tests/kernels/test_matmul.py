@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sampan.kernels import _native
+from sampan.kernels.cpu import _native
 from sampan.kernels.formats import TensorType, codes, dequantise
 
 N, K, ROWS = 53, 512, 24
@@ -59,7 +59,7 @@ def product(
 ) -> np.ndarray:
     """The layer's output for `x`, accumulated `times`; rows from position FIRST on."""
     program = small(isa)
-    source, out = program.values(x), program.program.buffer(64)
+    source, out = program.values(x), program.buffer(64)
     act = program.prepare(source, K, operand=1 if matrix.store < 3 else 2 if matrix.store == BF16 else 0)
     for i in range(times):
         program.linear(matrix, act, out, bias=bias, accumulate=i > 0)

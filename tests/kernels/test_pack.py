@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sampan.kernels import _native
+from sampan.kernels.cpu import _native
 from sampan.kernels.formats import TensorType, dequantise
 
 N, K = 45, 768  # not whole panels; three superblocks of 256

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sampan.kernels import _native
+from sampan.kernels.cpu import _native
 from sampan.kernels.formats import TensorType
 
 HIDDEN, HEADS, ROWS = 256, 8, 70
@@ -21,7 +21,8 @@ HIDDEN, HEADS, ROWS = 256, 8, 70
 def model(small: Callable[..., Any], threads: int, random_raw: Callable[..., np.ndarray]) -> Any:
     """A layer with a head: enough instructions for threads to meet between them."""
     pool = _native.Pool(threads)
-    program = small("", pool=pool, rows=ROWS, kv_heads=2, head_dim=32, inv_freq=1.0 / np.arange(1, 17))
+    program = small("", pool=pool, rows=ROWS, kv_heads=2, head_dim=32)
+    table = program.angles(1.0 / np.arange(1, 17))
 
     def weights(type: TensorType, n: int, k: int, seed: int) -> Any:
         matrix = _native.Packed.of(n, k, type.number)
@@ -30,14 +31,16 @@ def model(small: Callable[..., Any], threads: int, random_raw: Callable[..., np.
 
     one = np.ones(HIDDEN, np.float32)
     residual = program.embed(weights(TensorType.Q8_0, ROWS, HIDDEN, 1))
-    qkv, attended = program.program.buffer(384), program.program.buffer(HIDDEN)
-    act = program.prepare(residual, HIDDEN, op=1, weight=one, eps=1e-5, operand=1)
+    qkv, attended = program.buffer(384), program.buffer(HIDDEN)
+    act = program.prepare(residual, HIDDEN, op="norm", weight=one, eps=1e-5, operand=1)
     program.linear(weights(TensorType.Q4_K, 384, HIDDEN, 2), act, qkv)
-    program.program.rope(qkv, HEADS, 256, 320, 32**-0.5, 0, None, None, 0.0)
-    program.program.attend(qkv, attended, HEADS, 0)
+    program.append(
+        qkv, 256, 320, HEADS, 0, (None, 0.0, table, 0, False, 32**-0.5), (None, 0.0, table, 0, False, 1.0)
+    )
+    program.add("attend", x=qkv, out=attended, heads=HEADS, layer=0)
     act = program.prepare(attended, HIDDEN, operand=1)
     program.linear(weights(TensorType.Q6_K, HIDDEN, HIDDEN, 3), act, residual, accumulate=True)
-    act = program.prepare(residual, HIDDEN, op=1, weight=one, eps=1e-5, sampled=True)
+    act = program.prepare(residual, HIDDEN, op="norm", weight=one, eps=1e-5, sampled=True)
     program.head(act, np.random.default_rng(4).normal(0, 1, (1000, HIDDEN)).astype(np.float32))
     return program
 
@@ -111,7 +114,7 @@ def test_a_pool_takes_its_threads_with_it() -> None:
 
 REFUSED = """
 import resource
-from sampan.kernels import _native
+from sampan.kernels.cpu import _native
 resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
 try:
     _native.Pool(2000)

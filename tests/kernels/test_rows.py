@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sampan.kernels import _native
-from sampan.kernels.native import Operand
+from sampan.kernels.cpu import _native
+from sampan.kernels.cpu.machine import Operand
 
 K, ROWS = 160, 12
 
@@ -28,7 +28,7 @@ def prepared(small: Callable[..., Any], isa: str, x: np.ndarray, **how: Any) -> 
 def test_norm_is_rms_norm(eps: float, isa: str, small: Callable[..., Any]) -> None:
     x, weight = rows(), rows(seed=2)[0]
     exact = x / np.sqrt((x.astype(np.float64) ** 2).mean(axis=1, keepdims=True) + eps) * weight
-    got = prepared(small, isa, x, op=1, weight=weight, eps=eps)
+    got = prepared(small, isa, x, op="norm", weight=weight, eps=eps)
     np.testing.assert_allclose(got, exact, rtol=1e-6)
 
 
@@ -37,12 +37,14 @@ def test_swiglu_is_silu_of_the_gate_times_up(isa: str, small: Callable[..., Any]
     gate, up = x[:, 16 : 16 + K].astype(np.float64), x[:, 16 + K :].astype(np.float64)
     with np.errstate(over="ignore"):
         exact = gate / (1 + np.exp(-gate)) * up
-    got = prepared(small, isa, x, op=2, offset=16, up=K)
+    got = prepared(small, isa, x, op="swiglu", offset=16, up=K)
     np.testing.assert_allclose(got, exact, rtol=2e-6, atol=1e-30)
 
 
 @pytest.mark.parametrize(
-    "how", [{"op": 0}, {"op": 1, "weight": np.ones(K, np.float32)}, {"op": 2}], ids=["copy", "norm", "swiglu"]
+    "how",
+    [{"op": "copy"}, {"op": "norm", "weight": np.ones(K, np.float32)}, {"op": "swiglu"}],
+    ids=["copy", "norm", "swiglu"],
 )
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("operand", Operand, ids=lambda operand: operand.name)
@@ -54,11 +56,11 @@ def test_what_is_not_finite_stays_so_and_spoils_no_other_row(
     program = small(isa)
     act = program.prepare(program.values(x), K, operand=operand, sampled=True, **how)
     weights = np.ones((16, K), np.float32)
-    logits = program.program.logits(16)
+    logits = program.program.logits(16, 16)
     make = {Operand.F32: program.floats, Operand.BF16: program.bf16}
     matrix = eight_bits(program, weights) if operand is Operand.INT8 else make[operand](weights)
     program.linear(matrix, act, logits, sampled=True)
-    program.program.stats(logits, 16)
+    program.add("stats", x=logits, sampled=True)
     logits, summary = program.run(ids=range(ROWS))
     assert np.isfinite(logits).all(axis=1).tolist() == [row != 3 for row in range(ROWS)]
     assert list(summary.unsound) == [3]
