@@ -30,7 +30,7 @@ vectors_x86_64 := avx2 avx512 avx512_bf16
 vectors_aarch64 := neon
 vectors_arm64 := neon
 
-kernels_files := test_kernels linear rows attention dispatch scalar
+kernels_files := test_kernels linear rows maps attention dispatch scalar
 pool_files := test_pool plan pool program program_products adapters attention_plan check memory dispatch scalar
 
 # $(1) variant, $(2) compiler, $(3) flags, $(4) instruction sets

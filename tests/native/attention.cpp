@@ -13,7 +13,12 @@ struct Shape {
   int head_dim, group, kv_heads, tokens;
   Cache type;
   bool norms;
-  int attend_from;  // attention is computed for tokens from here on
+  int attend_from;            // attention is computed for tokens from here on
+  int value_size = 0;         // 0: the keys'
+  int turned = 0, first = 0;  // features that are rotated, 0: all; from this one on
+  bool interleaved = false;
+  int value() const { return value_size ? value_size : head_dim; }
+  int rotary() const { return turned ? turned : head_dim; }
 };
 
 static std::string describe(const Shape& s) {
@@ -22,7 +27,8 @@ static std::string describe(const Shape& s) {
          (s.type == Cache::f32    ? " f32"
           : s.type == Cache::bf16 ? " bf16"
                                   : " int8") +
-         (s.norms ? " norms" : "");
+         (s.norms ? " norms" : "") + " v" + std::to_string(s.value()) + " turned" +
+         std::to_string(s.rotary()) + "+" + std::to_string(s.first) + (s.interleaved ? " interleaved" : "");
 }
 
 // A sequence's projections, angles and page table. Two layers, of which the second is used.
@@ -33,10 +39,10 @@ struct Sequence {
   std::vector<int32_t> positions, pages, row_page;
 
   Sequence(const Shape& s, Random& random)
-      : shape(s), stride((s.group + 2) * s.kv_heads * s.head_dim + random.below(3)) {
+      : shape(s), stride((s.group + 1) * s.kv_heads * s.head_dim + s.kv_heads * s.value() + random.below(3)) {
     const size_t tokens = static_cast<size_t>(s.tokens);
     qkv = random.bells(tokens * static_cast<size_t>(stride));
-    for (size_t i = 0; i < tokens * static_cast<size_t>(s.head_dim / 2); ++i) {
+    for (size_t i = 0; i < tokens * static_cast<size_t>(s.rotary() / 2); ++i) {
       const float t = random.uniform(),
                   scale = 1.0f / (1.0f + t * t);  // a point of the unit circle, without libm
       cosines.push_back((1.0f - t * t) * scale);
@@ -57,7 +63,9 @@ struct Sequence {
   }
   int page_count() const { return (shape.tokens + kPage - 1) / kPage + 2; }
   int heads() const { return shape.group * shape.kv_heads; }
-  ptrdiff_t out_width() const { return static_cast<ptrdiff_t>(heads()) * shape.head_dim; }
+  ptrdiff_t q_width() const { return static_cast<ptrdiff_t>(heads()) * shape.head_dim; }
+  ptrdiff_t out_width() const { return static_cast<ptrdiff_t>(heads()) * shape.value(); }
+  CacheShape cache() const { return {shape.kv_heads, shape.head_dim, shape.value()}; }
 };
 
 // What one run leaves: rotated projections, the cache (as raw elements) and the attended rows.
@@ -69,15 +77,15 @@ struct Result {
 class Run {
  public:
   Run(const Sequence& s, const Kernels& k) : s_(s), k_(k) {
-    CacheView view{nullptr, s.shape.type, 2, s.shape.kv_heads, s.shape.head_dim};
-    const size_t bytes = cache_bytes(view, s.page_count());
+    const size_t layer = run_bytes(s.shape.type, s.cache());  // the second of two is used
+    const size_t bytes = 2 * layer * static_cast<size_t>((s.page_count() + kRun - 1) / kRun);
     result_.qkv = s.qkv;
     result_.out.assign(static_cast<size_t>(s.shape.tokens * s.out_width()), 3.0f);
     result_.cache.assign(bytes / 4,
                          s.shape.type == Cache::bf16 ? 0x7fc07fc0 : 0x7fc00000);  // NaN, where it is a float
-    scratch_.assign(attend_scratch(s.shape.head_dim), NAN);
-    view.data = reinterpret_cast<uint8_t*>(result_.cache.data());
-    cache_ = view;
+    scratch_.assign(attend_scratch(s.cache()), NAN);
+    cache_ = {reinterpret_cast<uint8_t*>(result_.cache.data()) + layer, s.shape.type, s.cache(),
+              static_cast<ptrdiff_t>(2 * layer)};
   }
   const Result& result() const { return result_; }
 
@@ -87,25 +95,25 @@ class Run {
   // the others.
   void chunk(int first, int count, int most, Way way = Way::whole) {
     const Shape& shape = s_.shape;
-    const ptrdiff_t half = static_cast<ptrdiff_t>(first) * (shape.head_dim / 2);
-    const RopeArgs rope{result_.qkv.data() + first * s_.stride,
-                        s_.stride,
-                        s_.out_width(),
-                        s_.out_width() + shape.kv_heads * shape.head_dim,
-                        s_.heads(),
-                        1,
-                        0.125f,
-                        shape.norms ? s_.q_norm.data() : nullptr,
-                        shape.norms ? s_.k_norm.data() : nullptr,
-                        1e-6f,
-                        s_.cosines.data() + half,
-                        s_.sines.data() + half,
-                        s_.positions.data() + first,
-                        s_.row_page.data() + first,
-                        cache_};
-    k_.rope(rope, 0, count);
-    const AttendArgs attend{
-        result_.qkv.data(), s_.stride, result_.out.data(), s_.out_width(), s_.heads(), 1, cache_};
+    const ptrdiff_t half = static_cast<ptrdiff_t>(first) * (shape.rotary() / 2);
+    float* qkv = result_.qkv.data() + first * s_.stride;
+    const Turn k_turn{shape.norms ? s_.k_norm.data() : nullptr,
+                      1e-6f,
+                      s_.cosines.data() + half,
+                      s_.sines.data() + half,
+                      shape.first,
+                      shape.rotary(),
+                      shape.interleaved,
+                      1.0f};
+    Turn q_turn = k_turn;
+    q_turn.norm = shape.norms ? s_.q_norm.data() : nullptr;
+    q_turn.scale = 0.125f;
+    float* k = qkv + s_.q_width();
+    k_.append({qkv, k, k + shape.kv_heads * shape.head_dim, s_.stride, s_.stride, s_.stride, s_.heads(),
+               q_turn, k_turn, s_.positions.data() + first, s_.row_page.data() + first, cache_},
+              0, count);
+    const AttendArgs attend{result_.qkv.data(), s_.stride,  result_.out.data(),
+                            s_.out_width(),     s_.heads(), cache_};
     const Span span{first, count, first, s_.pages.data()};
     for (int head = 0; head < shape.kv_heads; ++head)
       for (int row = std::max(0, shape.attend_from - first); row < count; row += most)
@@ -125,7 +133,7 @@ class Run {
     const int length = queries.span.past + queries.row + queries.count;
     if (!splits) return k_.attend(a, &queries, 1, 0, scratch_.data());
     const int rows = queries.count * s_.shape.group, count = (length + kSplit - 1) / kSplit;
-    const ptrdiff_t stride = rows * static_cast<ptrdiff_t>(part_floats(s_.shape.head_dim));
+    const ptrdiff_t stride = rows * static_cast<ptrdiff_t>(part_floats(s_.shape.value()));
     std::vector<float> parts(static_cast<size_t>(count * stride), NAN);
     for (int split = count - 1; split >= 0; --split)
       k_.attend_split(a, queries, split * kSplit, std::min((split + 1) * kSplit, length),
@@ -158,24 +166,24 @@ static void compare(const Result& want, const Result& got, Report& report, const
 
 // Softmax in double precision over the scalar kernel's own rotated queries and an f32 cache's worth of keys.
 static void check_meaning(const Sequence& s, const Result& result, Report& report, const std::string& what) {
-  const int d = s.shape.head_dim, last = s.shape.tokens - 1;
+  const int d = s.shape.head_dim, v = s.shape.value(), last = s.shape.tokens - 1;
   const float* q = result.qkv.data() + last * s.stride;
-  std::vector<double> weights, out(static_cast<size_t>(d));
+  std::vector<double> weights, out(static_cast<size_t>(v));
   double total = 0.0, worst = 0.0;
   for (int t = 0; t <= last; ++t) {
-    const float* key = result.qkv.data() + t * s.stride + s.out_width();
+    const float* key = result.qkv.data() + t * s.stride + s.q_width();
     double dot = 0.0;
     for (int i = 0; i < d; ++i) dot += static_cast<double>(q[i]) * static_cast<double>(key[i]);
     weights.push_back(std::exp(dot));
     total += weights.back();
   }
   for (int t = 0; t <= last; ++t)
-    for (int i = 0; i < d; ++i)
+    for (int i = 0; i < v; ++i)
       out[static_cast<size_t>(i)] +=
           weights[static_cast<size_t>(t)] / total *
           static_cast<double>(
-              result.qkv[static_cast<size_t>(t * s.stride + s.out_width() + s.shape.kv_heads * d + i)]);
-  for (int i = 0; i < d; ++i)
+              result.qkv[static_cast<size_t>(t * s.stride + s.q_width() + s.shape.kv_heads * d + i)]);
+  for (int i = 0; i < v; ++i)
     worst = std::max(
         worst, std::fabs(out[static_cast<size_t>(i)] -
                          static_cast<double>(result.out[static_cast<size_t>(last * s.out_width() + i)])));
@@ -230,6 +238,9 @@ void test_attention(Tables& tables, Report& report, uint64_t seed) {
              random.chance(2), 0},
             random, tables, report);
   for (Cache type : kTypes) {
+    check({96, 4, 2, 90, type, true, 0, 64, 64, 32, false}, random, tables, report);
+    check({64, 3, 1, 70, type, false, 0, 128, 40, 8, true}, random, tables, report);
+    check({192, 8, 1, 80, type, false, 0, 32, 64, 128, true}, random, tables, report);
     check({32, 3, 1, 560, type, false, 480}, random, tables, report);
     check({64, 1, 1, 1100, type, true, 1000}, random, tables, report);
     check({128, 4, 1, 1024, type, false, 1000}, random, tables, report);

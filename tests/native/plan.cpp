@@ -36,22 +36,23 @@ struct Batch {
   }
   void fill(Random& random) {
     q = random.bells(static_cast<size_t>(rows * width()));
-    memory.resize(cache_bytes(view(), pages) / 2);
+    memory.resize(run_bytes(Cache::bf16, shape()) * static_cast<size_t>((pages + kRun - 1) / kRun) / 2);
     for (uint16_t& x : memory)
       x = static_cast<uint16_t>(random.below(2) << 15 | random.between(120, 127) << 7 | random.below(128));
   }
   int width() const { return group * kv_heads * head_dim; }
+  CacheShape shape() const { return {kv_heads, head_dim, head_dim}; }
   CacheView view() const {
-    return {reinterpret_cast<uint8_t*>(const_cast<uint16_t*>(memory.data())), Cache::bf16, 1, kv_heads,
-            head_dim};
+    return {reinterpret_cast<uint8_t*>(const_cast<uint16_t*>(memory.data())), Cache::bf16, shape(),
+            static_cast<ptrdiff_t>(run_bytes(Cache::bf16, shape()))};
   }
   AttendArgs args(std::vector<float>& out) const {
-    return {q.data(), width(), out.data(), width(), group * kv_heads, 0, view()};
+    return {q.data(), width(), out.data(), width(), group * kv_heads, view()};
   }
   std::vector<float> blank() const { return std::vector<float>(static_cast<size_t>(rows * width()), 3.0f); }
 
   std::vector<float> alone() const {
-    std::vector<float> out = blank(), scratch(attend_scratch(head_dim));
+    std::vector<float> out = blank(), scratch(attend_scratch(shape()));
     for (const Span& span : spans)
       for (int row = 0; row < span.count; ++row)
         for (int head = 0; head < kv_heads; ++head) {
@@ -66,10 +67,10 @@ static void check(const Batch& batch, const Kernels& kernels, int threads, Repor
                   const std::string& what) {
   const std::vector<float> want = batch.alone();
   AttentionPlan plan;
-  plan.build(batch.spans, batch.view(), batch.group, threads);
+  plan.build(batch.spans, batch.shape(), batch.group, threads);
   Pool pool(threads);
   std::vector<std::vector<float>> scratch(static_cast<size_t>(threads),
-                                          std::vector<float>(attend_scratch(batch.head_dim), NAN));
+                                          std::vector<float>(attend_scratch(batch.shape()), NAN));
   for (int layer = 0; layer < 2; ++layer) {
     std::vector<float> out = batch.blank();
     std::atomic<int> next{0};
@@ -90,7 +91,7 @@ static void check_sharing(Random& random, Report& report) {
   batch.family(random, 64, 8, 2, 1);
   batch.fill(random);
   AttentionPlan plan;
-  plan.build(batch.spans, batch.view(), batch.group, 2);
+  plan.build(batch.spans, batch.shape(), batch.group, 2);
   report.check(plan.items() > 0 && plan.items() <= 64,
                "64 sequences that share pages are " + std::to_string(plan.items()) + " items");
   check(batch, *choose_kernels(nullptr), 2, report, "64 sequences that share pages");

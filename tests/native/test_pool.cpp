@@ -69,18 +69,21 @@ class Model {
                        kPrompt = 8 * kTokens, kPages = kPrompt / kPage + 1;
 
   Model(Pool& pool, const Kernels& kernels)
-      : random_(11), program_(pool, kernels, kTokens, cache(), angles()) {
-    cache_.assign(cache_bytes(cache(), kPages), 0);
-    const int x = program_.buffer(kHidden), qkv = program_.buffer(4 * 32),
-              attended = program_.buffer(kHidden);
-    const int act = program_.activations(kHidden, Operand::int8),
-              hidden = program_.activations(kFfn, Operand::int8);
+      : random_(11), program_(pool, kernels, kTokens, Cache::bf16, {shape()}) {
+    cache_.assign(run_bytes(Cache::bf16, shape()) * static_cast<size_t>((kPages + kRun - 1) / kRun), 0);
+    program_.reserve(size_t{1} << 20);
+    const int x = buffer(kHidden), qkv = buffer(4 * 32), attended = buffer(kHidden);
+    const int act = activations(kHidden), hidden = activations(kFfn);
+    std::vector<double> frequencies;
+    for (int i = 0; i < kHeadDim / 2; ++i) frequencies.push_back(1.0 / (1 + i));
+    table_ = program_.angles(take(2 * 4 * kTokens * frequencies.size()), frequencies, 1.0f);
     Instruction embed{Op::embed};
     embed.matrix = weights(kVocabulary, kHidden, Store::u8);
-    embed.out = x;
+    embed.out = {x, 0};
     add(embed);
     Instruction turn{Op::angles};
     turn.joined = true;
+    turn.table = table_;
     add(turn);
     prepare(Prep::norm, x, act);
     linear(64, act, qkv, 0, false, false);
@@ -104,11 +107,16 @@ class Model {
   }
 
  private:
-  static CacheView cache() { return {nullptr, Cache::bf16, 1, 1, kHeadDim}; }
-  static Angles angles() {
-    Angles a;
-    for (int i = 0; i < kHeadDim / 2; ++i) a.inverse_frequency.push_back(1.0 / (1 + i));
-    return a;
+  static CacheShape shape() { return {1, kHeadDim, kHeadDim}; }
+
+  size_t take(size_t bytes) {
+    const size_t at = used_;
+    used_ += (bytes + 63) / 64 * 64;
+    return at;
+  }
+  int buffer(int width) { return program_.buffer(take(4 * kTokens * static_cast<size_t>(width)), width); }
+  int activations(int k) {
+    return program_.activations(take(activation_bytes(kTokens, k, Operand::int8)), k, Operand::int8);
   }
 
   Matrix weights(int n, int k, Store store) {
@@ -123,8 +131,8 @@ class Model {
   }
 
   void add(const Instruction& i) {
-    const char* fault = program_.fault(i);
-    if (fault) std::printf("FAILED %s\n", fault);
+    const std::string fault = program_.fault(i);
+    if (!fault.empty()) std::printf("FAILED %s\n", fault.c_str());
     else program_.add(i);
   }
 
@@ -133,14 +141,13 @@ class Model {
     i.matrix = weights(2 * kFfn, kHidden, Store::u4);
     i.act = act;
     i.result = result;
-    i.up = kFfn / kLanes;
     add(i);
   }
 
   void prepare(Prep op, int in, int act) {
     Instruction i{Op::prepare};
     i.prep = op;
-    i.in = in;
+    i.x = {in, 0};
     i.act = act;
     i.weight = ones_.data();
     i.eps = 1e-5f;
@@ -151,24 +158,24 @@ class Model {
     Instruction i{Op::linear};
     i.matrix = weights(n, program_.inputs(act), Store::u4);
     i.act = act;
-    i.out = out;
-    i.out_offset = offset;
+    i.out = {out, offset};
     i.joined = joined;
     i.accumulate = accumulate;
     add(i);
   }
 
   void attention(int qkv, int out) {
-    Instruction rope{Op::rope};
-    rope.in = qkv;
-    rope.heads = kHeads;
-    rope.k_offset = 64;
-    rope.v_offset = 96;
-    rope.q_scale = 0.18f;
-    add(rope);
+    Instruction append{Op::append};
+    append.x = {qkv, 0};
+    append.y = {qkv, 64};
+    append.z = {qkv, 96};
+    append.heads = kHeads;
+    append.turn.table = append.k_turn.table = table_;
+    append.turn.scale = 0.18f;
+    add(append);
     Instruction attend{Op::attend};
-    attend.in = qkv;
-    attend.out = out;
+    attend.x = {qkv, 0};
+    attend.out = {out, 0};
     attend.heads = kHeads;
     add(attend);
   }
@@ -176,7 +183,7 @@ class Model {
   void head(int x, int act) {
     Instruction norm{Op::prepare};
     norm.prep = Prep::norm;
-    norm.in = x;
+    norm.x = {x, 0};
     norm.act = act;
     norm.weight = ones_.data();
     norm.eps = 1e-5f;
@@ -185,11 +192,11 @@ class Model {
     Instruction out{Op::linear};
     out.matrix = weights(kVocabulary, kHidden, Store::u8);
     out.act = act;
-    out.out = program_.logits(112);
+    out.out = {program_.logits(112), 0};
     out.sampled = true;
     add(out);
     Instruction stats{Op::stats};
-    stats.in = out.out;
+    stats.x = out.out;
     stats.sampled = true;
     program_.set_vocabulary(kVocabulary);
     add(stats);
@@ -214,6 +221,8 @@ class Model {
   Random random_;
   std::vector<std::vector<uint8_t>> bytes_;
   std::vector<uint8_t> cache_;
+  size_t used_ = 0;
+  int table_ = -1;
   std::vector<float> ones_ = std::vector<float>(kHidden, 1.0f);
   Program program_;
 };

@@ -277,10 +277,9 @@ struct Stats {     // of one chunk of logits
 };
 
 // Every kernel of the table below, once.
-#define SAMPAN_EACH_KERNEL(X)                                                                         \
-  X(embed)                                                                                            \
-  X(prepare) X(linear) X(gated) X(norm) X(map) X(rotate) X(append) X(attend) X(attend_split) X(merge) \
-      X(stats)
+#define SAMPAN_EACH_KERNEL(X) \
+  X(embed)                    \
+  X(prepare) X(linear) X(gated) X(norm) X(map) X(rotate) X(append) X(attend) X(attend_split) X(merge) X(stats)
 
 struct Kernels {
   const char* name;

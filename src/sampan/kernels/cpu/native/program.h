@@ -15,10 +15,10 @@
 namespace sampan {
 
 // Every operation of a program, once: the enumeration, its names and Python's know this list.
-#define SAMPAN_EACH_OP(X)                                                                                 \
-  X(embed)                                                                                                \
-  X(angles) X(prepare) X(linear) X(gated) X(norm) X(map) X(rotate) X(append) X(attend) X(stats) X(shrink) \
-      X(expand)
+#define SAMPAN_EACH_OP(X) \
+  X(embed)                \
+  X(angles)               \
+  X(prepare) X(linear) X(gated) X(norm) X(map) X(rotate) X(append) X(attend) X(stats) X(shrink) X(expand)
 
 enum class Op : int32_t {
 #define SAMPAN_NAME(op) op,
@@ -52,12 +52,12 @@ struct Instruction {
   When when = When::always;
   bool joined = false;
   int phase = 0;
-  bool sampled = false;  // works on the sampled rows, one after another
-  bool gathers = false;  // prepare, map: reads them from where they are in the step
-  bool fine = false;     // every row keeps 16 bits, not only early positions
-  Place x{}, y{}, z{}, out{};    // append: q, k and v
-  int act = -1;          // activations
-  int result = -1;       // activations that `gated` makes
+  bool sampled = false;        // works on the sampled rows, one after another
+  bool gathers = false;        // prepare, map: reads them from where they are in the step
+  bool fine = false;           // every row keeps 16 bits, not only early positions
+  Place x{}, y{}, z{}, out{};  // append: q, k and v
+  int act = -1;                // activations
+  int result = -1;             // activations that `gated` makes
   bool result_fine = false;
   int up = 0;  // prepare: where swiglu's second input is, after the first
   Prep prep = Prep::copy;
