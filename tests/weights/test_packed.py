@@ -168,7 +168,7 @@ METADATA: dict[str, tuple[Change, str]] = {
 FACTS: dict[str, tuple[Change, str]] = {
     "no parts": (lambda facts: facts.update(parts={}), "parts names no tensor"),
     "parts": (lambda facts: facts.update(parts=[Q]), "parts must be an object"),
-    "rows": (lambda facts: facts["parts"].update({Q: 80}), "has shape [80, 96], the configuration says [96, 96]"),
+    "rows": (lambda facts: facts["parts"].update({Q: 80}), "has shape [80, 96]"),
     "n": (lambda facts: facts.update(n=127), "is 127 x 96, its parts are 128 x 96: the file is damaged"),
     "huge": (lambda facts: facts.update(n=2**40), "n must be from 1 to 2147483647"),
     "k": (lambda facts: facts.update(k=64), "has shape [96, 64], the configuration says [96, 96]"),

@@ -30,8 +30,8 @@ class CpuBackend:
     name: str = "cpu"
 
     def __post_init__(self) -> None:
-        self.asked = self.asked or self.settings.threads
         self.machine = machine(self.settings, self.asked)
+        self.asked = self.asked or self.settings.threads
 
     @property
     def threads(self) -> int:
