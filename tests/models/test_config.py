@@ -8,7 +8,9 @@ import pytest
 from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
 from sampan.core.errors import UnsupportedModel, WeightsError
-from sampan.models.config import ModelConfig, from_gguf, from_hf
+from sampan.models.config import GgufModel, ModelConfig
+from sampan.models.registry import from_gguf as read_gguf
+from sampan.models.registry import from_hf
 
 QWEN25 = {
     "model_type": "qwen2",
@@ -39,6 +41,10 @@ GGUF = {
     "qwen2.rope.freq_base": 1000000.0,
 }
 SHAPES = {"token_embd.weight": (151936, 896)}
+
+
+def from_gguf(metadata, shapes, rope_factors=None, source="GGUF metadata"):  # type: ignore[no-untyped-def]
+    return read_gguf(GgufModel(metadata, shapes, rope_factors, source))
 
 
 def saved(config: LlamaConfig | Qwen2Config | Qwen3Config, folder: Path) -> dict[str, object]:

@@ -12,7 +12,7 @@ import pytest
 
 from sampan.core.errors import SampanError, UnsupportedModel, UsageError, WeightsError
 from sampan.core.types import ModelFiles
-from sampan.models.config import from_hf
+from sampan.models.registry import from_hf
 from sampan.weights.checkpoint import open_checkpoint
 from sampan.weights.safetensors import read_json
 from sampan.weights.save import check_room, free_place, hf_config, staged

@@ -111,7 +111,8 @@ def dense_from_hf(
     mlp_bias: bool = False,
     head_dim: int | None = None,
 ) -> DenseConfig:
-    """Of a `config.json`, read as transformers' class of its type reads it. `head_dim`: where it says none."""
+    """Of a `config.json`, read as transformers' class of its type reads it. `head_dim`: where it says
+    none."""
     _refuse_hf_variants(fields)
     sizes = {size: fields.integer(name, high=_MAX[size]) for size, name in _HF_NAMES.items()}
     heads = _heads(fields, sizes, "num_key_value_heads", "head_dim", default=head_dim)

@@ -1,4 +1,5 @@
-"""What a family's file says of itself: how its configuration is read, how its tensors are named, what it computes."""
+"""What a family's file says of itself: how its configuration is read, how its tensors are named, what it
+computes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,8 +32,8 @@ _WHOLE = {
 
 @dataclass(frozen=True)
 class Slice:
-    """One of our tensors in a file's tensor that holds many: rows [start, stop) of the file's tensor, whose rows are
-    counted over all axes but the last."""
+    """One of our tensors in a file's tensor that holds many: rows [start, stop) of the file's tensor, whose
+    rows are counted over all axes but the last."""
 
     name: str
     start: int
@@ -49,9 +50,9 @@ class Family:
 
     `from_hf`, `from_gguf`: readers of the configuration; `to_hf`: the way back, for a folder made from GGUF.
     `layer`: GGUF's names of a layer's tensors, without which the family is not read from GGUF. `interleaved`:
-    linears whose rows GGUF keeps in another order, with the field of the configuration that counts their heads.
-    `slices(name, shape)`: what a file's tensor holds of ours, if it holds many. `build`: the description, of
-    which every `Weight` is read; `forward`: what it computes.
+    linears whose rows GGUF keeps in another order, with the field of the configuration that counts their
+    heads. `slices(name, shape)`: what a file's tensor holds of ours, if it holds many. `build`: the
+    description, of which every `Weight` is read; `forward`: what it computes.
     """
 
     name: str

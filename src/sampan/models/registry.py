@@ -1,7 +1,7 @@
 """Families by name, found in this folder's files and in those that `SAMPAN_FAMILIES` names.
 
-A file that defines `FAMILY` is a family; nothing lists them. `SAMPAN_FAMILIES`: paths of such files of one's own,
-apart as in `PATH`.
+A file that defines `FAMILY` is a family; nothing lists them. `SAMPAN_FAMILIES`: paths of such files of one's
+own, apart as in `PATH`.
 """
 
 import importlib

@@ -38,7 +38,8 @@ class Checkpoint:
 
     `generation`: the fields of `generation_config.json`, none for GGUF. `metadata`: GGUF's key values, or
     `generation_config.json` with `config.json` laid over it. `tensors`: by Hugging Face's names.
-    `interleaved`: linears whose rows lie in another order, as `Family` has them. `packed`: the matrix that holds a tensor, in a folder of packed weights; the tensor itself cannot be read.
+    `interleaved`: linears whose rows lie in another order, as `Family` has them. `packed`: the matrix that
+    holds a tensor, in a folder of packed weights; the tensor itself cannot be read.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""Writes a model as a folder of packed weights: the way back from `weights/load.py`.
+"""Writes a model as a folder of packed weights: the way back from `weights/packed.py`.
 
 The folder is complete and self-contained, or it is not there: it is written beside its place under another
 name, made to survive a power cut, and renamed.
