@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -46,6 +47,16 @@ class Settings:
             hf_cache=_hf_cache(values),
             tune=_flag(values, "SAMPAN_TUNE", True),
         )
+
+
+def family_files(env: Mapping[str, str] | None = None) -> tuple[Path, ...]:
+    """`SAMPAN_FAMILIES`: files with model families of one's own, apart as in `PATH`; absolute, each once."""
+    given = (os.environ if env is None else env).get("SAMPAN_FAMILIES", "")
+    paths = [path for path in given.split(os.pathsep) if path]
+    try:
+        return tuple(dict.fromkeys(Path(path).expanduser().resolve() for path in paths))
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"SAMPAN_FAMILIES is {quoted(given)}: give paths of Python files") from error
 
 
 def available_cores() -> int:

@@ -48,7 +48,7 @@ _GGUF_VARIANTS = (
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """What a family's own configuration begins with. `family`: its name. Units are elements; `context` is in
-    tokens."""
+    tokens. With a smaller `layers` in its place it is the model of the first layers and the head."""
 
     family: str
     hidden: int
@@ -97,9 +97,14 @@ class GgufModel:
     rope_factors: NDArray[np.float32] | None = field(default=None, compare=False)
     source: str = "GGUF metadata"
 
-    def fields(self, family: str, section: str = "") -> Fields:
-        """The keys of an architecture."""
-        return Fields(self.metadata, self.source, f"{family}.{section}")
+    @property
+    def architecture(self) -> str:
+        """The name that stands before its keys."""
+        return Fields(self.metadata, self.source).text("general.architecture")
+
+    def fields(self, section: str = "") -> Fields:
+        """The architecture's keys, or those of a section such as `rope.`."""
+        return Fields(self.metadata, self.source, f"{self.architecture}.{section}")
 
 
 def dense_from_hf(
@@ -131,7 +136,7 @@ def dense_from_hf(
 
 def dense_from_gguf(model: GgufModel, family: str, *, qkv_bias: bool = False) -> DenseConfig:
     """Of a GGUF file. Biases and an untied head exist where their tensors do."""
-    fields, shapes = model.fields(family), model.shapes
+    fields, shapes = model.fields(), model.shapes
     _refuse_gguf_variants(fields)
     rows = shapes.get("token_embd.weight", (None,))[0]
     sizes = {
@@ -140,9 +145,7 @@ def dense_from_gguf(model: GgufModel, family: str, *, qkv_bias: bool = False) ->
     }
     heads = _heads(fields, sizes, "attention.head_count_kv", "attention.key_length")
     _check_value_length(fields, heads["head_dim"])
-    rotation = rope.from_gguf(
-        model.fields(family, "rope."), heads["head_dim"], sizes["context"], model.rope_factors
-    )
+    rotation = rope.from_gguf(model.fields("rope."), heads["head_dim"], sizes["context"], model.rope_factors)
     return DenseConfig(
         family=family,
         norm_eps=fields.number("attention.layer_norm_rms_epsilon", high=1.0),
@@ -157,7 +160,8 @@ def dense_from_gguf(model: GgufModel, family: str, *, qkv_bias: bool = False) ->
 
 def dense_to_hf(c: DenseConfig, metadata: Mapping[str, object]) -> dict[str, object]:
     """The `config.json` of a GGUF file's model."""
-    return {
+    architecture = metadata.get("general.architecture", c.family)
+    given: dict[str, object] = {
         "architectures": [f"{c.family.capitalize()}ForCausalLM"],
         "model_type": c.family,
         "hidden_size": c.hidden,
@@ -170,11 +174,14 @@ def dense_to_hf(c: DenseConfig, metadata: Mapping[str, object]) -> dict[str, obj
         "max_position_embeddings": c.context,
         "hidden_act": "silu",
         "rms_norm_eps": c.norm_eps,
-        "rope_theta": metadata.get(f"{c.family}.rope.freq_base", 10000.0),
+        "rope_theta": metadata.get(f"{architecture}.rope.freq_base", 10000.0),
         "tie_word_embeddings": c.tied_head,
         "attention_bias": c.out_bias,
         "mlp_bias": c.mlp_bias,
     }
+    if _rope(rope.from_hf(Fields(given, "config.json"), c.head_dim, c.context)) != c.rope:
+        given["rope_scaling"] = rope.listed(c.rope.inv_freq, c.rope.scale)
+    return given
 
 
 def _refuse_hf_variants(fields: Fields) -> None:

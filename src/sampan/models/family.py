@@ -1,7 +1,7 @@
 """What a family's file says of itself: how its configuration is read, how its tensors are named, what it
 computes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,30 +29,28 @@ _WHOLE = {
     "output.weight": "lm_head.weight",
 }
 
-
-@dataclass(frozen=True)
-class Slice:
-    """One of our tensors in a file's tensor that holds many: rows [start, stop) of the file's tensor, whose
-    rows are counted over all axes but the last."""
-
-    name: str
-    start: int
-    stop: int
+Parts = Mapping[str, int]
+"""Our tensors in one of a file's, in the order of its rows, and how many rows each has."""
 
 
-def _none(_name: str, _shape: tuple[int, ...]) -> Sequence[Slice]:
-    return ()
+def _itself(_config: Any, _name: str, _shape: tuple[int, ...]) -> Parts:
+    return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One model file. `name`: `model_type` in `config.json`, and the architecture in GGUF.
+    """One model file. `name`: of the family; `model_types`: in `config.json`, and `architectures`: in GGUF,
+    are `name` alone where none are given.
 
-    `from_hf`, `from_gguf`: readers of the configuration; `to_hf`: the way back, for a folder made from GGUF.
-    `layer`: GGUF's names of a layer's tensors, without which the family is not read from GGUF. `interleaved`:
-    linears whose rows GGUF keeps in another order, with the field of the configuration that counts their
-    heads. `slices(name, shape)`: what a file's tensor holds of ours, if it holds many. `build`: the
-    description, of which every `Weight` is read; `forward`: what it computes.
+    `from_hf`, `from_gguf`: readers of the configuration, whose `family` is `name`; `to_hf`: the way back, for
+    a folder made from GGUF. `build`: the description of a configuration, all of whose tensors are `Weight`s
+    within it; `forward`: what it computes.
+
+    `layer`: GGUF's names of a layer's tensors. `interleaved`: linears whose rows GGUF keeps in another order,
+    with the field of the configuration that counts their heads. `ignored`: endings of names that hold no
+    weight. `parts(config, name, shape)`: for a tensor of the file, by Hugging Face's name, that holds many of
+    ours one after another: these, each whole [rows, last axis]; rows are counted over all axes but the last,
+    of a vector over its elements. Empty for any other tensor.
     """
 
     name: str
@@ -61,9 +59,20 @@ class Family:
     forward: Callable[[Ops, Any, Batch], Any]
     from_gguf: Callable[[GgufModel], ModelConfig] | None = None
     to_hf: Callable[[Any, Mapping[str, object]], dict[str, object]] | None = None
+    model_types: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
     layer: Mapping[str, str] = field(default_factory=dict)
     interleaved: Mapping[str, str] = field(default_factory=dict)
-    slices: Callable[[str, tuple[int, ...]], Sequence[Slice]] = _none
+    ignored: tuple[str, ...] = (".rotary_emb.inv_freq",)
+    parts: Callable[[Any, str, tuple[int, ...]], Parts] = _itself
+
+    def __post_init__(self) -> None:
+        for name in ("from_hf", "build", "forward", "from_gguf", "to_hf", "parts"):
+            value = getattr(self, name)
+            if not (callable(value) or (value is None and name in ("from_gguf", "to_hf"))):
+                raise TypeError(f"{name} is {value!r}, no function")
+        for name in ("model_types", "architectures"):
+            object.__setattr__(self, name, getattr(self, name) or (self.name,))
 
     def canonical(self, name: str) -> str | None:
         """Hugging Face's name of a GGUF tensor, or None where the family has no such tensor."""
@@ -75,3 +84,8 @@ class Family:
             ):
                 return f"model.layers.{layer}.{self.layer[part]}.{kind}"
         return None
+
+    def ignores(self, name: str, config: ModelConfig) -> bool:
+        """Whether transformers too ignores this tensor of a folder: no weight, or a second copy of a tied
+        head."""
+        return name.endswith(self.ignored) or (config.tied_head and name == "lm_head.weight")

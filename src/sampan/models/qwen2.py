@@ -4,9 +4,10 @@ Llama's decoder with a bias on q, k and v.
 """
 
 from sampan.models.config import DenseConfig, GgufModel, dense_from_gguf, dense_from_hf, dense_to_hf
+from sampan.models.decoder import decoder
 from sampan.models.family import LAYER, Family
 from sampan.models.fields import Fields
-from sampan.models.llama import build, forward
+from sampan.models.llama import forward
 
 
 def read_hf(fields: Fields) -> DenseConfig:
@@ -25,6 +26,6 @@ FAMILY = Family(
     from_gguf=read_gguf,
     to_hf=dense_to_hf,
     layer=LAYER,
-    build=build,
+    build=decoder,
     forward=forward,
 )

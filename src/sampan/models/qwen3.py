@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sampan.kernels.ops import Batch, Linear, Norm, Ops, Rope, Weight
-from sampan.models import llama
+from sampan.kernels.ops import Batch, Norm, Ops, Weight
+from sampan.models import decoder
 from sampan.models.config import DenseConfig, GgufModel, dense_from_gguf, dense_from_hf, dense_to_hf
+from sampan.models.decoder import Decoder
 from sampan.models.family import LAYER, Family
 from sampan.models.fields import Fields
 
@@ -13,22 +14,11 @@ _HEAD_DIM = 128  # where config.json says none
 
 
 @dataclass(frozen=True)
-class Layer(llama.Layer):
-    """Llama's layer and the two head norms."""
+class Layer(decoder.Layer):
+    """The shared layer and the two head norms."""
 
     q_norm: Norm
     k_norm: Norm
-
-
-@dataclass(frozen=True)
-class Qwen3:
-    """Embedding, layers, final norm and head; one rotation for all layers."""
-
-    embed: Weight
-    layers: tuple[Layer, ...]
-    norm: Norm
-    head: Linear
-    rope: Rope
 
 
 def read_hf(fields: Fields) -> DenseConfig:
@@ -42,15 +32,14 @@ def read_gguf(model: GgufModel) -> DenseConfig:
     return dense_from_gguf(model, "qwen3")
 
 
-def build(c: DenseConfig) -> Qwen3:
-    """The model's weights by their Hugging Face names."""
-    base = llama.build(c)
-    return Qwen3(
-        base.embed, tuple(_layer(c, layer) for layer in base.layers), base.norm, base.head, base.rope
-    )
+def build(c: DenseConfig) -> Decoder[Layer]:
+    """The weights by their Hugging Face names."""
+    base = decoder.decoder(c)
+    layers = tuple(_layer(c, layer) for layer in base.layers)
+    return Decoder(base.embed, layers, base.norm, base.head, base.rope)
 
 
-def _layer(c: DenseConfig, layer: llama.Layer) -> Layer:
+def _layer(c: DenseConfig, layer: decoder.Layer) -> Layer:
     at = f"model.layers.{layer.attention.layer}.self_attn."
     return Layer(
         **vars(layer),
@@ -59,7 +48,7 @@ def _layer(c: DenseConfig, layer: llama.Layer) -> Layer:
     )
 
 
-def forward(ops: Ops, model: Qwen3, batch: Batch) -> Any:
+def forward(ops: Ops, model: Decoder[Layer], batch: Batch) -> Any:
     """Logits of the sampled rows."""
     x = ops.embed(model.embed, batch.ids)
     for layer in model.layers:

@@ -1,14 +1,14 @@
 """Families by name, found in this folder's files and in those that `SAMPAN_FAMILIES` names.
 
-A file that defines `FAMILY` is a family; nothing lists them. `SAMPAN_FAMILIES`: paths of such files of one's
-own, apart as in `PATH`.
+A file that defines `FAMILY` is a family; nothing lists them.
 """
 
 import importlib
 import importlib.util
-import os
 import pkgutil
-from collections.abc import Iterator, Mapping
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -16,18 +16,12 @@ from types import ModuleType
 from typing import Any
 
 from sampan import models
-from sampan.core.errors import UnsupportedModel, UsageError, quoted
+from sampan.core.errors import UnsupportedModel, UsageError, quoted, shortened
+from sampan.core.settings import family_files
 from sampan.kernels.ops import Batch, Ops, Weight
 from sampan.models.config import GgufModel, ModelConfig
 from sampan.models.family import Family
 from sampan.models.fields import Fields
-
-VARIABLE = "SAMPAN_FAMILIES"
-
-
-def families() -> Mapping[str, Family]:
-    """Every family there is, by name."""
-    return _families(os.environ.get(VARIABLE, ""))
 
 
 @dataclass(frozen=True)
@@ -47,78 +41,100 @@ class Model:
         return {w.name: w for w in _weights(self.description)}
 
 
+def families() -> Mapping[str, Family]:
+    """Every family there is, by name."""
+    return _families(family_files())
+
+
 def describe(config: ModelConfig) -> Model:
     """The model of this configuration."""
     family = family_named(config.family, "model family")
     return Model(config, family.build(config), family)
 
 
+def family_named(name: str, where: str) -> Family:
+    """A family, or `UnsupportedModel` with those that there are; `where`: who says the name."""
+    return _found(name, where, lambda family: (family.name,))
+
+
 def from_hf(config: Mapping[str, object], source: str = "config.json") -> ModelConfig:
     """The configuration in a Hugging Face `config.json`."""
     given = Fields(config, source)
-    name = given.text("model_type")
-    return family_named(name, f"{source}: model_type").from_hf(given)
+    kind = given.text("model_type")
+    family = _found(kind, f"{source}: model_type", lambda family: family.model_types)
+    return _own(family.from_hf(given), family, "from_hf")
 
 
 def from_gguf(model: GgufModel) -> ModelConfig:
     """The configuration of a GGUF file."""
-    name = Fields(model.metadata, model.source).text("general.architecture")
-    family = family_named(name, f"{model.source}: general.architecture")
+    name = model.architecture
+    where = f"{model.source}: general.architecture"
+    family = _found(name, where, lambda family: family.architectures)
     if family.from_gguf is None:
         raise UnsupportedModel(
             f"{model.source}: {name} is not read from GGUF: give the folder of safetensors"
         )
-    return family.from_gguf(model)
+    return _own(family.from_gguf(model), family, "from_gguf")
 
 
-def family_named(name: str, where: str) -> Family:
-    """A family, or `UnsupportedModel` with those that there are; `where`: who says the name."""
-    known = families()
+@cache
+def load_file(path: Path) -> ModuleType:
+    """The Python file of a family as a module, loaded once."""
+    name = f"sampan_family_{zlib.crc32(str(path).encode()):08x}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if path.suffix != ".py" or not path.is_file() or spec is None or spec.loader is None:
+        raise UsageError(f"family {shortened(path)} is no Python file: SAMPAN_FAMILIES names files")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look it up
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise UsageError(
+            f"family {shortened(path)} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    return module
+
+
+@cache
+def _families(files: tuple[Path, ...]) -> Mapping[str, Family]:
+    names = [f"{models.__name__}.{module.name}" for module in pkgutil.iter_modules(models.__path__)]
+    found = [
+        _family_of(module) for module in map(importlib.import_module, names) if hasattr(module, "FAMILY")
+    ]
+    found += [_family_of(load_file(path)) for path in files]
+    for names_of in (lambda f: (f.name,), lambda f: f.model_types, lambda f: f.architectures):
+        taken = [name for family in found for name in names_of(family)]
+        if twice := [name for name in taken if taken.count(name) > 1]:
+            raise UsageError(f"two families are called {quoted(twice[0])}: look at SAMPAN_FAMILIES")
+    return {family.name: family for family in found}
+
+
+def _family_of(module: ModuleType) -> Family:
+    family = getattr(module, "FAMILY", None)
+    if not isinstance(family, Family):
+        given = "has no FAMILY" if family is None else f"has a FAMILY of type {type(family).__name__}"
+        raise UsageError(f"family {shortened(module.__file__)} {given}: give a sampan.models.family.Family")
+    return family
+
+
+def _found(name: str, where: str, names_of: Callable[[Family], tuple[str, ...]]) -> Family:
+    known = {own: family for family in families().values() for own in names_of(family)}
     if name not in known:
         raise UnsupportedModel(f"{where} {name[:80]!r} is not supported: {', '.join(known)} are")
     return known[name]
 
 
-@cache
-def _families(paths: str) -> Mapping[str, Family]:
-    modules = [
-        importlib.import_module(f"{models.__name__}.{m.name}") for m in pkgutil.iter_modules(models.__path__)
-    ]
-    found = [module.FAMILY for module in modules if hasattr(module, "FAMILY")]
-    found += [_family_of(_loaded(path), path) for path in paths.split(os.pathsep) if path]
-    by_name: dict[str, Family] = {}
-    for family in found:
-        if family.name in by_name:
-            raise UsageError(f"{VARIABLE}: family {quoted(family.name)} is there already")
-        by_name[family.name] = family
-    return by_name
-
-
-def _loaded(path: str) -> ModuleType:
-    """A Python file as a module."""
-    file = Path(path)
-    spec = importlib.util.spec_from_file_location(f"sampan_family_{file.stem}", file)
-    if file.suffix != ".py" or not file.is_file() or spec is None or spec.loader is None:
-        raise UsageError(f"{VARIABLE}: {quoted(path)} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UsageError(f"{VARIABLE}: {quoted(path)}: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _family_of(module: ModuleType, path: str) -> Family:
-    family = getattr(module, "FAMILY", None)
-    if not isinstance(family, Family):
-        raise UsageError(f"{VARIABLE}: {quoted(path)} defines no FAMILY of type sampan.models.family.Family")
-    return family
+def _own(config: ModelConfig, family: Family, reader: str) -> ModelConfig:
+    """What a family's reader gave, once others can rely on it."""
+    if not isinstance(config, ModelConfig) or config.family != family.name:
+        raise UsageError(f"family {family.name}: {reader} gives no ModelConfig of this family")
+    return config
 
 
 def _weights(node: Any) -> Iterator[Weight]:
     if isinstance(node, Weight):
         yield node
-    elif isinstance(node, tuple):
+    elif isinstance(node, tuple | list):
         for item in node:
             yield from _weights(item)
     elif is_dataclass(node):

@@ -8,6 +8,7 @@ A stretching that is not one of these is an `UnsupportedModel`.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -124,6 +125,12 @@ def from_gguf(fields: Fields, head_dim: int, context: int, factors: Floats | Non
     return rotation if factors is None else _divided(rotation, factors, fields.source)
 
 
+def listed(inv_freq: Sequence[float], scale: float) -> dict[str, object]:
+    """A `rope_scaling` of `config.json` with the frequencies one by one: GGUF's divisors have no other exact
+    form."""
+    return {"rope_type": "frequencies", "inv_freq": list(inv_freq), "attention_factor": scale}
+
+
 def _wavelengths(theta: float, dim: int) -> Floats:
     """theta ** (2i / dim), the exponent rounded to float32 first."""
     exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
@@ -143,7 +150,7 @@ def _original(fields: Fields, given: Fields, context: int) -> int:
 
 
 def _listed_from_hf(given: Fields, head_dim: int, context: int) -> Rotation:
-    """Sampan's own type: every frequency, as it was computed from a GGUF file."""
+    """Sampan's own type, as `listed` writes it."""
     listed = given.values.get("inv_freq")
     values = listed if isinstance(listed, list) and len(listed) == head_dim // 2 else [None]
     if not all(isinstance(value, float) and TINY <= value <= 1e9 for value in values):

@@ -2,11 +2,11 @@
 
 A checkpoint that opens is complete: its configuration is valid, and every tensor that the configuration asks
 for is there with the right shape, and no other. Tensors go by Hugging Face's names and have its shapes, also
-where one tensor of the file holds many of them; rows that lie in another order are told by `row_order`.
+where one tensor of the file holds many; `row_order` tells of rows that lie in another order.
 The matrices of a folder that `sampan quantize` wrote have no values to read, only panels for the kernels.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -21,7 +21,7 @@ from sampan.core.types import ModelFiles
 from sampan.kernels.formats import PackedMatrix, TensorType, dequantise
 from sampan.models import registry
 from sampan.models.config import GgufModel, ModelConfig
-from sampan.models.family import Family
+from sampan.models.family import Family, Parts
 from sampan.models.registry import describe
 from sampan.weights.files import MappedFile, TensorInfo, is_there
 from sampan.weights.gguf import Gguf, read_gguf_parts
@@ -58,6 +58,8 @@ class Checkpoint:
 
     def info(self, name: str) -> TensorInfo:
         """Shape, type and place of a tensor."""
+        if name not in self.tensors:
+            raise WeightsError(f"{self.path}: has no tensor {quoted(name)}")
         return self.tensors[name]
 
     def raw(self, name: str) -> NDArray[np.uint8]:
@@ -83,15 +85,15 @@ class Checkpoint:
     def row_order(self, name: str) -> NDArray[np.intp] | None:
         """Where Hugging Face's rows lie: its row i is the file's row order[i]. None: in the same order."""
         info = self._info(name)
-        part = name.split(".")[-2]
-        if part not in self.interleaved:
+        linear = name.rpartition(".")[0].rpartition(".")[2]
+        if linear not in self.interleaved:
             return None
-        heads: int = getattr(self.config, self.interleaved[part])
+        heads: int = getattr(self.config, self.interleaved[linear])
         return np.arange(info.shape[0]).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
 
     def panels(self, name: str) -> NDArray[np.uint8]:
         """The packed matrix that holds this tensor, as it lies in the file, read-only and not copied."""
-        info = self.tensors[name]
+        info = self.info(name)
         return self.files[info.file].view(info.offset, info.nbytes)
 
     def release(self, name: str, start: int = 0, stop: int | None = None) -> None:
@@ -115,14 +117,12 @@ class Checkpoint:
         self.close()
 
     def _info(self, name: str) -> TensorInfo:
-        if name not in self.tensors:
-            raise WeightsError(f"{self.path}: has no tensor {quoted(name)}")
         if name in self.packed:
             raise UnsupportedModel(
                 f"{self.path}: tensor {name} is packed for the kernels and has no values to read: "
                 "take the model that it was made from"
             )
-        return self.tensors[name]
+        return self.info(name)
 
 
 def open_checkpoint(files: ModelFiles) -> Checkpoint:
@@ -149,7 +149,7 @@ def _open_gguf(path: Path, undo: ExitStack) -> Checkpoint:
         config=config,
         generation=MappingProxyType({}),
         metadata=MappingProxyType(metadata),
-        tensors=MappingProxyType({_canonical(info, family): info for info in found.values()}),
+        tensors=_named(((_canonical(info, family), info) for info in found.values()), family, config),
         files={part.file.path: part.file for part in parts},
         interleaved=family.interleaved,
     )
@@ -186,41 +186,45 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
         undo.callback(shard.file.close)
     found = {name: info for shard in shards for name, info in shard.tensors.items()}
     family = registry.family_named(config.family, "model family")
-    tensors = {
-        name: part
-        for info in found.values()
-        for name, part in _parts(info, family)
-        if not _ignored(name, config)
-    }
+    kept = ((name, info) for name, info in found.items() if not family.ignores(name, config))
     return Checkpoint(
         path=folder,
         config=config,
         generation=MappingProxyType(generation),
         metadata=MappingProxyType(generation | fields),
-        tensors=MappingProxyType(tensors),
+        tensors=_named(kept, family, config),
         files={shard.file.path: shard.file for shard in shards},
         interleaved={},
         packed=MappingProxyType(packed.matrices if packed else {}),
     )
 
 
-def _parts(info: TensorInfo, family: Family) -> Iterator[tuple[str, TensorInfo]]:
-    """The tensors of ours that a file's tensor holds: itself, or slices of its rows."""
-    slices = family.slices(info.name, info.shape)
-    if not slices:
-        yield info.name, info
-        return
-    rows = prod(info.shape[:-1])
-    each = info.nbytes // rows
-    for part in slices:
-        shape = (part.stop - part.start, info.shape[-1])
-        offset = info.offset + part.start * each
-        yield part.name, replace(info, shape=shape, offset=offset, nbytes=shape[0] * each)
+def _named(
+    found: Iterable[tuple[str, TensorInfo]], family: Family, config: ModelConfig
+) -> Mapping[str, TensorInfo]:
+    """The model's tensors by name: those of the file, or the parts of one that holds many."""
+    tensors: dict[str, TensorInfo] = {}
+    for name, info in found:
+        rows = family.parts(config, name, info.shape)
+        own = _parts(info, rows) if rows else {name: info}
+        if twice := tensors.keys() & own.keys():
+            raise WeightsError(f"{info.file}: tensor {quoted(info.name)} holds {min(twice)} a second time")
+        tensors |= own
+    return MappingProxyType(tensors)
 
 
-def _ignored(name: str, config: ModelConfig) -> bool:
-    """Tensors that transformers ignores too: stored frequencies, and a second copy of a tied head."""
-    return name.endswith(".rotary_emb.inv_freq") or (config.tied_head and name == "lm_head.weight")
+def _parts(info: TensorInfo, rows: Parts) -> dict[str, TensorInfo]:
+    """The tensors that one of the file's holds, each a run of its rows."""
+    total = prod(info.shape[:-1] or info.shape)
+    if sum(rows.values()) != total or min(rows.values()) < 1:
+        problem = f"has {total} rows, the configuration says {sum(rows.values())} for {_listed(list(rows))}"
+        raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
+    row, offset, parts = info.nbytes // total, info.offset, {}
+    for name, count in rows.items():
+        shape = (count, *info.shape[-1:]) if len(info.shape) > 1 else (count,)
+        parts[name] = replace(info, shape=shape, offset=offset, nbytes=count * row)
+        offset += count * row
+    return parts
 
 
 def _finite(info: TensorInfo, values: NDArray[np.float32]) -> NDArray[np.float32]:

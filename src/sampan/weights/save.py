@@ -20,7 +20,6 @@ from sampan.core.errors import SampanError, UnsupportedModel, UsageError, shorte
 from sampan.kernels.backend import Tensors
 from sampan.kernels.formats import PackedMatrix
 from sampan.models import registry
-from sampan.models.config import DenseConfig, RopeConfig
 from sampan.models.registry import describe
 from sampan.weights.checkpoint import Checkpoint
 from sampan.weights.packed import header
@@ -112,10 +111,10 @@ def hf_config(checkpoint: Checkpoint) -> dict[str, object]:
     if family.to_hf is None:
         raise UnsupportedModel(f"{checkpoint.path}: a {c.family} model has no config.json form")
     given = family.to_hf(c, checkpoint.metadata)
-    if registry.from_hf(given) != c and isinstance(c, DenseConfig):
-        given["rope_scaling"] = _listed(c.rope)
-    if registry.from_hf(given) != c:
-        raise UnsupportedModel(f"{checkpoint.path}: its biases cannot be written as a {c.family} config.json")
+    again, said = vars(registry.from_hf(given)), vars(c)
+    if lost := [name for name in said if again.get(name) != said[name]]:
+        what = "biases" if all(name.endswith("_bias") for name in lost) else ", ".join(lost)
+        raise UnsupportedModel(f"{checkpoint.path}: its {what} cannot be written as a {c.family} config.json")
     return given
 
 
@@ -175,15 +174,6 @@ def check_room(place: Path, needed: int) -> None:
         raise SampanError(
             f"{place} needs {needed / 1e6:.1f} MB and {place.parent} has {free / 1e6:.1f} MB free: make room"
         )
-
-
-def _listed(rope: RopeConfig) -> dict[str, object]:
-    """Frequencies one by one: GGUF's divisors have no other exact form."""
-    return {
-        "rope_type": "frequencies",
-        "inv_freq": list(rope.inv_freq),
-        "attention_factor": rope.scale,
-    }
 
 
 def _sync(path: Path) -> None:
