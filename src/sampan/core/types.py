@@ -92,6 +92,39 @@ class TokenLogprob(NamedTuple):  # one is made for every token: a frozen datacla
     top: tuple[tuple[int, float], ...] = ()
 
 
+class TokenScore(NamedTuple):
+    """What a model thinks of a given token after those before it.
+
+    `logprob`: natural, at the temperature asked for. Where asked for: `rank` (1: the greedy choice),
+    `entropy` of the distribution in nats, and `top`, its best alternatives (id, logprob)."""
+
+    token: int
+    logprob: float
+    rank: int | None = None
+    entropy: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Which given tokens are scored, and how: those from `start` on (the first of all never is).
+
+    `top`: alternatives to each. `ranks`, `entropy`: whether they are told. `temperature`: of the distribution
+    that log-probabilities, entropies and alternatives are of.
+    """
+
+    start: int = 0
+    top: int = 0
+    ranks: bool = False
+    entropy: bool = False
+    temperature: float = 1.0
+
+    @property
+    def plain(self) -> bool:
+        """Log-probabilities of the model itself, and nothing else."""
+        return not (self.top or self.ranks or self.entropy) and self.temperature == 1.0
+
+
 @dataclass(frozen=True)
 class Delta:
     """What one token added: text to show, reasoning to show, or the end (with whatever was held back)."""
@@ -133,13 +166,17 @@ class Score:
     """Teacher-forced log-probabilities.
 
     `logprobs`: of each id after those before it, natural logarithms; the first is None. `nll`: minus their
-    sum, in nats. `perplexity`: exp(nll / scored ids), None where nothing is scored.
+    sum, in nats. `perplexity`: exp(nll / scored ids), None where nothing is scored. Where they were asked
+    for: `ranks` (1: the greedy choice), `entropies` in nats, and `top_logprobs`, (id, logprob) best first.
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float | None, ...]
     nll: float
     perplexity: float | None
+    ranks: tuple[int | None, ...] | None = None
+    entropies: tuple[float | None, ...] | None = None
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] | None = None
 
 
 @dataclass(frozen=True)

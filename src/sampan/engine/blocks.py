@@ -27,6 +27,7 @@ class BlockPool:
         self._keys: dict[int, Key] = {}
         self._serials = [0] * count
         self._next_serial = counter(1)
+        self._notes: dict[int, object] = {}
 
     @property
     def free(self) -> int:
@@ -105,6 +106,15 @@ class BlockPool:
             self._keys[page] = key
             self._serials[page] = next(self._next_serial)
 
+    def note(self, page: int, value: object) -> None:
+        """Keep something with a page for as long as it can be found."""
+        if page in self._keys:
+            self._notes[page] = value
+
+    def noted(self, page: int) -> object:
+        """What was kept with a page, or None."""
+        return self._notes.get(page)
+
     def forget(self, salt: bytes = b"") -> None:
         """Nobody finds any more what begins with `salt`; pages that are held stay so until their release."""
         lost: set[int] = set()
@@ -113,6 +123,7 @@ class BlockPool:
             if before in lost or (before == 0 and block.startswith(salt)):
                 lost.add(self._serials[page])
                 del self._found[key], self._keys[page]
+                self._notes.pop(page, None)
                 if page in self._idle:
                     del self._idle[page]
                     self._empty.append(page)
@@ -128,4 +139,5 @@ class BlockPool:
     def _evict(self) -> int:
         page, _ = self._idle.popitem(last=False)
         del self._found[self._keys.pop(page)]
+        self._notes.pop(page, None)
         return page

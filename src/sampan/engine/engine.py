@@ -8,20 +8,16 @@ from dataclasses import replace
 from itertools import count
 from numbers import Integral
 
-import numpy as np
-import numpy.typing as npt
-
 from sampan.core.errors import ContextOverflow, RequestError, quoted
-from sampan.core.types import SamplingParams
+from sampan.core.types import SamplingParams, Scoring, TokenScore
 from sampan.engine.blocks import BlockPool
+from sampan.engine.budget import SCORE_ROWS
 from sampan.engine.constraint import Constraint, Guarded
-from sampan.engine.runner import Runner, fault
+from sampan.engine.runner import Runner
 from sampan.engine.sampler import takes_best
 from sampan.engine.scheduler import Counters, Scheduler
 from sampan.engine.sequence import Event, Sequence, Span
 from sampan.kernels.backend import DRAFT_ROWS, PAGE, Adapter, NewValues
-
-_SCORE_ROWS = 128  # rows of logits held at once while scoring
 
 
 class Engine:
@@ -49,7 +45,7 @@ class Engine:
         self.vocabulary = vocabulary
         self.eos_ids = eos_ids
         self.pool = BlockPool(runner.pages, PAGE, reuse=prefix_cache)
-        self.scheduler = Scheduler(self.pool, runner.max_rows, max_sequences, draft_rows)
+        self.scheduler = Scheduler(self.pool, runner.max_rows, max_sequences, draft_rows, SCORE_ROWS)
         self.steps = 0
         self._ids = count()
         self.weights_version = 0
@@ -63,16 +59,20 @@ class Engine:
         constraint: Constraint | None = None,
         adapter: int | None = None,
         salt: bytes = b"",
+        scoring: Scoring | None = None,
     ) -> int:
         """Queue a request; returns its id. Raises RequestError for what can never be served.
 
         `constraint`: what its tokens must obey, for this request alone; the answer ends ("stop") once it is
         done, whatever `ignore_eos` says. `adapter`: what `load_adapter` gave; None is the model itself.
-        `salt`: only requests of the same find each other's prefixes in the cache.
+        `salt`: only requests of the same find each other's prefixes in the cache. `scoring`: the prompt's
+        tokens are scored too; with `max_tokens` 0 nothing else happens.
         """
         tokens = self._check(prompt)
         chosen = self._adapter(adapter)
-        _check_sampling(sampling, self.vocabulary)
+        _check_sampling(sampling, self.vocabulary, least=0 if scoring else 1)
+        if scoring is not None:
+            _check_scoring(scoring, len(tokens), self.vocabulary)
         limit = self.context
         if sampling.max_tokens is not None:
             limit = min(limit, len(tokens) + sampling.max_tokens)
@@ -83,6 +83,7 @@ class Engine:
         sequence.constraint = Guarded(constraint) if constraint is not None else None
         sequence.plain = constraint is None and takes_best(sampling)
         sequence.adapter, sequence.salt = chosen, self._salt(chosen) + salt
+        sequence.scoring = scoring
         self.scheduler.add(sequence)
         return request
 
@@ -148,30 +149,25 @@ class Engine:
         finally:
             self.abort(request)
 
-    def score(self, ids: Seq[int], *, adapter: int | None = None) -> npt.NDArray[np.float64]:
-        """Natural-log probability of each of ids[1:] after what precedes it."""
-        tokens = self._check(ids)
-        sequence = Sequence(-1, tokens, len(tokens), SamplingParams(), 0, len(tokens), frozenset())
-        sequence.adapter = self._adapter(adapter)
-        if not self.pool.extend(sequence.pages, len(tokens)):
-            raise RequestError(f"scoring {len(tokens)} tokens needs more cache than is free")
-        rows = min(_SCORE_ROWS, self.runner.max_rows)
+    def score(
+        self, ids: Seq[int], scoring: Scoring | None = None, *, adapter: int | None = None
+    ) -> list[TokenScore]:
+        """Scores of ids[1:], or of those from `scoring.start` on; one request alone."""
+        nothing = SamplingParams(max_tokens=0)
+        request = self.add(ids, nothing, adapter=adapter, scoring=scoring or Scoring())
+        scores: list[TokenScore] = []
         try:
-            return np.concatenate(
-                [self._score_span(sequence, at, rows) for at in range(0, len(tokens), rows)]
-            )
+            while True:
+                for event in self.step():
+                    if event.request != request:
+                        continue
+                    if event.error is not None:
+                        raise RequestError(event.error)
+                    scores += event.scores
+                    if event.finish_reason is not None:
+                        return scores
         finally:
-            self.pool.release(sequence.pages)
-
-    def _score_span(self, sequence: Sequence, start: int, count: int) -> npt.NDArray[np.float64]:
-        end = min(start + count, len(sequence.tokens))
-        rows = self.runner.rows([Span(sequence, start, end - start, sample=True)], sample_all=True)
-        if rows.unsound:
-            wrong = min(rows.unsound)
-            raise RequestError(f"after token {start + wrong}: {fault(rows, wrong)}")
-        targets = sequence.tokens[start + 1 : end + 1]
-        values = rows.logits[np.arange(len(targets)), targets].astype(np.float64)
-        return values - rows.log_totals[: len(targets)]
+            self.abort(request)
 
     def _adapter(self, adapter: int | None) -> int:
         """The id of a loaded adapter, or 0 for none."""
@@ -222,7 +218,7 @@ def _by_adapter(span: Span) -> int:
     return span.sequence.adapter  # rows of one lie together
 
 
-def _check_sampling(p: SamplingParams, vocabulary: int) -> None:
+def _check_sampling(p: SamplingParams, vocabulary: int, least: int) -> None:
     """Ranges as the OpenAI and Hugging Face interfaces define them."""
     limits = {
         "temperature": (0.0, 100.0),
@@ -232,7 +228,7 @@ def _check_sampling(p: SamplingParams, vocabulary: int) -> None:
         "repetition_penalty": (1e-3, 100.0),
         "presence_penalty": (-2.0, 2.0),
         "frequency_penalty": (-2.0, 2.0),
-        "max_tokens": (1, 2**31),
+        "max_tokens": (least, 2**31),
         "logprobs": (0, vocabulary),
     }
     for name, (low, high) in limits.items():
@@ -247,3 +243,12 @@ def _check_sampling(p: SamplingParams, vocabulary: int) -> None:
     for token in [*p.logit_bias, *p.stop_token_ids]:
         if not 0 <= token < vocabulary:
             raise RequestError(f"token id {quoted(token)} is outside the vocabulary of {vocabulary}")
+
+
+def _check_scoring(s: Scoring, tokens: int, vocabulary: int) -> None:
+    if not (_is_whole(s.start) and 0 <= s.start < max(tokens, 1)):
+        raise RequestError(f"start is {quoted(s.start)}: the text has {tokens} tokens, from 0 on")
+    if not (_is_whole(s.top) and 0 <= s.top <= vocabulary):
+        raise RequestError(f"top is {quoted(s.top)}: give a whole number from 0 to {vocabulary}")
+    if not 0.0 < s.temperature <= 100.0:
+        raise RequestError(f"temperature is {quoted(s.temperature)}: it must lie above 0, up to 100")

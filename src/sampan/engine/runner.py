@@ -7,6 +7,7 @@ from sampan.core.types import TokenLogprob
 from sampan.engine.adapters import AdapterTable
 from sampan.engine.sampler import choose
 from sampan.engine.scheduler import Sampled
+from sampan.engine.scoring import score_rows
 from sampan.engine.sequence import Refusal, Sequence, Span
 from sampan.kernels import backend
 from sampan.kernels.backend import AdapterRoom, Executable, NewValues, Rows
@@ -27,7 +28,7 @@ class Runner:
         results: list[Sampled] = []
         first = 0
         for span in plan:
-            if span.sample:
+            if span.sampled:
                 results.append(self._sampled(rows, first, span))
                 first += span.sampled
         return results
@@ -51,7 +52,11 @@ class Runner:
         """A span's tokens, of rows from `first` on."""
         wrong = rows.unsound.keys() & range(first, first + span.sampled) if rows.unsound else None
         if not wrong:
-            return _tokens(rows, first, span)
+            scored = score_rows(rows, first, span) if span.scored else []
+            return [*scored, *_tokens(rows, first + span.scored, span)] if span.sample else scored
+        if span.scored:
+            row = span.start + span.count - span.sampled + min(wrong) - first
+            return [f"after token {row}: {fault(rows, min(wrong))}"]
         if span.draft:  # a drafted token's damage can reach the rows before it: once more without
             return []
         return [f"request {span.sequence.id}: {fault(rows, min(wrong))}"]
@@ -71,7 +76,7 @@ def _tokens(rows: Rows, first: int, span: Span) -> Sampled:
     sequence = span.sequence
     constraint = sequence.constraint
     chosen: list[TokenLogprob | str] = []
-    for place in range(span.sampled):
+    for place in range(1 + len(span.draft)):
         row = first + place
         try:
             token = _best(rows, row) if sequence.plain else _choose(rows, row, sequence, span.draft[:place])

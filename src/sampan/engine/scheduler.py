@@ -4,6 +4,9 @@ Sequences that decode go first, so that a long prompt never stalls an answer; pr
 the step's rows, in chunks. When pages run out the youngest sequence gives up its pages and starts again
 later from its tokens, with the same result. A step that only decodes fills its cheap rows with drafts.
 
+A scored prompt needs the logits of every row whose next token is scored, of which a step has only so many;
+what is known of a page that another has scored is not computed again.
+
 A waiting sequence whose next page is being computed for another one waits for it, and keeps its place: those
 behind it may go first, but never take the places of those who wait.
 """
@@ -14,13 +17,14 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from sampan.core.types import FinishReason, TokenLogprob
+from sampan.core.types import FinishReason, TokenLogprob, TokenScore
 from sampan.engine.blocks import BlockPool, Key
 from sampan.engine.sequence import Event, Sequence, Span
+from sampan.engine.spans import Left
 
-Sampled = Seq[TokenLogprob | str]
-"""What a span gave: a token for each row up to the first that its draft missed, or an error; nothing when it
-must be computed again without its draft."""
+Sampled = Seq[TokenLogprob | TokenScore | str]
+"""What a span gave: scores, then a token for each row up to the first that its draft missed, or an error;
+nothing when it must be computed again without its draft."""
 
 
 @dataclass
@@ -37,14 +41,23 @@ class Counters:
 class Scheduler:
     """First come, first served over `pool`: at most `max_rows` tokens of `max_sequences` sequences a step.
 
-    `draft_rows`: rows up to which a step that only decodes is filled with drafts; 0 for none.
+    `draft_rows`: rows up to which a step that only decodes is filled with drafts; 0 for none. `max_sampled`:
+    rows of logits in a step, `max_sequences` unless there may be more.
     """
 
-    def __init__(self, pool: BlockPool, max_rows: int, max_sequences: int, draft_rows: int = 0) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        max_rows: int,
+        max_sequences: int,
+        draft_rows: int = 0,
+        max_sampled: int | None = None,
+    ) -> None:
         self.pool = pool
         self.max_rows = max_rows
         self.max_sequences = max_sequences
         self.draft_rows = min(draft_rows, max_rows)
+        self.max_sampled = max(max_sequences, max_sampled or 0)
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.counters = Counters()
@@ -69,15 +82,14 @@ class Scheduler:
     def schedule(self) -> list[Span]:
         """The next step's spans, with pages for all of them."""
         plan: list[Span] = []
-        rows = self.max_rows
+        left = Left(self.max_rows, self.max_sampled)
         for sequence in sorted(self.running, key=lambda s: s.remaining > 1):
-            count = min(rows, sequence.remaining)
+            count = left.fitting(sequence)
             # One without pages has just given way.
             if count > 0 and sequence.pages and self._make_room(sequence, count, plan):
-                plan.append(_span(sequence, count))
-                rows -= count
-        if rows > 0 and self.waiting:
-            self._admit(plan, rows)
+                plan.append(left.take(sequence, count))
+        if left.rows > 0 and self.waiting:
+            self._admit(plan, left)
         if len(plan) < self.draft_rows and all(span.sample and span.count == 1 for span in plan):
             self._draft(plan)
         return plan
@@ -87,12 +99,14 @@ class Scheduler:
         events: list[Event] = []
         results = iter(sampled)
         for span in plan:
-            taken: list[Event] = []
-            if span.sample:
-                taken = _take(span.sequence, next(results))
+            given: Sampled = next(results) if span.sampled else ()
+            taken = _take(span.sequence, [each for each in given if not isinstance(each, TokenScore)])
             if span.draft:
                 self._learn(span, len(taken))
-            span.sequence.computed = span.start + span.count - span.sampled + len(taken)
+            drafted = 1 + len(span.draft) if span.sample else 0
+            span.sequence.computed = span.start + span.count - drafted + min(len(taken), drafted)
+            if span.sequence.scoring is not None and not (taken and taken[-1].error):
+                taken = _scored(span.sequence, given) + taken
             self._settle(span.sequence, taken)
             events += taken
         return events
@@ -112,10 +126,35 @@ class Scheduler:
             blocks = sequence.blocks(full, size)
             for index in range(sequence.published, full):
                 self.pool.publish(sequence.pages, index, blocks[index])
+                self._note(sequence, index)
             sequence.published = full
 
-    def _admit(self, plan: list[Span], rows: int) -> None:
-        """Start waiting sequences, each if its whole text has room, and plan what fits into `rows`."""
+    def _note(self, sequence: Sequence, index: int) -> None:
+        """Keep the scores of a page's tokens with it."""
+        if sequence.scoring is not None and sequence.scoring.plain:
+            scores = sequence.scores_of(index * self.pool.size, (index + 1) * self.pool.size)
+            if scores is not None:
+                self.pool.note(sequence.pages[index], scores)
+
+    def _recall(self, sequence: Sequence, found: list[int]) -> int:
+        """Take the scores that are known of these pages; returns how many pages the sequence can hold: the
+        row that scores the next token goes through the model again, also where it is the last one of a
+        page."""
+        size = self.pool.size
+        while (
+            sequence.scoring is not None
+            and sequence.scoring.plain
+            and sequence.next_scored < len(found) * size
+        ):
+            page, within = divmod(sequence.next_scored, size)
+            noted = self.pool.noted(found[page])
+            if not isinstance(noted, list):
+                break
+            sequence.scored += noted[within - (1 if page == 0 else 0) :]
+        return min(len(found), sequence.next_scored // size)
+
+    def _admit(self, plan: list[Span], left: Left) -> None:
+        """Start waiting sequences, each if its whole text has room, and plan what is left of the step."""
         pending = {self._next_key(sequence) for sequence in self.running}
         places = self.max_sequences - len(self.running)
         for sequence in list(islice(self.waiting, places)):
@@ -124,15 +163,18 @@ class Scheduler:
             n = len(found)
             if n < len(blocks) and self.pool.key(found, n, blocks[n]) in pending:
                 continue
-            missing = self.pool.needed(len(sequence.tokens) + 1) - n
-            if rows == 0 or missing > self.pool.free_without(found):
+            if sequence.scoring is not None:
+                found = found[: self._recall(sequence, found)]
+            missing = self.pool.needed(len(sequence.tokens) + 1) - len(found)
+            if left.rows == 0 or left.sampled == 0 or missing > self.pool.free_without(found):
                 return
             self._start(sequence, found)
             self.counters.pages_asked += len(blocks)
-            self.counters.pages_found += n
+            self.counters.pages_found += len(found)
             pending.add(self._next_key(sequence))
-            plan.append(_span(sequence, min(rows, sequence.remaining)))
-            rows -= plan[-1].count
+            count = left.fitting(sequence)
+            if count > 0:
+                plan.append(left.take(sequence, count))
 
     def _shareable(self, sequence: Sequence) -> list[bytes]:
         """The pages it may take from others: one token at least is computed, to sample from."""
@@ -150,7 +192,7 @@ class Scheduler:
         self.pool.hold(found)
         sequence.pages.extend(found)
         sequence.published = len(found)
-        sequence.computed = len(found) * self.pool.size
+        sequence.computed = min(len(found) * self.pool.size, sequence.next_scored - 1)
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.computed
         self.pool.extend(sequence.pages, len(sequence.tokens))
@@ -209,11 +251,18 @@ class Scheduler:
         (self.running if sequence in self.running else self.waiting).remove(sequence)
 
 
-def _span(sequence: Sequence, count: int) -> Span:
-    return Span(sequence, sequence.computed, count, count == sequence.remaining)
+def _scored(sequence: Sequence, given: Sampled) -> list[Event]:
+    """What there is to tell of the prompt's tokens."""
+    sequence.scored += [score for score in given if isinstance(score, TokenScore)]
+    fresh = tuple(sequence.scored[sequence.told :])
+    sequence.told += len(fresh)
+    ends: FinishReason | None = "length" if not sequence.generates and sequence.remaining <= 0 else None
+    if not fresh and ends is None:
+        return []
+    return [Event(sequence.id, None, ends, None, sequence.cached_tokens or 0, scores=fresh)]
 
 
-def _take(sequence: Sequence, results: Sampled) -> list[Event]:
+def _take(sequence: Sequence, results: Seq[TokenLogprob | str]) -> list[Event]:
     """Append a step's tokens up to the one that ends the sequence."""
     events: list[Event] = []
     cached = sequence.cached_tokens or 0

@@ -3,7 +3,7 @@
 from array import array
 from dataclasses import dataclass, field
 
-from sampan.core.types import FinishReason, SamplingParams, TokenLogprob
+from sampan.core.types import FinishReason, SamplingParams, Scoring, TokenLogprob, TokenScore
 from sampan.engine.constraint import Guarded
 from sampan.engine.lookup import Lookup
 
@@ -36,12 +36,43 @@ class Sequence:
     """Id of its adapter; 0 for none."""
     salt: bytes = b""
     """What its pages depend on besides its tokens: only sequences of one salt share pages."""
+    scoring: Scoring | None = None
+    """How its prompt is scored."""
+    scored: list[TokenScore] = field(default_factory=list)
+    """Of the prompt's tokens from the first that is scored on."""
+    told: int = 0
+    """How many of them were told."""
     _blocks: list[bytes] = field(default_factory=list)
 
     @property
     def remaining(self) -> int:
-        """Tokens that must still go through the model before the next one can be sampled."""
-        return len(self.tokens) - self.computed
+        """Tokens that must still go through the model before the next one can be sampled, or the last one is
+        scored: then it need not go itself."""
+        rows = len(self.tokens) if self.generates else max(1, len(self.tokens) - 1)
+        return rows - self.computed
+
+    @property
+    def generates(self) -> bool:
+        """Whether tokens are sampled behind the prompt."""
+        return self.limit > self.prompt_tokens
+
+    @property
+    def next_scored(self) -> int:
+        """The token to score next, by the row before it; beyond all tokens where none is left."""
+        if self.scoring is not None:
+            place = max(1, self.scoring.start) + len(self.scored)
+            if place < self.prompt_tokens:
+                return place
+        return len(self.tokens) + 1
+
+    def scores_of(self, start: int, stop: int) -> list[TokenScore] | None:
+        """Of the tokens [start, stop), where all of them are known; the very first token has none."""
+        if self.scoring is None:
+            return None
+        first = max(1, self.scoring.start)
+        if max(start, 1) < first or stop > first + len(self.scored):
+            return None
+        return self.scored[max(start, 1) - first : stop - first]
 
     @property
     def output(self) -> list[int]:
@@ -61,8 +92,8 @@ class Span:
     """Work of one step: `count` rows of a sequence from `start` on; `sample` when they reach its end.
 
     The last rows are those of `draft`, tokens that are guessed to follow the sequence's own; `forced` where
-    the guess is its constraint's.
-    """
+    the guess is its constraint's. `scored`: the last rows but those that a token is chosen from, each of
+    which scores the token behind it."""
 
     sequence: Sequence
     start: int
@@ -70,6 +101,7 @@ class Span:
     sample: bool
     draft: tuple[int, ...] = ()
     forced: bool = False
+    scored: int = 0
 
     @property
     def tokens(self) -> list[int]:
@@ -79,8 +111,8 @@ class Span:
 
     @property
     def sampled(self) -> int:
-        """Its last rows that a token is chosen from: the one before the draft and the draft's own."""
-        return 1 + len(self.draft) if self.sample else 0
+        """Its last rows that logits are needed of: scored ones, the one before the draft, the draft's own."""
+        return self.scored + (1 + len(self.draft) if self.sample else 0)
 
 
 class Refusal(str):
@@ -91,7 +123,8 @@ class Refusal(str):
 
 @dataclass(slots=True)
 class Event:
-    """One sampled token of a request, or its end. `token` is None only when it ends without one.
+    """One sampled token of a request, scores of its prompt's tokens, or its end. `token` is None when it ends
+    without one, and beside scores.
 
     `cached_tokens`: tokens of its prompt that were not computed again. `weights_version`: of the weights that
     gave the token.
@@ -103,3 +136,4 @@ class Event:
     error: str | None = None
     cached_tokens: int = field(default=0, compare=False)
     weights_version: int = field(default=0, compare=False)
+    scores: tuple[TokenScore, ...] = ()

@@ -1,0 +1,56 @@
+"""What rows of logits say of the tokens that follow them.
+
+Log-probabilities are in float64, of float32 logits and the sum of their exponentials that the kernels give.
+At a temperature they are those of the distribution that the sampler draws from: softmax(logits /
+temperature)."""
+
+import numpy as np
+import numpy.typing as npt
+
+from sampan.core.types import Scoring, TokenScore
+from sampan.engine.candidates import Floats
+from sampan.engine.sampler import top_logprobs
+from sampan.engine.sequence import Span
+from sampan.kernels.backend import Rows
+
+Doubles = npt.NDArray[np.float64]
+
+
+def score_rows(rows: Rows, first: int, span: Span) -> list[TokenScore]:
+    """Scores by the span's rows, of which the step's sampled row `first` is the first that scores."""
+    how, last = span.sequence.scoring, span.start + span.count - (1 if span.sample else 0)
+    assert how is not None
+    targets = span.sequence.tokens[last - span.scored + 1 : last + 1]
+    logits = rows.logits[first : first + span.scored]
+    chosen = logits[np.arange(len(targets)), targets]
+    if how.temperature == 1.0:
+        totals = np.array(rows.log_totals[first : first + span.scored])
+        logprobs = chosen.astype(np.float64) - totals
+    else:
+        totals = np.array([_log_total(row, how.temperature) for row in logits])
+        logprobs = chosen.astype(np.float64) / how.temperature - totals
+    if how.plain:
+        return [TokenScore(token, value) for token, value in zip(targets, logprobs.tolist(), strict=True)]
+    return [
+        _detailed(row, token, value, total, how)
+        for row, token, value, total in zip(logits, targets, logprobs.tolist(), totals.tolist(), strict=True)
+    ]
+
+
+def _detailed(row: Floats, token: int, logprob: float, total: float, how: Scoring) -> TokenScore:
+    rank = 1 + int(np.count_nonzero(row > row[token])) if how.ranks else None
+    entropy = None
+    if how.entropy:
+        x = row.astype(np.float64) / how.temperature - total
+        entropy = float(-(np.exp(x) * x).sum())
+    if how.temperature == 1.0:
+        return TokenScore(token, logprob, rank, entropy, top_logprobs(row, total, how.top))
+    scaled = top_logprobs(row, 0.0, how.top)
+    top = tuple((other, value / how.temperature - total) for other, value in scaled)
+    return TokenScore(token, logprob, rank, entropy, top)
+
+
+def _log_total(row: Floats, temperature: float) -> float:
+    x = row.astype(np.float64) / temperature
+    most = x.max()
+    return float(np.log(np.exp(x - most).sum()) + most)

@@ -1,0 +1,34 @@
+"""How a step is shared out: rows, and rows of logits."""
+
+from dataclasses import dataclass
+
+from sampan.engine.sequence import Sequence, Span
+
+
+@dataclass
+class Left:
+    """What is left of a step: rows, and rows of logits."""
+
+    rows: int
+    sampled: int
+
+    def fitting(self, sequence: Sequence) -> int:
+        """How many rows of a sequence still go into the step."""
+        count = min(self.rows, sequence.remaining)
+        over = span_of(sequence, count).sampled - self.sampled
+        return count if over <= 0 else max(0, count - over)
+
+    def take(self, sequence: Sequence, count: int) -> Span:
+        """That many of them."""
+        span = span_of(sequence, count)
+        self.rows -= count
+        self.sampled -= span.sampled
+        return span
+
+
+def span_of(sequence: Sequence, count: int) -> Span:
+    end = sequence.computed + count
+    last = min(end, sequence.prompt_tokens - 1)  # the row behind a prompt scores nothing
+    scored = max(0, last - max(sequence.computed, sequence.next_scored - 1))
+    sample = count == sequence.remaining and sequence.generates
+    return Span(sequence, sequence.computed, count, sample, scored=scored)
