@@ -192,7 +192,7 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
         config=config,
         generation=MappingProxyType(generation),
         metadata=MappingProxyType(generation | fields),
-        tensors=_named(kept, family, config),
+        tensors=MappingProxyType(dict(kept)) if packed else _named(kept, family, config),
         files={shard.file.path: shard.file for shard in shards},
         interleaved={},
         packed=MappingProxyType(packed.matrices if packed else {}),
@@ -219,7 +219,10 @@ def _parts(info: TensorInfo, rows: Parts) -> dict[str, TensorInfo]:
     if sum(rows.values()) != total or min(rows.values()) < 1:
         problem = f"has {total} rows, the configuration says {sum(rows.values())} for {_listed(list(rows))}"
         raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
-    row, offset, parts = info.nbytes // total, info.offset, {}
+    row, rest = divmod(info.nbytes, total)
+    if rest:
+        raise UnsupportedModel(f"{info.file}: tensor {quoted(info.name)} is a quantised vector of many parts")
+    offset, parts = info.offset, {}
     for name, count in rows.items():
         shape = (count, *info.shape[-1:]) if len(info.shape) > 1 else (count,)
         parts[name] = replace(info, shape=shape, offset=offset, nbytes=count * row)
