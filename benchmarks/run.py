@@ -23,8 +23,7 @@ import report
 from bf16 import write_folder
 from machine import describe
 from sampan.catalog.catalog import resolve
-from sampan.core.settings import Settings
-from sampan.core.settings import available_cores
+from sampan.core.settings import Settings, available_cores
 from scenarios import CACHE_TOKENS, FRESH_TOKENS, SCENARIOS, Request, Scenario, Series
 from workers import Worker, WorkerError
 

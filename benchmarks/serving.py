@@ -26,8 +26,7 @@ import serving_report
 from machine import describe
 from sampan.catalog.catalog import resolve
 from sampan.cli.load import Load, measure
-from sampan.core.settings import Settings
-from sampan.core.settings import available_cores
+from sampan.core.settings import Settings, available_cores
 from scenarios import LLAMA_CPP, OPENVINO, SAMPAN
 from serving_flood import flood
 from serving_servers import Server, Setup, running

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sampan.kernels.native import available_cores
+from sampan.core.settings import available_cores
 
 HEAVY = {
     "torch",

@@ -14,14 +14,14 @@ import pytest
 
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
-from sampan.kernels.native import machine
+from sampan.kernels.cpu.machine import machine
+from sampan.kernels.cpu.panels import PackedWeights
 from sampan.kernels.ops import Linear
 from sampan.llm import LLM
 from sampan.models.registry import describe
 from sampan.text.chat import ChatTemplate
 from sampan.text.tokenizer import Tokenizer
 from sampan.weights.checkpoint import open_checkpoint
-from sampan.weights.load import PackedWeights
 
 TIMES = ("load_s", "ttft_s", "decode_tps")
 TEXTS = ("Why is the sky blue?", " 12,345 \n\n\tnaïve 日本 <|im_end|>x", "def f(x):\n    return x", "")
@@ -82,9 +82,9 @@ def loading(files: ModelFiles) -> tuple[float, int]:
             linears = [Linear(tuple(names[name] for name in run)) for run in runs]
         private = psutil.Process().memory_full_info().uss
         start = time.perf_counter()
-        segments = [segment for linear in linears for segment in weights.segments(linear)]
+        matrices = [weights.matrix(s) for linear in linears for s in weights.layout.segments(linear)]
         seconds = time.perf_counter() - start
-        assert sum(segment.matrix.data.nbytes for segment in segments) > 90_000_000
+        assert sum(matrix.data.nbytes for matrix in matrices) > 90_000_000
         return seconds, psutil.Process().memory_full_info().uss - private
 
 

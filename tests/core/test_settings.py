@@ -70,5 +70,5 @@ def test_files_of_families_are_absolute_and_each_once(
     given = os.pathsep.join(["a.py", "", f"{tmp_path}/./a.py", "~/b.py"])
     assert family_files({"SAMPAN_FAMILIES": given}) == (tmp_path / "a.py", Path("/h/b.py"))
     assert family_files({}) == ()
-    with pytest.raises(UsageError, match="SAMPAN_FAMILIES is '~nobody-of-this-name/a.py'"):
+    with pytest.raises(UsageError, match=r"SAMPAN_FAMILIES is '~nobody-of-this-name/a\.py'"):
         family_files({"SAMPAN_FAMILIES": "~nobody-of-this-name/a.py"})

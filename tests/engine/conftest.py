@@ -12,15 +12,13 @@ from safetensors.numpy import save_file
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles, TokenLogprob
 from sampan.engine.blocks import BlockPool
-from sampan.engine.engine import DRAFT_ROWS, Engine
+from sampan.engine.engine import Engine
 from sampan.engine.runner import Runner
 from sampan.engine.sequence import Event
-from sampan.kernels.adapted import AdapterRoom
-from sampan.kernels.native import machine
-from sampan.kernels.program import Cache
-from sampan.models.registry import describe
+from sampan.kernels.backend import DRAFT_ROWS, AdapterRoom, CacheSize
+from sampan.kernels.cpu.backend import CpuBackend
+from sampan.llm.load import graph_of
 from sampan.weights.checkpoint import open_checkpoint
-from sampan.weights.load import PackedWeights
 
 HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB = 64, 2, 2, 1, 32, 96, 97
 Weights = dict[str, np.ndarray]
@@ -80,11 +78,11 @@ def make_engine(tmp_path: Path) -> Callable[..., Engine]:
         edit(weights)
         (tmp_path / "config.json").write_text(json.dumps(CONFIG))
         save_file(weights, tmp_path / "model.safetensors")
-        here = machine(Settings(tmp_path), threads=1)
+        backend = CpuBackend(Settings(tmp_path), 1)
         with open_checkpoint(ModelFiles(tmp_path, "folder", "tiny", str(tmp_path))) as checkpoint:
-            size = Cache(pages, LAYERS, KV_HEADS, HEAD_DIM)
-            weights = PackedWeights(checkpoint, here)
-            runner = Runner(describe(checkpoint.config), weights, here, size, max_rows, room)
+            graph, placed = graph_of(checkpoint.config), backend.place(checkpoint)
+            program = backend.compile(graph, placed, CacheSize(pages), max_rows, room)
+        runner = Runner(program, pages, room)
         return Engine(
             runner,
             context=context,

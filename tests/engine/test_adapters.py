@@ -10,7 +10,7 @@ from sampan.core.errors import OutOfMemory, RequestError
 from sampan.core.types import SamplingParams
 from sampan.engine.engine import Engine
 from sampan.engine.sequence import Event
-from sampan.kernels.adapted import AdapterRoom
+from sampan.kernels.backend import AdapterRoom
 from sampan.weights.lora import Lora, read_lora
 
 PROMPT = [5, 17, 3, 60] * 25  # three full pages
@@ -25,7 +25,9 @@ def engine(make_engine: Callable[..., Engine]) -> Engine:
 @pytest.fixture
 def adapter(engine: Engine, write_adapter: Callable[..., Any], tmp_path: Path) -> Callable[..., Lora]:
     def make(seed: int = 0, **options: Any) -> Lora:
-        weights = engine.runner.model.weights()
+        program = engine.runner.executable
+        parts = {p.name: p for s in program.plan.segments.values() for p in s.parts}
+        weights = parts | program.plan.vectors
         write_adapter(tmp_path / f"{seed}", {n: w.shape for n, w in weights.items()}, seed=seed, **options)
         return read_lora(tmp_path / f"{seed}", weights)
 

@@ -10,17 +10,12 @@ from hypothesis import strategies as st
 from sampan.core.errors import OutOfMemory, UsageError
 from sampan.engine import budget
 from sampan.engine.budget import LEAST_CONTEXT, Footprint, Plan, Wish, plan
-from sampan.kernels.native import PAGE
-from sampan.models.config import ModelConfig, RopeConfig
+from sampan.kernels.backend import PAGE
 
 MB = 10**6
-CONFIG = ModelConfig(
-    family="llama", hidden=576, layers=30, heads=9, kv_heads=3, head_dim=64, ffn=1536, vocab=49152,
-    context=8192, norm_eps=1e-5, rope=RopeConfig(()), tied_head=True,
-)  # fmt: skip
 # The sizes of SmolLM2-135M.
 MODEL = Footprint(
-    "smol", CONFIG, weights=97 * MB, workspace=17 * MB, logits=196_608,
+    name="smol", context=8192, weights=97 * MB, workspace=17 * MB, logits=196_608,
     page={"bf16": 737_280, "f32": 1_474_560, "int8": 391_680}, dtype="bf16",
 )  # fmt: skip
 FIXED = MODEL.fixed(64)

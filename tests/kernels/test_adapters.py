@@ -170,5 +170,5 @@ def test_what_does_not_fit_is_a_value_error(small: Small, pool: Any, x: np.ndarr
     integer = adapted.small.activations(INPUTS, 1)
     for outputs, act, out, offset in [([], 0, 1, 0), ([0], 0, 1, 0), ([16], integer, 1, 0), ([16], 99, 1, 0),
                                       ([16], 0, 99, 0), ([16], 0, 1, WIDTH), ([16], 0, 1, -1)]:  # fmt: skip
-        with pytest.raises(ValueError, match="adapt|activations|room"):
+        with pytest.raises(ValueError, match=r"adapt|activations|room"):
             program.adapt(outputs, act, out, offset, False)

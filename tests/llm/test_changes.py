@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from sampan import LLM, SamplingParams
 from sampan.core.errors import OutOfMemory, RequestError, UsageError, WeightsError
 from sampan.core.types import ModelFiles
+from sampan.models.registry import describe
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
 PROMPT = "The capital of France is"
@@ -32,7 +33,7 @@ def own(default_model: ModelFiles) -> Iterator[LLM]:
 @pytest.fixture
 def folder(own: LLM, write_adapter: Callable[..., Any], tmp_path: Path) -> Callable[..., Path]:
     def make(seed: int = 0, **options: Any) -> Path:
-        shapes = {name: weight.shape for name, weight in own.engine.runner.model.weights().items()}
+        shapes = {name: weight.shape for name, weight in describe(own.config).weights().items()}
         write_adapter(tmp_path / f"{seed}", shapes, seed=seed, size=0.05, **options)
         return tmp_path / f"{seed}"
 
@@ -100,7 +101,7 @@ def test_an_answer_keeps_the_adapter_that_is_unloaded_meanwhile(loaded: LLM) -> 
 
 
 def test_the_memory_of_adapters_is_planned(own: LLM, llm: LLM, default_model: ModelFiles) -> None:
-    sizes = [weight.shape for weight in own.engine.runner.model.weights().values() if len(weight.shape) == 2]
+    sizes = [weight.shape for weight in describe(own.config).weights().values() if len(weight.shape) == 2]
     linears = [shape for shape in sizes if shape[0] != own.config.vocab]
     assert own.plan.adapter_bytes == 2 * sum(4 * 16 * (n + k) for n, k in linears)
     assert llm.plan.adapter_bytes == 0
@@ -114,7 +115,7 @@ def test_new_weights_have_a_version_that_answers_carry(own: LLM, tmp_path: Path)
     before = own.generate(PROMPT, GREEDY)
     version = own.weights_version
     assert before.weights_version == version
-    norm = own.engine.runner.weights.vector(own.engine.runner.model.weights()[LAST]).copy()
+    norm = own.weights.vector(describe(own.config).weights()[LAST]).copy()
     other = norm * np.linspace(0.2, 3, len(norm), dtype=np.float32)
     assert own.update_weights({LAST: other}) == version + 1
     changed = own.generate(PROMPT, GREEDY)
@@ -128,7 +129,7 @@ def test_new_weights_have_a_version_that_answers_carry(own: LLM, tmp_path: Path)
 
 
 def test_idle_waits_for_what_runs_and_now_does_not(own: LLM) -> None:
-    norm = own.engine.runner.weights.vector(own.engine.runner.model.weights()[LAST]).copy()
+    norm = own.weights.vector(describe(own.config).weights()[LAST]).copy()
     long = SamplingParams(max_tokens=60, temperature=0, ignore_eos=True)
     version = own.weights_version
     with own.stream(PROMPT, long) as stream:

@@ -12,10 +12,9 @@ import pytest
 
 import sampan
 from sampan import LLM, ContextOverflow, ModelNotFound, RequestError, SamplingParams, UsageError
-from sampan.core.settings import Settings
+from sampan.core.settings import Settings, available_cores
 from sampan.core.types import ModelFiles
 from sampan.engine.sequence import Event
-from sampan.kernels.native import available_cores
 from sampan.llm.answer import Answer, Prompt
 from sampan.llm.base import score_of
 
@@ -203,7 +202,7 @@ def test_more_threads_than_cores_warn(default_model: ModelFiles) -> None:
         pytest.warns(UserWarning, match=said),
         LLM(default_model, threads=cores + 1, context=64, max_sequences=1) as llm,
     ):
-        assert llm.machine.threads == cores + 1
+        assert llm.tuning.threads == cores + 1
 
 
 def test_importing_the_package_imports_nothing_else() -> None:

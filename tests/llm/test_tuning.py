@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from sampan import LLM, SamplingParams
-from sampan.core.settings import Settings
+from sampan.core.settings import Settings, available_cores
 from sampan.core.types import Completion, ModelFiles
-from sampan.engine import trial
-from sampan.engine.tuning import BLOCKS, CHUNKS, DIRECT, Tuning, read, write
-from sampan.kernels import _native
-from sampan.kernels.native import available_cores, machine
+from sampan.kernels.cpu import _native, trial
+from sampan.kernels.cpu.machine import machine
+from sampan.kernels.cpu.tuning import BLOCKS, CHUNKS, DIRECT, Tuning, read, write
+from sampan.llm.load import graph_of
 
 SAMPLINGS = [
     SamplingParams(max_tokens=24, temperature=0, logprobs=2),
@@ -106,7 +106,7 @@ def test_the_first_load_measures_and_the_next_ones_read(default_model: ModelFile
 def test_answers_do_not_depend_on_what_was_chosen(default_model: ModelFiles, tmp_path: Path) -> None:
     with load(default_model, Settings.from_env(), threads=1) as llm:
         expected = answers(llm)
-        assert llm.tuning == Tuning(1)
+        assert llm.tuning == Tuning(threads=1)
     with load(default_model, tuned(tmp_path), threads=1) as llm:
         assert answers(llm) == expected
     (file,) = files(tmp_path)
@@ -121,7 +121,7 @@ def test_answers_do_not_depend_on_what_was_chosen(default_model: ModelFiles, tmp
 def test_a_thread_count_that_was_asked_for_is_kept(default_model: ModelFiles, tmp_path: Path) -> None:
     for settings, asked in ((tuned(tmp_path), 1), (tuned(tmp_path, threads=1), None)):
         with load(default_model, settings, threads=asked) as llm:
-            assert llm.tuning.threads == llm.machine.threads == 1
+            assert llm.tuning.threads == llm.engine.runner.executable.machine.threads == 1
     (file,) = files(tmp_path)
     row = json.loads(file.read_text())
     assert (row["subject"]["threads"], row["tuning"]["threads"]) == (1, 1)
@@ -130,9 +130,11 @@ def test_a_thread_count_that_was_asked_for_is_kept(default_model: ModelFiles, tm
 def test_fewer_threads_that_were_chosen_are_used(default_model: ModelFiles, tmp_path: Path) -> None:
     weights = load(default_model, Settings.from_env(), threads=1)
     two, one = machine(Settings(tmp_path), 2), machine(Settings(tmp_path), 1)
-    layer = weights.plan.weights_bytes // weights.config.layers
     before = weights.generate([5], SAMPLINGS[0])
-    chosen = trial.tune(weights.config, weights.weights, [two, one], "int8", layer)
+    chosen = trial.tune(
+        lambda count: graph_of(replace(weights.config, layers=count)), weights.config.layers, weights.weights,
+        [two, one], "int8", weights.plan.weights_bytes,
+    )  # fmt: skip
     assert chosen.threads in (1, 2)
     assert weights.generate([5], SAMPLINGS[0]) == before
     weights.close()
@@ -142,7 +144,7 @@ def test_switched_off_it_reads_and_writes_nothing(default_model: ModelFiles, tmp
     off = Settings.from_env({"SAMPAN_HOME": str(tmp_path), "SAMPAN_TUNE": "0"})
     told = Told()
     with load(default_model, off, progress=told) as llm:
-        assert llm.tuning == Tuning(available_cores())
+        assert llm.tuning == Tuning(threads=available_cores())
     assert (told.said, files(tmp_path)) == ([], [])
     assert Settings.from_env({}).tune
     assert Settings.from_env({"SAMPAN_TUNE": ""}).tune
@@ -161,7 +163,7 @@ def test_a_cache_too_small_to_measure_with_leaves_the_defaults(
     told = Told()
     with load(default_model, tuned(tmp_path), context=64, max_sequences=1, progress=told) as llm:
         assert llm.plan.pages < trial.PAGES
-        assert llm.tuning == Tuning(available_cores())
+        assert llm.tuning == Tuning(threads=available_cores())
     assert (told.said, files(tmp_path)) == ([], [])
 
 

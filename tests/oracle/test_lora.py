@@ -85,6 +85,6 @@ def test_threads_and_chunks_change_no_bit(loaded: Make, native: Make, tiny: Make
     expected = runner.logits(prompt, adapter=adapter)
     assert np.array_equal(runner.logits(prompt, 7, adapter), expected)
     three = native(tiny("llama").files, threads=3, room=ROOM)
-    again = read_lora(tmp_path / "0", three.runner.model.weights())
-    other = three.runner.adapters.load(again, three.runner.machine)
+    again = read_lora(tmp_path / "0", three.weights)
+    other = three.runner.adapters.load(again)
     assert np.array_equal(three.logits(prompt, 33, other), expected)

@@ -14,10 +14,10 @@ from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
 from sampan.engine.engine import Engine
 from sampan.engine.runner import Runner
-from sampan.kernels.native import machine
-from sampan.kernels.program import Cache
+from sampan.kernels.backend import CacheSize
+from sampan.kernels.cpu.backend import CpuBackend
 from sampan.llm import LLM
-from sampan.models.registry import describe
+from sampan.llm.load import graph_of
 from sampan.weights.checkpoint import open_checkpoint
 
 torch.set_num_threads(1)  # two wait for each other where the machine is busy
@@ -45,10 +45,9 @@ def engine(llm: LLM, settings: Settings) -> Callable[..., Engine]:
     """An engine of its own on the model's weights."""
 
     def make(threads: int = 1, isa: str | None = None, max_rows: int = 512, pages: int = 64) -> Engine:
-        c = llm.config
-        here = machine(replace(settings, isa=isa), threads)
-        size = Cache(pages, c.layers, c.kv_heads, c.head_dim)
-        runner = Runner(describe(c), llm.weights, here, size, max_rows)
+        c, backend = llm.config, CpuBackend(replace(settings, isa=isa), threads)
+        program = backend.compile(graph_of(c), llm.weights, CacheSize(pages), max_rows)
+        runner = Runner(program, pages)
         return Engine(
             runner, context=1024, vocabulary=c.vocab, eos_ids=llm.tokenizer.eos_ids, max_sequences=16
         )

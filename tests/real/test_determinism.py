@@ -9,7 +9,7 @@ import pytest
 from sampan.core.types import SamplingParams, TokenLogprob
 from sampan.engine.engine import Engine
 from sampan.engine.runner import Runner
-from sampan.kernels import _native  # type: ignore[attr-defined]
+from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.llm import LLM
 
 Engines = Callable[..., Engine]

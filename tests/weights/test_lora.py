@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from sampan.core.errors import SampanError, UnsupportedModel, WeightsError
 from sampan.core.settings import Settings
-from sampan.kernels.native import machine
+from sampan.kernels.cpu.adapters import packed_adapter
+from sampan.kernels.cpu.machine import machine
 from sampan.kernels.ops import Weight
 from sampan.weights.lora import Lora, read_lora
 
@@ -94,7 +95,7 @@ def test_names_with_the_adapters_own_are_read_too(folder: Path) -> None:
 @pytest.mark.parametrize(("dtype", "item"), [(np.float32, 4), (np.float16, 2)])
 def test_values_keep_the_files_precision(tmp_path: Path, write_adapter: Write, dtype: Any, item: int) -> None:
     deltas = write_adapter(tmp_path, SHAPES, dtype=dtype)
-    packed = read_lora(tmp_path, WEIGHTS).pack(machine(Settings(tmp_path), 1))
+    packed = packed_adapter(read_lora(tmp_path, WEIGHTS), machine(Settings(tmp_path), 1))
     assert packed.keys() == SHAPES.keys()
     for name, (a, b) in packed.items():
         expected_a, expected_b = deltas[name.removesuffix(".weight")]
@@ -109,7 +110,7 @@ def test_values_keep_the_files_precision(tmp_path: Path, write_adapter: Write, d
 
 def test_a_scale_that_two_bytes_cannot_hold_takes_four(tmp_path: Path, write_adapter: Write) -> None:
     deltas = write_adapter(tmp_path, SHAPES, dtype=np.float16, alpha=3)
-    packed = read_lora(tmp_path, WEIGHTS).pack(machine(Settings(tmp_path), 1))
+    packed = packed_adapter(read_lora(tmp_path, WEIGHTS), machine(Settings(tmp_path), 1))
     a, b = packed["model.layers.0.mlp.down_proj.weight"]
     assert (a.store, b.store) == (3, 5)
     expected = deltas["model.layers.0.mlp.down_proj"][1].astype(np.float32) * np.float32(0.75)
@@ -125,7 +126,7 @@ def test_fused_modules_are_taken_apart(tmp_path: Path, write_adapter: Write) -> 
     adapter = read_lora(tmp_path, WEIGHTS)
     parts = [part.weight.name.split(".")[-2] for part in adapter.parts]
     assert parts == ["gate_proj", "up_proj", "q_proj", "k_proj", "v_proj"]
-    packed = adapter.pack(machine(Settings(tmp_path), 1))
+    packed = packed_adapter(adapter, machine(Settings(tmp_path), 1))
     _, b = packed["model.layers.0.self_attn.k_proj.weight"]
     found = b.data.view(np.float32).reshape(-1, 16, 16).swapaxes(1, 2).reshape(-1, 16)[:, :4]
     assert np.array_equal(found, deltas["model.layers.0.self_attn.qkv_proj"][1][64:96] * 2)
@@ -213,7 +214,7 @@ def test_a_module_that_the_model_does_not_have(tmp_path: Path, write_adapter: Wr
 def test_values_that_are_not_finite_are_refused(folder: Path, side: str) -> None:
     tensors(folder, lambda t: t[f"{Q}{side}.weight"].fill(np.inf))
     with pytest.raises(WeightsError, match="finite"):
-        read_lora(folder, WEIGHTS).pack(machine(Settings(folder), 1))
+        packed_adapter(read_lora(folder, WEIGHTS), machine(Settings(folder), 1))
 
 
 def test_files_that_are_missing_are_named(folder: Path) -> None:

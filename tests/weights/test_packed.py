@@ -18,11 +18,11 @@ from sampan.cli.main import main
 from sampan.core.errors import SampanError, UnsupportedModel
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
-from sampan.kernels.native import machine
+from sampan.kernels.cpu.machine import machine
+from sampan.kernels.cpu.panels import PackedWeights
 from sampan.kernels.ops import Linear, Weight
 from sampan.llm import LLM
 from sampan.weights.checkpoint import open_checkpoint
-from sampan.weights.load import PackedWeights
 from sampan.weights.safetensors import read_json, read_safetensors_folder
 
 Change = Callable[[dict[str, Any]], object]
@@ -139,12 +139,13 @@ def test_matrices_are_the_mapped_bytes_themselves(original: Path) -> None:
         weights = PackedWeights(checkpoint, machine(SETTINGS, 1))
         parts = [Q, Q.replace("q_proj", "k_proj"), Q.replace("q_proj", "v_proj")]
         linear = Linear(tuple(Weight(name, checkpoint.tensors[name].shape) for name in parts))
-        segments = weights.segments(linear)
+        segments = weights.layout.segments(linear)
+        matrices = [weights.matrix(segment) for segment in segments]
         assert [segment.offset for segment in segments] == [0, 128]
-        for segment, name in zip(segments, (parts[0], parts[2]), strict=True):
-            assert segment.matrix.data.ctypes.data == checkpoint.panels(name).ctypes.data
-            assert segment.matrix.data.ctypes.data % 64 == 0
-    assert segments[0].matrix.data.sum() > 0  # the mapping outlives the checkpoint
+        for matrix, name in zip(matrices, (parts[0], parts[2]), strict=True):
+            assert matrix.data.ctypes.data == checkpoint.panels(name).ctypes.data
+            assert matrix.data.ctypes.data % 64 == 0
+    assert matrices[0].data.sum() > 0  # the mapping outlives the checkpoint
 
 
 def test_what_wants_values_is_refused(original: Path) -> None:
@@ -167,8 +168,8 @@ METADATA: dict[str, tuple[Change, str]] = {
 FACTS: dict[str, tuple[Change, str]] = {
     "no parts": (lambda facts: facts.update(parts={}), "parts names no tensor"),
     "parts": (lambda facts: facts.update(parts=[Q]), "parts must be an object"),
-    "rows": (lambda facts: facts["parts"].update({Q: 80}), "n is 128, but the parts have 112 rows"),
-    "n": (lambda facts: facts.update(n=127), "n is 127, but the parts have 128 rows"),
+    "rows": (lambda facts: facts["parts"].update({Q: 80}), "has shape [80, 96]"),
+    "n": (lambda facts: facts.update(n=127), "is 127 x 96, its parts are 128 x 96: the file is damaged"),
     "huge": (lambda facts: facts.update(n=2**40), "n must be from 1 to 2147483647"),
     "k": (lambda facts: facts.update(k=64), "has shape [96, 64], the configuration says [96, 96]"),
     "store": (lambda facts: facts.update(store=2), "packed bytes do not match the shape"),

@@ -18,11 +18,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from sampan.core.errors import WeightsError
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
-from sampan.kernels.native import machine
+from sampan.kernels.cpu.machine import machine
+from sampan.kernels.cpu.pieces import pieces
+from sampan.kernels.cpu.rounding import Scheme, quantise, scheme_for
 from sampan.llm import LLM
+from sampan.llm.load import graph_of
 from sampan.weights.checkpoint import open_checkpoint
-from sampan.weights.quantize import Scheme, quantise, scheme_for
-from sampan.weights.save import PackedFile, copy_companions, pieces, staged
+from sampan.weights.save import PackedFile, copy_companions, staged
 
 HERE = Settings(Path(), tune=False)
 SCHEMES = [Scheme(bits, group) for bits in (8, 4) for group in (32, 64, 128)]
@@ -136,7 +138,11 @@ def pack(tmp_path: Path) -> Pack:
     def write(files: ModelFiles, bits: int | None = None, group: int = 32) -> Path:
         place = tmp_path / "packed"
         with open_checkpoint(files) as checkpoint, staged(place) as folder:
-            found = pieces(checkpoint, lambda weight: scheme_for(weight, bits, group) if bits else None)
+            found = pieces(
+                graph_of(checkpoint.config),
+                checkpoint,
+                lambda weight: scheme_for(weight, bits, group) if bits else None,
+            )
             copy_companions(files.path, folder)
             PackedFile(checkpoint, found).write(
                 folder / "model.safetensors", machine(HERE, 2), lambda _bytes: None

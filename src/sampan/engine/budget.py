@@ -121,7 +121,7 @@ def plan(model: Footprint, wish: Wish) -> Plan:
 def _dtypes(model: Footprint, wish: Wish) -> list[str]:
     """Types of the cache to try, in this order."""
     if wish.cache == "auto":
-        return [model.dtype, "int8"]
+        return [kind for kind in (model.dtype, "int8") if kind in model.page]
     dtype = wish.cache or model.dtype
     if dtype not in model.page:
         raise UsageError(f"a cache of type {dtype!r:.40} is not known: {', '.join(model.page)} and auto are")
@@ -165,7 +165,7 @@ def _refusal(model: Footprint, wish: Wish, limit: int, needed: int, dtype: str) 
 def _advice(model: Footprint, wish: Wish, limit: int, needed: int, dtype: str) -> str:
     """What would fit."""
     found = []
-    for kind in dict.fromkeys((dtype, "int8")):
+    for kind in [kind for kind in dict.fromkeys((dtype, "int8")) if kind in model.page]:
         tokens = model.tokens(limit, wish.max_sequences, kind)
         if tokens >= (needed - 1) * PAGE:
             found.append(f"an {kind} cache would fit")

@@ -86,8 +86,8 @@ class CacheSize:
 @dataclass(frozen=True)
 class Needs:
     """Bytes that a plan takes. `workspace`: of the largest step, without logits; `logits`: of one row of
-    them; `page`: of one page of the cache in all layers, by the cache's type; `dtype`: the type that suits the
-    weights; `adapters`: of all adapters that there is room for."""
+    them; `page`: of one page of the cache in all layers, by the cache's type; `dtype`: the type that suits
+    the weights; `adapters`: of all adapters that there is room for."""
 
     weights: int
     workspace: int
@@ -116,8 +116,8 @@ Notice = Callable[[str], AbstractContextManager[object]]
 
 
 class Span(NamedTuple):
-    """Rows of one sequence in a step: their tokens, how many are before them, the sequence's pages, how many of
-    the last rows are sampled, and the slot of its adapter (-1: none)."""
+    """Rows of one sequence in a step: their tokens, how many are before them, the sequence's pages, how many
+    of the last rows are sampled, and the slot of its adapter (-1: none)."""
 
     ids: list[int]
     before: int
@@ -130,7 +130,8 @@ class Rows(Protocol):
     """S sampled rows of the last step, valid until the next.
 
     `best`: the most probable tokens; `logprobs`: natural logarithms of their probabilities; `log_totals`: of
-    the sums of the exponentials; `unsound`: for each row with a NaN or an infinity, where that was first seen.
+    the sums of the exponentials; `unsound`: for each row with a NaN or an infinity, where that was first
+    seen.
     """
 
     @property

@@ -73,8 +73,8 @@ class Changes(BaseLLM):
         if not isinstance(name, str) or not name:
             raise UsageError(f"name is {quoted(name)}: give the adapter a name")
         folder = given_path("path", path)
-        self._driver.require_here()
-        adapter = read_lora(folder, describe(self.config).weights())
+        weights = self._driver.call(lambda _engine: describe(self.config).weights())
+        adapter = read_lora(folder, weights)
 
         def load(engine: Engine) -> None:
             if name in self._adapters:

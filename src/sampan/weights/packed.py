@@ -1,13 +1,13 @@
 """Packed weights on disk: the kernels' panels, mapped and used as they lie.
 
 A packed file is a `model.safetensors` in the standard container. Its `__metadata__` says `format` "sampan"
-and `version` "2". Every matrix is one U8 tensor: the panels of `kernels/cpu/native/kernels.h`, then zeros up to a
-multiple of 64 bytes. Under the tensor's name the `__metadata__` holds a JSON object: `parts` (the tensors
-that lie one after another in the matrix, by Hugging Face's name, each from a whole panel on, with their
-rows), `n`, `k`, `store`, `group`, `wide`, `has_min`, `zero` (of kernels.h), `bytes` (without the zeros) and
-`source` (the type whose formula the codes follow: the file's own where it was kept, otherwise Q8_0 or Q4_1,
-whatever the group). Norms and biases are F32 tensors. The header is padded with spaces and the matrices come
-first, so that each starts at a multiple of 64 bytes.
+and `version` "2". Every matrix is one U8 tensor: the panels of `kernels/cpu/native/kernels.h`, then zeros up
+to a multiple of 64 bytes. Under the tensor's name the `__metadata__` holds a JSON object: `parts` (the
+tensors that lie one after another in the matrix, by Hugging Face's name, each from a whole panel on, with
+their rows), `n`, `k`, `store`, `group`, `wide`, `has_min`, `zero` (of kernels.h), `bytes` (without the zeros)
+and `source` (the type whose formula the codes follow: the file's own where it was kept, otherwise Q8_0 or
+Q4_1, whatever the group). Norms and biases are F32 tensors. The header is padded with spaces and the matrices
+come first, so that each starts at a multiple of 64 bytes.
 """
 
 import json

@@ -30,8 +30,8 @@ class CpuBackend:
     name: str = "cpu"
 
     def __post_init__(self) -> None:
-        self.asked = self.asked or self.settings.threads
         self.machine = machine(self.settings, self.asked)
+        self.asked = self.asked or self.settings.threads
 
     @property
     def threads(self) -> int:
@@ -78,9 +78,9 @@ class CpuBackend:
     ) -> Tuning:  # fmt: skip
         """What was measured on this machine before, or is now; huge pages are as it says from here on.
 
-        `first`: the graph of the model's first layers and its head. `memory`: bytes for everything, if there is a
-        limit. A cache that is too small to measure with leaves the defaults, and the measurement to another
-        time.
+        `first`: the graph of the model's first layers and its head. `memory`: bytes for everything, if there
+        is a limit. A cache that is too small to measure with leaves the defaults, and the measurement to
+        another time.
         """
         plan = make_plan(first(layers), weights.layout, tuning.CHUNKS[-1])
         here, home = self.machine, self.settings.home

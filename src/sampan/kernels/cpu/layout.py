@@ -20,7 +20,8 @@ U8, BF16 = 2, 4  # stores of kernels.h: the last of the integers, and bf16
 class Segment:
     """Neighbouring parts of a linear in one matrix [n, k]: its outputs from feature `offset` on.
 
-    `operand`: the rows that it reads; `fine`: where they are INT8, all of them keep 16 bits. `nbytes`: packed.
+    `operand`: the rows that it reads; `fine`: where they are INT8, all of them keep 16 bits. `nbytes`:
+    packed.
     """
 
     parts: tuple[Weight, ...]

@@ -1,8 +1,8 @@
 """Makes the plan of a graph: one pass over its nodes, each of which becomes the instructions that it takes.
 
 Activations are int8 in blocks of 32 where weights are integers; they keep 16 bits (two int8 planes) at the
-first 64 positions of a sequence and before weights marked `fine`. Where weights are bf16, activations are too.
-docs/numerics.md has the figures; `readers.py` says what is fused.
+first 64 positions of a sequence and before weights marked `fine`. Where weights are bf16, activations are
+too. docs/numerics.md has the figures; `readers.py` says what is fused.
 
 With room for adapters (arXiv:2106.09685) one plan serves both kinds of steps. Those in which some row has an
 adapter compute gate, up and SwiGLU apart, which gives the same bits, keep each linear's input rows as floats

@@ -63,9 +63,10 @@ class Products:
         node, segments = product.node, self._writer.segments(product.weight)
         self._writer.plan.longest = max(self._writer.plan.longest, *(s.k for s in segments))
         for place, segment in enumerate(segments):
+            act = product.acts[segment.operand, segment.fine]
             self._writer.emit(
-                "linear", node.label, joined=place > 0, matrix=segment,
-                act=product.acts[segment.operand, segment.fine], out=Place(out.buffer, out.offset + segment.offset),
+                "linear", node.label, joined=place > 0, matrix=segment, act=act,
+                out=Place(out.buffer, out.offset + segment.offset),
                 weight=self._bias(product.weight, segment), accumulate=accumulate, sampled=node.sampled,
                 fine=segment.fine,
             )  # fmt: skip

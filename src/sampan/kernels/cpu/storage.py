@@ -25,7 +25,8 @@ class Region:
 
 
 def lay_out(regions: Sequence[Region]) -> int:
-    """Give every region its offset, the largest first, each at the lowest free place; returns the bytes of all."""
+    """Give every region its offset, the largest first, each at the lowest free place; returns the bytes of
+    all."""
     placed: list[Region] = []
     total = 0
     for region in sorted((r for r in regions if r.last >= 0), key=lambda r: -r.size):

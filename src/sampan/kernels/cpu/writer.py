@@ -97,7 +97,8 @@ class Writer:
                 self.plan.angles[table].region.touch(self._phase)
 
     def adapt(self, weight: Linear, act: int, out: Place, label: str, sampled: bool) -> None:
-        """What adapters add to the linear just written: beside it A x, and B of that in a phase of its own."""
+        """What adapters add to the linear just written: beside it A x, and B of that in a phase of its
+        own."""
         for part in weight.parts:
             self.plan.sites[part.name] = len(self.plan.sites)
         outputs = tuple(part.shape[0] for part in weight.parts)

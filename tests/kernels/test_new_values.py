@@ -11,13 +11,14 @@ from safetensors.numpy import save_file
 
 from sampan.core.errors import UnsupportedModel, WeightsError
 from sampan.core.settings import Settings
-from sampan.kernels import _native
+from sampan.kernels.cpu import _native
+from sampan.kernels.cpu.machine import machine
+from sampan.kernels.cpu.panels import Place
+from sampan.kernels.cpu.rounding import Scheme, quantise
+from sampan.kernels.cpu.update import update
 from sampan.kernels.formats import TensorType
-from sampan.kernels.native import machine
 from sampan.kernels.ops import Weight
-from sampan.weights.load import Place
-from sampan.weights.quantize import Scheme, quantise
-from sampan.weights.update import Tensors, from_arrays, from_files, update
+from sampan.weights.update import Tensors, from_arrays, from_files
 
 N, K, FIRST = 70, 512, 32
 NAME = "model.layers.0.mlp.up_proj.weight"
@@ -42,20 +43,14 @@ def matrix_of(type: TensorType) -> Any:
 
 def rows_of(matrix: Any) -> np.ndarray:
     """The matrix as the kernels see it: its rows, looked up as an embedding's."""
-    program = _native.Program(HERE.pool, "", 2 * N, 1, 1, 1, 1, 32, [0.0] * 16, 1.0)
-    buffer = program.buffer(K)
-    program.embed(matrix, buffer)
-    act = program.activations(K, 0)
-    program.prepare(0, buffer, 0, 0, None, 0.0, act, True, True, False, False)
-    eye = _native.Packed.of(K, K, TensorType.F32.number)
-    eye.fill(HERE.pool, np.eye(K, dtype=np.float32).view(np.uint8).reshape(-1), TensorType.F32.number, 0, K)
-    logits = program.logits(K)
-    program.linear(eye, act, logits, 0, None, False, True, False, False)
-    program.stats(logits, K)
+    program = _native.Program(HERE.pool, "", 1, 1, "f32", [])
+    program.reserve(4 * K)
+    buffer = program.buffer(0, K)
+    program.add("embed", {"matrix": matrix, "out": (buffer, 0)})
     found = []
     for row in range(2 * N):
         program.run([([row], 0, array("i", (0,)), 1, -1)])
-        found.append(program.sampled_logits.copy())
+        found.append(program.kept(buffer, 0, K, True).copy())
     return np.concatenate(found)
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
-from sampan.engine import trial, tuning
-from sampan.engine.tuning import Tuning
-from sampan.kernels.native import machine
+from sampan.kernels.cpu import trial, tuning
+from sampan.kernels.cpu.layout import Layout
+from sampan.kernels.cpu.planner import make_plan
+from sampan.kernels.cpu.tuning import Tuning
+from sampan.llm.load import graph_of
 from sampan.weights.checkpoint import open_checkpoint
 
 ROWS = tuning.DIRECT
@@ -241,14 +242,17 @@ def test_a_place_that_cannot_be_read_or_written_is_no_error(tmp_path: Path) -> N
 
 
 def test_the_fingerprint_names_what_matters(default_model: ModelFiles) -> None:
-    here = machine(Settings(Path(), isa="scalar"), threads=1)
     with open_checkpoint(default_model) as checkpoint:
-        one = tuning.fingerprint(checkpoint, here, "bf16", None)
-        assert one == tuning.fingerprint(checkpoint, here, "bf16", None)
+        plan = make_plan(graph_of(checkpoint.config), Layout(checkpoint), 512)
+        one = tuning.fingerprint(plan, checkpoint, "scalar", "bf16", None)
+        assert one == tuning.fingerprint(plan, checkpoint, "scalar", "bf16", None)
         assert json.loads(json.dumps(one)) == one
-        assert tuning.fingerprint(checkpoint, here, "bf16", 1) != one
-        assert tuning.fingerprint(checkpoint, here, "int8", None) != one
+        assert tuning.fingerprint(plan, checkpoint, "scalar", "bf16", 1) != one
+        assert tuning.fingerprint(plan, checkpoint, "scalar", "int8", None) != one
     assert one["machine"]["isa"] == "scalar"
     assert one["machine"]["processor"]
-    assert one["model"]["tensors"] == {"F32": 61, "Q4_1": 210, "Q8_0": 1}
-    assert (one["model"]["layers"], one["model"]["vocab"]) == (30, 49152)
+    assert one["model"]["matrices"] == {
+        "49152 x 576 Q8_0": 1, "576 x 1536 Q4_1": 30, "576 x 576 Q4_1": 30,
+        "960 x 576 Q4_1": 30, "3072 x 576 Q4_1": 30,
+    }  # fmt: skip
+    assert one["model"]["attention"] == {"9 / 3 x 64, 64": 30}

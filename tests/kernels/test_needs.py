@@ -11,15 +11,12 @@ from gguf import GGMLQuantizationType as Type
 
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
-from sampan.engine.footprint import measure
-from sampan.engine.runner import Runner
-from sampan.kernels.adapted import AdapterRoom
-from sampan.kernels.native import PAGE, machine
-from sampan.kernels.ops import Weight
-from sampan.kernels.program import Cache
+from sampan.kernels.backend import PAGE, AdapterRoom, CacheSize
+from sampan.kernels.cpu.adapters import packed_adapter
+from sampan.kernels.cpu.backend import CpuBackend
+from sampan.llm.load import graph_of
 from sampan.models.registry import describe
 from sampan.weights.checkpoint import Checkpoint, open_checkpoint
-from sampan.weights.load import PackedWeights
 from sampan.weights.lora import read_lora
 
 SETTINGS = Settings(Path(), tune=False)
@@ -45,17 +42,6 @@ MIXTURES = {
     "floats": {"": Type.BF16, "ffn_up": Type.Q8_0, "output": Type.F32},
     "F32": {"": Type.F32},
 }
-
-
-class Counted(PackedWeights):
-    """Real weights, and the bytes of their matrices."""
-
-    total = 0
-
-    def matrix(self, parts: list[Weight]) -> Any:
-        found = super().matrix(parts)
-        self.total += found.data.nbytes
-        return found
 
 
 @pytest.fixture
@@ -89,17 +75,17 @@ def write(tmp_path: Path) -> Callable[..., ModelFiles]:
 
 
 def check(checkpoint: Checkpoint, *, threads: int, rows: int, room: AdapterRoom | None = None) -> None:
-    """Load the model really, and compare."""
-    c, here = checkpoint.config, machine(SETTINGS, threads)
-    expected = measure(checkpoint, "tiny", here, rows, room)
-    weights = Counted(checkpoint, here)
-    for dtype in expected.page:
-        program = Runner(
-            describe(c), weights, here, Cache(3, c.layers, c.kv_heads, c.head_dim, dtype), rows, room
-        ).program
+    """Load the model really, and compare byte for byte."""
+    backend, graph = CpuBackend(SETTINGS, threads), graph_of(checkpoint.config)
+    expected = backend.needs(graph, checkpoint, rows, room)
+    weights = backend.place(checkpoint)
+    for dtype, page in expected.page.items():
+        program = backend.compile(graph, weights, CacheSize(8, dtype), rows, room)
         assert program.workspace_bytes == expected.workspace, dtype
-    vectors = sum(weight.shape[0] for weight in describe(c).weights().values() if len(weight.shape) == 1)
-    assert weights.total + 4 * vectors == expected.weights
+        assert program.program.cache_bytes == 8 * page
+    matrices = {id(m): m.data.nbytes for m in map(weights.matrix, program.plan.segments.values())}
+    vectors = sum(weights.vector(vector).nbytes for vector in program.plan.vectors.values())
+    assert sum(matrices.values()) + vectors == expected.weights
 
 
 @pytest.mark.parametrize("mixture", MIXTURES)
@@ -124,10 +110,11 @@ def test_room_for_adapters(
         check(checkpoint, threads=2, rows=64, room=room)
         weights = describe(checkpoint.config).weights()
         write_adapter(tmp_path / "adapter", {n: w.shape for n, w in weights.items()}, rank=20)
-        here = machine(SETTINGS, 1)
-        packed = read_lora(tmp_path / "adapter", weights).pack(here)
+        backend = CpuBackend(SETTINGS, 1)
+        packed = packed_adapter(read_lora(tmp_path / "adapter", weights), backend.machine)
         size = sum(matrix.data.nbytes for pair in packed.values() for matrix in pair)
-        assert measure(checkpoint, "tiny", here, 64, room).adapters == 3 * size
+        needs = backend.needs(graph_of(checkpoint.config), checkpoint, 64, room)
+        assert needs.adapters == 3 * size
 
 
 def test_threads_and_rows(write: Callable[..., ModelFiles]) -> None:
@@ -139,7 +126,7 @@ def test_threads_and_rows(write: Callable[..., ModelFiles]) -> None:
 def test_the_default_model(default_model: ModelFiles) -> None:
     with open_checkpoint(default_model) as checkpoint:
         check(checkpoint, threads=2, rows=512)
-        found = measure(checkpoint, "smollm2-135m", machine(SETTINGS, 1), 512)
+        found = CpuBackend(SETTINGS, 1).needs(graph_of(checkpoint.config), checkpoint, 512)
     file = default_model.path.stat().st_size
     assert 0.97 * file < found.weights < file  # the vocabulary is the rest
     assert found.dtype == "bf16"
