@@ -39,6 +39,7 @@ FAMILY = Family(
     from_hf=read_hf,
     from_gguf=read_gguf,
     layer=LAYER | {"attn_qkv": "self_attn.qkv_proj", "ffn_gate_up": "mlp.gate_up_proj"},
+    ignored=(".rotary_emb.inv_freq", ".attn_rot_embd.weight"),
     interleaved=llama.FAMILY.interleaved,
     parts=parts,
     build=decoder,

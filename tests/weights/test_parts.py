@@ -78,6 +78,7 @@ def write_fused(path: Path, given: Checkpoint, edit: Callable[[Arrays], None] = 
     for name, info in given.tensors.items():
         if len(info.shape) == 1:
             writer.add_tensor(info.name, given.array(name))
+    writer.add_tensor("blk.0.attn_rot_embd.weight", np.ones(8, np.float32))  # which the family ignores
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -144,12 +144,15 @@ def _open_gguf(path: Path, undo: ExitStack) -> Checkpoint:
     config = registry.from_gguf(GgufModel(metadata, shapes, _rope_factors(parts), str(path)))
     family = registry.family_named(config.family, "model family")
     found.pop(_ROPE_FREQS, None)
+    kept = [
+        (_canonical(info, family), info) for info in found.values() if not family.ignores(info.name, config)
+    ]
     return Checkpoint(
         path=path,
         config=config,
         generation=MappingProxyType({}),
         metadata=MappingProxyType(metadata),
-        tensors=_named(((_canonical(info, family), info) for info in found.values()), family, config),
+        tensors=_named(kept, family, config),
         files={part.file.path: part.file for part in parts},
         interleaved=family.interleaved,
     )
