@@ -12,6 +12,7 @@ import pytest
 from sampan.catalog.catalog import resolve
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
+from sampan.models.registry import load_file
 
 # No test tells the hub, or waits to tell it, which programs run it.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -69,6 +70,28 @@ def write_adapter() -> Callable[..., Deltas]:
 def default_model() -> ModelFiles:
     """SmolLM2-135M-Instruct (Q4_1), through the real catalogue and into the user's real cache."""
     return resolve("smollm2-135m", Settings.from_env())
+
+
+@pytest.fixture
+def own_families(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder `families`, whose files are families here and in processes started meanwhile."""
+    folder = Path(__file__).parent / "families"
+    monkeypatch.setenv("SAMPAN_FAMILIES", os.pathsep.join(map(str, sorted(folder.glob("*.py")))))
+    return folder
+
+
+@pytest.fixture
+def parallel(own_families: Path, tmp_path: Path) -> Callable[..., tuple[ModelFiles, Any, Any]]:
+    """`parallel(dtype="F32", seed=0)`: a tiny random model of `families/parallel.py` in a folder that can be
+    loaded and served, the tensors of its file by name, and what gives its logits: `logits(tensors, ids)`."""
+
+    def make(dtype: str = "F32", seed: int = 0) -> tuple[ModelFiles, Any, Any]:
+        family = load_file(own_families / "parallel.py")
+        folder = tmp_path / f"parallel-{dtype}-{seed}"
+        tensors = family.write(folder, dtype, seed)
+        return ModelFiles(folder, "folder", "parallel", str(folder)), tensors, family.logits
+
+    return make
 
 
 @pytest.fixture

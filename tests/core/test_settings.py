@@ -1,11 +1,12 @@
 """Settings from the environment: what makes no sense is refused by name, before anything is done with it."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from sampan.core.errors import UsageError
-from sampan.core.settings import Settings, available_cores, checked_threads
+from sampan.core.settings import Settings, available_cores, checked_threads, family_files
 
 
 def test_what_is_read(tmp_path: Path) -> None:
@@ -59,3 +60,15 @@ def test_a_flag_that_is_none(name: str, value: str) -> None:
 def test_a_home_of_nobody(name: str) -> None:
     with pytest.raises(UsageError, match=rf"^{name} is '~nobody-of-this-name/x': there is no such home"):
         Settings.from_env({name: "~nobody-of-this-name/x"})
+
+
+def test_files_of_families_are_absolute_and_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/h")
+    given = os.pathsep.join(["a.py", "", f"{tmp_path}/./a.py", "~/b.py"])
+    assert family_files({"SAMPAN_FAMILIES": given}) == (tmp_path / "a.py", Path("/h/b.py"))
+    assert family_files({}) == ()
+    with pytest.raises(UsageError, match=r"SAMPAN_FAMILIES is '~nobody-of-this-name/a\.py'"):
+        family_files({"SAMPAN_FAMILIES": "~nobody-of-this-name/a.py"})

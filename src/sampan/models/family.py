@@ -23,7 +23,8 @@ LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_WHOLE = {
+# GGUF's names of the other tensors.
+WHOLE = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
@@ -46,11 +47,11 @@ class Family:
     a folder made from GGUF. `build`: the description of a configuration, all of whose tensors are `Weight`s
     within it; `forward`: what it computes.
 
-    `layer`: GGUF's names of a layer's tensors. `interleaved`: linears whose rows GGUF keeps in another order,
-    with the field of the configuration that counts their heads. `ignored`: endings of names that hold no
-    weight. `parts(config, name, shape)`: for a tensor of the file, by Hugging Face's name, that holds many of
-    ours one after another: these, each whole [rows, last axis]; rows are counted over all axes but the last,
-    of a vector over its elements. Empty for any other tensor.
+    `layer`, `whole`: GGUF's names of a layer's tensors and of others. `interleaved`: linears whose rows GGUF
+    keeps in another order, with the field of the configuration that counts their heads. `ignored`: endings of
+    names, as a file has them, of no weights. `parts(config, name, shape)`: for a tensor of the file, by
+    Hugging Face's name, that holds many of ours one after another: these, each [rows, last axis]; rows are
+    counted over all axes but the last, of a vector over its elements. Empty for any other tensor.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Family:
     model_types: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
     layer: Mapping[str, str] = field(default_factory=dict)
+    whole: Mapping[str, str] = field(default_factory=WHOLE.copy)
     interleaved: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = (".rotary_emb.inv_freq",)
     parts: Callable[[Any, str, tuple[int, ...]], Parts] = _itself
@@ -76,8 +78,8 @@ class Family:
 
     def canonical(self, name: str) -> str | None:
         """Hugging Face's name of a GGUF tensor, or None where the family has no such tensor."""
-        if name in _WHOLE:
-            return _WHOLE[name]
+        if name in self.whole:
+            return self.whole[name]
         match name.split("."):
             case ["blk", layer, part, ("weight" | "bias") as kind] if (
                 layer.isdecimal() and part in self.layer
@@ -86,6 +88,6 @@ class Family:
         return None
 
     def ignores(self, name: str, config: ModelConfig) -> bool:
-        """Whether transformers too ignores this tensor of a folder: no weight, or a second copy of a tied
-        head."""
+        """Whether a file's tensor is no weight, or a second copy of a tied head, which transformers ignores
+        too."""
         return name.endswith(self.ignored) or (config.tied_head and name == "lm_head.weight")

@@ -144,12 +144,15 @@ def _open_gguf(path: Path, undo: ExitStack) -> Checkpoint:
     config = registry.from_gguf(GgufModel(metadata, shapes, _rope_factors(parts), str(path)))
     family = registry.family_named(config.family, "model family")
     found.pop(_ROPE_FREQS, None)
+    kept = [
+        (_canonical(info, family), info) for info in found.values() if not family.ignores(info.name, config)
+    ]
     return Checkpoint(
         path=path,
         config=config,
         generation=MappingProxyType({}),
         metadata=MappingProxyType(metadata),
-        tensors=_named(((_canonical(info, family), info) for info in found.values()), family, config),
+        tensors=_named(kept, family, config),
         files={part.file.path: part.file for part in parts},
         interleaved=family.interleaved,
     )
@@ -192,7 +195,7 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
         config=config,
         generation=MappingProxyType(generation),
         metadata=MappingProxyType(generation | fields),
-        tensors=_named(kept, family, config),
+        tensors=MappingProxyType(dict(kept)) if packed else _named(kept, family, config),
         files={shard.file.path: shard.file for shard in shards},
         interleaved={},
         packed=MappingProxyType(packed.matrices if packed else {}),
@@ -219,7 +222,10 @@ def _parts(info: TensorInfo, rows: Parts) -> dict[str, TensorInfo]:
     if sum(rows.values()) != total or min(rows.values()) < 1:
         problem = f"has {total} rows, the configuration says {sum(rows.values())} for {_listed(list(rows))}"
         raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
-    row, offset, parts = info.nbytes // total, info.offset, {}
+    row, rest = divmod(info.nbytes, total)
+    if rest:
+        raise UnsupportedModel(f"{info.file}: tensor {quoted(info.name)} is a quantised vector of many parts")
+    offset, parts = info.offset, {}
     for name, count in rows.items():
         shape = (count, *info.shape[-1:]) if len(info.shape) > 1 else (count,)
         parts[name] = replace(info, shape=shape, offset=offset, nbytes=count * row)
