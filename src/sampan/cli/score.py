@@ -62,10 +62,8 @@ def command(
 
 def _score(llm: "LLM", windows: list[list[int]], *, shown: bool) -> Iterator[Row]:
     with token_bar("scoring", sum(len(window) for window in windows), shown=shown) as advance:
-        for window in windows:
-            row = vars(llm.score(window))
-            advance(len(window))
-            yield row
+        for score in llm._scores(windows, {}, advance):
+            yield {name: value for name, value in vars(score).items() if value is not None}
 
 
 def _windows(sequence: list[int], size: int) -> Iterable[list[int]]:

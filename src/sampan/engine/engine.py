@@ -8,8 +8,11 @@ from dataclasses import replace
 from itertools import count
 from numbers import Integral
 
+import numpy as np
+import numpy.typing as npt
+
 from sampan.core.errors import ContextOverflow, RequestError, quoted
-from sampan.core.types import SamplingParams, Scoring, TokenScore
+from sampan.core.types import SamplingParams, Scoring
 from sampan.engine.blocks import BlockPool
 from sampan.engine.budget import SCORE_ROWS
 from sampan.engine.constraint import Constraint, Guarded
@@ -149,23 +152,19 @@ class Engine:
         finally:
             self.abort(request)
 
-    def score(
-        self, ids: Seq[int], scoring: Scoring | None = None, *, adapter: int | None = None
-    ) -> list[TokenScore]:
-        """Scores of ids[1:], or of those from `scoring.start` on; one request alone."""
+    def score(self, ids: Seq[int], *, adapter: int | None = None) -> npt.NDArray[np.float64]:
+        """Natural-log probability of each of ids[1:] after what precedes it; one request alone."""
         nothing = SamplingParams(max_tokens=0)
-        request = self.add(ids, nothing, adapter=adapter, scoring=scoring or Scoring())
-        scores: list[TokenScore] = []
+        request = self.add(ids, nothing, adapter=adapter, scoring=Scoring())
+        logprobs: list[float] = []
         try:
             while True:
-                for event in self.step():
-                    if event.request != request:
-                        continue
+                for event in (event for event in self.step() if event.request == request):
                     if event.error is not None:
                         raise RequestError(event.error)
-                    scores += event.scores
+                    logprobs += [score.logprob for score in event.scores]
                     if event.finish_reason is not None:
-                        return scores
+                        return np.array(logprobs, np.float64)
         finally:
             self.abort(request)
 

@@ -140,12 +140,8 @@ class Scheduler:
         """Take the scores that are known of these pages; returns how many pages the sequence can hold: the
         row that scores the next token goes through the model again, also where it is the last one of a
         page."""
-        size = self.pool.size
-        while (
-            sequence.scoring is not None
-            and sequence.scoring.plain
-            and sequence.next_scored < len(found) * size
-        ):
+        size, how = self.pool.size, sequence.scoring
+        while how is not None and how.plain and sequence.next_scored < len(found) * size:
             page, within = divmod(sequence.next_scored, size)
             noted = self.pool.noted(found[page])
             if not isinstance(noted, list):

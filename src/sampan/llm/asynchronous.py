@@ -4,10 +4,10 @@ Tasks that wait at the same time are answered side by side. A cancelled task's r
 step.
 """
 
-from typing import Any, Self, overload
+from typing import Any, Self, Unpack, overload
 
 from sampan.core.types import Completion, Grammar, Score
-from sampan.llm.base import Ids, Messages, score_of
+from sampan.llm.base import Ids, Messages, ScoreOptions, score_of
 from sampan.llm.changes import Changes
 from sampan.llm.inputs import Sampling
 from sampan.llm.streams import AsyncStream, acollect, ascores
@@ -159,13 +159,14 @@ class AsyncCalls(Changes):
         return AsyncStream(self._driver, self._grammars, *self._adapted([single], adapter))
 
     @overload
-    async def ascore(self, texts: str | Ids, *, adapter: str | None = None) -> Score: ...
+    async def ascore(self, texts: str | Ids, **how: Unpack[ScoreOptions]) -> Score: ...
     @overload
     async def ascore(
-        self, texts: list[str] | list[list[int]], *, adapter: str | None = None
+        self, texts: list[str] | list[list[int]], **how: Unpack[ScoreOptions]
     ) -> list[Score]: ...
-    async def ascore(self, texts: object, *, adapter: str | None = None) -> Any:
+    async def ascore(self, texts: object, **how: Unpack[ScoreOptions]) -> Any:
         """Log-probabilities of given tokens or text."""
-        inputs, ids = self._scoring(texts)
-        chosen = None if adapter is None else self._adapter(adapter)
-        return inputs.shaped([score_of(each, await ascores(self._driver, each, chosen)) for each in ids])
+        name = how.get("adapter")
+        inputs, requests = self._scoring(texts, None if name is None else self._adapter(name), how)
+        found = await ascores(self._driver, requests)
+        return inputs.shaped([score_of(*each) for each in zip(requests, found, strict=True)])

@@ -5,15 +5,15 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from sampan.catalog.catalog import DEFAULT, resolve
 from sampan.catalog.progress import Progress
 from sampan.core.errors import RequestError, quoted, shortened
 from sampan.core.settings import Settings
-from sampan.core.types import Grammar, ModelFiles, Score
+from sampan.core.types import Grammar, ModelFiles, SamplingParams, Score, Scoring, TokenScore
 from sampan.llm.answer import Prompt
-from sampan.llm.driver import Driver
+from sampan.llm.driver import Driver, Request
 from sampan.llm.inputs import (
     Inputs,
     Sampling,
@@ -30,6 +30,17 @@ from sampan.text.reasoning import starts_inside_reasoning
 
 Ids = Sequence[int]
 Messages = Sequence[Mapping[str, Any]]
+
+
+class ScoreOptions(TypedDict, total=False):
+    """See `LLM.score`."""
+
+    start: int | Sequence[int]
+    top: int
+    ranks: bool
+    entropy: bool
+    temperature: float
+    adapter: str | None
 
 
 class BaseLLM:
@@ -176,17 +187,41 @@ class BaseLLM:
         thinking = templated and starts_inside_reasoning(item)
         return Prompt(self.encode(item, templated=templated), sampling, thinking, grammar)
 
-    def _scoring(self, texts: object) -> tuple[Inputs, list[list[int]]]:
+    def _scoring(self, texts: object, adapter: int | None, how: ScoreOptions) -> tuple[Inputs, list[Request]]:
+        """What to score."""
         self._driver.require_here()
         inputs = prompts_of(texts)
-        return inputs, [self._prompt(item, None).ids for item in inputs.items]
+        count, start = len(inputs.items), how.get("start", 0)
+        starts = list(start) if isinstance(start, Sequence) else [start] * count
+        if len(starts) != count:
+            raise RequestError(f"{len(starts)} starts for {count} texts: give one, or one each")
+        nothing = SamplingParams(max_tokens=0)
+        asked = {name: value for name, value in how.items() if name not in ("start", "adapter")}
+        hows = [Scoring(start=first, **asked) for first in starts]  # type: ignore[arg-type]
+        ids = [self._prompt(item, None).ids for item in inputs.items]
+        pairs = zip(ids, hows, strict=True)
+        return inputs, [Request(each, nothing, adapter=adapter, scoring=one) for each, one in pairs]
 
 
-def score_of(ids: Ids, logprobs: Sequence[float]) -> Score:
-    """A score from the log-probabilities of ids[1:]."""
+def score_of(request: Request, scores: Sequence[TokenScore]) -> Score:
+    """A score of a request's tokens."""
+    how = request.scoring
+    assert how is not None
+    ids = tuple(request.tokens)
+    before = len(ids) - len(scores)
+    logprobs = [score.logprob for score in scores]
     nll = 0.0 - math.fsum(logprobs)  # never -0.0
     try:
         perplexity = math.exp(nll / len(logprobs)) if logprobs else None
     except OverflowError:
         perplexity = math.inf
-    return Score(tuple(ids), (None, *logprobs), nll, perplexity)
+    none = (None,) * before
+    return Score(
+        ids,
+        (*none, *logprobs),
+        nll,
+        perplexity,
+        (*none, *(score.rank for score in scores)) if how.ranks else None,
+        (*none, *(score.entropy for score in scores)) if how.entropy else None,
+        (*((),) * before, *(score.top for score in scores)) if how.top else None,
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sampan.core.errors import RequestError, UsageError, quoted
-from sampan.core.types import Grammar, SamplingParams
+from sampan.core.types import Grammar, SamplingParams, Scoring
 from sampan.engine.constraint import Constraint
 from sampan.engine.engine import Engine
 from sampan.llm.answer import Prompt
@@ -42,10 +42,12 @@ class Changes(BaseLLM):
         constraint: Constraint | None = None,
         adapter: str | None = None,
         salt: bytes = b"",
+        scoring: Scoring | None = None,
     ) -> Request:
-        """Something to hand to `driver`. `salt`: only requests of the same share cached prefixes."""
+        """Something to hand to `driver`. `salt`: only requests of the same share cached prefixes. `scoring`:
+        how the prompt's own tokens are scored."""
         chosen = None if adapter is None else self._adapter(adapter)
-        return Request(ids, sampling, constraint, chosen, salt)
+        return Request(ids, sampling, constraint, chosen, salt, scoring)
 
     def compile(self, grammar: Grammar, *, thinking: bool = False) -> GrammarConstraint:
         """A grammar made ready: each `copy` of it constrains one request. `thinking`: the prompt has opened a

@@ -15,29 +15,27 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from sampan.core.errors import RequestError, SampanError
-from sampan.core.types import SamplingParams
+from sampan.core.types import SamplingParams, Scoring
 from sampan.engine.constraint import Constraint
 from sampan.engine.engine import Engine
 from sampan.engine.sequence import Event
 
-News = Sequence[tuple[int, Event]] | npt.NDArray[np.float64] | Exception
-"""Events of one step with the places of their requests in the ticket, scores, or why there will be none."""
+News = Sequence[tuple[int, Event]] | Exception
+"""Events of one step with the places of their requests in the ticket, or why there will be none."""
 T = TypeVar("T")
 
 
 class Request(NamedTuple):
-    """A prompt, how to answer it, what the answer must obey, the id of the adapter that gives it, and what
-    its cached pages depend on besides."""
+    """A prompt, how to answer it, what the answer must obey, the id of the adapter that gives it, what its
+    cached pages depend on besides, and how its own tokens are scored."""
 
     tokens: Sequence[int]
     sampling: SamplingParams
     constraint: Constraint | None = None
     adapter: int | None = None
     salt: bytes = b""
+    scoring: Scoring | None = None
 
 
 class Gone(Exception):
@@ -63,17 +61,6 @@ class Generation(Ticket):
     def __init__(self, requests: Sequence[Request], deliver: Callable[[News], None]) -> None:
         super().__init__(deliver)
         self.requests = requests
-
-
-class Scoring(Ticket):
-    """Tokens to score."""
-
-    def __init__(
-        self, tokens: Sequence[int], deliver: Callable[[News], None], adapter: int | None = None
-    ) -> None:
-        super().__init__(deliver)
-        self.tokens = tokens
-        self.adapter = adapter
 
 
 class Call(Ticket):
@@ -185,17 +172,9 @@ class Driver:
                 return False
             command()
             asleep = False
-        while self._waiting and self._has_room(self._waiting[0]):
+        while self._waiting and (self.engine.idle or not isinstance(self._waiting[0], Call)):
             self._start(self._waiting.popleft())
         return True
-
-    def _has_room(self, ticket: Ticket) -> bool:
-        """A scoring needs all its pages at once: until they are free, nothing behind it starts either."""
-        if isinstance(ticket, Call):
-            return self.engine.idle
-        if self.engine.idle or not isinstance(ticket, Scoring) or not isinstance(ticket.tokens, Sequence):
-            return True
-        return self.engine.pool.needed(len(ticket.tokens)) <= self.engine.pool.free
 
     def _start(self, ticket: Ticket) -> None:
         if ticket.closed:
@@ -206,17 +185,22 @@ class Driver:
         try:
             if isinstance(ticket, Call):
                 ticket.result.set_result(ticket.act(self.engine))
-            elif isinstance(ticket, Scoring):
-                self._tell(ticket, self.engine.score(ticket.tokens, adapter=ticket.adapter))
             elif isinstance(ticket, Generation):
                 self._add(ticket)
         except BaseException as error:
             self._drop(ticket, error if isinstance(error, SampanError) else _failure(error))
 
     def _add(self, ticket: Generation) -> None:
-        for place, (tokens, sampling, constraint, adapter, salt) in enumerate(ticket.requests):
+        for place, r in enumerate(ticket.requests):
             try:
-                request = self.engine.add(tokens, sampling, constraint=constraint, adapter=adapter, salt=salt)
+                request = self.engine.add(
+                    r.tokens,
+                    r.sampling,
+                    constraint=r.constraint,
+                    adapter=r.adapter,
+                    salt=r.salt,
+                    scoring=r.scoring,
+                )
             except RequestError as error:
                 if len(ticket.requests) == 1:
                     raise

@@ -3,11 +3,12 @@
 However many call, the engine runs their requests together, and what each gets does not depend on the others.
 """
 
-from typing import Any, Self, overload
+from collections.abc import Callable
+from typing import Any, Self, Unpack, overload
 
 from sampan.core.types import Completion, Grammar, Score
 from sampan.llm.asynchronous import AsyncCalls
-from sampan.llm.base import BaseLLM, Ids, Messages, score_of
+from sampan.llm.base import BaseLLM, Ids, Messages, ScoreOptions, score_of
 from sampan.llm.inputs import Sampling
 from sampan.llm.streams import Stream, collect, scores
 
@@ -167,11 +168,24 @@ class LLM(AsyncCalls):
         return Stream(self._driver, self._grammars, *self._adapted([single], adapter))
 
     @overload
-    def score(self, texts: str | Ids, *, adapter: str | None = None) -> Score: ...
+    def score(self, texts: str | Ids, **how: Unpack[ScoreOptions]) -> Score: ...
     @overload
-    def score(self, texts: list[str] | list[list[int]], *, adapter: str | None = None) -> list[Score]: ...
-    def score(self, texts: object, *, adapter: str | None = None) -> Any:
-        """Log-probability of every token of a text or a list of ids, or of each of a list of these."""
-        inputs, ids = self._scoring(texts)
-        chosen = None if adapter is None else self._adapter(adapter)
-        return inputs.shaped([score_of(each, scores(self._driver, each, chosen)) for each in ids])
+    def score(self, texts: list[str] | list[list[int]], **how: Unpack[ScoreOptions]) -> list[Score]: ...
+    def score(self, texts: object, **how: Unpack[ScoreOptions]) -> Any:
+        """Log-probability of every token of a text or a list of ids, or of each of a list of these.
+
+        Texts are scored side by side, beside whatever else runs, and what they begin with in common once.
+        `start`: the first token that is scored, for all texts or one each. Asked for, a score also has the
+        `ranks` of its tokens (1: the greedy choice), the `entropy` before each in nats, and the `top` best
+        alternatives. `temperature`: of the distribution all of this is of, as the sampler would draw from it.
+        `adapter`: the name of a loaded one that scores. Raises `RequestError`, `ContextOverflow` for a text
+        longer than the context.
+        """
+        return self._scores(texts, how, None)
+
+    def _scores(self, texts: object, how: ScoreOptions, advance: Callable[[int], None] | None) -> Any:
+        """`score`; `advance` is told how many more tokens are scored."""
+        name = how.get("adapter")
+        inputs, requests = self._scoring(texts, None if name is None else self._adapter(name), how)
+        found = scores(self._driver, requests, advance)
+        return inputs.shaped([score_of(*each) for each in zip(requests, found, strict=True)])

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import Self
 
-import numpy as np
-
-from sampan.core.types import Completion, Delta
+from sampan.core.errors import RequestError
+from sampan.core.types import Completion, Delta, TokenScore
 from sampan.engine.constraint import Constraint
 from sampan.llm.answer import Answer, Prompt
-from sampan.llm.driver import Driver, Generation, Gone, News, Request, Scoring
+from sampan.llm.driver import Driver, Generation, Gone, News, Request
 from sampan.text.grammar import GrammarCompiler
 
 
@@ -70,7 +69,6 @@ class Answers:
         """What this step added, or the error that ended the ticket."""
         if isinstance(news, Exception):
             raise news
-        assert not isinstance(news, np.ndarray)
         deltas = []
         for place, event in news:
             answer = self._answers[place]
@@ -123,26 +121,60 @@ async def acollect(driver: Driver, grammars: GrammarCompiler, prompts: Sequence[
     return answers.completions()
 
 
-def scores(driver: Driver, ids: Sequence[int], adapter: int | None = None) -> list[float]:
-    """Log-probability of each of ids[1:]."""
+def scores(
+    driver: Driver, requests: Sequence[Request], advance: Callable[[int], None] | None = None
+) -> list[list[TokenScore]]:
+    """What the prompts' tokens were scored as, side by side. `advance`: is told how many more are."""
     box: SimpleQueue[News] = SimpleQueue()
-    ticket = Scoring(ids, box.put, adapter)
-    driver.submit(ticket)
+    found = _Scores(requests, box.put)
+    if not requests:
+        return []
+    driver.submit(found.ticket)
     try:
-        return _scores(box.get())
+        while found.open:
+            count = found.take(box.get())
+            if advance is not None:
+                advance(count)
+        return found.scores
     finally:
-        driver.withdraw(ticket)
+        driver.withdraw(found.ticket)
 
 
-async def ascores(driver: Driver, ids: Sequence[int], adapter: int | None = None) -> list[float]:
+async def ascores(driver: Driver, requests: Sequence[Request]) -> list[list[TokenScore]]:
     """The same without blocking the event loop."""
     box = _AsyncBox()
-    ticket = Scoring(ids, box.put, adapter)
-    driver.submit(ticket)
+    found = _Scores(requests, box.put)
+    if not requests:
+        return []
+    driver.submit(found.ticket)
     try:
-        return _scores(await box.get())
+        while found.open:
+            found.take(await box.get())
+        return found.scores
     finally:
-        driver.withdraw(ticket)
+        driver.withdraw(found.ticket)
+
+
+class _Scores:
+    """The scores of one ticket's prompts."""
+
+    def __init__(self, requests: Sequence[Request], deliver: Callable[[News], None]) -> None:
+        self.ticket = Generation(requests, deliver)
+        self.scores: list[list[TokenScore]] = [[] for _ in requests]
+        self.open = len(requests)
+
+    def take(self, news: News) -> int:
+        """Take a step's; returns how many they are, or raises why there are none."""
+        if isinstance(news, Exception):
+            raise news
+        count = 0
+        for place, event in news:
+            if event.error is not None:
+                raise RequestError(event.error)
+            self.scores[place] += event.scores
+            self.open -= event.finish_reason is not None
+            count += len(event.scores)
+        return count
 
 
 class Stream(Iterator[Delta]):
@@ -259,11 +291,3 @@ class _AsyncBox:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, news)
         except RuntimeError:
             raise Gone from None
-
-
-def _scores(news: News) -> list[float]:
-    if isinstance(news, Exception):
-        raise news
-    assert isinstance(news, np.ndarray)
-    found: list[float] = news.tolist()
-    return found
