@@ -13,10 +13,11 @@ import pytest
 import sampan
 from sampan import LLM, ContextOverflow, ModelNotFound, RequestError, SamplingParams, UsageError
 from sampan.core.settings import Settings, available_cores
-from sampan.core.types import ModelFiles
+from sampan.core.types import ModelFiles, Scoring, TokenScore
 from sampan.engine.sequence import Event
 from sampan.llm.answer import Answer, Prompt
 from sampan.llm.base import score_of
+from sampan.llm.driver import Request
 
 GREEDY = SamplingParams(max_tokens=2, temperature=0)
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -191,8 +192,12 @@ def test_a_model_that_is_not_there(model: str) -> None:
 
 
 def test_a_text_of_no_probability_has_a_perplexity() -> None:
-    assert score_of([1, 2], [-1000.0]).perplexity == math.inf
-    assert score_of([1, 2, 3], [-1.0, -3.0]).perplexity == pytest.approx(math.exp(2))
+    def perplexity(*logprobs: float) -> float | None:
+        request = Request([1] * (len(logprobs) + 1), SamplingParams(), scoring=Scoring())
+        return score_of(request, [TokenScore(1, logprob) for logprob in logprobs]).perplexity
+
+    assert perplexity(-1000.0) == math.inf
+    assert perplexity(-1.0, -3.0) == pytest.approx(math.exp(2))
 
 
 def test_more_threads_than_cores_warn(default_model: ModelFiles) -> None:

@@ -86,7 +86,7 @@ class Engine:
         sequence.constraint = Guarded(constraint) if constraint is not None else None
         sequence.plain = constraint is None and takes_best(sampling)
         sequence.adapter, sequence.salt = chosen, self._salt(chosen) + salt
-        sequence.scoring = scoring
+        sequence.scoring, sequence.generates = scoring, sampling.max_tokens != 0
         self.scheduler.add(sequence)
         return request
 

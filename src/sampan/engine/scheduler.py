@@ -83,8 +83,9 @@ class Scheduler:
         """The next step's spans, with pages for all of them."""
         plan: list[Span] = []
         left = Left(self.max_rows, self.max_sampled)
+        behind = min(len(self.waiting), self.max_sequences - len(self.running))
         for sequence in sorted(self.running, key=lambda s: s.remaining > 1):
-            count = left.fitting(sequence)
+            count = left.fitting(sequence, behind)
             # One without pages has just given way.
             if count > 0 and sequence.pages and self._make_room(sequence, count, plan):
                 plan.append(left.take(sequence, count))
@@ -153,7 +154,8 @@ class Scheduler:
         """Start waiting sequences, each if its whole text has room, and plan what is left of the step."""
         pending = {self._next_key(sequence) for sequence in self.running}
         places = self.max_sequences - len(self.running)
-        for sequence in list(islice(self.waiting, places)):
+        candidates = list(islice(self.waiting, places))
+        for place, sequence in enumerate(candidates, 1):
             blocks = self._shareable(sequence)
             found = self.pool.match(blocks)
             n = len(found)
@@ -168,7 +170,7 @@ class Scheduler:
             self.counters.pages_asked += len(blocks)
             self.counters.pages_found += len(found)
             pending.add(self._next_key(sequence))
-            count = left.fitting(sequence)
+            count = left.fitting(sequence, len(candidates) - place)
             if count > 0:
                 plan.append(left.take(sequence, count))
 

@@ -38,6 +38,8 @@ class Sequence:
     """What its pages depend on besides its tokens: only sequences of one salt share pages."""
     scoring: Scoring | None = None
     """How its prompt is scored."""
+    generates: bool = True
+    """Whether tokens are sampled behind the prompt."""
     scored: list[TokenScore] = field(default_factory=list)
     """Of the prompt's tokens from the first that is scored on."""
     told: int = 0
@@ -50,11 +52,6 @@ class Sequence:
         scored: then it need not go itself."""
         rows = len(self.tokens) if self.generates else max(1, len(self.tokens) - 1)
         return rows - self.computed
-
-    @property
-    def generates(self) -> bool:
-        """Whether tokens are sampled behind the prompt."""
-        return self.limit > self.prompt_tokens
 
     @property
     def next_scored(self) -> int:

@@ -12,10 +12,12 @@ class Left:
     rows: int
     sampled: int
 
-    def fitting(self, sequence: Sequence) -> int:
-        """How many rows of a sequence still go into the step."""
+    def fitting(self, sequence: Sequence, behind: int) -> int:
+        """How many rows of a sequence still go into the step. A scored prompt leaves a row of logits to each
+        of those `behind` it, who may begin to answer."""
         count = min(self.rows, sequence.remaining)
-        over = span_of(sequence, count).sampled - self.sampled
+        span = span_of(sequence, count)
+        over = span.sampled - self.sampled + (behind if span.scored else 0)
         return count if over <= 0 else max(0, count - over)
 
     def take(self, sequence: Sequence, count: int) -> Span:
