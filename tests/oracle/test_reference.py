@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from sampan.kernels.reference import History, TorchOps, batch
-from sampan.models.registry import Model, describe
+from sampan.kernels.graph import Graph
+from sampan.kernels.torch.history import History, step_of
+from sampan.kernels.torch.ops import evaluate
+from sampan.llm.load import graph_of
+from sampan.models.registry import describe
 from sampan.weights.checkpoint import open_checkpoint
 
 Make = Callable[..., Any]
@@ -20,23 +23,21 @@ NOISE, GRADIENT_NOISE = 1e-5, 2e-5  # of the range and of the largest gradient; 
 class Reference:
     """A checkpoint's weights as leaves of autograd, and the model that runs on them."""
 
-    def __init__(self, model: Model, weights: dict[str, torch.Tensor]) -> None:
-        rope = model.config.rope
-        self.model, self.weights = model, weights
-        self.ops = TorchOps(weights, rope.inv_freq, rope.scale)
+    def __init__(self, graph: Graph, weights: dict[str, torch.Tensor]) -> None:
+        self.graph, self.weights = graph, weights
 
-    def __call__(self, *work: tuple[History, list[int]]) -> torch.Tensor:
-        """Logits of every row."""
-        logits: torch.Tensor = self.model.forward(self.ops, batch(work, sample_all=True))
-        return logits
+    def __call__(self, *work: tuple[History, list[int]], sample_all: bool = True) -> torch.Tensor:
+        """Logits of every row, or of each sequence's last."""
+        return evaluate(self.graph, self.weights, step_of(work, sample_all=sample_all))["logits"]
 
 
 @pytest.fixture
 def reference(case: str, tiny: Make) -> Reference:
     with open_checkpoint(tiny(case).files) as checkpoint:
-        model = describe(checkpoint.config)
-        arrays = {name: torch.from_numpy(checkpoint.array(name)) for name in model.weights()}
-    return Reference(model, {name: array.requires_grad_() for name, array in arrays.items()})
+        names = describe(checkpoint.config).weights()
+        arrays = {name: torch.from_numpy(checkpoint.array(name)) for name in names}
+        graph = graph_of(checkpoint.config)
+    return Reference(graph, {name: array.requires_grad_() for name, array in arrays.items()})
 
 
 def test_logits_are_those_of_transformers(case: str, tiny: Make, reference: Reference, error: Make) -> None:
@@ -62,7 +63,7 @@ def test_a_batch_samples_the_last_row_of_each_sequence(case: str, tiny: Make, re
     model = tiny(case)
     work = [(History(), model.prompt(10)), (History(), model.prompt(7, seed=1))]
     with torch.no_grad():
-        sampled = reference.model.forward(reference.ops, batch(work))
+        sampled = reference(*work, sample_all=False)
         every = reference(*[(History(), ids) for _, ids in work])
     torch.testing.assert_close(sampled, every[[9, 16]])
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sampan.llm import LLM
 
 Row = dict[str, Any]
+_SHOWN = ("ids", "logprobs", "nll", "perplexity")
 
 
 def command(
@@ -63,7 +64,7 @@ def command(
 def _score(llm: "LLM", windows: list[list[int]], *, shown: bool) -> Iterator[Row]:
     with token_bar("scoring", sum(len(window) for window in windows), shown=shown) as advance:
         for score in llm._scores(windows, {}, advance):
-            yield {name: value for name, value in vars(score).items() if value is not None}
+            yield {name: value for name, value in vars(score).items() if name in _SHOWN}
 
 
 def _windows(sequence: list[int], size: int) -> Iterable[list[int]]:

@@ -89,7 +89,7 @@ class Recorder:
         """What was recorded so far."""
         return Graph(tuple(self._nodes), dict(self._outputs))
 
-    def embed(self, table: Weight, ids: object) -> Value:  # noqa: ARG002
+    def embed(self, table: Weight, ids: object) -> Value:
         return self._value("embed", (), table.shape[1], table, sampled=False)
 
     def norm(self, x: Value, norm: Norm) -> Value:
@@ -133,7 +133,7 @@ class Recorder:
         _require(bool(parts), "concat", None, "of nothing")
         return self._value("concat", tuple(parts), sum(part.node.width for part in parts))
 
-    def rope(self, x: Value, positions: object, rope: Rope) -> Value:  # noqa: ARG002
+    def rope(self, x: Value, positions: object, rope: Rope) -> Value:
         size = rope.head_size
         _require(x.node.width % size == 0, "rope", rope, f"{x.node.width} features are no heads of {size}")
         _require(not x.node.sampled, "rope", rope, "of sampled rows, which have no positions")
@@ -141,7 +141,7 @@ class Recorder:
         _require(inside, "rope", rope, f"{rope.size} features from {rope.first} on, of a head of {size}")
         return self._value("rope", (x,), x.node.width, rope)
 
-    def attend(self, q: Value, k: Value, v: Value, cache: object, shape: Attention) -> Value:  # noqa: ARG002
+    def attend(self, q: Value, k: Value, v: Value, cache: object, shape: Attention) -> Value:
         heads, kv = shape.heads, shape.kv_heads
         taken = any(node.op == "attend" and node.detail.layer == shape.layer for node in self._nodes)
         _require(not taken, "attend", shape, "the layer has a cache already")
@@ -152,7 +152,7 @@ class Recorder:
             _require(fits, "attend", shape, f"{name} has {value.node.width} features, its heads {width}")
         return self._value("attend", (q, k, v), heads * shape.value_size, shape)
 
-    def rows(self, x: Value, index: object) -> Value:  # noqa: ARG002
+    def rows(self, x: Value, index: object) -> Value:
         _require(not x.node.sampled, "rows", None, "of rows that are the sample already")
         return self._value("rows", (x,), x.node.width, sampled=True)
 

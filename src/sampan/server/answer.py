@@ -29,6 +29,9 @@ class Reader:
         """One more token; a 400 where none can be given as asked, a 500 where the model failed to."""
         if isinstance(event.error, Refusal):
             raise bad_request(event.error, param="grammar")
+        if event.token is None and event.error is None and (event.scores or event.finish_reason):
+            self.finished = event.finish_reason is not None
+            return Part(self._place, finish=event.finish_reason, scores=event.scores)
         if event.token is None:
             raise ApiError(500, event.error or "the request ended without an answer", kind="server_error")
         reason = event.finish_reason

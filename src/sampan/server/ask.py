@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from sampan.core.types import FinishReason, Grammar, SamplingParams, TokenLogprob
+from sampan.core.types import FinishReason, Grammar, SamplingParams, Scoring, TokenLogprob, TokenScore
 
 if TYPE_CHECKING:
     Ids = array[int]
@@ -48,11 +48,11 @@ class Tools:
 class Ask:
     """One prompt and how to answer it. `ids`: the prompt. `thinking`: it has opened a block of reasoning.
 
-    `model`: the served model's name or an adapter's. `n`: answers wanted. `tools`: None where the text is
-    not to be searched for calls. `raw`: it is taken as it is, tags of reasoning included.
-    `cache_salt`: what it must have in common with the requests whose cached prefixes it may use.
-    `whole`: nothing is shown before the end, so what begins like a call and goes wrong becomes text in full.
-    """
+    `model`: the served model's name or an adapter's. `n`: answers wanted. `tools`: None where the text is not
+    to be searched for calls. `raw`: it is taken as it is, tags of reasoning included. `cache_salt`: what it
+    must have in common with the requests whose cached prefixes it may use. `scoring`: how the prompt's own
+    tokens are scored. `whole`: nothing is shown before the end, so what begins like a call and goes wrong
+    becomes text in full."""
 
     ids: Ids
     sampling: SamplingParams
@@ -64,6 +64,7 @@ class Ask:
     raw: bool = False
     whole: bool = False
     cache_salt: str | None = None
+    scoring: Scoring | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class CallPart:
 
 @dataclass(frozen=True)
 class Part:
-    """What one step added to answer `index` of an ask: text, reasoning, tool calls, tokens; or its end."""
+    """What one step added to answer `index` of an ask: text, reasoning, tool calls, tokens, scores of its
+    prompt; or its end."""
 
     index: int
     text: str = ""
@@ -88,6 +90,7 @@ class Part:
     finish: FinishReason | Literal["tool_calls"] | None = None
     stop_text: str | None = None
     """The stop string that ended it."""
+    scores: tuple[TokenScore, ...] = ()
 
 
 @dataclass

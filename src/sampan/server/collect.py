@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sampan.core.types import TokenLogprob
+from sampan.core.types import TokenLogprob, TokenScore
 from sampan.server.ask import CallPart, Part
 
 Kind = Literal["reasoning", "text", "call"]
@@ -48,6 +48,7 @@ class Answer:
     def __init__(self) -> None:
         self.runs: list[Run] = []
         self.tokens: list[TokenLogprob] = []
+        self.scores: list[TokenScore] = []
         self.finish: str | None = None
         self.stop_text: str | None = None
         self._open: Run | None = None
@@ -57,6 +58,7 @@ class Answer:
     def take(self, part: Part) -> list[Step]:
         """Add a part; what it does to the runs. The last part closes the last run."""
         self.tokens.extend(part.tokens)
+        self.scores.extend(part.scores)
         self._waiting.extend(part.tokens)
         steps = self._more("reasoning", part.reasoning) + self._more("text", part.text)
         for call in part.calls:

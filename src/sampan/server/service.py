@@ -205,7 +205,7 @@ class Service:
         if sampling.seed is not None:
             sampling = replace(sampling, seed=sampling.seed + sample)
         adapter = None if ask.model == self.text.name else ask.model
-        return wire.Submit(0, ask.ids, sampling, grammar, adapter, self._salt(ask, caller))
+        return wire.Submit(0, ask.ids, sampling, grammar, adapter, self._salt(ask, caller), ask.scoring)
 
     def _salt(self, ask: Ask, caller: Caller) -> bytes:
         """What its pages in the cache depend on: only requests of one salt share them."""

@@ -128,7 +128,7 @@ class _Walk:
 
 def by_head(x: Tensor, size: int) -> Tensor:
     """[T, heads * size] -> [T, heads, size]."""
-    return x.reshape(len(x), -1, size)
+    return x.reshape(len(x), x.shape[-1] // size, size)
 
 
 def rotated(x: Tensor, positions: Tensor, rope: Rope) -> Tensor:

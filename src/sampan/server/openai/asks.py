@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from sampan.core.errors import quoted
-from sampan.core.types import Grammar, SamplingParams
+from sampan.core.types import Grammar, SamplingParams, Scoring
 from sampan.server.ask import Tools
 from sampan.server.errors import bad_request
 from sampan.server.offer import offer
 from sampan.server.openai.schemas import (
     ChatMessage,
     ChatRequest,
+    CompletionRequest,
     GrammarField,
     PlainFormat,
     Sampling,
@@ -37,6 +38,16 @@ def sampling_of(request: Sampling, text: ModelText, *, logprobs: int | None) -> 
     stop = request.stop if isinstance(request.stop, list) else [request.stop] if request.stop else []
     bias = _bias(request.logit_bias or {}, text.vocabulary)
     return replace(text.defaults, **given, stop=tuple(stop), logit_bias=bias, logprobs=logprobs)
+
+
+def scoring_of(request: ChatRequest | CompletionRequest) -> Scoring | None:
+    """How the prompt's own tokens are scored, if they are."""
+    if request.prompt_logprobs is not None and request.stream:
+        raise bad_request("prompt_logprobs are not streamed: leave stream out", param="prompt_logprobs")
+    top = request.prompt_logprobs
+    if isinstance(request, CompletionRequest) and request.echo and request.logprobs is not None:
+        top = max(request.logprobs, top or 0)
+    return None if top is None else Scoring(top=top, ranks=request.prompt_logprobs is not None)
 
 
 def grammar_of(request: ChatRequest | Sampling) -> Grammar | None:

@@ -16,8 +16,22 @@ from sampan.server.body import JsonRoute
 from sampan.server.collect import Answer, Run, collected
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
-from sampan.server.openai.asks import grammar_of, sampling_of, template_messages, tools_of, variables_of
-from sampan.server.openai.replies import ChatCompletion, chat_logprobs, error_event, text_json, usage_row
+from sampan.server.openai.asks import (
+    grammar_of,
+    sampling_of,
+    scoring_of,
+    template_messages,
+    tools_of,
+    variables_of,
+)
+from sampan.server.openai.replies import (
+    ChatCompletion,
+    chat_logprobs,
+    error_event,
+    prompt_rows,
+    text_json,
+    usage_row,
+)
 from sampan.server.openai.schemas import ChatRequest
 from sampan.server.openapi import ASKED, STREAM, errors
 from sampan.server.service import Service
@@ -51,6 +65,7 @@ async def ask_of(body: ChatRequest, service: Service, caller: Caller) -> Ask:
         raise bad_request("top_logprobs needs logprobs to be true", param="top_logprobs")
     if body.stream_options is not None and not body.stream:
         raise bad_request("stream_options needs stream to be true", param="stream_options")
+    scoring = scoring_of(body)
     if body.max_completion_tokens is not None:
         if body.max_tokens is not None:
             raise bad_request(
@@ -74,7 +89,7 @@ async def ask_of(body: ChatRequest, service: Service, caller: Caller) -> Ask:
         tools=tools,
         variables=variables_of(body),
     )
-    return replace(ask, cache_salt=body.cache_salt)
+    return replace(ask, cache_salt=body.cache_salt, scoring=scoring)
 
 
 class _Reply:
@@ -95,7 +110,10 @@ class _Reply:
     async def whole(self, parts: AsyncIterator[Part], usage: Usage, n: int) -> dict[str, Any]:
         answers = await collected(parts, n)
         rows = [_choice(index, answer, self._logprobs(answer.tokens)) for index, answer in enumerate(answers)]
-        return {**self._head, "object": "chat.completion", "choices": rows, "usage": usage_row(usage)}
+        reply = {**self._head, "object": "chat.completion", "choices": rows, "usage": usage_row(usage)}
+        if self._body.prompt_logprobs is None:
+            return reply
+        return reply | {"prompt_logprobs": prompt_rows(self._tokenizer, answers[0].scores)}
 
     async def frames(self, parts: AsyncIterator[Part], usage: Usage) -> AsyncIterator[bytes]:
         options = self._body.stream_options

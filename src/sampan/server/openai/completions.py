@@ -10,12 +10,13 @@ from uuid import uuid4
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from sampan.core.types import TokenLogprob
+from sampan.core.types import Scoring, TokenLogprob
 from sampan.server.ask import Ask, Caller, Ids, Part, Usage
 from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
-from sampan.server.openai.asks import grammar_of, sampling_of
+from sampan.server.openai.asks import grammar_of, sampling_of, scoring_of
+from sampan.server.openai.echo import Echo
 from sampan.server.openai.replies import TextCompletion, error_event, token_text, usage_row
 from sampan.server.openai.schemas import CompletionRequest
 from sampan.server.openapi import ASKED, STREAM, errors
@@ -39,10 +40,10 @@ async def create(body: CompletionRequest, request: Request, service: Service_, c
     """Continue one or more texts, or lists of token ids."""
     if body.stream_options is not None and not body.stream:
         raise bad_request("stream_options needs stream to be true", param="stream_options")
-    asks = await _asks(body, service, caller)
+    asks, texts = await _asks(body, service, caller)
     usage = Usage(sum(len(ask.ids) for ask in asks))
     parts = service.answer_all(asks, caller, usage)
-    reply = _Reply(body, service)
+    reply = _Reply(body, service, asks, texts)
     headers = service.headers(caller)
     if body.stream:
         frames = reply.frames(await service.opened(request, parts), usage)
@@ -51,13 +52,21 @@ async def create(body: CompletionRequest, request: Request, service: Service_, c
     return JSONResponse(await unless_gone(request, reply.whole(parts, usage, count)), headers=headers)
 
 
-async def _asks(body: CompletionRequest, service: Service, caller: Caller) -> list[Ask]:
+async def _asks(
+    body: CompletionRequest, service: Service, caller: Caller
+) -> tuple[list[Ask], list[str | None]]:
+    """What is asked, and the prompts' texts where they were given as texts."""
     sampling = sampling_of(body, service.text, logprobs=body.logprobs)
     if sampling.max_tokens is None:
         body_tokens = 16  # as this API has always had it
         sampling = sampling_of(
             body.model_copy(update={"max_tokens": body_tokens}), service.text, logprobs=body.logprobs
         )
+    scoring = scoring_of(body)
+    if sampling.max_tokens == 0 and scoring is None:
+        if not body.echo:
+            raise bad_request("max_tokens is 0: ask for echo or prompt_logprobs", param="max_tokens")
+        scoring = Scoring()
     grammar = grammar_of(body)
     prompts = _prompts(body.prompt)
     if len(prompts) > _MOST_PROMPTS:
@@ -74,7 +83,11 @@ async def _asks(body: CompletionRequest, service: Service, caller: Caller) -> li
         await service.texts.encoded(texts, caller) if texts else [_ids(prompt, service) for prompt in prompts]
     )
     n, salt = body.n or 1, body.cache_salt
-    return [Ask(ids, sampling, body.model, n, grammar=grammar, raw=True, cache_salt=salt) for ids in encoded]
+    asks = [
+        Ask(ids, sampling, body.model, n, grammar=grammar, raw=True, cache_salt=salt, scoring=scoring)
+        for ids in encoded
+    ]
+    return asks, [prompt if isinstance(prompt, str) else None for prompt in prompts]
 
 
 def _ids(prompt: list[int], service: Service) -> Ids:
@@ -94,9 +107,21 @@ def _prompts(prompt: str | list[Any]) -> list[Any]:
 class _Reply:
     """One text completion on its way out."""
 
-    def __init__(self, body: CompletionRequest, service: Service) -> None:
+    def __init__(
+        self,
+        body: CompletionRequest,
+        service: Service,
+        asks: Sequence[Ask],
+        texts: Sequence[str | None],
+    ) -> None:
         self._tokenizer = service.text.tokenizer
         self._logprobs = body.logprobs
+        self._echoes = [
+            Echo(body, self._tokenizer, ask.ids, text)
+            for ask, text in zip(asks, texts, strict=True)
+            for _ in range(ask.n)
+        ]
+        self._echoed: set[int] = set()
         self._with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         self._head = {
             "id": f"cmpl-{uuid4().hex}",
@@ -113,6 +138,7 @@ class _Reply:
         finishes: list[str | None] = [None] * count
         async with aclosing(parts):  # type: ignore[type-var]
             async for part in parts:
+                self._echoes[part.index].scores += part.scores
                 texts[part.index].append(part.text)
                 tokens[part.index] += part.tokens
                 finishes[part.index] = part.finish or finishes[part.index]
@@ -124,7 +150,8 @@ class _Reply:
             async with aclosing(parts):  # type: ignore[type-var]
                 async for part in parts:
                     text = part.text
-                    if text or part.finish or self._logprobs is not None:
+                    self._echoes[part.index].scores += part.scores
+                    if text or part.finish or (part.tokens and self._logprobs is not None):
                         choice = self._choice(part.index, text, part.tokens, part.finish)
                         yield self._frame({"choices": [choice]})
         except ApiError as error:
@@ -140,20 +167,33 @@ class _Reply:
     def _choice(
         self, index: int, text: str, tokens: Sequence[TokenLogprob], finish: str | None
     ) -> dict[str, Any]:
-        return {"index": index, "text": text, "logprobs": self._rows(index, tokens), "finish_reason": finish}
+        """What an answer has now: the first time with the prompt before it, where that is asked for."""
+        first, echo = index not in self._echoed, self._echoes[index]
+        self._echoed.add(index)
+        choice = {
+            "index": index,
+            "text": (echo.text if first else "") + text,
+            "logprobs": self._rows(index, tokens, echo.rows() if first else None),
+            "finish_reason": finish,
+        }
+        return choice | (echo.prompt_logprobs() if first else {})
 
-    def _rows(self, index: int, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    def _rows(
+        self, index: int, tokens: Sequence[TokenLogprob], before: dict[str, list[Any]] | None
+    ) -> dict[str, Any] | None:
         if self._logprobs is None:
             return None
-        texts = [token_text(self._tokenizer, chosen.token) for chosen in tokens]
+        rows: dict[str, list[Any]] = before or {"tokens": [], "token_logprobs": [], "top_logprobs": []}
+        rows["tokens"] += [token_text(self._tokenizer, chosen.token) for chosen in tokens]
+        rows["token_logprobs"] += [chosen.logprob for chosen in tokens]
+        rows["top_logprobs"] += [_top(self._tokenizer, chosen) for chosen in tokens]
         offsets = []
-        for text in texts:
+        for text in rows["tokens"]:
             offsets.append(self._offsets.get(index, 0))
             self._offsets[index] = offsets[-1] + len(text)
         return {
-            "tokens": texts,
-            "token_logprobs": [chosen.logprob for chosen in tokens],
-            "top_logprobs": [_top(self._tokenizer, chosen) for chosen in tokens] if self._logprobs else None,
+            **rows,
+            "top_logprobs": rows["top_logprobs"] if self._logprobs else None,
             "text_offset": offsets,
         }
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from sampan.core.types import TokenLogprob
+from sampan.core.types import TokenLogprob, TokenScore
 from sampan.server.ask import Usage
 from sampan.server.errors import ApiError
 from sampan.text.tokenizer import Tokenizer
@@ -89,6 +89,18 @@ class ChatChoice(BaseModel):
     finish_reason: Literal["stop", "length", "tool_calls"]
 
 
+class PromptLogprob(BaseModel):
+    """Of a token of the prompt, or of an alternative to it. `rank`: 1 is the most probable."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+PromptRows = list[dict[str, PromptLogprob] | None]
+"""Of each token of the prompt by token id; the first has none."""
+
+
 class ChatCompletion(BaseModel):
     """The answer of `/v1/chat/completions`."""
 
@@ -99,14 +111,15 @@ class ChatCompletion(BaseModel):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: UsageRow
+    prompt_logprobs: PromptRows | None = None
 
 
 class CompletionLogprobs(BaseModel):
     """Of each token of a completion."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
 
 
@@ -117,6 +130,7 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: Literal["stop", "length"]
+    prompt_logprobs: PromptRows | None = None
 
 
 class TextCompletion(BaseModel):
@@ -149,6 +163,21 @@ def chat_logprobs(tokenizer: Tokenizer, tokens: Iterable[TokenLogprob]) -> dict[
         top = [_token_row(tokenizer, token, logprob) for token, logprob in chosen.top]
         rows.append({**_token_row(tokenizer, chosen.token, chosen.logprob), "top_logprobs": top})
     return {"content": rows, "refusal": None}
+
+
+def prompt_rows(tokenizer: Tokenizer, scores: Iterable[TokenScore]) -> list[dict[str, Any] | None]:
+    """The prompt's tokens as vLLM's API has them."""
+    rows: list[dict[str, Any] | None] = [None]
+    for score in scores:
+        ranked = [(token, logprob, rank) for rank, (token, logprob) in enumerate(score.top, 1)]
+        own = (score.token, score.logprob, score.rank)
+        rows.append(
+            {
+                str(token): {"logprob": value, "rank": rank, "decoded_token": token_text(tokenizer, token)}
+                for token, value, rank in (own, *ranked)
+            }
+        )
+    return rows
 
 
 def text_json(text: str) -> str:

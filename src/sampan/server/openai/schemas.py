@@ -1,7 +1,7 @@
 """OpenAI's requests, as far as they are served. A field that is not here is refused by name.
 
-Reference: https://platform.openai.com/docs/api-reference. `top_k`, `min_p`, `repetition_penalty`, `grammar`
-and `chat_template_kwargs` are extensions that other servers of open models have too.
+Reference: https://platform.openai.com/docs/api-reference. `top_k`, `min_p`, `repetition_penalty`, `grammar`,
+`prompt_logprobs` and `chat_template_kwargs` are extensions that other servers of open models have too.
 """
 
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -177,6 +177,10 @@ class Sampling(Body):
     user: str | None = None
 
 
+PromptLogprobs = Annotated[int, Field(ge=0, le=20)]
+"""An extension: the prompt's own tokens with so many alternatives each."""
+
+
 class ChatRequest(Sampling):
     """`POST /v1/chat/completions`"""
 
@@ -184,6 +188,7 @@ class ChatRequest(Sampling):
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
     response_format: Annotated[SchemaFormat | PlainFormat, Field(discriminator="type")] | None = None
     tools: Annotated[list[ToolDefinition], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
@@ -197,9 +202,11 @@ class CompletionRequest(Sampling):
     """`POST /v1/completions`"""
 
     prompt: str | Many[str] | Many[int] | Many[Many[int]]
-    echo: Literal[False] | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    echo: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 class ErrorDetail(BaseModel):

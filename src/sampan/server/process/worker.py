@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Literal
 
@@ -122,6 +123,7 @@ class Worker:
                     constraint=constraint,
                     adapter=message.adapter,
                     salt=message.salt,
+                    scoring=message.scoring,
                 )
             ]
         except Exception as error:
@@ -164,16 +166,7 @@ class Worker:
             assert isinstance(event, Event)
             if event.finish_reason is not None:
                 self._tickets.pop(name, None)
-            self._outbox.put(
-                Event(
-                    name,
-                    event.token,
-                    event.finish_reason,
-                    event.error,
-                    event.cached_tokens,
-                    event.weights_version,
-                )
-            )
+            self._outbox.put(replace(event, request=name))
 
 
 def make(llm: LLM, change: wire.Change) -> str | None:
