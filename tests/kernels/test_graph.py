@@ -273,7 +273,7 @@ def test_any_program_computes_what_it_says(data: st.DataObject) -> None:
         (lambda o, x, _: o.split(x, [32, 31]), r"split: \[32, 31\] of 64 features"),
         (lambda o, x, b: o.rope(x, b.positions, rope(48)), "rope: 64 features are no heads of 48"),
         (lambda o, x, b: o.rope(x, b.positions, rope(32, 32, "half", 8)), "rope: 32 features from 8 on"),
-        (lambda o, x, _: o.attend(x, x, x, None, Attention(3, 3, 2, 32, 32, 1.0)), "attend of layer 3: 3 heads"),
+        (lambda o, x, _: o.attend(x, x, x, None, Attention(3, 3, 2, 32, 32, 1.0)), "layer 3: 3 heads"),
         (lambda o, x, _: o.attend(x, x, x, None, Attention(3, 2, 1, 32, 32, 1.0)), "layer 3: k has 64"),
         (lambda o, x, _: o.rows(o.rows(x, None), None), "rows: of rows that are the sample already"),
         (lambda o, x, _: x + o.rows(x, None), "add: some inputs are the step's rows"),

@@ -21,7 +21,7 @@ from sampan.core.types import ModelFiles, SamplingParams
 from sampan.engine.blocks import BlockPool
 from sampan.engine.runner import Runner
 from sampan.engine.sequence import Sequence, Span
-from sampan.kernels.backend import PAGE, AdapterRoom, CacheSize
+from sampan.kernels.backend import PAGE, AdapterRoom, Backend, CacheSize
 from sampan.kernels.cpu.backend import CpuBackend
 from sampan.llm.load import graph_of
 from sampan.models.registry import describe
@@ -94,12 +94,13 @@ class Native:
     """The native program of a file, without the engine around it: some more tokens in, their logits out."""
 
     def __init__(
-        self, files: ModelFiles, *, cache: str = "f32", threads: int = 1, room: AdapterRoom | None = None
-    ) -> None:
-        backend = CpuBackend(Settings(Path()), threads)
+        self, files: ModelFiles, *, cache: str = "f32", threads: int = 1, room: AdapterRoom | None = None,
+        backend: Backend | None = None,
+    ) -> None:  # fmt: skip
+        backend = backend or CpuBackend(Settings(Path()), threads)
         with open_checkpoint(files) as checkpoint:
             self.weights = describe(checkpoint.config).weights()
-            placed, size = backend.place(checkpoint), CacheSize(PAGES, cache)
+            placed, size = backend.place(checkpoint, 0), CacheSize(PAGES, cache)
             program = backend.compile(graph_of(checkpoint.config), placed, size, CONTEXT, room)
         self.runner = Runner(program, PAGES, room)
         self.pool = BlockPool(PAGES, PAGE)

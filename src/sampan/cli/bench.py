@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sampan.catalog.catalog import DEFAULT
-from sampan.cli.options import AsJson, CacheType, Memory, ModelName, Seed, Threads
+from sampan.cli.options import AsJson, Backend, CacheType, Device, Memory, ModelName, Seed, Threads
 from sampan.cli.session import open_model
 from sampan.cli.terminal import is_terminal, token_bar
 from sampan.core.errors import RequestError, UsageError
@@ -46,6 +46,8 @@ def command(
     decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens given to each prompt.")] = 128,
     batch: Annotated[str, typer.Option(metavar="N,N…", help="Sequences side by side.")] = "1,8,32,64",
     threads: Threads = None,
+    backend: Backend = "cpu",
+    device: Device = None,
     memory: Memory = None,
     cache: CacheType = None,
     seed: Seed = 0,
@@ -80,6 +82,8 @@ def command(
         cache_tokens=pages * PAGE,
         memory=memory,
         cache=cache,
+        backend=backend,
+        device=device,
         prefix_cache=False,
         speculation=False,
     ) as llm:

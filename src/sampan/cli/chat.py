@@ -45,10 +45,14 @@ def command(
     context: o.Context = None,
     memory: o.Memory = None,
     cache: o.CacheType = None,
+    backend: o.Backend = "cpu",
+    device: o.Device = None,
 ) -> None:
     """Converse with a model. /help tells what else can be typed."""
     chosen: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
-    with open_model(model, threads=threads, context=context, memory=memory, cache=cache) as llm:
+    with open_model(
+        model, threads=threads, context=context, memory=memory, cache=cache, backend=backend, device=device
+    ) as llm:
         if llm.template is None:
             raise RequestError(f"{model} has no chat template: use `sampan run --raw`")
         sampling = replace(

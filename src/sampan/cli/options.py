@@ -25,6 +25,12 @@ CacheType = Annotated[
     str | None,
     typer.Option("--cache", metavar="TYPE", help="bf16, int8 (half as large) or auto; bf16 unless given."),
 ]
+Backend = Annotated[
+    str, typer.Option(metavar="NAME", help="What computes: cpu (the native kernels) or torch.")
+]
+Device = Annotated[
+    str | None, typer.Option(metavar="NAME", help="With --backend torch: cuda, mps, xpu, npu …")
+]
 System = Annotated[str | None, typer.Option(help="The system message.")]
 
 MaxTokens = Annotated[

@@ -47,6 +47,8 @@ def command(
     context: o.Context = None,
     memory: o.Memory = None,
     cache: o.CacheType = None,
+    backend: o.Backend = "cpu",
+    device: o.Device = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Answer one prompt. Sampling options that are not given are the model's own."""
@@ -61,7 +63,9 @@ def command(
         "logit_bias": o.parse_logit_bias(logit_bias or []), "logprobs": logprobs,
     }  # fmt: skip
     model, prompt = _model_and_prompt(words, raw)
-    with open_model(model, threads=threads, context=context, memory=memory, cache=cache) as llm:
+    with open_model(
+        model, threads=threads, context=context, memory=memory, cache=cache, backend=backend, device=device
+    ) as llm:
         sampling = replace(
             llm.defaults, **{name: value for name, value in chosen.items() if value is not None}
         )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sampan.catalog.catalog import DEFAULT
-from sampan.cli.options import AsJson, CacheType, Context, Memory, ModelName, Threads
+from sampan.cli.options import AsJson, Backend, CacheType, Context, Device, Memory, ModelName, Threads
 from sampan.cli.session import open_model
 from sampan.cli.terminal import is_terminal, token_bar
 from sampan.core.errors import RequestError, UsageError
@@ -37,6 +37,8 @@ def command(
     threads: Threads = None,
     memory: Memory = None,
     cache: CacheType = None,
+    backend: Backend = "cpu",
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Log-probabilities of given tokens or text, and their perplexity.
@@ -47,7 +49,16 @@ def command(
         raise UsageError("give either --ids FILE or --text FILE")
     sequences = _read_ids(ids) if ids is not None else []
     prose = _read_text(text) if text is not None else ""
-    with open_model(model, threads=threads, context=context, memory=memory, cache=cache) as llm:
+    with open_model(
+        model,
+        threads=threads,
+        context=context,
+        memory=memory,
+        cache=cache,
+        backend=backend,
+        device=device,
+        max_sequences=16,
+    ) as llm:
         if ids is not None:
             _check_ids(ids, sequences, llm.config.vocab)
         else:

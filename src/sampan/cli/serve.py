@@ -68,6 +68,8 @@ def command(
     context: o.Context = None,
     threads: o.Threads = None,
     cache: o.CacheType = None,
+    backend: o.Backend = "cpu",
+    device: o.Device = None,
     max_sequences: _MaxSequences = 64,
     adapter: _Adapter = None,
     max_adapters: _MaxAdapters = None,
@@ -104,7 +106,7 @@ def command(
     engine = EngineSettings(
         files, settings, limit, context, threads, max_sequences,
         cache,  # type: ignore[arg-type]  # checked with the budget
-        most, adapter_rank,
+        most, adapter_rank, backend, device,
     )  # fmt: skip
     service = ServeSettings(
         engine, name or model, host, port, max_queue, key_file=api_key_file, database=database,

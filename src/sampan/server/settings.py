@@ -21,6 +21,8 @@ class EngineSettings:
     cache: Literal["bf16", "int8", "f32", "auto"] | None = None
     adapters: int = 0
     adapter_rank: int = 64
+    backend: str = "cpu"
+    device: str | None = None
 
 
 @dataclass(frozen=True)

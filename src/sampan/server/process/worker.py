@@ -250,6 +250,8 @@ def _open(s: EngineSettings) -> LLM:
         cache=s.cache,
         adapters=s.adapters,
         adapter_rank=s.adapter_rank,
+        backend=s.backend,
+        device=s.device,
         settings=s.settings,
     )
 
