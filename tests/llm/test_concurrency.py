@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from sampan import LLM, OutOfMemory, RequestError, SampanError, SamplingParams
-from sampan.core.types import ModelFiles
-from sampan.llm.driver import Generation, Request, Scoring
+from sampan.core.types import ModelFiles, Scoring
+from sampan.llm.driver import Generation, Request
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
 ENDLESS = SamplingParams(max_tokens=450, temperature=1, seed=3, ignore_eos=True)
@@ -141,6 +141,11 @@ def test_a_failed_step_fails_its_requests_and_nothing_else(
     assert llm.generate(TEXTS[0], GREEDY) == expected
 
 
+def scoring(ids: Any, deliver: Any) -> Generation:
+    """A ticket that scores."""
+    return Generation([Request(ids, SamplingParams(max_tokens=0), scoring=Scoring())], deliver)
+
+
 class _Careless(BaseException):
     pass
 
@@ -160,7 +165,7 @@ def test_a_callback_that_fails_ends_its_own_ticket(
     expected = llm.generate(TEXTS[1], GREEDY)
     ids = llm.encode(TEXTS[0])
     careless = Generation([Request(ids, ENDLESS), Request(ids, ENDLESS)], deliver)
-    deaf = Scoring(ids, deliver)
+    deaf = scoring(ids, deliver)
     with llm.stream(TEXTS[1], GREEDY) as stream:
         llm.driver.submit(careless)
         assert list(stream)[-1].finish_reason == "length"
@@ -184,7 +189,7 @@ def test_tokens_that_are_none_end_their_own_ticket(llm: LLM, at_rest: Rest, toke
     expected = llm.generate(TEXTS[1], GREEDY)
     with llm.stream(TEXTS[1], GREEDY) as stream:
         next(stream)
-        llm.driver.submit(Scoring(tokens, heard.put))
+        llm.driver.submit(scoring(tokens, heard.put))
         llm.driver.submit(Generation([Request(tokens, GREEDY)], heard.put))
         for _ in stream:
             pass
