@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
+from sampan.server.reports.prices import PRICES, Price
 from sampan.server.storage.key_file import FileKeys
 from sampan.server.storage.keys import digest, generate
-from sampan.server.watch.prices import PRICES, Price
 
 TOKENS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "total_tokens")
 

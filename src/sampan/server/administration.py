@@ -11,8 +11,8 @@ from sampan.server.ask import Caller
 from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError
-from sampan.server.openai.schemas import Strict
 from sampan.server.openapi import errors
+from sampan.server.schemas import Strict
 
 
 async def administrator(caller: Caller_, service: Service_) -> Caller:

@@ -20,9 +20,10 @@ from sampan.server.openai.replies import error_row
 from sampan.server.openai.responses_store import ResponseStore
 from sampan.server.openapi import Application
 from sampan.server.page.routes import router as page
+from sampan.server.reports import live, metrics, usage
 from sampan.server.service import Service
 from sampan.server.validation import invalid
-from sampan.server.watch import live, logs, metrics, usage
+from sampan.server.watch import logs
 
 log = logging.getLogger("sampan.server")
 

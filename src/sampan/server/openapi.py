@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from sampan.server.openai.schemas import ErrorBody
+from sampan.server.schemas import ErrorBody
 
 Responses = dict[int | str, dict[str, Any]]
 

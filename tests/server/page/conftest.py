@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from sampan.server.page.render import render
+from sampan.server.markdown.render import render
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # Short answers, the same each time, where a test does not choose otherwise.

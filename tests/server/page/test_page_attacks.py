@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sampan.server.page import render as renderer
-from sampan.server.page.code import _LEXERS
-from sampan.server.page.code import MAX_CHARS as MOST_CODE
-from sampan.server.page.render import MAX_CHARS, render
+from sampan.server.markdown import render as renderer
+from sampan.server.markdown.code import _LEXERS
+from sampan.server.markdown.code import MAX_CHARS as MOST_CODE
+from sampan.server.markdown.render import MAX_CHARS, render
 
 Html = Callable[[str], str]
 MARKS = ["`", "```", "$", "$$", r"\(", r"\]", "\n", "\n\n", "*", "> ", "- ", "|", "a"]

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from sampan.server.page.formula import mathml
-from sampan.server.page.render import MAX_CHARS, render
+from sampan.server.markdown.formula import mathml
+from sampan.server.markdown.render import MAX_CHARS, render
 
 Html = Callable[[str], str]
 

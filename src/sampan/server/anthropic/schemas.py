@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from sampan.server.openai.schemas import Body, Count, Many, Stop, Strict
+from sampan.server.schemas import Body, Count, Many, Stop, Strict
 
 
 class CacheControl(Strict):

@@ -9,8 +9,8 @@ from sampan.core.errors import quoted
 from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
-from sampan.server.openai.schemas import Body, Many
 from sampan.server.openapi import SENT, errors
+from sampan.server.schemas import Body, Many
 
 router = APIRouter(route_class=JsonRoute)
 

@@ -11,8 +11,9 @@ from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.openai.asks import template_messages
-from sampan.server.openai.schemas import Body, ChatMessage, Many
+from sampan.server.openai.schemas import ChatMessage
 from sampan.server.openapi import SENT, errors
+from sampan.server.schemas import Body, Many
 from sampan.server.texts import COUNTED
 
 router = APIRouter(route_class=JsonRoute)

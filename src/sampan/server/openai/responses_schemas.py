@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
-from sampan.server.openai.schemas import Body, Count, Many, PlainFormat, Strict, Temperature
+from sampan.server.openai.schemas import PlainFormat, Temperature
+from sampan.server.schemas import Body, Count, Many, Strict
 
 Status = Literal["in_progress", "completed", "incomplete"]
 

@@ -4,46 +4,13 @@ Reference: https://platform.openai.com/docs/api-reference. `top_k`, `min_p`, `re
 `prompt_logprobs` and `chat_template_kwargs` are extensions that other servers of open models have too.
 """
 
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ModelWrapValidatorHandler,
-    ValidationError,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, Field, JsonValue
+
+from sampan.server.schemas import Body, Count, Many, Stop, Strict
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
-T = TypeVar("T")
-Many = Annotated[list[T], Field(fail_fast=True)]
-"""A list refused at its first wrong element: an error takes much more memory than what it is about."""
-
-_MOST_ERRORS = 1000
-
-
-class Strict(BaseModel):
-    """Refuses what it does not know, and what only looks like the right type."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Body(Strict):
-    """What a request brings. More than a thousand errors in it are only counted."""
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _counted(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return handler(value)
-        except ValidationError as error:
-            if error.error_count() <= _MOST_ERRORS:
-                raise
-            message = "The request is wrong in {count} places"
-            raise PydanticCustomError("many_errors", message, {"count": error.error_count()}) from None
 
 
 class TextPart(Strict):
@@ -147,8 +114,6 @@ class StreamOptions(Strict):
 
 Temperature = Annotated[float, Field(ge=0, le=2)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-Count = Annotated[int, Field(ge=1, le=2**31)]
-Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class Sampling(Body):
@@ -207,21 +172,6 @@ class CompletionRequest(Sampling):
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     prompt_logprobs: PromptLogprobs | None = None
-
-
-class ErrorDetail(BaseModel):
-    """What was wrong. `param`: in which field."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorBody(BaseModel):
-    """Every error of this API."""
-
-    error: ErrorDetail
 
 
 def dumped(model: BaseModel) -> dict[str, Any]:

@@ -14,8 +14,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from sampan.server.door import Caller_, Service_
-
-from . import render
+from sampan.server.markdown import render
 
 MAX_BYTES = 4 * render.MAX_CHARS
 _A_RENDERING = 1 / 60

@@ -8,7 +8,7 @@ from typing import Any
 from sampan.core.errors import TokenizerError
 from sampan.server.body import parsed
 from sampan.server.errors import ApiError, bad_request
-from sampan.server.page.render import render
+from sampan.server.markdown.render import render
 from sampan.server.text import ModelText
 
 MOST_VALUES = 50_000

@@ -1,4 +1,4 @@
-"""Prometheus metrics, at `GET /metrics` for whoever may reach the port: numbers only, no keys and no text.
+"""Prometheus metrics: numbers only, no keys and no text.
 
 Names, labels and bucket bounds are those of vLLM's version 1 engine (docs.vllm.ai, "Production Metrics"), so
 that its dashboards work here; what has no such name begins with `sampan:`. While requests run, only numbers
@@ -8,19 +8,10 @@ are added up here; `state.py` reads the rest when somebody asks.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, Request
 from prometheus_client import CollectorRegistry, Histogram
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from starlette.responses import PlainTextResponse, Response
-
-if TYPE_CHECKING:
-    from sampan.server.service import Service
-
-router = APIRouter()
 
 
 def _bounds(text: str) -> tuple[float, ...]:
@@ -136,11 +127,3 @@ class _Alias(Collector):
             same = Metric(self._names[1], metric.documentation, metric.type)
             same.samples = [each._replace(name=each.name.replace(*self._names)) for each in metric.samples]
             yield same
-
-
-@router.get("/metrics", operation_id="metrics", response_class=PlainTextResponse)
-async def metrics(request: Request) -> Response:
-    """Every metric, in the Prometheus text format."""
-    service: Service = request.app.state.service
-    body = generate_latest(service.observer.metrics.registry)
-    return Response(body, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})

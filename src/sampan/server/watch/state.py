@@ -3,16 +3,29 @@
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sampan.core.memory import resident_memory
+from sampan.server.admission import Admission
+from sampan.server.dispatch import Dispatcher
+from sampan.server.process.supervisor import Supervisor
+from sampan.server.settings import ServeSettings
+from sampan.server.text import ModelText
+from sampan.server.watch.energy import Meter
 from sampan.server.watch.metrics import Metrics
 
-if TYPE_CHECKING:
-    from sampan.server.service import Service
+
+class Watched(Protocol):
+    """What is looked at of a service."""
+
+    settings: ServeSettings
+    supervisor: Supervisor
+    dispatcher: Dispatcher
+    admission: Admission
+    text: ModelText
 
 
 @dataclass(frozen=True)
@@ -28,7 +41,7 @@ class Load:
     prefix_hit_rate: float | None
 
     @classmethod
-    def of(cls, service: "Service") -> "Load":
+    def of(cls, service: Watched) -> "Load":
         """As its engine last said."""
         beat, ready = service.supervisor.beat, service.supervisor.ready
         load = cls(service.supervisor.running, service.dispatcher.waiting, 0.0, None)
@@ -46,8 +59,8 @@ class Load:
 class State(Collector):
     """Collects them, with what `metrics` has counted."""
 
-    def __init__(self, metrics: Metrics, service: "Service") -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Metrics, meter: Meter, service: Watched) -> None:
+        self._metrics, self._meter = metrics, meter
         self._service = service
 
     def describe(self) -> Iterable[Metric]:
@@ -136,7 +149,7 @@ class State(Collector):
         yield self._counter("sampan:ledger_lost_requests", "Usage that found no room.", ledger.lost)
 
     def _cost(self) -> Iterator[Metric]:
-        meter = self._service.observer.meter
+        meter = self._meter
         meter.look(time.monotonic())
         yield self._counter("sampan:busy_seconds", "Time with requests in the engine.", meter.busy_s)
         yield self._counter("sampan:energy_joules", "Energy of that time, where reported.", meter.joules)

@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sampan.server.ask import Ask, Caller, Part, Usage
 from sampan.server.errors import ApiError
@@ -13,10 +12,7 @@ from sampan.server.storage.ledger import Entry
 from sampan.server.watch import logs
 from sampan.server.watch.energy import Meter, Rapl
 from sampan.server.watch.metrics import Metrics
-from sampan.server.watch.state import State
-
-if TYPE_CHECKING:
-    from sampan.server.service import Service
+from sampan.server.watch.state import State, Watched
 
 PROBE = Caller(name="probe")
 """Who asks for `/ready`; counts as nobody's use."""
@@ -27,10 +23,10 @@ _prompts = logging.getLogger("sampan.prompts")
 class Observer:
     """What a service knows of its own work. `ledger`: where usage is kept."""
 
-    def __init__(self, service: "Service") -> None:
+    def __init__(self, service: Watched) -> None:
         self.metrics = Metrics(service.settings.model)
-        self.metrics.registry.register(State(self.metrics, service))
         self.meter = Meter(Rapl.find())
+        self.metrics.registry.register(State(self.metrics, self.meter, service))
         self.ledger = service.admission.ledger
         self.started = time.monotonic()
         self.with_text = service.settings.log_prompts

@@ -7,9 +7,9 @@ from pydantic import BaseModel
 
 from sampan.server.door import Caller_, Service_
 from sampan.server.openapi import errors
+from sampan.server.reports.usage import Sums, sums
 from sampan.server.storage.usage_table import Counts
 from sampan.server.watch.state import Load
-from sampan.server.watch.usage import Sums, sums
 
 router = APIRouter()
 

@@ -12,8 +12,8 @@ from sampan.core.errors import StorageError
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.openapi import errors
+from sampan.server.reports.prices import PRICES
 from sampan.server.storage.usage_table import Counts, Filter, Totals
-from sampan.server.watch.prices import PRICES
 
 router = APIRouter()
 log = logging.getLogger("sampan.ledger")
