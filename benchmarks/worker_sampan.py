@@ -112,7 +112,7 @@ class Worker:
 
     def limits(self) -> Values:
         """Bytes and operations a second that this machine reaches now."""
-        pool = self.model.machine.pool
+        pool = self.model.backend.machine.pool
         return {
             "read": _native.read_bandwidth(pool),
             "int8": _native.int8_peak(pool)[0],
@@ -121,7 +121,7 @@ class Worker:
 
     def kernel(self) -> Values:
         """The matrix product alone as a part of the integer peak: the best of either, measured in turns."""
-        here = self.model.machine
+        here = self.model.backend.machine
         peak = speed = 0.0
         for _ in range(KERNEL_TURNS):
             peak = max(peak, _native.int8_peak(here.pool)[0])

@@ -74,7 +74,7 @@ def command(
 
 def _score(llm: "LLM", windows: list[list[int]], *, shown: bool) -> Iterator[Row]:
     with token_bar("scoring", sum(len(window) for window in windows), shown=shown) as advance:
-        for score in llm._scores(windows, {}, advance):
+        for score in llm.score_telling(windows, {}, advance):
             yield {name: value for name, value in vars(score).items() if name in _SHOWN}
 
 

@@ -181,10 +181,10 @@ class LLM(AsyncCalls):
         `adapter`: the name of a loaded one that scores. Raises `RequestError`, `ContextOverflow` for a text
         longer than the context.
         """
-        return self._scores(texts, how, None)
+        return self.score_telling(texts, how, None)
 
-    def _scores(self, texts: object, how: ScoreOptions, advance: Callable[[int], None] | None) -> Any:
-        """`score`; `advance` is told how many more tokens are scored."""
+    def score_telling(self, texts: object, how: ScoreOptions, advance: Callable[[int], None] | None) -> Any:
+        """`score`, of which `advance` is told how many more tokens are done."""
         name = how.get("adapter")
         inputs, requests = self._scoring(texts, None if name is None else self._adapter(name), how)
         found = scores(self._driver, requests, advance)

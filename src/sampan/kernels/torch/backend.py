@@ -19,9 +19,9 @@ try:
 except ImportError as error:
     raise UsageError("backend torch needs PyTorch: install the extra `train` (sampan[train])") from error
 
-from sampan.kernels.torch import ops
 from sampan.kernels.torch.cache import DTYPES, SCORES
 from sampan.kernels.torch.executable import TorchProgram
+from sampan.kernels.torch.ops import Walk
 
 
 class TorchBackend:
@@ -46,7 +46,7 @@ class TorchBackend:
     def check(self, graph: Graph, where: str) -> None:
         """`UnsupportedModel` for an operation that is not there."""
         for node in graph.nodes:
-            if not hasattr(ops._Walk, node.op):
+            if not hasattr(Walk, node.op):
                 raise UnsupportedModel(f"{where}: {node.label}: the torch backend has no {node.op}")
 
     def needs(self, graph: Graph, tensors: Tensors, max_rows: int, room: AdapterRoom | None = None) -> Needs:

@@ -40,7 +40,7 @@ def evaluate(
     graph: Graph, weights: Mapping[str, Tensor], step: Step, watch: Watch | None = None
 ) -> dict[str, Tensor]:
     """The graph's outputs by name. A value is dropped after its last reader; `watch` sees what norms read."""
-    walk = _Walk(weights, step)
+    walk = Walk(weights, step)
     last = {source: node for node in graph.nodes for source in node.inputs}
     kept = set(graph.outputs.values())
     values: dict[Node, Tensor] = {}
@@ -55,7 +55,7 @@ def evaluate(
     return {name: values[node] for name, node in graph.outputs.items()}
 
 
-class _Walk:
+class Walk:
     """The operations, by their names in a graph."""
 
     def __init__(self, weights: Mapping[str, Tensor], step: Step) -> None:
