@@ -1,17 +1,17 @@
 """Scoring beside generating: `python benchmarks/score.py [MODEL]`.
 
 Prints three ratios. `shared`: seconds to score 16 texts of 512 common and 8 own tokens over those of
-`generate(max_tokens=1)` on as many, all tokens (`from 0`) and their own alone (`from 512`). `apart`: tokens a second
-of scoring 64 texts without anything in common, over those of reading them as prompts; the head computes logits for
-every token of a score, and for one of a prompt. `beside`: the longest wait of a stream while a long text is scored,
-in steps of an ordinary prompt's chunk.
-"""
+`generate(max_tokens=1)` on as many, all tokens (`from 0`) and their own alone (`from 512`). `apart`: tokens a
+second of scoring 64 texts without anything in common, over those of reading them as prompts; the head
+computes logits for every token of a score, and for one of a prompt. `beside`: the longest wait of a stream
+while a long text is scored, in steps of an ordinary prompt's chunk."""
 
 import random
 import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from sampan import LLM, SamplingParams
 
@@ -66,14 +66,14 @@ def main() -> None:
         llm.generate(texts.ids(600), ONE)
         for _ in range(ROUNDS):
             one, whole, own = texts.sharing(), texts.sharing(), texts.sharing()
-            generated = seconds(lambda: llm.generate(one, ONE))
-            from_0 = seconds(lambda: llm.score(whole)) / generated
-            from_512 = seconds(lambda: llm.score(own, start=512)) / generated
+            generated = seconds(partial(llm.generate, one, ONE))
+            from_0 = seconds(partial(llm.score, whole)) / generated
+            from_512 = seconds(partial(llm.score, own, start=512)) / generated
             print(f"shared: from 0 {from_0:.2f}, from 512 {from_512:.2f} (generate {generated:.3f} s)")
         for _ in range(ROUNDS):
             prompts, scored = ([texts.ids(300) for _ in range(64)] for _ in range(2))
-            read = seconds(lambda: llm.generate(prompts, ONE))
-            score = seconds(lambda: llm.score(scored))
+            read = seconds(partial(llm.generate, prompts, ONE))
+            score = seconds(partial(llm.score, scored))
             print(
                 f"apart: {read / score:.2f} ({64 * 300 / read:.0f} and {64 * 300 / score:.0f} tokens a second)"
             )
