@@ -75,7 +75,8 @@ def main() -> None:
             read = seconds(partial(llm.generate, prompts, ONE))
             score = seconds(partial(llm.score, scored))
             print(
-                f"apart: {read / score:.2f} ({64 * 300 / read:.0f} and {64 * 300 / score:.0f} tokens a second)"
+                f"apart: {read / score:.2f} "
+                f"({64 * 300 / read:.0f} and {64 * 300 / score:.0f} tokens a second)"
             )
         chunk, longest = waits(llm, texts)
         print(f"beside: {longest / chunk:.2f} chunks ({longest:.3f} s, a chunk takes {chunk:.3f} s)")
