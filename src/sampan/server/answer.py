@@ -29,7 +29,7 @@ class Reader:
         """One more token; a 400 where none can be given as asked, a 500 where the model failed to."""
         if isinstance(event.error, Refusal):
             raise bad_request(event.error, param="grammar")
-        if event.token is None and event.error is None and (event.scores or event.finish_reason):
+        if event.token is None and event.error is None and (event.scores or event.finish_reason == "length"):
             self.finished = event.finish_reason is not None
             return Part(self._place, finish=event.finish_reason, scores=event.scores)
         if event.token is None:
