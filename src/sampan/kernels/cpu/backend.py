@@ -82,16 +82,19 @@ class CpuBackend:
         is a limit. A cache that is too small to measure with leaves the defaults, and the measurement to
         another time.
         """
-        plan = make_plan(first(layers), weights.layout, tuning.CHUNKS[-1])
         here, home = self.machine, self.settings.home
+        if not self.settings.tune:
+            _native.use_huge_pages(tuning.DEFAULT.huge_pages)
+            return Tuning(threads=here.threads)
+        plan = make_plan(first(layers), weights.layout, tuning.CHUNKS[-1])
         subject = tuning.fingerprint(plan, weights.tensors, here.isa, cache.dtype, self.asked)
-        chosen = tuning.read(home, subject, here.threads) if self.settings.tune else None
+        chosen = tuning.read(home, subject, here.threads)
         _native.use_huge_pages(chosen.huge_pages if chosen else tuning.DEFAULT.huge_pages)
         if chosen:
             return chosen
         from sampan.kernels.cpu import trial
 
-        if not self.settings.tune or cache.pages < trial.PAGES:
+        if cache.pages < trial.PAGES:
             return Tuning(threads=here.threads)
         with notice(f"measuring this machine for {name} (once)"):
             huge = self._huge_pages(memory)
