@@ -12,7 +12,7 @@ from sampan import LLM, SamplingParams, UsageError
 from sampan.core.errors import OutOfMemory
 from sampan.core.types import ModelFiles
 from sampan.engine.engine import Engine
-from sampan.kernels.backend import AdapterRoom
+from sampan.kernels.backend import PAGE, AdapterRoom
 from sampan.kernels.torch.backend import TorchBackend
 
 Make = Callable[..., Any]
@@ -144,3 +144,27 @@ def test_values_that_are_not_finite_are_told(tiny: Make, native: Make) -> None:
         assert rows.unsound == {0: "before model.norm"}
         weight.copy_(before)
     here.pool.release(sequence.pages)
+
+
+def test_damage_of_one_sequence_reaches_no_other(tiny: Make, native: Make) -> None:
+    """Also where it lies in the first page, and a shorter sequence decodes beside a longer one."""
+    model = tiny("llama")
+    here = native(model.files, backend=BACKEND)
+    bad, short, long = (here.sequence(model.prompt(length, seed=length)) for length in (20, 33, 90))
+    here.step((bad, 20))
+    here.step((short, 32), (long, 89))
+    expected = here.step((short, 1), (long, 1))
+    damaged = {0, *bad.pages} - {*short.pages, *long.pages}
+    with torch.inference_mode():
+        for held in here.runner.executable._cache.tensors(0):
+            for page in damaged:
+                held[page * PAGE : (page + 1) * PAGE] = torch.nan
+    short.computed, long.computed = 32, 89
+    again = here.step((short, 1), (long, 1))
+    for one, other in zip(expected, again, strict=True):
+        assert np.array_equal(one, other)
+    for sequence in (bad, short, long):
+        here.pool.release(sequence.pages)
+    with torch.inference_mode():
+        for held in here.runner.executable._cache.tensors(0):
+            held.zero_()

@@ -10,13 +10,12 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampan.catalog.catalog import DEFAULT
 from sampan.cli import options as o
-from sampan.cli.session import Screen, open_model, read_answer, statistics
+from sampan.cli.session import Screen, given_over, open_model, read_answer, statistics
 from sampan.cli.terminal import is_terminal, note, say
 from sampan.core.errors import RequestError, SampanError
 from sampan.core.types import SamplingParams
@@ -55,9 +54,7 @@ def command(
     ) as llm:
         if llm.template is None:
             raise RequestError(f"{model} has no chat template: use `sampan run --raw`")
-        sampling = replace(
-            llm.defaults, **{name: value for name, value in chosen.items() if value is not None}
-        )
+        sampling = given_over(llm.defaults, chosen)
         note(f"{model}, {llm.context} tokens of context. /help for help, Ctrl-D to leave.")
         Chat(llm, sampling, system).run(_reader())
 

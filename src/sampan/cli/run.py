@@ -1,7 +1,6 @@
 """`sampan run [MODEL] PROMPT`: one answer, streamed to stdout."""
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,7 +8,7 @@ import typer
 from sampan.catalog.catalog import DEFAULT
 from sampan.cli import options as o
 from sampan.cli.main import INTERRUPTED
-from sampan.cli.session import Answer, Screen, open_model, read_answer, statistics
+from sampan.cli.session import Answer, Screen, given_over, open_model, read_answer, statistics
 from sampan.cli.terminal import note, read_stdin
 from sampan.core.errors import UsageError
 from sampan.core.types import TokenLogprob
@@ -66,9 +65,7 @@ def command(
     with open_model(
         model, threads=threads, context=context, memory=memory, cache=cache, backend=backend, device=device
     ) as llm:
-        sampling = replace(
-            llm.defaults, **{name: value for name, value in chosen.items() if value is not None}
-        )
+        sampling = given_over(llm.defaults, chosen)
         screen = Screen()
         stream = llm.stream(prompt if raw else _messages(system, prompt), sampling)
         try:

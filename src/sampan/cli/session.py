@@ -2,13 +2,13 @@
 
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sampan.cli.progress import TerminalProgress
 from sampan.cli.terminal import dim, is_terminal, printable
-from sampan.core.types import Delta, FinishReason, TokenLogprob
+from sampan.core.types import Delta, FinishReason, SamplingParams, TokenLogprob
 
 if TYPE_CHECKING:
     from sampan.llm import LLM
@@ -20,6 +20,11 @@ def open_model(model: str, *, max_sequences: int = 1, **options: Any) -> "LLM":
     from sampan.llm import LLM
 
     return LLM(model, max_sequences=max_sequences, progress=TerminalProgress(), **options)
+
+
+def given_over(defaults: SamplingParams, chosen: Mapping[str, Any]) -> SamplingParams:
+    """The model's own sampling, but for what was given."""
+    return replace(defaults, **{name: value for name, value in chosen.items() if value is not None})
 
 
 @dataclass

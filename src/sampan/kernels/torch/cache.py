@@ -62,7 +62,8 @@ class PagedStep:
 
     def _add(self, rows: list[np.ndarray], places: list[np.ndarray], lengths: np.ndarray) -> None:
         most = max(map(len, places))
-        padded = np.stack([np.pad(own, (0, most - len(own))) for own in places])
+        # With the sequence's own last place: what lies in another's page may not be finite.
+        padded = np.stack([np.pad(own, (0, most - len(own)), mode="edge") for own in places])
         self._work.append(tuple(map(self._cache.index, (np.stack(rows), padded, lengths))))  # type: ignore[arg-type]
 
     def attend(self, shape: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

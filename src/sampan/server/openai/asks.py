@@ -27,6 +27,7 @@ _SAME_NAME = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
     "seed", "ignore_eos", "max_tokens",
 )  # fmt: skip
+_MOST_SCORED = 2**16
 _TEMPLATE_OWN = frozenset(
     ("messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token")
 )
@@ -48,6 +49,30 @@ def scoring_of(request: ChatRequest | CompletionRequest) -> Scoring | None:
     if isinstance(request, CompletionRequest) and request.echo and request.logprobs is not None:
         top = max(request.logprobs, top or 0)
     return None if top is None else Scoring(top=top, ranks=request.prompt_logprobs is not None)
+
+
+def check_scored(request: ChatRequest | CompletionRequest, tokens: int) -> None:
+    """A 400 where the prompts' rows, which are written on the event loop, would hold up everybody else.
+
+    `tokens`: of all prompts. A row counts for its token and for each alternative, one of `prompt_logprobs`
+    twice: it is as long.
+    """
+    rows = 0
+    if isinstance(request, CompletionRequest) and request.echo:
+        rows += 1 + (request.logprobs or 0)
+    if request.prompt_logprobs is not None:
+        rows += 2 * (1 + request.prompt_logprobs)
+    most, answers = _MOST_SCORED // max(rows, 1), request.n or 1
+    if rows and tokens * answers > most:
+        given = (
+            f"{tokens} tokens of prompts for {answers} answers"
+            if answers > 1
+            else f"{tokens} tokens of prompts"
+        )
+        raise bad_request(
+            f"{given}: with echo and alternatives as asked, at most {most} are told of in one request",
+            param="prompt",
+        )
 
 
 def grammar_of(request: ChatRequest | Sampling) -> Grammar | None:

@@ -17,6 +17,7 @@ from sampan.server.collect import Answer, Run, collected
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.openai.asks import (
+    check_scored,
     grammar_of,
     sampling_of,
     scoring_of,
@@ -89,6 +90,7 @@ async def ask_of(body: ChatRequest, service: Service, caller: Caller) -> Ask:
         tools=tools,
         variables=variables_of(body),
     )
+    check_scored(body, len(ask.ids))
     return replace(ask, cache_salt=body.cache_salt, scoring=scoring)
 
 

@@ -15,7 +15,7 @@ from sampan.server.ask import Ask, Caller, Ids, Part, Usage
 from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
-from sampan.server.openai.asks import grammar_of, sampling_of, scoring_of
+from sampan.server.openai.asks import check_scored, grammar_of, sampling_of, scoring_of
 from sampan.server.openai.echo import Echo
 from sampan.server.openai.replies import TextCompletion, error_event, token_text, usage_row
 from sampan.server.openai.schemas import CompletionRequest
@@ -82,6 +82,7 @@ async def _asks(
     encoded = (
         await service.texts.encoded(texts, caller) if texts else [_ids(prompt, service) for prompt in prompts]
     )
+    check_scored(body, sum(map(len, encoded)))
     n, salt = body.n or 1, body.cache_salt
     asks = [
         Ask(ids, sampling, body.model, n, grammar=grammar, raw=True, cache_salt=salt, scoring=scoring)
