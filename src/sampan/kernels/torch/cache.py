@@ -1,27 +1,36 @@
-"""The paged cache on a device, and one step's attention over it."""
+"""The paged cache on a device, and one step's attention over it.
 
-from collections.abc import Sequence
+Sequences with one row in a step look back together, those of about one length at a time; the others each by
+itself. Pages are read some at a time, so that the memory of a step does not grow with its contexts.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sampan.kernels.backend import PAGE, Span
 from sampan.kernels.ops import Attention
-from sampan.kernels.torch.ops import attention
+from sampan.kernels.torch.ops import Block, attention
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
-SCORES = 2**24
-"""The most scores that are there at once, of all heads."""
+GROUP = 64
+"""Sequences that look back together."""
+
+Indices = NDArray[np.int64]
 
 
 class PagedCache:
-    """Keys and values of every layer, [pages * PAGE, KV heads, size] each."""
+    """Keys and values of every layer, [pages, PAGE, KV heads, size] each. `most`: see `at_once`."""
 
     def __init__(self, shapes: Sequence[Attention], pages: int, dtype: str, device: torch.device) -> None:
         def zeros(shape: Attention, size: int) -> Tensor:
-            return torch.zeros(pages * PAGE, shape.kv_heads, size, dtype=DTYPES[dtype], device=device)
+            return torch.zeros(pages, PAGE, shape.kv_heads, size, dtype=DTYPES[dtype], device=device)
 
+        self.pages, self.most = pages, at_once(device)
         self._device = device
         self._keys = {shape.layer: zeros(shape, shape.key_size) for shape in shapes}
         self._values = {shape.layer: zeros(shape, shape.value_size) for shape in shapes}
@@ -34,56 +43,111 @@ class PagedCache:
         """Of one layer."""
         return self._keys[layer], self._values[layer]
 
-    def index(self, values: np.ndarray) -> Tensor:
+    def index(self, values: Sequence[int] | Indices) -> Tensor:
         """Whole numbers on the device."""
-        return torch.from_numpy(values.astype(np.int64)).to(self._device)
+        return torch.from_numpy(np.asarray(values, np.int64)).to(self._device)
+
+
+class _Group(NamedTuple):
+    """Sequences of n rows each: which rows of the step [B, n], their pages [B, P], and how many tokens each
+    row sees [B, n]."""
+
+    rows: Tensor
+    pages: Tensor
+    lengths: Tensor
+
+
+class _Work(NamedTuple):
+    """A span in numbers: its rows, its pages, and how many tokens each row sees."""
+
+    rows: Indices
+    pages: Indices
+    lengths: Indices
 
 
 class PagedStep:
-    """Where the tokens of a step lie, and their attention: rows of one token together, the others apart."""
+    """Where the tokens of a step lie, and their attention."""
 
     def __init__(self, cache: PagedCache, spans: Sequence[Span]) -> None:
         self._cache = cache
-        lengths = [span.before + len(span.ids) for span in spans]
-        places = [_places(span, length) for span, length in zip(spans, lengths, strict=True)]
-        self._slots = cache.index(np.concatenate([p[s.before :] for p, s in zip(places, spans, strict=True)]))
-        self._work: list[tuple[Tensor, Tensor, Tensor]] = []  # rows [B, n], places [B, m], lengths [B, n]
-        first, single = 0, []
-        for span, own, length in zip(spans, places, lengths, strict=True):
-            rows = np.arange(first, first + len(span.ids))
-            first += len(span.ids)
-            if len(rows) == 1:
-                single.append((rows, own, length))
-            else:
-                self._add([rows], [own], np.arange(span.before + 1, length + 1)[None])
-        if single:
-            rows, own, ends = zip(*single, strict=True)
-            self._add(list(rows), list(own), np.array(ends)[:, None])
-
-    def _add(self, rows: list[np.ndarray], places: list[np.ndarray], lengths: np.ndarray) -> None:
-        most = max(map(len, places))
-        # With the sequence's own last place: what lies in another's page may not be finite.
-        padded = np.stack([np.pad(own, (0, most - len(own)), mode="edge") for own in places])
-        self._work.append(tuple(map(self._cache.index, (np.stack(rows), padded, lengths))))  # type: ignore[arg-type]
+        work = list(_work(spans))
+        places = np.concatenate([each.lengths - 1 for each in work])
+        pages = np.concatenate([each.pages[(each.lengths - 1) // PAGE] for each in work])
+        self._slots = cache.index(pages * PAGE + places % PAGE)
+        self._begun = cache.index(pages[places % PAGE == 0])
+        self._groups = [self._group(some) for some in _groups(work)]
 
     def attend(self, shape: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Appends k and v, then attends: see `Step`."""
         keys, values = self._cache.tensors(shape.layer)
-        keys[self._slots], values[self._slots] = k.to(keys.dtype), v.to(values.dtype)
+        if len(self._begun):  # what lies behind a sequence's end has no weight, but no number may be NaN
+            values[self._begun] = 0
+        keys.flatten(0, 1)[self._slots] = k.to(keys.dtype)
+        values.flatten(0, 1)[self._slots] = v.to(values.dtype)
         out = q.new_empty(len(q), shape.heads, shape.value_size)
-        for rows, places, lengths in self._work:
-            most = places.shape[1]
-            held = keys[places].to(q.dtype), values[places].to(q.dtype)
-            step = max(1, SCORES // (shape.heads * most * len(rows)))
-            for start in range(0, rows.shape[1], step):
-                some = rows[:, start : start + step]
-                columns = torch.arange(most, device=q.device)
-                allowed = columns < lengths[:, start : start + step, None]
-                out[some] = attention(shape, q[some], *held, allowed)
+        for group in self._groups:
+            each = pages_at_once(shape, len(group.pages), group.rows.numel(), self._cache.most)
+            blocks = _blocks(keys, values, group, each, q.dtype)
+            out[group.rows] = attention(shape, q[group.rows], blocks)
         return out
 
+    def _group(self, work: Sequence[_Work]) -> _Group:
+        most = max(len(each.pages) for each in work)
+        # Padded by pages of its own: what they hold cannot harm another sequence.
+        padded = [np.pad(each.pages, (0, most - len(each.pages)), mode="edge") for each in work]
+        parts = ([each.rows for each in work], padded, [each.lengths for each in work])
+        return _Group(*(self._cache.index(np.stack(part)) for part in parts))
 
-def _places(span: Span, length: int) -> np.ndarray:
-    """Where each of the sequence's tokens lies in the cache."""
-    pages = np.frombuffer(span.pages, np.int32)[: -(-length // PAGE)].astype(np.int64)
-    return (pages[:, None] * PAGE + np.arange(PAGE)).reshape(-1)[:length]
+
+def at_once(device: torch.device) -> int:
+    """The most scores, and the most numbers of keys and values, that are there at once: what a processor's
+    caches hold (measured), or enough for few launches (not measured)."""
+    return 2**20 if device.type == "cpu" else 2**24
+
+
+def numbers_of_a_page(shape: Attention, sequences: int, rows: int) -> tuple[int, int]:
+    """Keys and values, and scores, of one page of each of these sequences with so many rows together."""
+    gathered = sequences * PAGE * shape.kv_heads * (shape.key_size + shape.value_size)
+    return gathered, rows * PAGE * shape.heads
+
+
+def pages_at_once(shape: Attention, sequences: int, rows: int, most: int) -> int:
+    """Of each of these sequences."""
+    return max(1, most // max(numbers_of_a_page(shape, sequences, rows)))
+
+
+def _work(spans: Sequence[Span]) -> Iterator[_Work]:
+    first = 0
+    for span in spans:
+        count, length = len(span.ids), span.before + len(span.ids)
+        pages = np.frombuffer(span.pages, np.int32)[: -(-length // PAGE)].astype(np.int64)
+        yield _Work(np.arange(first, first + count), pages, np.arange(span.before + 1, length + 1))
+        first += count
+
+
+def _groups(work: Sequence[_Work]) -> Iterator[list[_Work]]:
+    """Single rows together, where none has less than half of the pages of the longest; the others alone."""
+    yield from ([each] for each in work if len(each.rows) > 1)
+    group: list[_Work] = []
+    for each in sorted((each for each in work if len(each.rows) == 1), key=lambda each: -len(each.pages)):
+        if group and (len(group) == GROUP or 2 * len(each.pages) < len(group[0].pages)):
+            yield group
+            group = []
+        group.append(each)
+    if group:
+        yield group
+
+
+def _blocks(keys: Tensor, values: Tensor, group: _Group, each: int, dtype: torch.dtype) -> Iterator[Block]:
+    """The group's pages, `each` of a sequence at a time."""
+    for start in range(0, group.pages.shape[1], each):
+        some = group.pages[:, start : start + each]
+        places = torch.arange(start * PAGE, (start + some.shape[1]) * PAGE, device=some.device)
+        k, v = (_read(tensor, some).to(dtype) for tensor in (keys, values))
+        yield Block(k, v, places < group.lengths[:, :, None])
+
+
+def _read(tensor: Tensor, pages: Tensor) -> Tensor:
+    """[B, tokens, KV heads, size] of pages [B, P]."""
+    found = tensor.index_select(0, pages.flatten())
+    return found.view(len(pages), pages.shape[1] * PAGE, *tensor.shape[2:])

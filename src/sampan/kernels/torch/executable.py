@@ -1,79 +1,63 @@
 """Steps of a graph on a device, eagerly: paged cache, batches, adapters, kept values.
 
-A row's logits are those of the native kernels up to rounding, but a device's products round a row one way
-alone and another in company: the bits of an answer may depend on what runs beside it."""
+What is promised: a row's logits are those of the native kernels up to rounding, whatever runs beside it and
+however its prompt was cut. Not promised: its bits. A device's products round a row one way alone and another
+in company, so that two tokens which are nearly as probable may change places.
+"""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sampan.core.errors import RequestError, WeightsError, quoted
-from sampan.kernels.backend import Adapter, CacheSize, Floats, NewValues, Span
+from sampan.core.errors import WeightsError, quoted
+from sampan.kernels.backend import PAGE, Adapter, AdapterRoom, CacheSize, NewValues, Span
 from sampan.kernels.graph import LOGITS, Graph, Node
 from sampan.kernels.torch.cache import PagedCache
-from sampan.kernels.torch.ops import LowRanks, Step, evaluate
+from sampan.kernels.torch.device import on_device, room_for
+from sampan.kernels.torch.ops import Adapted, LowRanks, Step, evaluate
+from sampan.kernels.torch.rows import TorchRows, unsound_rows
 
 _ROWS = 2**22  # values of a tensor that are written at a time
 
 
-@dataclass
-class TorchRows:
-    """See `backend.Rows`. `outputs`: on the device, by name."""
+class Sizes(NamedTuple):
+    """What an executable was made for. `workspace`: bytes, as `needs` said."""
 
-    outputs: Mapping[str, Tensor]
-    unsound: Mapping[int, str]
-
-    @cached_property
-    def logits(self) -> Floats:
-        """[S, vocabulary]."""
-        return self.kept(LOGITS)
-
-    @cached_property
-    def log_totals(self) -> list[float]:
-        """Of each row."""
-        totals: list[float] = torch.logsumexp(torch.from_numpy(self.logits).double(), -1).tolist()
-        return totals
-
-    @cached_property
-    def best(self) -> list[int]:
-        """Of each row."""
-        best: list[int] = self.logits.argmax(-1).tolist()
-        return best
-
-    @cached_property
-    def logprobs(self) -> list[float]:
-        """Of the best tokens."""
-        tops = self.logits.max(-1, initial=-np.inf).astype(np.float64)
-        return [float(top) - total for top, total in zip(tops, self.log_totals, strict=True)]
-
-    def kept(self, name: str) -> Floats:
-        """[S, width], or [T, width]."""
-        values: Floats = self.outputs[name].float().cpu().numpy()
-        return values
+    cache: CacheSize
+    max_rows: int
+    workspace: int
+    room: AdapterRoom | None
 
 
 class TorchProgram:
     """See `backend.Executable`. `weights`: by name, on the device."""
 
-    def __init__(
-        self, graph: Graph, weights: dict[str, Tensor], cache: CacheSize, max_rows: int, workspace: int,
-        device: torch.device,
-    ) -> None:  # fmt: skip
+    def __init__(self, graph: Graph, weights: dict[str, Tensor], sizes: Sizes, device: torch.device) -> None:
         self.graph, self.weights, self.device = graph, weights, device
-        self.max_rows, self.workspace_bytes = max_rows, workspace
-        self._cache = PagedCache(graph.attentions(), cache.pages, cache.dtype, device)
+        self.max_rows, self.workspace_bytes = sizes.max_rows, sizes.workspace
+        self._slots = sizes.room.count if sizes.room else 0
+        with room_for(f"a cache of {sizes.cache.pages * PAGE} tokens", device):
+            self._cache = PagedCache(graph.attentions(), sizes.cache.pages, sizes.cache.dtype, device)
         self._adapters: dict[int, LowRanks] = {}
+        tables = [node.detail.shape[0] for node in graph.nodes if node.op == "embed"]
+        self._vocabulary = min(tables, default=2**31)
+        self._sampled = {name for name, node in graph.outputs.items() if node.sampled}
 
     @torch.inference_mode()
     def run(self, spans: Sequence[Span]) -> TorchRows:
-        """One step."""
-        step = self._step(spans)
-        outputs = evaluate(self.graph, self.weights, step)
-        return TorchRows(outputs, self._unsound(outputs, step))
+        """One step. Raises `OutOfMemory` where it finds no room, ValueError for spans that make no sense."""
+        self._check(spans)
+        with room_for(f"a step of {sum(len(span.ids) for span in spans)} tokens", self.device):
+            step = self._step(spans)
+            outputs = evaluate(self.graph, self.weights, step)
+            if LOGITS in outputs:
+                outputs[LOGITS] = outputs[LOGITS].float()
+            wrong = unsound_rows(outputs, self._sampled)
+            return TorchRows(outputs, self._first_seen(wrong, step) if wrong else {})
 
     @torch.inference_mode()
     def update(self, values: NewValues) -> None:
@@ -82,75 +66,94 @@ class TorchProgram:
             if name not in self.weights:
                 raise WeightsError(f"{values.where}: tensor {quoted(name)} has no place in the model")
             own = tuple(self.weights[name].shape)
-            if shape != own:
+            if tuple(shape) != own:
                 said = f"has shape {quoted(list(shape))}, the model's is {list(own)}"
                 raise WeightsError(f"{values.where}: tensor {name} {said}")
-            for start, stop in _blocks(shape):
+            for start, stop in _blocks(own):
                 if not np.isfinite(values.rows(name, start, stop)).all():
-                    raise WeightsError(
-                        f"{values.where}: tensor {name} holds values that are not finite numbers"
-                    )
-        for name, shape in values.shapes.items():
-            for start, stop in _blocks(shape):
-                self.weights[name][start:stop] = torch.from_numpy(values.rows(name, start, stop)).to(
-                    self.device
-                )
+                    said = "holds values that are not finite numbers"
+                    raise WeightsError(f"{values.where}: tensor {name} {said}")
+        for name in values.shapes:
+            weight = self.weights[name]
+            for start, stop in _blocks(tuple(weight.shape)):
+                weight[start:stop] = on_device(values.rows(name, start, stop), self.device, weight.dtype)
 
     def set_adapter(self, slot: int, adapter: Adapter) -> None:
-        """Make an adapter what rows of this slot use."""
-
-        def placed(part: Floats, like: Tensor) -> Tensor:
-            return torch.from_numpy(part).to(self.device, like.dtype)
-
-        found = {}
-        for part in adapter.parts:
-            weight = self.weights[part.weight.name]
-            found[part.weight.name] = placed(part.a(), weight), placed(part.b(), weight)
+        """Make an adapter what rows of this slot use. Raises `OutOfMemory` where there is no room."""
+        self._check_slot(slot, least=0)
+        shared: dict[str, Tensor] = {}
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        with room_for(f"the adapter {adapter.where}", self.device):
+            for part in adapter.parts:
+                dtype = self.weights[part.weight.name].dtype
+                if part.key not in shared:
+                    shared[part.key] = on_device(part.a(), self.device, dtype)
+                found[part.weight.name] = shared[part.key], on_device(part.b(), self.device, dtype)
         self._adapters[slot] = found
 
     def clear_adapter(self, slot: int) -> None:
         """Free a slot."""
+        self._check_slot(slot, least=0)
         self._adapters.pop(slot, None)
+
+    def _check(self, spans: Sequence[Span]) -> None:
+        """What would read or write elsewhere, or end a device's process, is refused at the door."""
+        rows = sum(len(span.ids) for span in spans)
+        _require(0 < rows <= self.max_rows, f"{rows} rows, from 1 to {self.max_rows} have room")
+        for span in spans:
+            _require(len(span.ids) > 0 and span.before >= 0, "a span without tokens, or that begins before 0")
+            _require(0 <= span.sampled <= len(span.ids), "more sampled rows than rows")
+            self._check_slot(span.slot, least=-1)
+            known = min(span.ids) >= 0 and max(span.ids) < self._vocabulary
+            _require(known, "token id outside the vocabulary")
+            used = -(-(span.before + len(span.ids)) // PAGE)
+            _require(used <= len(span.pages), "a span reaches past its pages")
+            pages = np.frombuffer(span.pages, np.int32)[:used]
+            _require(0 <= int(pages.min()) <= int(pages.max()) < self._cache.pages, "page outside the cache")
+
+    def _check_slot(self, slot: int, least: int) -> None:
+        _require(least <= slot < self._slots, f"adapter slot {slot}, and there are {self._slots}")
 
     def _step(self, spans: Sequence[Span]) -> Step:
         ids = [token for span in spans for token in span.ids]
-        if len(ids) > self.max_rows:
-            raise RequestError(f"a step of {len(ids)} tokens: {self.max_rows} at most")
         positions = [span.before + place for span in spans for place in range(len(span.ids))]
-        slots = np.array([span.slot for span in spans for _ in span.ids])
         sampled: list[int] = []
         first = 0
         for span in spans:
             first += len(span.ids)
             sampled += range(first - span.sampled, first)
-        index = self._cache.index
-        chosen = [slot for slot in sorted(set(slots.tolist())) if self._adapters.get(slot)]
-        adapters = [(index(slots) == slot, self._adapters[slot]) for slot in chosen]
-        attend = self._cache.step(spans).attend
-        given = [index(np.array(values, np.int64)) for values in (ids, positions, sampled)]
-        return Step(given[0], given[1], given[2], attend, adapters)
+        index, attend = self._cache.index, self._cache.step(spans).attend
+        adapters = list(self._adapted(spans, sampled))
+        return Step(index(ids), torch.tensor(positions), index(sampled), attend, adapters)
 
-    def _unsound(self, outputs: Mapping[str, Tensor], step: Step) -> dict[int, str]:
-        """Sampled rows that are not finite. Where that was first seen is told by the same step again."""
-        wrong: set[int] = set()
-        for node, values in zip(self.graph.outputs.values(), outputs.values(), strict=True):
-            if node.sampled:
-                wrong |= set((~torch.isfinite(values).all(-1)).nonzero()[:, 0].tolist())
-        if not wrong:
-            return {}
+    def _adapted(self, spans: Sequence[Span], sampled: list[int]) -> Iterator[Adapted]:
+        slots = np.repeat([span.slot for span in spans], [len(span.ids) for span in spans])
+        taken = slots[sampled]
+        for slot in np.unique(slots).tolist():
+            if slot in self._adapters:
+                rows, of_sample = np.flatnonzero(slots == slot), np.flatnonzero(taken == slot)
+                yield Adapted(self._cache.index(rows), self._cache.index(of_sample), self._adapters[slot])
+
+    def _first_seen(self, wrong: list[int], step: Step) -> Mapping[int, str]:
+        """Where these sampled rows stopped being finite, by the same step again."""
         seen: dict[int, str] = {}
 
         def watch(node: Node, x: Tensor) -> None:
-            for row in (~torch.isfinite(x).all(-1)).nonzero()[:, 0].tolist():
-                for place in wrong:
-                    if row == (place if node.sampled else int(step.sampled[place])):
-                        seen.setdefault(place, f"before {node.detail.weight.name.removesuffix('.weight')}")
+            broken = set((~torch.isfinite(x).all(-1)).nonzero()[:, 0].tolist())
+            for row in wrong:
+                if (row if node.sampled else int(step.sampled[row])) in broken:
+                    seen.setdefault(row, f"before {node.detail.weight.name.removesuffix('.weight')}")
 
         evaluate(self.graph, self.weights, step, watch)
-        return {row: seen.get(row, "in the head") for row in sorted(wrong)}
+        return {row: seen.get(row, "in the head") for row in wrong}
 
 
-def _blocks(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+def _require(holds: bool, problem: str) -> None:
+    if not holds:
+        raise ValueError(f"run: {problem}")
+
+
+def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     """Rows [start, stop) of a tensor, some at a time."""
-    step = max(1, _ROWS // int(np.prod(shape[1:], dtype=np.int64)))
-    return [(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
+    step = max(1, _ROWS // max(1, prod(shape[1:])))
+    yield from ((start, min(start + step, shape[0])) for start in range(0, shape[0], step))

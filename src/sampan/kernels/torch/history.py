@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sampan.kernels.ops import Attention
-from sampan.kernels.torch.ops import Step, attention
+from sampan.kernels.torch.ops import Block, Step, attention
 
 
 @dataclass(eq=False)
@@ -33,8 +33,14 @@ class History:
         return k, v
 
 
-def step_of(work: Sequence[tuple[History, Sequence[int]]], *, sample_all: bool = False) -> Step:
-    """A step that gives each sequence some more tokens; samples the last row of each, or every row."""
+def step_of(
+    work: Sequence[tuple[History, Sequence[int]]],
+    *,
+    sample_all: bool = False,
+    device: torch.device | str = "cpu",
+) -> Step:
+    """A step that gives each sequence some more tokens; samples the last row of each, or every row. `device`:
+    where the weights are."""
     ids = [token for _, tokens in work for token in tokens]
     positions = [p for history, tokens in work for p in range(history.tokens, history.tokens + len(tokens))]
     ends, first = [], 0
@@ -49,9 +55,11 @@ def step_of(work: Sequence[tuple[History, Sequence[int]]], *, sample_all: bool =
         for history, start, stop in spans:
             keys, values = history.append(shape.layer, k[start:stop], v[start:stop])
             n, m = stop - start, len(keys)
-            allowed = torch.ones(1, n, m, dtype=torch.bool).tril(m - n)
-            parts.append(attention(shape, q[None, start:stop], keys[None], values[None], allowed)[0])
+            allowed = torch.ones(1, n, m, dtype=torch.bool, device=q.device).tril(m - n)
+            block = Block(keys[None], values[None], allowed)
+            parts.append(attention(shape, q[None, start:stop], [block])[0])
         return torch.cat(parts)
 
     sampled = list(range(len(ids))) if sample_all else ends
-    return Step(torch.tensor(ids), torch.tensor(positions), torch.tensor(sampled), attend)
+    index = torch.tensor(sampled, device=device)
+    return Step(torch.tensor(ids, device=device), torch.tensor(positions), index, attend)

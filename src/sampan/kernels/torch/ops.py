@@ -1,11 +1,12 @@
 """Each operation on PyTorch tensors, and the walk over a graph that computes them eagerly.
 
-Everything is differentiable, in whatever float type the weights have. Shapes: T rows of a step, S of its
-sample."""
+Everything is differentiable, in whatever float type the weights have; means of squares, and softmax, are at
+least float32. Shapes: T rows of a step, S of its sample."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial, reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,18 +20,26 @@ LowRanks = Mapping[str, tuple[Tensor, Tensor]]
 """A [rank, inputs] and B [outputs, rank] by the weight's name."""
 
 
+class Adapted(NamedTuple):
+    """Who uses an adapter: indices among the step's rows, and among the sample."""
+
+    rows: Tensor
+    sampled: Tensor
+    products: LowRanks
+
+
 @dataclass(frozen=True)
 class Step:
-    """One step's inputs. `ids`, `positions` [T]; `sampled` [S]: indices of rows.
+    """One step's inputs. `ids` [T]; `positions` [T], on the host; `sampled` [S]: indices of rows.
 
     `attend` appends keys and values to its cache and looks at all of them: q [T, heads, key size], k [T, KV
-    heads, key size] and v to [T, heads, value size]. `adapters`: rows [T] (bool) of each adapter."""
+    heads, key size] and v to [T, heads, value size]."""
 
     ids: Tensor
     positions: Tensor
     sampled: Tensor
     attend: Attend
-    adapters: Sequence[tuple[Tensor, LowRanks]] = ()
+    adapters: Sequence[Adapted] = ()
 
 
 Watch = Callable[[Node, Tensor], None]
@@ -61,6 +70,7 @@ class Walk:
     def __init__(self, weights: Mapping[str, Tensor], step: Step) -> None:
         self._weights = weights
         self._step = step
+        self._angles: dict[Rope, tuple[Tensor, Tensor]] = {}
 
     def embed(self, node: Node) -> Tensor:
         table: Weight = node.detail
@@ -68,9 +78,9 @@ class Walk:
 
     def norm(self, node: Node, x: Tensor) -> Tensor:
         norm: Norm = node.detail
-        runs = by_head(x, norm.weight.shape[0])
-        inverse = torch.rsqrt(runs.float().square().mean(-1, keepdim=True) + norm.eps).to(x.dtype)
-        normed: Tensor = runs * inverse * self._weights[norm.weight.name]
+        runs = wide(by_head(x, norm.weight.shape[0]))
+        inverse = torch.rsqrt(runs.square().mean(-1, keepdim=True) + norm.eps)
+        normed: Tensor = (runs * inverse).to(x.dtype) * self._weights[norm.weight.name]
         return normed.flatten(-2)
 
     def linear(self, node: Node, x: Tensor) -> Tensor:
@@ -104,7 +114,9 @@ class Walk:
 
     def rope(self, node: Node, x: Tensor) -> Tensor:
         rope: Rope = node.detail
-        return rotated(x, self._step.positions, rope)
+        if rope not in self._angles:  # the same in every layer
+            self._angles[rope] = angles(self._step.positions, rope, x)
+        return rotated(x, *self._angles[rope], rope)
 
     def attend(self, node: Node, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         shape: Attention = node.detail
@@ -115,15 +127,23 @@ class Walk:
         return x[self._step.sampled]
 
     def _product(self, node: Node, x: Tensor, weight: Weight, bias: Weight | None) -> Tensor:
-        y = functional.linear(
-            x, self._weights[weight.name], None if bias is None else self._weights[bias.name]
-        )
-        for rows, low in self._step.adapters:
-            if weight.name in low:
-                a, b = low[weight.name]
-                chosen = rows[self._step.sampled] if node.sampled else rows
-                y = y + torch.where(chosen[:, None], functional.linear(functional.linear(x, a), b), 0)
+        added = None if bias is None else self._weights[bias.name]
+        y = functional.linear(x, self._weights[weight.name], added)
+        for rows, sampled, products in self._step.adapters:
+            if weight.name in products:
+                a, b = products[weight.name]
+                chosen = sampled if node.sampled else rows
+                low = functional.linear(functional.linear(x[chosen], a), b)
+                y = y.index_add(0, chosen, low)
         return y
+
+
+OPERATIONS = frozenset(name for name in vars(Walk) if not name.startswith("_"))
+
+
+def wide(x: Tensor) -> Tensor:
+    """In a type of 32 bits at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def by_head(x: Tensor, size: int) -> Tensor:
@@ -131,12 +151,17 @@ def by_head(x: Tensor, size: int) -> Tensor:
     return x.reshape(len(x), x.shape[-1] // size, size)
 
 
-def rotated(x: Tensor, positions: Tensor, rope: Rope) -> Tensor:
-    """`x` [T, heads * head size], each head turned by its row's position."""
+def angles(positions: Tensor, rope: Rope, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [T, 1, pairs] of the type and on the device of `like`; from float64, which some
+    devices lack, on the host."""
+    turns = positions.double()[:, None] * torch.tensor(rope.inv_freq, dtype=torch.float64)
+    cos, sin = ((f(turns) * rope.scale).to(like.device, like.dtype)[:, None] for f in (torch.cos, torch.sin))
+    return cos, sin
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor, rope: Rope) -> Tensor:
+    """`x` [T, heads * head size], each head turned by its row's angles."""
     heads = by_head(x, rope.head_size)
-    inv_freq = torch.tensor(rope.inv_freq, dtype=torch.float64)
-    angles = positions.cpu().double()[:, None] * inv_freq
-    cos, sin = ((f(angles) * rope.scale).to(x.device, x.dtype)[:, None] for f in (torch.cos, torch.sin))
     end = rope.first + rope.size
     turned = heads[..., rope.first : end]
     if rope.form == "half":
@@ -148,11 +173,50 @@ def rotated(x: Tensor, positions: Tensor, rope: Rope) -> Tensor:
     return torch.cat((heads[..., : rope.first], done, heads[..., end:]), -1).flatten(-2)
 
 
-def attention(shape: Attention, q: Tensor, k: Tensor, v: Tensor, allowed: Any) -> Tensor:
-    """q [B, n, heads, key size] over k and v [B, m, KV heads, size], where `allowed` [B, n, m]; gives
-    [B, n, heads, value size]."""
-    group = shape.heads // shape.kv_heads
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    out = functional.scaled_dot_product_attention(q, k, v, allowed[:, None], scale=shape.scale)
-    return out.transpose(1, 2)
+class Block(NamedTuple):
+    """Neighbouring tokens that queries look at: k [B, m, KV heads, key size], v, and where a query may look,
+    `allowed` [B, n, m]."""
+
+    k: Tensor
+    v: Tensor
+    allowed: Tensor
+
+
+class Seen(NamedTuple):
+    """What queries saw in some blocks: the largest score and the sum of exponentials beside it, both [B, KV
+    heads, rows, 1], and the sum of values by these weights."""
+
+    top: Tensor
+    total: Tensor
+    out: Tensor
+
+
+def attention(shape: Attention, q: Tensor, blocks: Iterable[Block]) -> Tensor:
+    """q [B, n, heads, key size] to [B, n, heads, value size]; every query may look at one key at least.
+
+    One softmax over all blocks, merged as they come (arXiv:2205.14135): one of them is there at once."""
+    batch, n, kv = len(q), q.shape[1], shape.kv_heads
+    group = shape.heads // kv
+    rows = q.reshape(batch, n, kv, group, shape.key_size).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    seen = reduce(_merged, map(partial(_seen, shape, rows), blocks))
+    done = (seen.out / seen.total).to(q.dtype).reshape(batch, kv, group, n, shape.value_size)
+    return done.permute(0, 3, 1, 2, 4).reshape(batch, n, shape.heads, shape.value_size)
+
+
+def _seen(shape: Attention, rows: Tensor, block: Block) -> Seen:
+    """`rows` [B, KV heads, group * n, key size]: queries that share a KV head."""
+    k, v, allowed = block
+    batch, queries, tokens = allowed.shape
+    scores = wide(rows @ k.permute(0, 2, 3, 1)) * shape.scale
+    by_query = scores.reshape(batch, shape.kv_heads, -1, queries, tokens)
+    scores = by_query.masked_fill(~allowed[:, None, None], -torch.inf).flatten(2, 3)
+    least = torch.finfo(scores.dtype).min  # of a query that sees nothing here
+    top = scores.detach().amax(-1, keepdim=True).clamp(min=least)
+    weights = (scores - top).exp()
+    return Seen(top, weights.sum(-1, keepdim=True), wide(weights.to(v.dtype) @ v.transpose(1, 2)))
+
+
+def _merged(one: Seen, other: Seen) -> Seen:
+    top = torch.maximum(one.top, other.top)
+    a, b = (one.top - top).exp(), (other.top - top).exp()
+    return Seen(top, one.total * a + other.total * b, one.out * a + other.out * b)

@@ -1,0 +1,105 @@
+"""What a graph takes on a device: its weights, and a bound of the memory of a step.
+
+Torch allocates as it goes, so that a figure can only be an upper bound: the widths of the values that are
+alive at once, what the widest operation keeps beside them, and one block of an attention. What torch's
+libraries take for themselves, and what an allocator keeps in reserve, are not in it.
+"""
+
+from collections.abc import Iterator
+from math import prod
+
+import torch
+
+from sampan.kernels.backend import PAGE, AdapterRoom, Needs
+from sampan.kernels.graph import Graph, Node
+from sampan.kernels.ops import Attention, Linear, Norm, Weight
+from sampan.kernels.torch.cache import DTYPES, GROUP, at_once, numbers_of_a_page
+from sampan.kernels.torch.rows import SUMMED
+
+_WIDE = 4  # bytes of float32, in which norms and softmax compute
+
+
+def needs_of(
+    graph: Graph, dtype: torch.dtype, device: torch.device, max_rows: int, room: AdapterRoom | None
+) -> Needs:
+    """See `backend.Needs`. `dtype`: of weights and values."""
+    head = max((node.width for node in graph.nodes if node.op == "head"), default=0)
+    numbers = sum(a.kv_heads * (a.key_size + a.value_size) for a in graph.attentions())
+    return Needs(
+        weights=sum(prod(weight.shape) for weight in weights_of(graph).values()) * dtype.itemsize,
+        workspace=_workspace(graph, dtype, device, max_rows),
+        logits=head * (_WIDE if dtype.itemsize == _WIDE else _WIDE + dtype.itemsize),
+        page={name: PAGE * numbers * kind.itemsize for name, kind in DTYPES.items()},
+        dtype="f32" if dtype == torch.float32 else "bf16",
+        adapters=_adapters(graph, room) * dtype.itemsize,
+    )
+
+
+def weights_of(graph: Graph) -> dict[str, Weight]:
+    """Every tensor that a graph reads, by name."""
+    return {weight.name: weight for node in graph.nodes for weight in _weights(node)}
+
+
+def _weights(node: Node) -> Iterator[Weight]:
+    match node.detail:
+        case Linear(parts=parts, biases=biases):
+            yield from (*parts, *biases)
+        case Norm(weight=weight):
+            yield weight
+        case Weight():
+            yield node.detail
+
+
+def _adapters(graph: Graph, room: AdapterRoom | None) -> int:
+    """Numbers of all adapters that there is room for."""
+    if room is None:
+        return 0
+    parts = [part for node in graph.nodes if node.op == "linear" for part in node.detail.parts]
+    return room.count * room.rank * sum(sum(part.shape) for part in parts)
+
+
+def _workspace(graph: Graph, dtype: torch.dtype, device: torch.device, rows: int) -> int:
+    """Bytes of a step's values, angles and attention, or of what its logits are summed in if that is more."""
+    last: dict[Node, int] = {}
+    for place, node in enumerate(graph.nodes):
+        last |= {_storage(source): place for source in node.inputs}
+    last |= {_storage(node): len(graph.nodes) for node in graph.outputs.values()}
+    alive = most = 0
+    for place, node in enumerate(graph.nodes):
+        most = max(most, alive * rows * dtype.itemsize + _temporary(node, device, rows))
+        alive += _width(node)
+        done = {_storage(source) for source in (*node.inputs, node)}
+        alive -= sum(_width(source) for source in done if last.get(source, place) <= place)
+    pairs = sum(len(rope.inv_freq) for rope in graph.ropes())
+    angles = rows * pairs * (3 * 8 + 2 * dtype.itemsize)  # made in float64
+    return max(most + angles, 3 * SUMMED * rows * _WIDE)
+
+
+def _storage(node: Node) -> Node:
+    """Whose memory a value lies in: a slice is a view."""
+    return _storage(node.inputs[0]) if node.op == "slice" else node
+
+
+def _width(node: Node) -> int:
+    """Of its own memory; logits are counted apart."""
+    return 0 if node.op in ("slice", "head") else node.width
+
+
+def _temporary(node: Node, device: torch.device, rows: int) -> int:
+    """Bytes of a result and of what is there while it is computed."""
+    match node.op:
+        case "attend":
+            wide = sum(source.width for source in node.inputs) + 6 * node.width
+            return rows * _WIDE * wide + _attending(node.detail, device, rows)
+        case "linear":  # its parts, the whole, and with adapters their products and rows
+            return rows * _WIDE * (3 * node.width + node.inputs[0].width)
+        case _:
+            return rows * _WIDE * 3 * _width(node)
+
+
+def _attending(shape: Attention, device: torch.device, rows: int) -> int:
+    """Of one block: keys and values as they were read and as products take them; scores, masked and not,
+    their exponentials and these rounded."""
+    gathered, scores = numbers_of_a_page(shape, min(rows, GROUP), rows)
+    most = at_once(device)
+    return max(gathered, most) * 2 * _WIDE + max(scores, most) * 4 * _WIDE
