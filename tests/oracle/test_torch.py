@@ -12,7 +12,7 @@ from sampan import LLM, SamplingParams, UsageError
 from sampan.core.errors import OutOfMemory
 from sampan.core.types import ModelFiles
 from sampan.engine.engine import Engine
-from sampan.kernels.backend import PAGE, AdapterRoom
+from sampan.kernels.backend import AdapterRoom
 from sampan.kernels.torch.backend import TorchBackend
 
 Make = Callable[..., Any]
@@ -158,7 +158,7 @@ def test_damage_of_one_sequence_reaches_no_other(tiny: Make, native: Make) -> No
     with torch.inference_mode():
         for held in here.runner.executable._cache.tensors(0):
             for page in damaged:
-                held[page * PAGE : (page + 1) * PAGE] = torch.nan
+                held[page] = torch.nan
     short.computed, long.computed = 32, 89
     again = here.step((short, 1), (long, 1))
     for one, other in zip(expected, again, strict=True):
