@@ -94,6 +94,12 @@ def parallel(own_families: Path, tmp_path: Path) -> Callable[..., tuple[ModelFil
     return make
 
 
+@pytest.fixture(scope="session")
+def vectors() -> Any:
+    """`vectors.py`: what writes tiny models that embed or rerank."""
+    return load_file(Path(__file__).parent / "vectors.py")
+
+
 @pytest.fixture
 def sampan_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty `SAMPAN_HOME`, with nothing of the user's own settings or caches in reach."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
     from sampan.core.types import Completion, Delta, Grammar, SamplingParams, Score, TokenLogprob
     from sampan.llm.model import LLM
+    from sampan.llm.vectors import Embedding
 
 __version__ = "0.1.0"
 
@@ -29,11 +30,12 @@ _HOMES = {
     ),
     "sampan.core.types": ("Completion", "Delta", "Grammar", "SamplingParams", "Score", "TokenLogprob"),
     "sampan.llm.model": ("LLM",),
+    "sampan.llm.vectors": ("Embedding",),
 }  # fmt: skip
 __all__ = [
-    "LLM", "Completion", "ContextOverflow", "Delta", "Grammar", "ModelNotFound", "OutOfMemory",
-    "RequestError", "SampanError", "SamplingParams", "Score", "TokenLogprob", "UnsupportedModel",
-    "UsageError", "WeightsError",
+    "LLM", "Completion", "ContextOverflow", "Delta", "Embedding", "Grammar", "ModelNotFound",
+    "OutOfMemory", "RequestError", "SampanError", "SamplingParams", "Score", "TokenLogprob",
+    "UnsupportedModel", "UsageError", "WeightsError",
 ]  # fmt: skip
 
 

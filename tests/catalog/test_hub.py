@@ -46,14 +46,19 @@ def test_a_folder_is_fetched_once_and_only_what_is_needed(hub: Any, settings: Se
         "tokenizer_config.json": b"{}",
         "generation_config.json": b"{}",
         "chat_template.jinja": b"{{ x }}",
+        "modules.json": b"[]",
+        "1_Pooling/config.json": b"{}",
     }
     hub.repos["a/b"] = repo(**wanted, **others, **{"original/model.safetensors": b"x"})
     meter = Meter()
     files = resolve("hf:a/b", settings, meter)
     expected = {
-        name: data for name, data in hub.repos["a/b"].files.items() if name not in others and "/" not in name
+        name: data
+        for name, data in hub.repos["a/b"].files.items()
+        if name not in others and not name.startswith("original/")
     }
-    assert {file.name for file in files.path.iterdir()} == {*expected, "sampan.json"}
+    found = {str(file.relative_to(files.path)) for file in files.path.rglob("*") if file.is_file()}
+    assert found == {*expected, "sampan.json"}
     assert all((files.path / name).read_bytes() == data for name, data in expected.items())
     assert (files.kind, files.name, files.source) == ("folder", "hf:a/b", "hf:a/b")
     size = sum(map(len, expected.values()))

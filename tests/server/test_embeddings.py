@@ -1,4 +1,4 @@
-"""`/v1/embeddings`: what a client is told while no embedding model is served."""
+"""`/v1/embeddings`: what a client is told where no embedding model is served."""
 
 import json
 from typing import Any

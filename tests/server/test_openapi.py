@@ -40,8 +40,8 @@ CHECKS = [
 MODEL = "smollm2-135m"
 ASKING = ["create_chat_completion", "create_completion", "create_response", "create_message"]
 TAKING = [
-    *ASKING, "create_embeddings", "tokenize", "detokenize", "count_tokens", "usage", "list_input_items",
-    "load_adapter", "unload_adapter", "update_weights",
+    *ASKING, "create_embeddings", "create_rerank", "tokenize", "detokenize", "count_tokens", "usage",
+    "list_input_items", "load_adapter", "unload_adapter", "update_weights",
 ]  # fmt: skip
 OPERATIONS = [
     *TAKING, "show_response", "delete_response", "list_models", "show_model", "live", "health", "ready",

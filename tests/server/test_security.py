@@ -76,8 +76,8 @@ def test_a_wrong_key_is_a_401_that_does_not_repeat_it(guarded: "Running", key: s
     [
         ("GET", "/v1/models"), ("GET", "/v1/usage"), ("GET", "/page/live"), ("POST", "/v1/chat/completions"),
         ("POST", "/v1/completions"), ("POST", "/v1/responses"), ("POST", "/v1/messages"),
-        ("POST", "/v1/messages/count_tokens"), ("POST", "/v1/embeddings"), ("POST", "/tokenize"),
-        ("POST", "/detokenize"), ("GET", "/v1/responses/resp_1"),
+        ("POST", "/v1/messages/count_tokens"), ("POST", "/v1/embeddings"), ("POST", "/v1/rerank"),
+        ("POST", "/tokenize"), ("POST", "/detokenize"), ("GET", "/v1/responses/resp_1"),
     ],
 )  # fmt: skip
 def test_nothing_is_open_without_a_key(guarded: "Running", method: str, path: str) -> None:

@@ -27,6 +27,9 @@ _WANTED = (
     "generation_config.json",
     "tokenizer*.json",
     "chat_template*",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "[0-9]*_*/config.json",
     "*.safetensors",
     "*.safetensors.index.json",
 )
@@ -104,6 +107,12 @@ def _list(source: HubSource, settings: Settings) -> _Listing:
     return _Listing(info.id, info.sha or source.revision, files)
 
 
+def _is_module(name: str) -> bool:
+    """The configuration of one of Sentence Transformers' modules, such as `1_Pooling`."""
+    folder, _, rest = name.partition("/")
+    return folder[:1].isdecimal() and rest == "config.json"
+
+
 def _choose(listing: _Listing, source: HubSource) -> list[_File]:
     """The files to take: FILE alone, or one complete set of safetensors with its configuration."""
     names = [file.name for file in listing.files]
@@ -112,7 +121,7 @@ def _choose(listing: _Listing, source: HubSource) -> list[_File]:
             raise ModelNotFound(f"{source.spec}: no such file in {listing.repo}{_ggufs(names)}")
         return [file for file in listing.files if file.name == source.file]
     wanted = [file for file in listing.files if any(fnmatch(file.name, form) for form in _WANTED)]
-    wanted = [file for file in wanted if "/" not in file.name]
+    wanted = [file for file in wanted if "/" not in file.name or _is_module(file.name)]
     if any(file.name.startswith("model") and file.name.endswith(".safetensors") for file in wanted):
         # Some repositories hold the same weights twice, as model*.safetensors and consolidated*.safetensors.
         wanted = [file for file in wanted if ".safetensors" not in file.name or file.name.startswith("model")]

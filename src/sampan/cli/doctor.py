@@ -75,7 +75,7 @@ def _examine(settings: Settings, threads: int | None) -> Row:
 def _capacity(settings: Settings, backend: "CpuBackend") -> dict[str, Row]:
     """What the local models take, and the tokens that what is free now holds beside them."""
     from sampan.engine.budget import Footprint
-    from sampan.llm.load import MAX_ROWS, graph_of
+    from sampan.llm.load import MAX_ROWS, graph_of, output_of
     from sampan.weights.checkpoint import open_checkpoint
 
     free = available_memory()
@@ -87,7 +87,7 @@ def _capacity(settings: Settings, backend: "CpuBackend") -> dict[str, Row]:
         files = ModelFiles(model.path, model.kind, entry.alias, entry.source)
         with open_checkpoint(files) as checkpoint:
             config = checkpoint.config
-            needs = backend.needs(graph_of(config), checkpoint, MAX_ROWS)
+            needs = backend.needs(graph_of(config, output_of(checkpoint.purpose)), checkpoint, MAX_ROWS)
             size = Footprint.of(needs, entry.alias, config.context)
         found[entry.alias] = {
             "weights_bytes": size.weights,

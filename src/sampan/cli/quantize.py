@@ -76,9 +76,9 @@ def _pieces(checkpoint: "Checkpoint", bits: int | None, group: int | None) -> "l
     from sampan.kernels.cpu.limits import check
     from sampan.kernels.cpu.pieces import pieces
     from sampan.kernels.cpu.rounding import scheme_for
-    from sampan.llm.load import graph_of
+    from sampan.llm.load import graph_of, output_of
 
-    graph = graph_of(checkpoint.config)
+    graph = graph_of(checkpoint.config, output_of(checkpoint.purpose))
     check(graph, checkpoint.where)
     if bits is None or group is None:
         return pieces(graph, checkpoint, lambda _weight: None)
@@ -99,7 +99,7 @@ def _pieces(checkpoint: "Checkpoint", bits: int | None, group: int | None) -> "l
 def _write(checkpoint: "Checkpoint", pieces: "list[Piece]", place: Path, here: "Machine") -> int:
     """Make the folder at `place`; returns its bytes."""
     from sampan.text.export import export_gguf
-    from sampan.weights import save
+    from sampan.weights import purpose, save
 
     weights = save.PackedFile(checkpoint, pieces)
     save.check_room(place, weights.bytes)
@@ -110,6 +110,7 @@ def _write(checkpoint: "Checkpoint", pieces: "list[Piece]", place: Path, here: "
         else:
             ids = export_gguf(checkpoint.metadata, folder)
             save.write_json(folder / "config.json", save.hf_config(checkpoint) | ids)
+        purpose.write(checkpoint.purpose, folder)
         progress.start(weights.bytes, f"packing {place.name}")
         try:
             weights.write(folder / "model.safetensors", here, progress.advance)

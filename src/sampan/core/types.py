@@ -96,13 +96,15 @@ class TokenScore(NamedTuple):
     """What a model thinks of a given token after those before it.
 
     `logprob`: natural, at the temperature asked for. Where asked for: `rank` (1: the greedy choice),
-    `entropy` of the distribution in nats, and `top`, its best alternatives (id, logprob)."""
+    `entropy` of the distribution in nats, `top`, its best alternatives (id, logprob), and the
+    log-probabilities of `others`."""
 
     token: int
     logprob: float
     rank: int | None = None
     entropy: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+    others: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ class Scoring:
     """Which given tokens are scored, and how: those from `start` on (the first of all never is).
 
     `top`: alternatives to each. `ranks`, `entropy`: whether they are told. `temperature`: of the distribution
-    that log-probabilities, entropies and alternatives are of.
+    that log-probabilities, entropies and alternatives are of. `others`: tokens whose log-probabilities are
+    told in each place, beside the given one's.
     """
 
     start: int = 0
@@ -118,11 +121,16 @@ class Scoring:
     ranks: bool = False
     entropy: bool = False
     temperature: float = 1.0
+    others: tuple[int, ...] = ()
 
     @property
     def plain(self) -> bool:
         """Log-probabilities of the model itself, and nothing else."""
-        return not (self.top or self.ranks or self.entropy) and self.temperature == 1.0
+        return not (self.top or self.ranks or self.entropy or self.others) and self.temperature == 1.0
+
+
+Pooling = Literal["last", "mean"]
+"""Which hidden states of a text, after the final norm, are its embedding: the last, or all on average."""
 
 
 @dataclass(frozen=True)

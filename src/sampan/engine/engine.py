@@ -12,15 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from sampan.core.errors import ContextOverflow, RequestError, quoted
-from sampan.core.types import SamplingParams, Scoring
+from sampan.core.types import Pooling, SamplingParams, Scoring
 from sampan.engine.blocks import BlockPool
 from sampan.engine.budget import SCORE_ROWS
 from sampan.engine.constraint import Constraint, Guarded
+from sampan.engine.pooling import PromptVector
 from sampan.engine.runner import Runner
 from sampan.engine.sampler import takes_best
 from sampan.engine.scheduler import Counters, Scheduler
 from sampan.engine.sequence import Event, Sequence, Span
 from sampan.kernels.backend import DRAFT_ROWS, PAGE, Adapter, NewValues
+from sampan.kernels.graph import LOGITS
+from sampan.kernels.ops import HIDDEN
 
 
 class Engine:
@@ -63,17 +66,20 @@ class Engine:
         adapter: int | None = None,
         salt: bytes = b"",
         scoring: Scoring | None = None,
+        pooling: Pooling | None = None,
     ) -> int:
         """Queue a request; returns its id. Raises RequestError for what can never be served.
 
         `constraint`: what its tokens must obey, for this request alone; the answer ends ("stop") once it is
         done, whatever `ignore_eos` says. `adapter`: what `load_adapter` gave; None is the model itself.
         `salt`: only requests of the same find each other's prefixes in the cache. `scoring`: the prompt's
-        tokens are scored too; with `max_tokens` 0 nothing else happens.
+        tokens are scored too; with `max_tokens` 0 nothing else happens. `pooling`: the prompt becomes a
+        vector and nothing else happens, on an executable that gives hidden states.
         """
+        self._check_kind(pooling)
         tokens = self._check(prompt)
         chosen = self._adapter(adapter)
-        _check_sampling(sampling, self.vocabulary, least=0 if scoring else 1)
+        _check_sampling(sampling, self.vocabulary, least=0 if scoring or pooling else 1)
         if scoring is not None:
             _check_scoring(scoring, len(tokens), self.vocabulary)
         limit = self.context
@@ -86,7 +92,8 @@ class Engine:
         sequence.constraint = Guarded(constraint) if constraint is not None else None
         sequence.plain = constraint is None and takes_best(sampling)
         sequence.adapter, sequence.salt = chosen, self._salt(chosen) + salt
-        sequence.scoring, sequence.generates = scoring, sampling.max_tokens != 0
+        sequence.scoring, sequence.generates = scoring, sampling.max_tokens != 0 and pooling is None
+        sequence.pooled = None if pooling is None else PromptVector(pooling)
         self.scheduler.add(sequence)
         return request
 
@@ -167,6 +174,13 @@ class Engine:
                         return np.array(logprobs, np.float64)
         finally:
             self.abort(request)
+
+    def _check_kind(self, pooling: Pooling | None) -> None:
+        gives = self.runner.executable.outputs
+        if pooling is None and LOGITS not in gives:
+            raise RequestError("this is an embedding model: it gives vectors, no text and no scores")
+        if pooling is not None and HIDDEN not in gives:
+            raise RequestError("this is no embedding model: it gives text and scores")
 
     def _adapter(self, adapter: int | None) -> int:
         """The id of a loaded adapter, or 0 for none."""

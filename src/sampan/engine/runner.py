@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence as Seq
 
+import numpy as np
+
 from sampan.core.errors import RequestError
 from sampan.core.types import TokenLogprob
 from sampan.engine.adapters import AdapterTable
@@ -11,6 +13,7 @@ from sampan.engine.scoring import score_rows
 from sampan.engine.sequence import Refusal, Sequence, Span
 from sampan.kernels import backend
 from sampan.kernels.backend import AdapterRoom, Executable, NewValues, Rows
+from sampan.kernels.ops import HIDDEN
 
 
 class Runner:
@@ -50,6 +53,8 @@ class Runner:
 
     def _sampled(self, rows: Rows, first: int, span: Span) -> Sampled:
         """A span's tokens, of rows from `first` on."""
+        if span.pooled:
+            return _pool(rows, first, span)
         wrong = rows.unsound.keys() & range(first, first + span.sampled) if rows.unsound else None
         if not wrong:
             scored = score_rows(rows, first, span) if span.scored else []
@@ -64,6 +69,16 @@ class Runner:
     def update(self, values: NewValues) -> None:
         """Write new weights in place."""
         self.executable.update(values)
+
+
+def _pool(rows: Rows, first: int, span: Span) -> Sampled:
+    """Take the hidden states of a span's rows."""
+    values = rows.kept(HIDDEN)[first : first + span.pooled]
+    if not np.isfinite(values).all():
+        return [f"request {span.sequence.id}: the model gave hidden states that are not finite numbers"]
+    assert span.sequence.pooled is not None
+    span.sequence.pooled.take(values)
+    return []
 
 
 def fault(rows: Rows, row: int) -> str:

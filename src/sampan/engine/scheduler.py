@@ -108,6 +108,8 @@ class Scheduler:
             span.sequence.computed = span.start + span.count - drafted + min(len(taken), drafted)
             if span.sequence.scoring is not None and not (taken and taken[-1].error):
                 taken = _scored(span.sequence, given) + taken
+            if span.sequence.pooled is not None and not taken:
+                taken = _pooled(span.sequence)
             self._settle(span.sequence, taken)
             events += taken
         return events
@@ -131,16 +133,21 @@ class Scheduler:
             sequence.published = full
 
     def _note(self, sequence: Sequence, index: int) -> None:
-        """Keep the scores of a page's tokens with it."""
-        if sequence.scoring is not None and sequence.scoring.plain:
-            scores = sequence.scores_of(index * self.pool.size, (index + 1) * self.pool.size)
-            if scores is not None:
-                self.pool.note(sequence.pages[index], scores)
+        """Keep with a page what its tokens were scored as, or pooled to."""
+        note: object = None
+        if sequence.pooled is not None:
+            note = sequence.pooled.of_page(index)
+        elif sequence.scoring is not None and sequence.scoring.plain:
+            note = sequence.scores_of(index * self.pool.size, (index + 1) * self.pool.size)
+        if note is not None:
+            self.pool.note(sequence.pages[index], note)
 
     def _recall(self, sequence: Sequence, found: list[int]) -> int:
-        """Take the scores that are known of these pages; returns how many pages the sequence can hold: the
+        """Take what is known of these pages' tokens; returns how many pages the sequence can hold: the
         row that scores the next token goes through the model again, also where it is the last one of a
         page."""
+        if sequence.pooled is not None:
+            return sequence.pooled.recall([self.pool.noted(page) for page in found])
         size, how = self.pool.size, sequence.scoring
         while how is not None and how.plain and sequence.next_scored < len(found) * size:
             page, within = divmod(sequence.next_scored, size)
@@ -161,7 +168,7 @@ class Scheduler:
             n = len(found)
             if n < len(blocks) and self.pool.key(found, n, blocks[n]) in pending:
                 continue
-            if sequence.scoring is not None:
+            if sequence.scoring is not None or sequence.pooled is not None:
                 found = found[: self._recall(sequence, found)]
             missing = self.pool.needed(len(sequence.tokens) + 1) - len(found)
             if left.rows == 0 or left.sampled == 0 or missing > self.pool.free_without(found):
@@ -258,6 +265,14 @@ def _scored(sequence: Sequence, given: Sampled) -> list[Event]:
     if not fresh and ends is None:
         return []
     return [Event(sequence.id, None, ends, None, sequence.cached_tokens or 0, scores=fresh)]
+
+
+def _pooled(sequence: Sequence) -> list[Event]:
+    """The prompt's vector, once all of it is known."""
+    if sequence.remaining > 0 or sequence.pooled is None:
+        return []
+    vector = sequence.pooled.vector()
+    return [Event(sequence.id, None, "length", None, sequence.cached_tokens or 0, vector=vector)]
 
 
 def _take(sequence: Sequence, results: Seq[TokenLogprob | str]) -> list[Event]:

@@ -43,11 +43,12 @@ def _detailed(row: Floats, token: int, logprob: float, total: float, how: Scorin
     if how.entropy:
         x = row.astype(np.float64) / how.temperature - total
         entropy = float(-(np.exp(x) * x).sum())
+    others = tuple(float(row[other]) / how.temperature - total for other in how.others)
     if how.temperature == 1.0:
-        return TokenScore(token, logprob, rank, entropy, top_logprobs(row, total, how.top))
+        return TokenScore(token, logprob, rank, entropy, top_logprobs(row, total, how.top), others)
     scaled = top_logprobs(row, 0.0, how.top)
     top = tuple((other, value / how.temperature - total) for other, value in scaled)
-    return TokenScore(token, logprob, rank, entropy, top)
+    return TokenScore(token, logprob, rank, entropy, top, others)
 
 
 def _log_total(row: Floats, temperature: float) -> float:

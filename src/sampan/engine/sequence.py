@@ -2,10 +2,34 @@
 
 from array import array
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from sampan.core.types import FinishReason, SamplingParams, Scoring, TokenLogprob, TokenScore
+from sampan.core.types import FinishReason, Pooling, SamplingParams, Scoring, TokenLogprob, TokenScore
 from sampan.engine.constraint import Guarded
 from sampan.engine.lookup import Lookup
+
+
+class Pooled(Protocol):
+    """The vector that a prompt becomes, while it does (`pooling.py`; here are no numerics)."""
+
+    @property
+    def how(self) -> Pooling:
+        """Which rows it is made of."""
+
+    def first(self, end: int) -> int:
+        """The first row that is still needed of those before `end`."""
+
+    def take(self, rows: Any) -> None:
+        """The next rows [n, width]; of "last", the last alone."""
+
+    def of_page(self, index: int) -> object:
+        """What is kept with a full page; None for nothing."""
+
+    def recall(self, noted: list[object]) -> int:
+        """Take what was kept with a prompt's first pages; returns how many of them it can hold."""
+
+    def vector(self) -> tuple[float, ...]:
+        """Of the whole prompt, [width]."""
 
 
 @dataclass(eq=False, slots=True)
@@ -44,13 +68,16 @@ class Sequence:
     """Of the prompt's tokens from the first that is scored on."""
     told: int = 0
     """How many of them were told."""
+    pooled: Pooled | None = None
+    """The vector that its prompt becomes."""
     _blocks: list[bytes] = field(default_factory=list)
 
     @property
     def remaining(self) -> int:
-        """Tokens that must still go through the model before the next one can be sampled, or the last one is
-        scored: then it need not go itself."""
-        rows = len(self.tokens) if self.generates else max(1, len(self.tokens) - 1)
+        """Tokens that must still go through the model before the next one can be sampled, all are pooled, or
+        the last one is scored: then it need not go itself."""
+        whole = self.generates or self.pooled is not None
+        rows = len(self.tokens) if whole else max(1, len(self.tokens) - 1)
         return rows - self.computed
 
     @property
@@ -90,7 +117,7 @@ class Span:
 
     The last rows are those of `draft`, tokens that are guessed to follow the sequence's own; `forced` where
     the guess is its constraint's. `scored`: the last rows but those that a token is chosen from, each of
-    which scores the token behind it."""
+    which scores the token behind it. `pooled`: the last rows, whose hidden states are wanted alone."""
 
     sequence: Sequence
     start: int
@@ -99,6 +126,7 @@ class Span:
     draft: tuple[int, ...] = ()
     forced: bool = False
     scored: int = 0
+    pooled: int = 0
 
     @property
     def tokens(self) -> list[int]:
@@ -108,8 +136,9 @@ class Span:
 
     @property
     def sampled(self) -> int:
-        """Its last rows that logits are needed of: scored ones, the one before the draft, the draft's own."""
-        return self.scored + (1 + len(self.draft) if self.sample else 0)
+        """Its last rows that something is read of: those that are pooled; or scored ones, the one before the
+        draft, the draft's own."""
+        return self.pooled + self.scored + (1 + len(self.draft) if self.sample else 0)
 
 
 class Refusal(str):
@@ -121,7 +150,7 @@ class Refusal(str):
 @dataclass(slots=True)
 class Event:
     """One sampled token of a request, scores of its prompt's tokens, or its end. `token` is None when it ends
-    without one, and beside scores.
+    without one, and beside scores. `vector`: what its prompt was pooled to, with the end.
 
     `cached_tokens`: tokens of its prompt that were not computed again. `weights_version`: of the weights that
     gave the token.
@@ -134,3 +163,4 @@ class Event:
     cached_tokens: int = field(default=0, compare=False)
     weights_version: int = field(default=0, compare=False)
     scores: tuple[TokenScore, ...] = ()
+    vector: tuple[float, ...] = ()

@@ -17,7 +17,7 @@ class Left:
         of those `behind` it, who may begin to answer."""
         count = min(self.rows, sequence.remaining)
         span = span_of(sequence, count)
-        over = span.sampled - self.sampled + (behind if span.scored else 0)
+        over = span.sampled - self.sampled + (behind if span.scored or span.pooled else 0)
         return count if over <= 0 else max(0, count - over)
 
     def take(self, sequence: Sequence, count: int) -> Span:
@@ -29,7 +29,14 @@ class Left:
 
 
 def span_of(sequence: Sequence, count: int) -> Span:
+    """Its next rows."""
     end = sequence.computed + count
+    if sequence.pooled is not None:
+        wanted = sequence.pooled.how == "mean" or count == sequence.remaining
+        first = max(sequence.computed, sequence.pooled.first(end))
+        return Span(
+            sequence, sequence.computed, count, sample=False, pooled=max(0, end - first) if wanted else 0
+        )
     last = min(end, sequence.prompt_tokens - 1)  # the row behind a prompt scores nothing
     scored = max(0, last - max(sequence.computed, sequence.next_scored - 1))
     sample = count == sequence.remaining and sequence.generates

@@ -4,7 +4,7 @@ Everything above this folder knows these types only. A backend that lacks an ope
 by name, before memory is filled. Shapes: T tokens of a step, S sampled rows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -195,6 +195,10 @@ class NewValues(Protocol):
 
 class Executable(Protocol):
     """A compiled graph with its weights and its cache. One caller runs it."""
+
+    @property
+    def outputs(self) -> Collection[str]:
+        """Names of what a step gives: the logits, or what the graph keeps."""
 
     @property
     def max_rows(self) -> int:

@@ -5,7 +5,7 @@ stand in the order in which they were recorded, so that a node's inputs come bef
 here, once; a fault names the operation, where in the model it is, and the numbers.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,10 @@ class Graph:
             if node in needed:
                 needed.update(node.inputs)
         return Graph(tuple(node for node in self.nodes if node in needed), wanted)
+
+    def weights(self) -> dict[str, Weight]:
+        """Every tensor that it reads, by name."""
+        return {weight.name: weight for node in self.nodes for weight in _weights(node)}
 
     def attentions(self) -> tuple[Attention, ...]:
         """Of every layer that has a cache, in the order of their indices there."""
@@ -189,6 +193,16 @@ def record(forward: Callable[[Ops, Batch], Any]) -> Graph:
     recorder = Recorder()
     forward(recorder, Batch(ids=None, positions=None, sampled=None, cache=None))
     return recorder.graph()
+
+
+def _weights(node: Node) -> Iterator[Weight]:
+    match node.detail:
+        case Linear(parts=parts, biases=biases):
+            yield from (*parts, *biases)
+        case Norm(weight=weight):
+            yield weight
+        case Weight():
+            yield node.detail
 
 
 def _label(op: str, detail: Any) -> str:

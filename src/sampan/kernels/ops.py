@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+HIDDEN = "hidden"
+"""What families keep beside the logits: the sampled rows after the final norm, which the head reads."""
+
 
 @dataclass(frozen=True)
 class Weight:

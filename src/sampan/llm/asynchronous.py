@@ -4,13 +4,16 @@ Tasks that wait at the same time are answered side by side. A cancelled task's r
 step.
 """
 
+from collections.abc import Sequence
 from typing import Any, Self, Unpack, overload
 
 from sampan.core.types import Completion, Grammar, Score
 from sampan.llm.base import Ids, Messages, ScoreOptions, score_of
 from sampan.llm.changes import Changes
 from sampan.llm.inputs import Sampling
-from sampan.llm.streams import AsyncStream, acollect, ascores
+from sampan.llm.reading import aread
+from sampan.llm.streams import AsyncStream, acollect
+from sampan.llm.vectors import Embedding, EmbedOptions, relevance
 
 
 class AsyncCalls(Changes):
@@ -168,5 +171,23 @@ class AsyncCalls(Changes):
         """Log-probabilities of given tokens or text."""
         name = how.get("adapter")
         inputs, requests = self._scoring(texts, None if name is None else self._adapter(name), how)
-        found = await ascores(self._driver, requests)
-        return inputs.shaped([score_of(*each) for each in zip(requests, found, strict=True)])
+        pairs = zip(requests, await aread(self._driver, requests), strict=True)
+        return inputs.shaped([score_of(request, own.scores) for request, own in pairs])
+
+    @overload
+    async def aembed(self, texts: str | Ids, **how: Unpack[EmbedOptions]) -> Embedding: ...
+    @overload
+    async def aembed(
+        self, texts: list[str] | list[list[int]], **how: Unpack[EmbedOptions]
+    ) -> list[Embedding]: ...
+    async def aembed(self, texts: object, **how: Unpack[EmbedOptions]) -> Any:
+        """Vectors of texts."""
+        inputs, requests = self._embedding(texts, how)
+        return self._embeddings(inputs, requests, await aread(self._driver, requests), how)
+
+    async def arerank(
+        self, query: str, documents: Sequence[str], *, instruction: str | None = None
+    ) -> list[float]:
+        """How relevant documents are."""
+        requests = self._judging(query, documents, instruction)
+        return [relevance(own.scores[0]) for own in await aread(self._driver, requests)]

@@ -25,6 +25,8 @@ from sampan.llm.inputs import (
 )
 from sampan.llm.load import load
 from sampan.llm.options import check_rest, model_of, wish_of
+from sampan.llm.reading import Read
+from sampan.llm.vectors import EmbedOptions, embedding, to_embed, to_judge
 from sampan.text.grammar import GrammarCompiler
 from sampan.text.reasoning import starts_inside_reasoning
 
@@ -61,7 +63,8 @@ class BaseLLM:
 
     Attributes: `tokenizer`, `template` (None where the model has no chat form), `config`, `context`,
     `defaults` (the model's own sampling), `plan` (sizes in bytes), `tuning` (what was measured to be fastest
-    here), `backend`, `weights`, `load_seconds`, and `engine`, which only a caller that makes no requests
+    here), `purpose` (whether it embeds or reranks), `backend`, `weights`, `load_seconds`,
+    and `engine`, which only a caller that makes no requests
     through this object may step.
     """
 
@@ -103,6 +106,7 @@ class BaseLLM:
             progress=progress,
         )
         self.backend, self.plan, self.config = loaded.backend, loaded.plan, loaded.config
+        self.purpose = loaded.purpose
         self.tuning = loaded.tuning
         self.tokenizer, self.template, self.defaults = loaded.tokenizer, loaded.template, loaded.defaults
         self.weights, self.engine = loaded.weights, loaded.engine
@@ -201,6 +205,34 @@ class BaseLLM:
         ids = [self._prompt(item, None).ids for item in inputs.items]
         pairs = zip(ids, hows, strict=True)
         return inputs, [Request(each, nothing, adapter=adapter, scoring=one) for each, one in pairs]
+
+    def _adapter(self, name: str) -> int:
+        found = self._adapters.get(name) if isinstance(name, str) else None
+        if found is None:
+            there = ", ".join(quoted(each) for each in list(self._adapters)[:8]) or "none is"
+            raise RequestError(f"no adapter named {quoted(name)} is loaded: {there}")
+        return found
+
+    def _embedding(self, texts: object, how: EmbedOptions) -> tuple[Inputs, list[Request]]:
+        """What to embed."""
+        self._driver.require_here()
+        name = how.get("adapter")
+        adapter = None if name is None else self._adapter(name)
+        return to_embed(texts, how, adapter, self.tokenizer, self.purpose, self.files.name)
+
+    def _embeddings(
+        self, inputs: Inputs, requests: Sequence[Request], found: Sequence[Read], how: EmbedOptions
+    ) -> Any:
+        pairs = zip(requests, found, strict=True)
+        dimensions = how.get("dimensions")
+        return inputs.shaped(
+            [embedding(own.vector, len(request.tokens), self.purpose, dimensions) for request, own in pairs]
+        )
+
+    def _judging(self, query: object, documents: object, instruction: object) -> list[Request]:
+        """What to judge."""
+        self._driver.require_here()
+        return to_judge(query, documents, instruction, self.tokenizer, self.purpose, self.files.name)
 
 
 def score_of(request: Request, scores: Sequence[TokenScore]) -> Score:

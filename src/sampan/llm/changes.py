@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sampan.core.errors import RequestError, UsageError, quoted
-from sampan.core.types import Grammar, SamplingParams, Scoring
+from sampan.core.types import Grammar, Pooling, SamplingParams, Scoring
 from sampan.engine.constraint import Constraint
 from sampan.engine.engine import Engine
 from sampan.llm.answer import Prompt
@@ -43,11 +43,12 @@ class Changes(BaseLLM):
         adapter: str | None = None,
         salt: bytes = b"",
         scoring: Scoring | None = None,
+        pooling: Pooling | None = None,
     ) -> Request:
-        """Something to hand to `driver`. `salt`: only requests of the same share cached prefixes. `scoring`:
-        how the prompt's own tokens are scored."""
+        """Something to hand to `driver`. `salt`: only requests of the same share cached prefixes. `scoring`,
+        `pooling`: how the prompt's own tokens are scored, or become a vector."""
         chosen = None if adapter is None else self._adapter(adapter)
-        return Request(ids, sampling, constraint, chosen, salt, scoring)
+        return Request(ids, sampling, constraint, chosen, salt, scoring, pooling)
 
     def compile(self, grammar: Grammar, *, thinking: bool = False) -> GrammarConstraint:
         """A grammar made ready: each `copy` of it constrains one request. `thinking`: the prompt has opened a
@@ -136,13 +137,6 @@ class Changes(BaseLLM):
         import asyncio
 
         return await asyncio.to_thread(self.update_weights, source, when=when)
-
-    def _adapter(self, name: str) -> int:
-        found = self._adapters.get(name) if isinstance(name, str) else None
-        if found is None:
-            there = ", ".join(quoted(each) for each in list(self._adapters)[:8]) or "none is"
-            raise RequestError(f"no adapter named {quoted(name)} is loaded: {there}")
-        return found
 
     def _adapted(self, prompts: Sequence[Prompt], adapter: str | None) -> list[Prompt]:
         """The prompts for this adapter."""

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
 from sampan.core.errors import RequestError, SampanError
-from sampan.core.types import SamplingParams, Scoring
+from sampan.core.types import Pooling, SamplingParams, Scoring
 from sampan.engine.constraint import Constraint
 from sampan.engine.engine import Engine
 from sampan.engine.sequence import Event
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 class Request(NamedTuple):
     """A prompt, how to answer it, what the answer must obey, the id of the adapter that gives it, what its
-    cached pages depend on besides, and how its own tokens are scored."""
+    cached pages depend on besides, and how its own tokens are scored or pooled."""
 
     tokens: Sequence[int]
     sampling: SamplingParams
@@ -36,6 +36,7 @@ class Request(NamedTuple):
     adapter: int | None = None
     salt: bytes = b""
     scoring: Scoring | None = None
+    pooling: Pooling | None = None
 
 
 class Gone(Exception):
@@ -200,6 +201,7 @@ class Driver:
                     adapter=r.adapter,
                     salt=r.salt,
                     scoring=r.scoring,
+                    pooling=r.pooling,
                 )
             except RequestError as error:
                 if len(ticket.requests) == 1:

@@ -15,13 +15,15 @@ from sampan.engine import budget
 from sampan.engine.engine import Engine
 from sampan.engine.runner import Runner
 from sampan.kernels.backend import Backend, CacheSize, Tuning
-from sampan.kernels.graph import LOGITS, Graph, record
+from sampan.kernels.graph import LOGITS, Graph
+from sampan.kernels.ops import HIDDEN
 from sampan.kernels.select import backend_named
 from sampan.models.config import ModelConfig
 from sampan.models.registry import describe
 from sampan.text.chat import ChatTemplate
 from sampan.text.tokenizer import Tokenizer
 from sampan.weights.checkpoint import Checkpoint, open_checkpoint
+from sampan.weights.purpose import Purpose
 
 MAX_ROWS = 512  # tokens of a step: a prompt's chunk
 
@@ -36,6 +38,7 @@ class Loaded:
     backend: Backend
     weights: Any
     engine: Engine
+    purpose: Purpose
     tokenizer: Tokenizer
     template: ChatTemplate | None
     defaults: SamplingParams
@@ -62,7 +65,8 @@ def load(
         for file in checkpoint.files.values():
             stack.callback(file.close)
         c = checkpoint.config
-        graph = graph_of(c)
+        output = output_of(checkpoint.purpose)
+        graph = graph_of(c, output)
         here.check(graph, checkpoint.where)
         needs = here.needs(graph, checkpoint, MAX_ROWS, wish.room)
         plan = budget.plan(budget.Footprint.of(needs, files.name, c.context), wish)
@@ -74,7 +78,7 @@ def load(
         weights = here.place(checkpoint, plan.weights_bytes)
         cache = CacheSize(plan.pages, plan.cache)
         chosen = here.tune(
-            lambda layers: graph_of(replace(c, layers=layers)),
+            lambda layers: graph_of(replace(c, layers=layers), output),
             c.layers,
             weights,
             cache,
@@ -94,12 +98,17 @@ def load(
         prefix_cache=prefix_cache,
         draft_rows=chosen.draft_rows if speculation else 0,
     )
-    return Loaded(plan, chosen, c, here, weights, engine, tokenizer, template, defaults)
+    return Loaded(plan, chosen, c, here, weights, engine, checkpoint.purpose, tokenizer, template, defaults)
 
 
-def graph_of(config: ModelConfig) -> Graph:
-    """What a model computes to give logits."""
-    return record(describe(config).forward).only([LOGITS])
+def graph_of(config: ModelConfig, output: str = LOGITS) -> Graph:
+    """What a model computes to give logits, or something else that it keeps."""
+    return describe(config).graph(output)
+
+
+def output_of(purpose: Purpose) -> str:
+    """What a model is run for."""
+    return LOGITS if purpose.pooling is None else HIDDEN
 
 
 def _telling(progress: Progress) -> Any:

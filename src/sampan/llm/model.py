@@ -3,14 +3,16 @@
 However many call, the engine runs their requests together, and what each gets does not depend on the others.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self, Unpack, overload
 
 from sampan.core.types import Completion, Grammar, Score
 from sampan.llm.asynchronous import AsyncCalls
 from sampan.llm.base import BaseLLM, Ids, Messages, ScoreOptions, score_of
 from sampan.llm.inputs import Sampling
-from sampan.llm.streams import Stream, collect, scores
+from sampan.llm.reading import read
+from sampan.llm.streams import Stream, collect
+from sampan.llm.vectors import Embedding, EmbedOptions, relevance
 
 
 class LLM(AsyncCalls):
@@ -187,5 +189,27 @@ class LLM(AsyncCalls):
         """`score`, of which `advance` is told how many more tokens are done."""
         name = how.get("adapter")
         inputs, requests = self._scoring(texts, None if name is None else self._adapter(name), how)
-        found = scores(self._driver, requests, advance)
-        return inputs.shaped([score_of(*each) for each in zip(requests, found, strict=True)])
+        found = read(self._driver, requests, advance)
+        pairs = zip(requests, found, strict=True)
+        return inputs.shaped([score_of(request, own.scores) for request, own in pairs])
+
+    @overload
+    def embed(self, texts: str | Ids, **how: Unpack[EmbedOptions]) -> Embedding: ...
+    @overload
+    def embed(self, texts: list[str] | list[list[int]], **how: Unpack[EmbedOptions]) -> list[Embedding]: ...
+    def embed(self, texts: object, **how: Unpack[EmbedOptions]) -> Any:
+        """A text or a list of ids as a vector, or each of a list of these, of a model made for embeddings.
+
+        Vectors are pooled, and have the length 1, as the model's files say. `prompt`: the name of one of the
+        model's prompts (`purpose.prompts`), which goes before each text. `dimensions`: the first of them
+        alone. `adapter`: the name of a loaded one. Raises `RequestError` for any other model, and
+        `ContextOverflow`.
+        """
+        inputs, requests = self._embedding(texts, how)
+        return self._embeddings(inputs, requests, read(self._driver, requests), how)
+
+    def rerank(self, query: str, documents: Sequence[str], *, instruction: str | None = None) -> list[float]:
+        """How relevant each document is to the query, from 0 to 1, of a model made for that: its probability
+        of "yes". `instruction`: what relevant means, in the model's own words unless given."""
+        requests = self._judging(query, documents, instruction)
+        return [relevance(own.scores[0]) for own in read(self._driver, requests)]

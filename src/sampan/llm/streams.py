@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import Self
 
-from sampan.core.errors import RequestError
-from sampan.core.types import Completion, Delta, TokenScore
+from sampan.core.types import Completion, Delta
 from sampan.engine.constraint import Constraint
 from sampan.llm.answer import Answer, Prompt
 from sampan.llm.driver import Driver, Generation, Gone, News, Request
@@ -110,7 +109,7 @@ async def acollect(driver: Driver, grammars: GrammarCompiler, prompts: Sequence[
     """The same without blocking the event loop."""
     if not prompts:
         return []
-    box = _AsyncBox()
+    box = AsyncBox()
     answers = Answers(driver, grammars, prompts, box.put)
     try:
         await answers.astart()
@@ -119,62 +118,6 @@ async def acollect(driver: Driver, grammars: GrammarCompiler, prompts: Sequence[
     finally:
         answers.close()
     return answers.completions()
-
-
-def scores(
-    driver: Driver, requests: Sequence[Request], advance: Callable[[int], None] | None = None
-) -> list[list[TokenScore]]:
-    """What the prompts' tokens were scored as, side by side. `advance`: is told how many more are."""
-    box: SimpleQueue[News] = SimpleQueue()
-    found = _Scores(requests, box.put)
-    if not requests:
-        return []
-    driver.submit(found.ticket)
-    try:
-        while found.open:
-            count = found.take(box.get())
-            if advance is not None:
-                advance(count)
-        return found.scores
-    finally:
-        driver.withdraw(found.ticket)
-
-
-async def ascores(driver: Driver, requests: Sequence[Request]) -> list[list[TokenScore]]:
-    """The same without blocking the event loop."""
-    box = _AsyncBox()
-    found = _Scores(requests, box.put)
-    if not requests:
-        return []
-    driver.submit(found.ticket)
-    try:
-        while found.open:
-            found.take(await box.get())
-        return found.scores
-    finally:
-        driver.withdraw(found.ticket)
-
-
-class _Scores:
-    """The scores of one ticket's prompts."""
-
-    def __init__(self, requests: Sequence[Request], deliver: Callable[[News], None]) -> None:
-        self.ticket = Generation(requests, deliver)
-        self.scores: list[list[TokenScore]] = [[] for _ in requests]
-        self.open = len(requests)
-
-    def take(self, news: News) -> int:
-        """Take a step's; returns how many they are, or raises why there are none."""
-        if isinstance(news, Exception):
-            raise news
-        count = 0
-        for place, event in news:
-            if event.error is not None:
-                raise RequestError(event.error)
-            self.scores[place] += event.scores
-            self.open -= event.finish_reason is not None
-            count += len(event.scores)
-        return count
 
 
 class Stream(Iterator[Delta]):
@@ -230,7 +173,7 @@ class AsyncStream:
 
     def __init__(self, driver: Driver, grammars: GrammarCompiler, prompt: Prompt) -> None:
         self.prompt_tokens = len(prompt.ids)
-        self._box = _AsyncBox()
+        self._box = AsyncBox()
         self._ready: deque[Delta] = deque()
         self._answers = Answers(driver, grammars, [prompt], self._box.put)
         self._waits = self._answers.slow
@@ -275,7 +218,7 @@ class AsyncStream:
             self._answers.close()
 
 
-class _AsyncBox:
+class AsyncBox:
     """A queue that another thread fills and the event loop empties."""
 
     def __init__(self) -> None:

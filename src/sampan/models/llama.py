@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sampan.kernels.ops import Batch, Ops
+from sampan.kernels.ops import HIDDEN, Batch, Ops
 from sampan.models.config import DenseConfig, GgufModel, dense_from_gguf, dense_from_hf, dense_to_hf
 from sampan.models.decoder import Decoder, Layer, decoder
 from sampan.models.family import LAYER, Family
@@ -34,7 +34,7 @@ def forward(ops: Ops, model: Decoder[Layer], batch: Batch) -> Any:
         x = x + ops.linear(y, layer.out)
         h = ops.linear(ops.norm(x, layer.mlp_norm), layer.gate_up)
         x = x + ops.linear(ops.swiglu(h), layer.down)
-    return ops.head(ops.keep(ops.norm(x, model.norm), "hidden"), model.head)
+    return ops.head(ops.keep(ops.norm(x, model.norm), HIDDEN), model.head)
 
 
 FAMILY = Family(

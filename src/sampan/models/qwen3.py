@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sampan.kernels.ops import Batch, Norm, Ops, Weight
+from sampan.kernels.ops import HIDDEN, Batch, Norm, Ops, Weight
 from sampan.models import decoder
 from sampan.models.config import DenseConfig, GgufModel, dense_from_gguf, dense_from_hf, dense_to_hf
 from sampan.models.decoder import Decoder
@@ -61,7 +61,7 @@ def forward(ops: Ops, model: Decoder[Layer], batch: Batch) -> Any:
         x = x + ops.linear(y, layer.out)
         h = ops.linear(ops.norm(x, layer.mlp_norm), layer.gate_up)
         x = x + ops.linear(ops.swiglu(h), layer.down)
-    return ops.head(ops.keep(ops.norm(x, model.norm), "hidden"), model.head)
+    return ops.head(ops.keep(ops.norm(x, model.norm), HIDDEN), model.head)
 
 
 FAMILY = Family(

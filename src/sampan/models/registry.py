@@ -18,6 +18,7 @@ from typing import Any
 from sampan import models
 from sampan.core.errors import UnsupportedModel, UsageError, quoted, shortened
 from sampan.core.settings import family_files
+from sampan.kernels.graph import Graph, record
 from sampan.kernels.ops import Batch, Ops, Weight
 from sampan.models.config import GgufModel, ModelConfig
 from sampan.models.family import Family
@@ -39,6 +40,10 @@ class Model:
     def weights(self) -> dict[str, Weight]:
         """Every tensor the model needs, by name."""
         return {w.name: w for w in _weights(self.description)}
+
+    def graph(self, *outputs: str) -> Graph:
+        """What it computes to give these outputs."""
+        return record(self.forward).only(outputs)
 
 
 def families() -> Mapping[str, Family]:

@@ -31,7 +31,7 @@ class Reader:
             raise bad_request(event.error, param="grammar")
         if event.token is None and event.error is None and (event.scores or event.finish_reason == "length"):
             self.finished = event.finish_reason is not None
-            return Part(self._place, finish=event.finish_reason, scores=event.scores)
+            return Part(self._place, finish=event.finish_reason, scores=event.scores, vector=event.vector)
         if event.token is None:
             raise ApiError(500, event.error or "the request ended without an answer", kind="server_error")
         reason = event.finish_reason

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from sampan.core.errors import ContextOverflow, SampanError
-from sampan.server import administration
+from sampan.server import administration, rerank
 from sampan.server.anthropic import messages
 from sampan.server.anthropic import replies as anthropic
 from sampan.server.errors import ApiError, bad_request
@@ -41,7 +41,7 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.state.responses = ResponseStore()
-    for module in (chat, completions, responses, embeddings, models, messages):
+    for module in (chat, completions, responses, embeddings, rerank, models, messages):
         app.include_router(module.router)
     app.include_router(health)
     for router in (metrics.router, usage.router, live.router, administration.router):

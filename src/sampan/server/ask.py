@@ -5,7 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from sampan.core.types import FinishReason, Grammar, SamplingParams, Scoring, TokenLogprob, TokenScore
+from sampan.core.types import (
+    FinishReason,
+    Grammar,
+    Pooling,
+    SamplingParams,
+    Scoring,
+    TokenLogprob,
+    TokenScore,
+)
 
 if TYPE_CHECKING:
     Ids = array[int]
@@ -51,8 +59,8 @@ class Ask:
     `model`: the served model's name or an adapter's. `n`: answers wanted. `tools`: None where the text is not
     to be searched for calls. `raw`: it is taken as it is, tags of reasoning included. `cache_salt`: what it
     must have in common with the requests whose cached prefixes it may use. `scoring`: how the prompt's own
-    tokens are scored. `whole`: nothing is shown before the end, so what begins like a call and goes wrong
-    becomes text in full."""
+    tokens are scored; `pooling`: how it becomes a vector. `whole`: nothing is shown before the end, so what
+    begins like a call and goes wrong becomes text in full."""
 
     ids: Ids
     sampling: SamplingParams
@@ -65,6 +73,7 @@ class Ask:
     whole: bool = False
     cache_salt: str | None = None
     scoring: Scoring | None = None
+    pooling: Pooling | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class CallPart:
 @dataclass(frozen=True)
 class Part:
     """What one step added to answer `index` of an ask: text, reasoning, tool calls, tokens, scores of its
-    prompt; or its end."""
+    prompt, what that was pooled to; or its end."""
 
     index: int
     text: str = ""
@@ -91,6 +100,7 @@ class Part:
     stop_text: str | None = None
     """The stop string that ended it."""
     scores: tuple[TokenScore, ...] = ()
+    vector: tuple[float, ...] = ()
 
 
 @dataclass

@@ -74,15 +74,12 @@ def _age(service: Service_) -> float | None:
 
 
 async def _probe(service: Service_) -> str | None:
-    """Ask for one token; why none came."""
+    """Ask for one token, or one vector; why none came."""
     import asyncio
 
-    ask = Ask(
-        Ids("i", [0]),
-        SamplingParams(max_tokens=1, temperature=0, ignore_eos=True),
-        service.text.name,
-        raw=True,
-    )
+    pooling = service.text.purpose.pooling
+    sampling = SamplingParams(max_tokens=0 if pooling else 1, temperature=0, ignore_eos=True)
+    ask = Ask(Ids("i", [0]), sampling, service.text.name, raw=True, pooling=pooling)
     try:
         async with asyncio.timeout(_PROBE_S), aclosing(service.probe(ask)) as parts:  # type: ignore[type-var]
             async for _ in parts:

@@ -185,14 +185,18 @@ class Service:
             raise
         return _after(first, parts)
 
+    def check_model(self, name: str) -> None:
+        """A 404 for one that is not served here."""
+        if name not in self.models:
+            message = f"the model {quoted(name)} is not served here: /v1/models lists what is"
+            raise ApiError(404, message, code="model_not_found", param="model")
+
     def _check(self, ask: Ask) -> None:
         if self.draining:
             raise ApiError(
                 503, "the service is going down", kind="server_error", code="draining", retry_after=5
             )
-        if ask.model not in self.models:
-            message = f"the model {quoted(ask.model)} is not served here: /v1/models lists what is"
-            raise ApiError(404, message, code="model_not_found", param="model")
+        self.check_model(ask.model)
         if not ask.ids:
             raise bad_request("the prompt is empty: give at least one token", param="prompt")
         if len(ask.ids) > self.context:
@@ -205,7 +209,8 @@ class Service:
         if sampling.seed is not None:
             sampling = replace(sampling, seed=sampling.seed + sample)
         adapter = None if ask.model == self.text.name else ask.model
-        return wire.Submit(0, ask.ids, sampling, grammar, adapter, self._salt(ask, caller), ask.scoring)
+        salt = self._salt(ask, caller)
+        return wire.Submit(0, ask.ids, sampling, grammar, adapter, salt, ask.scoring, ask.pooling)
 
     def _salt(self, ask: Ask, caller: Caller) -> bytes:
         """What its pages in the cache depend on: only requests of one salt share them."""

@@ -3,20 +3,22 @@
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
-from sampan.core.errors import RequestError, TemplateError, TokenizerError
+from sampan.core.errors import RequestError, TemplateError, TokenizerError, UnsupportedModel
 from sampan.core.memory import give_back_freed_memory
 from sampan.core.types import ModelFiles, SamplingParams
 from sampan.llm.load import defaults_of, text_of
 from sampan.server.errors import ApiError, bad_request
 from sampan.text.chat import ChatTemplate
 from sampan.text.reasoning import starts_inside_reasoning
+from sampan.text.rerank import Judging
 from sampan.text.tokenizer import Tokenizer
 from sampan.text.tools import ToolFormat, for_template, tool_format
 from sampan.weights.checkpoint import open_checkpoint
+from sampan.weights.purpose import Purpose
 
 SLICE = 64 << 10
 """Characters of a text that are encoded at a time to see whether it is too long."""
@@ -26,13 +28,16 @@ _PROBE: Final[list[Mapping[str, Any]]] = [{"role": "user", "content": "?"}]
 
 @dataclass(frozen=True)
 class ModelText:
-    """`vocabulary`: ids the model may produce. `template`: None where the model has no chat form."""
+    """`vocabulary`: ids the model may produce. `template`: None where the model has no chat form. `width`: of
+    its vectors."""
 
     name: str
     tokenizer: Tokenizer
     template: ChatTemplate | None
     defaults: SamplingParams
     vocabulary: int
+    width: int
+    purpose: Purpose = field(default_factory=Purpose)
 
     @classmethod
     def read(cls, files: ModelFiles, name: str) -> "ModelText":
@@ -40,7 +45,9 @@ class ModelText:
         checkpoint = open_checkpoint(files)
         try:
             tokenizer, template = text_of(files, checkpoint)
-            text = cls(name, tokenizer, template, defaults_of(checkpoint.generation), checkpoint.config.vocab)
+            defaults, config = defaults_of(checkpoint.generation), checkpoint.config
+            purpose = checkpoint.purpose
+            text = cls(name, tokenizer, template, defaults, config.vocab, config.hidden, purpose)
         finally:
             for file in checkpoint.files.values():
                 file.close()
@@ -82,17 +89,32 @@ class ModelText:
             raise bad_request(str(error), param="messages") from error
         return ids, starts_inside_reasoning(prompt)
 
-    def encode(self, text: str, special: bool, most: int) -> list[int]:
-        """The ids of a text; the same errors. `special`: begin as the model wants a text to begin."""
+    def encode(self, text: str, special: bool, closed: bool, most: int) -> list[int]:
+        """The ids of a text; the same errors. `special`: begin as the model wants a text to begin; `closed`:
+        end as it wants one to end that is to be embedded."""
         try:
-            return self._ids(text, most, add_bos=special, special=True)
+            return self._ids(text, most, add_bos=special, special=True, closed=closed)
         except TokenizerError as error:
             raise bad_request(str(error), param="prompt") from error
 
-    def _ids(self, text: str, most: int, *, add_bos: bool, special: bool) -> list[int]:
+    @cached_property
+    def judging(self) -> Judging:
+        """How the model is asked whether a document is relevant."""
+        return Judging(self.tokenizer)
+
+    def judgement(self, query: str, document: str, instruction: str | None, most: int) -> list[int]:
+        """The prompt that asks it; the same errors."""
+        try:
+            body = self.judging.body(query, document, instruction)
+            ids = self._ids(body, most, add_bos=False, special=False)
+        except (TokenizerError, UnsupportedModel) as error:
+            raise bad_request(str(error), param="documents") from error
+        return [*self.judging.before, *ids, *self.judging.behind]
+
+    def _ids(self, text: str, most: int, *, add_bos: bool, special: bool, closed: bool = False) -> list[int]:
         if len(text) > SLICE:
             self._refuse_long(text, most)
-        return self.tokenizer.encode(text, add_bos=add_bos, special=special)
+        return self.tokenizer.encode(text, add_bos=add_bos, special=special, closed=closed)
 
     def _refuse_long(self, text: str, most: int) -> None:
         """Refuse a text that is much too long without encoding all of it, slice by slice.

@@ -68,13 +68,32 @@ class Texts:
         return found
 
     async def encoded(
-        self, texts: Sequence[str], caller: Caller, *, special: bool = True, contexts: int = 1
+        self,
+        texts: Sequence[str],
+        caller: Caller,
+        *,
+        special: bool = True,
+        closed: bool = False,
+        contexts: int = 1,
     ) -> list[Ids]:
-        """The ids of texts; the same error. `special`: each begins as the model wants a text to begin."""
+        """The ids of texts; the same error. `special`: each begins as the model wants a text to begin;
+        `closed`: and ends as one that is to be embedded."""
         for text in texts:
             self._checked(len(text), contexts)
         size, most = sum(map(len, texts)), contexts * self._context
-        found: list[Ids] = await self._workers.run(caller, size, "encoded", list(texts), special, most)
+        found: list[Ids] = await self._workers.run(
+            caller, size, "encoded", list(texts), special, closed, most
+        )
+        return found
+
+    async def judgements(
+        self, query: str, documents: Sequence[str], instruction: str | None, caller: Caller
+    ) -> list[Ids]:
+        """The prompts that ask whether documents are relevant to a query; the same error."""
+        around = len(query) + len(instruction or "")
+        size = sum(self._checked(around + len(document), 1) for document in documents)
+        given = query, list(documents), instruction, self._context
+        found: list[Ids] = await self._workers.run(caller, size, "judgements", *given)
         return found
 
     async def decoded(self, ids: Sequence[int], caller: Caller) -> str:

@@ -63,6 +63,7 @@ def read_folder(folder: Path) -> Vocabulary:
         eos_id=eos,
         eos_ids=frozenset({*listed("eos_token"), *_turn_ends(backend), *([] if eos is None else [eos])}),
         adds_bos=bos is not None and _adds_bos(backend, bos),
+        closing=_closing(backend),
     )
 
 
@@ -123,6 +124,15 @@ def _turn_ends(backend: "Backend") -> list[int]:
     return [
         token for token, added in backend.get_added_tokens_decoder().items() if added.content in TURN_ENDS
     ]
+
+
+def _closing(backend: "Backend") -> tuple[int, ...]:
+    """What the post-processor puts behind a text."""
+    with backend_errors("tokenizer.json cannot encode"):
+        whole, text = backend.encode("a"), backend.encode("a", add_special_tokens=False)
+    if 0 not in whole.special_tokens_mask:
+        return ()
+    return tuple(whole.ids[whole.special_tokens_mask.index(0) + len(text.ids) :])
 
 
 def _adds_bos(backend: "Backend", bos: int) -> bool:

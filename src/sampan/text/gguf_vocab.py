@@ -64,6 +64,9 @@ def read_gguf(values: Mapping[str, object]) -> Vocabulary:
         eos_id=entries.eos,
         eos_ids=entries.ends,
         adds_bos=entries.bos is not None and metadata.flag("tokenizer.ggml.add_bos_token", adds_bos),
+        closing=(entries.eos,)
+        if entries.eos is not None and metadata.flag("tokenizer.ggml.add_eos_token", False)
+        else (),
     )
 
 

@@ -88,16 +88,21 @@ class Tokenizer:
         added = self._backend.get_added_tokens_decoder()
         return frozenset(token for token, entry in added.items() if entry.special)
 
-    def encode(self, text: str, *, add_bos: bool = True, special: bool = True) -> list[int]:
+    def encode(
+        self, text: str, *, add_bos: bool = True, special: bool = True, closed: bool = False
+    ) -> list[int]:
         """The ids of `text`.
 
         `add_bos`: start with `bos_id` if the model wants one; False for a rendered chat template, which
-        writes it itself. `special`: special-token strings inside `text` become their ids; with False
+        writes it itself. `closed`: end as the model wants a text to end that is not to be continued, one to
+        embed. `special`: special-token strings inside `text` become their ids; with False
         they are ordinary text. Raises `TokenizerError` for text that is not Unicode (lone surrogates).
         """
         backend = self._backend if special else self._literal
         with backend_errors("this text cannot be encoded"):
             ids = backend.encode(text, add_special_tokens=False).ids
+        if closed:
+            ids += self._vocabulary.closing
         return [self.bos_id, *ids] if add_bos and self.adds_bos and self.bos_id is not None else ids
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:

@@ -58,7 +58,8 @@ class Vocabulary:
     """A rebuilt vocabulary.
 
     `size` counts every id a model may produce, rows that only pad an embedding included. `eos_ids`
-    holds every id that ends a turn. `adds_bos`: an encoded text starts with `bos_id`.
+    holds every id that ends a turn. `adds_bos`: an encoded text starts with `bos_id`. `closing`: ids that
+    end a text which is not to be continued.
     """
 
     backend: "Backend"
@@ -68,6 +69,7 @@ class Vocabulary:
     eos_id: int | None
     eos_ids: frozenset[int]
     adds_bos: bool
+    closing: tuple[int, ...] = ()
 
 
 @contextmanager

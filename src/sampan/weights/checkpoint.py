@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sampan.core.errors import UnsupportedModel, WeightsError, quoted
 from sampan.core.types import ModelFiles
 from sampan.kernels.formats import PackedMatrix, TensorType, dequantise
+from sampan.kernels.ops import HIDDEN
 from sampan.models import registry
 from sampan.models.config import GgufModel, ModelConfig
 from sampan.models.family import Family, Parts
@@ -26,10 +27,13 @@ from sampan.models.registry import describe
 from sampan.weights.files import MappedFile, TensorInfo, is_there
 from sampan.weights.gguf import Gguf, read_gguf_parts
 from sampan.weights.packed import read_packed
+from sampan.weights.purpose import Purpose, of_folder, of_gguf
 from sampan.weights.safetensors import read_json, read_safetensors_folder
 
 # Not a weight: read into the configuration's frequencies.
 _ROPE_FREQS = "rope_freqs.weight"
+_BASE = "model."
+_CLASSIFIER = ("cls.output.weight", "cls.output.bias")  # of rerankers: a copy of two rows of the head
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,7 @@ class Checkpoint:
     files: Mapping[Path, MappedFile]
     interleaved: Mapping[str, str]
     packed: Mapping[str, PackedMatrix] = field(default_factory=dict)
+    purpose: Purpose = field(default_factory=Purpose)
 
     @property
     def where(self) -> str:
@@ -143,7 +148,8 @@ def _open_gguf(path: Path, undo: ExitStack) -> Checkpoint:
     shapes = {name: info.shape for name, info in found.items()}
     config = registry.from_gguf(GgufModel(metadata, shapes, _rope_factors(parts), str(path)))
     family = registry.family_named(config.family, "model family")
-    found.pop(_ROPE_FREQS, None)
+    for name in (_ROPE_FREQS, *_CLASSIFIER):
+        found.pop(name, None)
     kept = [
         (_canonical(info, family), info) for info in found.values() if not family.ignores(info.name, config)
     ]
@@ -155,6 +161,7 @@ def _open_gguf(path: Path, undo: ExitStack) -> Checkpoint:
         tensors=_named(kept, family, config),
         files={part.file.path: part.file for part in parts},
         interleaved=family.interleaved,
+        purpose=of_gguf(metadata, path),
     )
 
 
@@ -188,6 +195,8 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
     for shard in shards:
         undo.callback(shard.file.close)
     found = {name: info for shard in shards for name, info in shard.tensors.items()}
+    if not any(name.startswith(_BASE) for name in found):  # saved without its head, as a base model
+        found = {name if name.startswith("lm_head.") else _BASE + name: info for name, info in found.items()}
     family = registry.family_named(config.family, "model family")
     kept = ((name, info) for name, info in found.items() if not family.ignores(name, config))
     return Checkpoint(
@@ -199,6 +208,7 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
         files={shard.file.path: shard.file for shard in shards},
         interleaved={},
         packed=MappingProxyType(packed.matrices if packed else {}),
+        purpose=of_folder(folder),
     )
 
 
@@ -242,13 +252,15 @@ def _finite(info: TensorInfo, values: NDArray[np.float32]) -> NDArray[np.float32
 
 def _check_complete(checkpoint: Checkpoint) -> None:
     """Every tensor that the model needs, in its shape, and no other; what differs is listed by name."""
-    expected = describe(checkpoint.config).weights()
-    missing = [name for name in expected if name not in checkpoint.tensors]
+    model = describe(checkpoint.config)
+    expected = model.weights()
+    needed = expected if checkpoint.purpose.pooling is None else model.graph(HIDDEN).weights()
+    missing = [name for name in needed if name not in checkpoint.tensors]
     if missing:
         raise WeightsError(f"{checkpoint.path}: tensor {_listed(missing)} is missing: the file is incomplete")
     for name, weight in expected.items():
-        info = checkpoint.tensors[name]
-        if info.shape != weight.shape:
+        info = checkpoint.tensors.get(name)
+        if info is not None and info.shape != weight.shape:
             problem = f"has shape {list(info.shape)}, the configuration says {list(weight.shape)}"
             raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
     extra = sorted(checkpoint.tensors.keys() - expected.keys())

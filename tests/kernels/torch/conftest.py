@@ -14,7 +14,6 @@ from sampan.kernels.graph import Graph, record
 from sampan.kernels.ops import Attention, Batch, Linear, Norm, Ops, Rope, Weight
 from sampan.kernels.torch.backend import TorchBackend
 from sampan.kernels.torch.history import History, step_of
-from sampan.kernels.torch.needs import weights_of
 from sampan.kernels.torch.ops import evaluate
 
 HIDDEN, VOCAB = 48, 5000  # more than one of the sums that a logarithm is taken of
@@ -49,7 +48,7 @@ class Memory:
         self.packed: dict[str, Any] = {}
         self.type = TensorType.F32
         self.arrays: dict[str, np.ndarray] = {}
-        for name, weight in weights_of(graph).items():
+        for name, weight in graph.weights().items():
             rng = np.random.default_rng(sum(map(ord, name)))
             values = rng.normal(len(weight.shape) == 1, 0.2, weight.shape)
             self.arrays[name] = values.astype(np.float32)

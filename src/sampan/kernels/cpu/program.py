@@ -17,6 +17,7 @@ from sampan.kernels.cpu.panels import PackedWeights, Place
 from sampan.kernels.cpu.plan import Bias, Instruction, Output, Plan, Turning
 from sampan.kernels.cpu.plan import Place as Features
 from sampan.kernels.cpu.update import update
+from sampan.kernels.graph import LOGITS
 from sampan.kernels.ops import Weight
 
 
@@ -61,6 +62,11 @@ class NativeProgram:
         self.program = _new_program(plan, machine, cache)
         self._write(plan)
         assert self.workspace_bytes == plan.workspace(machine.threads)
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        """Names of what a step gives."""
+        return frozenset(self.plan.outputs) | ({LOGITS} if self.plan.vocabulary else set())
 
     @property
     def max_rows(self) -> int:

@@ -93,7 +93,8 @@ class _Trial:
     def __init__(self, graph: Graph, weights: PackedWeights, here: Machine, cache: str) -> None:
         plan = make_plan(graph, weights.layout, t.CHUNKS[-1])
         self._program = NativeProgram(plan, weights, CacheSize(PAGES, cache), here)
-        self._tokens = [i * 7919 % plan.vocabulary for i in range(t.CHUNKS[-1])]
+        vocabulary = next(node.detail.shape[0] for node in graph.nodes if node.op == "embed")
+        self._tokens = [i * 7919 % vocabulary for i in range(t.CHUNKS[-1])]
         self._pages = array("i", range(PAGES))
 
     def step(

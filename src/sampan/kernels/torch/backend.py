@@ -21,7 +21,7 @@ except ImportError as error:
 from sampan.kernels.torch.cache import DTYPES
 from sampan.kernels.torch.device import device_named, on_device, room_for
 from sampan.kernels.torch.executable import Sizes, TorchProgram
-from sampan.kernels.torch.needs import needs_of, weights_of
+from sampan.kernels.torch.needs import needs_of
 from sampan.kernels.torch.ops import OPERATIONS
 
 _HALVES = {TensorType.F16, TensorType.BF16}
@@ -81,12 +81,12 @@ class TorchBackend:
             there = " and ".join(DTYPES)
             raise UsageError(f"a cache of type {quoted(cache.dtype)}: the torch backend has {there}")
         dtype = self._dtype(graph, weights.tensors)
-        placed = {name: weights.tensor(weight, dtype) for name, weight in weights_of(graph).items()}
+        placed = {name: weights.tensor(weight, dtype) for name, weight in graph.weights().items()}
         workspace = needs_of(graph, dtype, self.device, max_rows, room).workspace
         return TorchProgram(graph, placed, Sizes(cache, max_rows, workspace, room), self.device)
 
     def _dtype(self, graph: Graph, tensors: Tensors) -> torch.dtype:
-        matrices = [name for name, weight in weights_of(graph).items() if len(weight.shape) == 2]
+        matrices = [name for name, weight in graph.weights().items() if len(weight.shape) == 2]
         packed = next((name for name in matrices if name in tensors.packed), None)
         if packed is not None:
             raise UnsupportedModel(

@@ -38,6 +38,7 @@ class TorchProgram:
 
     def __init__(self, graph: Graph, weights: dict[str, Tensor], sizes: Sizes, device: torch.device) -> None:
         self.graph, self.weights, self.device = graph, weights, device
+        self.outputs = graph.outputs.keys()
         self.max_rows, self.workspace_bytes = sizes.max_rows, sizes.workspace
         self._slots = sizes.room.count if sizes.room else 0
         with room_for(f"a cache of {sizes.cache.pages * PAGE} tokens", device):

@@ -5,14 +5,13 @@ alive at once, what the widest operation keeps beside them, and one block of an 
 libraries take for themselves, and what an allocator keeps in reserve, are not in it.
 """
 
-from collections.abc import Iterator
 from math import prod
 
 import torch
 
 from sampan.kernels.backend import PAGE, AdapterRoom, Needs
 from sampan.kernels.graph import Graph, Node
-from sampan.kernels.ops import Attention, Linear, Norm, Weight
+from sampan.kernels.ops import Attention
 from sampan.kernels.torch.cache import DTYPES, GROUP, at_once, numbers_of_a_page
 from sampan.kernels.torch.rows import SUMMED
 
@@ -26,28 +25,13 @@ def needs_of(
     head = max((node.width for node in graph.nodes if node.op == "head"), default=0)
     numbers = sum(a.kv_heads * (a.key_size + a.value_size) for a in graph.attentions())
     return Needs(
-        weights=sum(prod(weight.shape) for weight in weights_of(graph).values()) * dtype.itemsize,
+        weights=sum(prod(weight.shape) for weight in graph.weights().values()) * dtype.itemsize,
         workspace=_workspace(graph, dtype, device, max_rows),
         logits=head * (_WIDE if dtype.itemsize == _WIDE else _WIDE + dtype.itemsize),
         page={name: PAGE * numbers * kind.itemsize for name, kind in DTYPES.items()},
         dtype="f32" if dtype == torch.float32 else "bf16",
         adapters=_adapters(graph, room) * dtype.itemsize,
     )
-
-
-def weights_of(graph: Graph) -> dict[str, Weight]:
-    """Every tensor that a graph reads, by name."""
-    return {weight.name: weight for node in graph.nodes for weight in _weights(node)}
-
-
-def _weights(node: Node) -> Iterator[Weight]:
-    match node.detail:
-        case Linear(parts=parts, biases=biases):
-            yield from (*parts, *biases)
-        case Norm(weight=weight):
-            yield weight
-        case Weight():
-            yield node.detail
 
 
 def _adapters(graph: Graph, room: AdapterRoom | None) -> int:

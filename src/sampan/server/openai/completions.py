@@ -11,10 +11,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from sampan.core.types import Scoring, TokenLogprob
-from sampan.server.ask import Ask, Caller, Ids, Part, Usage
+from sampan.server.ask import Ask, Caller, Part, Usage
 from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
+from sampan.server.many import token_ids
 from sampan.server.openai.asks import check_scored, grammar_of, sampling_of, scoring_of
 from sampan.server.openai.echo import Echo
 from sampan.server.openai.replies import TextCompletion, error_event, token_text, usage_row
@@ -79,9 +80,10 @@ async def _asks(
             param="n",
         )
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-    encoded = (
-        await service.texts.encoded(texts, caller) if texts else [_ids(prompt, service) for prompt in prompts]
-    )
+    if texts:
+        encoded = await service.texts.encoded(texts, caller)
+    else:
+        encoded = [token_ids(prompt, service, "prompt") for prompt in prompts]
     check_scored(body, sum(map(len, encoded)))
     n, salt = body.n or 1, body.cache_salt
     asks = [
@@ -89,14 +91,6 @@ async def _asks(
         for ids in encoded
     ]
     return asks, [prompt if isinstance(prompt, str) else None for prompt in prompts]
-
-
-def _ids(prompt: list[int], service: Service) -> Ids:
-    most = service.text.vocabulary
-    for wrong in (min(prompt, default=0), max(prompt, default=0)):
-        if not 0 <= wrong < most:
-            raise bad_request(f"prompt has the token {str(wrong)[:20]}: ids are below {most}", param="prompt")
-    return Ids("i", prompt)
 
 
 def _prompts(prompt: str | list[Any]) -> list[Any]:

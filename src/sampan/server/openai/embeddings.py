@@ -1,25 +1,35 @@
-"""`POST /v1/embeddings`: the families that are served so far continue texts; none of them embeds any."""
+"""`POST /v1/embeddings`: texts as vectors, of a model that is made for it."""
 
-from typing import Annotated, Literal
+import json
+from base64 import b64encode
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
+from starlette.responses import Response
 
-from sampan.core.errors import quoted
+from sampan.core.types import SamplingParams
+from sampan.llm.vectors import check_dimensions, check_embeds, embedding, prompt_named
+from sampan.server.ask import Ask, Caller, Ids, Part
 from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
-from sampan.server.errors import ApiError, bad_request
-from sampan.server.openapi import SENT, errors
+from sampan.server.errors import bad_request
+from sampan.server.many import MOST, refused, replies, token_ids
+from sampan.server.openapi import ASKED, errors
 from sampan.server.schemas import Body, Many
+from sampan.server.service import Service
+from sampan.server.sse import unless_gone
 
 router = APIRouter(route_class=JsonRoute)
 
 
 class EmbeddingRequest(Body):
-    """Texts, or lists of token ids."""
+    """Texts, or lists of token ids. `prompt_name`: one of the model's prompts, to stand before each text."""
 
     model: str
     input: str | Many[str] | Many[int] | Many[Many[int]]
+    prompt_name: str | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
@@ -49,15 +59,55 @@ class EmbeddingList(BaseModel):
     usage: EmbeddingUsage
 
 
-@router.post("/v1/embeddings", operation_id="create_embeddings", responses=errors(*SENT))
-async def create(body: EmbeddingRequest, service: Service_, caller: Caller_) -> EmbeddingList:  # noqa: ARG001
+@router.post(
+    "/v1/embeddings",
+    operation_id="create_embeddings",
+    response_model=EmbeddingList,
+    responses=errors(*ASKED),
+)
+async def create(body: EmbeddingRequest, request: Request, service: Service_, caller: Caller_) -> Response:
     """Embed texts. A 400 for a model that is not made for it."""
-    if body.model not in service.models:
-        raise ApiError(
-            404, f"the model {quoted(body.model)} is not served here", code="model_not_found", param="model"
-        )
-    raise bad_request(
-        f"{body.model} is no embedding model: it answers on /v1/chat/completions and /v1/completions",
-        param="model",
-        code="unsupported_model",
-    )
+    service.check_model(body.model)
+    purpose = service.text.purpose
+    with refused("model", "unsupported_model"):
+        check_embeds(purpose, body.model)
+    with refused("dimensions"):
+        check_dimensions(body.dimensions, service.text.width)
+    asks = [
+        Ask(ids, SamplingParams(max_tokens=0), body.model, raw=True, pooling=purpose.pooling)
+        for ids in await _inputs(body, service, caller)
+    ]
+
+    def row(index: int, part: Part) -> str:
+        """As JSON at once: all of them together would hold everybody up."""
+        values = embedding(part.vector, len(asks[index].ids), purpose, body.dimensions).vector
+        numbers: Any = values.tolist()
+        if body.encoding_format == "base64":
+            numbers = b64encode(values.astype("<f4").tobytes()).decode()
+        return json.dumps({"object": "embedding", "index": index, "embedding": numbers})
+
+    rows, tokens = await unless_gone(request, replies(service, asks, caller, row))
+    rest = {
+        "object": "list",
+        "model": body.model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+    content = f'{json.dumps(rest)[:-1]}, "data": [{", ".join(rows)}]}}'
+    return Response(content, media_type="application/json", headers=service.headers(caller))
+
+
+async def _inputs(body: EmbeddingRequest, service: Service, caller: Caller) -> Sequence[Ids]:
+    given: Any = body.input
+    single = isinstance(given, str) or (bool(given) and isinstance(given[0], int))
+    inputs: list[Any] = [given] if single else given
+    if not inputs:
+        raise bad_request("input is empty: give at least one text", param="input")
+    if len(inputs) > MOST:
+        raise bad_request(f"{len(inputs)} inputs: at most {MOST} go into one request", param="input")
+    if not isinstance(inputs[0], str):
+        if body.prompt_name is not None:
+            raise bad_request("prompt_name goes before texts, not before token ids", param="prompt_name")
+        return [token_ids(ids, service, "input") for ids in inputs]
+    with refused("prompt_name"):
+        before = prompt_named(service.text.purpose, body.prompt_name)
+    return await service.texts.encoded([before + text for text in inputs], caller, closed=True)

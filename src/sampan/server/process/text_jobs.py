@@ -36,9 +36,16 @@ class TextJobs:
         ids, thinking = self._text.conversation(messages, tools, variables, most)
         return array("i", ids), thinking
 
-    def encoded(self, texts: Sequence[str], special: bool, most: int) -> list["array[int]"]:
-        """The ids of texts, each at most `most`. `special`: begin as the model wants a text to begin."""
-        return [array("i", self._text.encode(text, special, most)) for text in texts]
+    def encoded(self, texts: Sequence[str], special: bool, closed: bool, most: int) -> list["array[int]"]:
+        """The ids of texts, each at most `most`: see `ModelText.encode`."""
+        return [array("i", self._text.encode(text, special, closed, most)) for text in texts]
+
+    def judgements(
+        self, query: str, documents: Sequence[str], instruction: str | None, most: int
+    ) -> list["array[int]"]:
+        """The prompts that ask whether documents are relevant, each at most `most`."""
+        ask = self._text.judgement
+        return [array("i", ask(query, document, instruction, most)) for document in documents]
 
     def decoded(self, ids: Sequence[int]) -> str:
         """The text of ids, control tokens included."""

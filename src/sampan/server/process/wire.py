@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sampan.core.types import Grammar, SamplingParams, Scoring
+from sampan.core.types import Grammar, Pooling, SamplingParams, Scoring
 from sampan.engine.sequence import Event
 from sampan.server.settings import EngineSettings
 
@@ -26,7 +26,8 @@ _LENGTH = struct.Struct("<I")
 @dataclass(frozen=True)
 class Submit:
     """Answer a prompt; `id` is the service's name for it both ways. `grammar`: the id it was compiled by.
-    `salt`: only requests with the same share cached prefixes. `scoring`: how the prompt is scored."""
+    `salt`: only requests with the same share cached prefixes. `scoring`, `pooling`: what becomes of the
+    prompt's own tokens."""
 
     id: int
     ids: "array[int]"
@@ -35,6 +36,7 @@ class Submit:
     adapter: str | None = None
     salt: bytes = b""
     scoring: Scoring | None = None
+    pooling: Pooling | None = None
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,7 @@ class Worker:
                     adapter=message.adapter,
                     salt=message.salt,
                     scoring=message.scoring,
+                    pooling=message.pooling,
                 )
             ]
         except Exception as error:
