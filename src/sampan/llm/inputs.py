@@ -11,7 +11,10 @@ from sampan.llm.answer import Prompt
 
 T = TypeVar("T")
 _MOST_SAMPLES = 2**16
-Message = Mapping[str, Any]
+Ids = Sequence[int]
+Messages = Sequence[Mapping[str, Any]]
+One = str | Ids
+Many = list[str] | list[list[int]]
 Sampling = SamplingParams | Sequence[SamplingParams] | None
 
 
