@@ -16,8 +16,8 @@ from sampan.core.settings import Settings, available_cores
 from sampan.core.types import ModelFiles, Scoring, TokenScore
 from sampan.engine.sequence import Event
 from sampan.llm.answer import Answer, Prompt
-from sampan.llm.base import score_of
 from sampan.llm.driver import Request
+from sampan.llm.prompts import score_of
 
 GREEDY = SamplingParams(max_tokens=2, temperature=0)
 HELLO = [{"role": "user", "content": "Hello"}]

@@ -3,19 +3,24 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from tempfile import TemporaryDirectory
-from typing import IO
+from typing import IO, Any
+from urllib.parse import urlsplit
 
 import anthropic
+import httpx
 import openai
+import psutil
 import pytest
 
 from sampan.core.types import ModelFiles
@@ -44,6 +49,63 @@ class Running:
     def anthropic(self) -> anthropic.Anthropic:
         """The same of Anthropic."""
         return anthropic.Anthropic(base_url=self.url, api_key="none", max_retries=0, timeout=60)
+
+    def complete(self, **changes: Any) -> httpx.Response:
+        """A short completion; `changes`: of its body."""
+        body = {"model": self.model, "prompt": "a", "max_tokens": 2, **changes}
+        return httpx.post(f"{self.url}/v1/completions", json=body, timeout=60)
+
+    def answers(self) -> bool:
+        """Whether a completion is answered."""
+        return self.complete().status_code == 200
+
+    @property
+    def engine(self) -> psutil.Process:
+        """The engine's process."""
+        children = psutil.Process(self.pid).children()
+        return next(child for child in children if "sampan.server.process.worker" in child.cmdline())
+
+    def metric(self, name: str) -> float:
+        """The first number of this name."""
+        lines = httpx.get(f"{self.url}/metrics").text.splitlines()
+        return next(float(line.split()[-1]) for line in lines if line.startswith(name + "{"))
+
+    def is_idle(self) -> bool:
+        """Whether no request runs or waits."""
+        lines = httpx.get(f"{self.url}/metrics").text.splitlines()
+        names = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+        numbers = [float(line.split()[-1]) for line in lines if line.startswith(names)]
+        assert len(numbers) >= 2
+        return not any(numbers)
+
+    def wait(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Whether it comes true within this time."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if condition():
+                return True
+            time.sleep(0.05)
+        return False
+
+    def connection(self, receive_buffer: int | None = None) -> socket.socket:
+        """A client that says what it likes."""
+        place = urlsplit(self.url)
+        client = socket.socket()
+        try:
+            if receive_buffer is not None:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            client.connect((place.hostname, place.port))
+        except OSError:
+            client.close()
+            raise
+        return client
+
+    def head(self, length: int, path: str = "/v1/chat/completions") -> bytes:
+        """What comes before a body of this length."""
+        return (
+            f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            f"content-length: {length}\r\n\r\n"
+        ).encode()
 
     def close(self) -> None:
         """Give the clients' connections back."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 from safetensors.numpy import save_file
 
@@ -100,15 +99,8 @@ def test_new_weights_have_a_version_and_outlive_the_engine(
         answer = httpx.post(f"{running.url}/v1/completions", json=body)
         assert answer.headers["x-weights-version"] == "1"
         assert answer.json()["system_fingerprint"].endswith("-v1")
-        next(
-            child
-            for child in psutil.Process(running.pid).children()
-            if "sampan.server.process.worker" in child.cmdline()
-        ).kill()
-        deadline = time.monotonic() + 20
-        while httpx.post(f"{running.url}/v1/completions", json=body).status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        running.engine.kill()
+        assert running.wait(running.answers, 20)
         assert {model: _answer(running, model) for model in (MODEL, "poet")} == changed
 
 
@@ -146,3 +138,26 @@ def test_an_adapter_that_is_not_there_is_told_at_the_start(tmp_path: Path) -> No
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "/nowhere" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "path", ["/" + "a" * 300, "a" * 4000, "/proc/1/root/x", "/etc/passwd", "/dev/zero", "/"]
+)
+@pytest.mark.parametrize("call", ["update_weights", "load_lora_adapter"])
+def test_every_change_has_an_answer(administered: "Running", path: str, call: str) -> None:
+    body = {"path": path} if call == "update_weights" else {"lora_name": "x", "lora_path": path}
+    answer = httpx.post(f"{administered.url}/v1/{call}", json=body, timeout=20)
+    assert answer.status_code == 400
+    message = answer.json()["error"]["message"]
+    assert "\n" not in message
+    assert len(message) < 400
+    assert "root:" not in message
+
+
+@pytest.fixture(scope="module")
+def administered(serve: "Serve") -> Iterator["Running"]:
+    """A service that takes adapters; SIGTERM must end it at once though changes were refused."""
+    with serve("--max-adapters", "1") as running:
+        yield running
+        started = time.monotonic()
+    assert time.monotonic() - started < 10

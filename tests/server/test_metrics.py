@@ -63,13 +63,6 @@ def answer(service: Any, **options: Any) -> Any:
     )
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_a_request_is_counted_once_and_right(service: Any, scrape: Callable[[], Metrics]) -> None:
     before = scrape()
     usage = answer(service, n=2, seed=1).usage
@@ -198,12 +191,12 @@ def test_a_client_that_leaves_is_counted_and_what_it_got_is_too(
         for _, _ in zip(range(5), stream, strict=False):
             pass
     name = "sampan:requests_aborted_total"
-    until(lambda: scrape()(name) == before(name) + 1)
+    assert service.wait(lambda: scrape()(name) == before(name) + 1, 10)
     after = scrape()
     assert after("sampan:errors_total") == before("sampan:errors_total")
     assert 4 <= after("vllm:generation_tokens_total") - before("vllm:generation_tokens_total") < 400
     assert after("vllm:request_success_total") == before("vllm:request_success_total")
-    until(lambda: scrape()("vllm:num_requests_running") == 0)
+    assert service.wait(lambda: scrape()("vllm:num_requests_running") == 0, 10)
 
 
 def test_what_clients_invent_makes_no_new_series(service: Any, scrape: Callable[[], Metrics]) -> None:
@@ -230,7 +223,7 @@ def test_the_engine_and_the_ledger_show_how_they_are(service: Any, scrape: Calla
     assert metrics("sampan:ledger_lost_requests_total") == 0
     for process in ("api", "engine"):
         assert metrics("sampan:resident_memory_bytes", process=process) > 20e6
-    until(lambda: scrape()("sampan:engine_steps_total") > 0)
+    assert service.wait(lambda: scrape()("sampan:engine_steps_total") > 0, 10)
 
 
 def test_a_prompt_that_was_there_hits_the_cache(service: Any, scrape: Callable[[], Metrics]) -> None:
@@ -244,7 +237,7 @@ def test_a_prompt_that_was_there_hits_the_cache(service: Any, scrape: Callable[[
     assert counts[1] > 100
     assert scrape()(name) - before(name) == sum(counts)
     name = "vllm:prefix_cache_hits_total"
-    until(lambda: scrape()(name) - before(name) >= counts[1])
+    assert service.wait(lambda: scrape()(name) - before(name) >= counts[1], 10)
     assert scrape()("vllm:prefix_cache_queries_total") >= scrape()(name)
 
 
@@ -260,7 +253,7 @@ def test_the_load_tab_has_its_numbers(service: Any) -> None:
     assert 0 <= now["cache_used"] <= 1
     assert (now["running"], now["waiting"]) == (0, 0)
     assert now["cost"]["cost"]["machine_usd"] is None  # no price per hour is set
-    until(lambda: httpx.get(f"{service.url}/page/live").json()["tokens_per_second"] > 0)
+    assert service.wait(lambda: httpx.get(f"{service.url}/page/live").json()["tokens_per_second"] > 0, 10)
 
 
 def test_a_rate_is_that_of_the_last_seconds() -> None:

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,9 @@ import anthropic
 import httpx
 import openai
 import pytest
+
+from sampan.server.storage.key_file import FileKeys
+from sampan.server.storage.keys import Key, digest, key_id
 
 if TYPE_CHECKING:
     from conftest import Running, Serve
@@ -188,3 +193,62 @@ def test_the_network_needs_keys() -> None:
     )
     assert done.returncode == 2
     assert "--api-key-file" in done.stderr
+
+
+def test_what_was_asked_cannot_be_told_by_another_key(serve: "Serve", tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    first, second = (f"a-key-that-is-long-enough-{n}-0123456789" for n in "ab")
+    keys.write_text(f"{first}\n{second}\n")
+    keys.chmod(0o600)
+    secret = "The password of the vault is a river of stones and paper. " * 8
+
+    def cached(running: "Running", key: str, **more: Any) -> int:
+        body = {"model": running.model, "prompt": secret, "max_tokens": 1, **more}
+        headers = {"authorization": f"Bearer {key}"}
+        answer = httpx.post(f"{running.url}/v1/completions", json=body, headers=headers, timeout=60)
+        return int(answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+    with serve("--api-key-file", str(keys)) as running:
+        assert [cached(running, first), cached(running, second)] == [0, 0]
+        assert min(cached(running, first), cached(running, second)) > 0
+        assert cached(running, first, cache_salt="mine") == 0
+        assert cached(running, first, cache_salt="mine") > 0
+    with serve("--api-key-file", str(keys), "--shared-cache") as running:
+        assert cached(running, first) == 0
+        assert cached(running, second) > 0
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tokenize", {"prompt": "a"}),
+        ("/detokenize", {"tokens": [1]}),
+        (
+            "/v1/messages/count_tokens",
+            {"model": "smollm2-135m", "messages": [{"role": "user", "content": "a"}]},
+        ),
+    ],
+)
+def test_reading_tokens_counts_against_a_keys_rate(
+    limited: tuple["Running", Callable[[], str]], path: str, body: dict[str, Any]
+) -> None:
+    running, key = limited
+    headers = {"authorization": f"Bearer {key()}"}
+    statuses = [httpx.post(running.url + path, json=body, headers=headers).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
+
+
+@pytest.fixture(scope="module")
+def limited(serve: "Serve", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A service, and what makes keys for it that may ask twice a minute."""
+    file = tmp_path_factory.mktemp("keys") / "keys"
+    book, numbers = FileKeys(file, create=True), count()
+
+    def key() -> str:
+        secret = f"a-key-that-is-long-enough-{next(numbers)}-0123456789"
+        book.add(Key(id=key_id(secret), name="slow", requests_per_minute=2), digest(secret))
+        return secret
+
+    key()
+    with serve("--api-key-file", str(file)) as running:
+        yield running, key

@@ -1,13 +1,11 @@
 """The tokens of one request as text, reasoning and, at the end, a completion."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sampan.core.errors import RequestError
 from sampan.core.types import Completion, Delta, FinishReason, Grammar, SamplingParams, TokenLogprob
 from sampan.engine.sequence import Event
-from sampan.text.reasoning import Kind, Piece, ReasoningSplitter
-from sampan.text.stream import TextStream
+from sampan.text.answer import AnswerText, joined
 from sampan.text.tokenizer import Tokenizer
 
 
@@ -27,10 +25,9 @@ class Answer:
     """Grows event by event. `finished` once no more events count, at a stop text before the engine knows."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: Prompt) -> None:
-        self._text = TextStream(tokenizer, tuple(prompt.sampling.stop))
-        self._split = ReasoningSplitter(starts_inside=prompt.thinking)
-        self._ends = frozenset() if prompt.sampling.ignore_eos else tokenizer.eos_ids
-        self._shown: dict[Kind, list[str]] = {"text": [], "reasoning": []}
+        self._pieces = AnswerText(tokenizer, prompt.sampling, thinking=prompt.thinking)
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
         self._tokens: list[TokenLogprob] = []
         self._prompt_tokens = len(prompt.ids)
         self._cached_tokens = self._weights_version = 0
@@ -45,23 +42,19 @@ class Answer:
         """One more token; `RequestError` where the model failed to give one."""
         if event.token is None:
             raise RequestError(event.error or "the request ended without an answer")
-        reason = event.finish_reason
-        ended = reason == "stop" and event.token.token in self._ends
-        pieces = list(self._split.push("" if ended else self._text.push(event.token.token)))
-        if self._text.stopped:
-            reason = "stop"
-        if reason is not None:
-            pieces += [*self._split.push(self._text.finish()), *self._split.finish()]
+        pieces, self.finish_reason = self._pieces.take(event.token.token, event.finish_reason)
+        text, reasoning = joined(pieces, "text"), joined(pieces, "reasoning")
+        self._text.append(text)
+        self._reasoning.append(reasoning)
         self._tokens.append(event.token)
         self._cached_tokens, self._weights_version = event.cached_tokens, event.weights_version
-        self.finish_reason = reason
-        return Delta(self._show("text", pieces), self._show("reasoning", pieces), event.token, reason)
+        return Delta(text, reasoning, event.token, self.finish_reason)
 
     def completion(self) -> Completion:
         """The answer as far as it got."""
         return Completion(
-            text="".join(self._shown["text"]),
-            reasoning="".join(self._shown["reasoning"]),
+            text="".join(self._text),
+            reasoning="".join(self._reasoning),
             tokens=tuple(chosen.token for chosen in self._tokens),
             logprobs=tuple(self._tokens),
             finish_reason=self.finish_reason or "abort",
@@ -69,9 +62,3 @@ class Answer:
             cached_tokens=self._cached_tokens,
             weights_version=self._weights_version,
         )
-
-    def _show(self, kind: Kind, pieces: Iterable[Piece]) -> str:
-        text = "".join(piece.text for piece in pieces if piece.kind == kind)
-        if text:
-            self._shown[kind].append(text)
-        return text

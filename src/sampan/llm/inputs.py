@@ -11,7 +11,10 @@ from sampan.llm.answer import Prompt
 
 T = TypeVar("T")
 _MOST_SAMPLES = 2**16
-Message = Mapping[str, Any]
+Ids = Sequence[int]
+Messages = Sequence[Mapping[str, Any]]
+One = str | Ids
+Many = list[str] | list[list[int]]
 Sampling = SamplingParams | Sequence[SamplingParams] | None
 
 
@@ -25,7 +28,7 @@ class Inputs:
 
     def spread(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """Every prompt `n` times; seeds count up, so that the samples differ."""
-        return [replace(p, sampling=_seeded(p.sampling, i)) for p in prompts for i in range(self.n or 1)]
+        return [replace(p, sampling=sample_of(p.sampling, i)) for p in prompts for i in range(self.n or 1)]
 
     def shaped(self, results: list[T]) -> Any:
         """The results of `spread` as they were asked for: one for an item, or a list of `n`."""
@@ -91,13 +94,14 @@ def samplings(value: Sampling, count: int, default: SamplingParams) -> list[Samp
     return list(value)
 
 
+def sample_of(sampling: SamplingParams, sample: int) -> SamplingParams:
+    """The sampling of one of several samples: where a seed is given, it takes seed + `sample`."""
+    return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + sample)
+
+
 def _check_n(n: int | None) -> None:
     if n is not None and not (_is_whole(n) and 1 <= n <= _MOST_SAMPLES):
         raise RequestError(f"n is {quoted(n)}: ask for 1 sample or more, {_MOST_SAMPLES} at most")
-
-
-def _seeded(sampling: SamplingParams, sample: int) -> SamplingParams:
-    return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + sample)
 
 
 def _is_prompt(value: object) -> bool:

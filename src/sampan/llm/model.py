@@ -4,69 +4,53 @@ However many call, the engine runs their requests together, and what each gets d
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self, Unpack, overload
+from typing import Any, Unpack, overload
 
 from sampan.core.types import Completion, Grammar, Score
-from sampan.llm.asynchronous import AsyncCalls
-from sampan.llm.base import BaseLLM, Ids, Messages, ScoreOptions, score_of
-from sampan.llm.inputs import Sampling
-from sampan.llm.reading import read
-from sampan.llm.streams import Stream, collect
-from sampan.llm.vectors import Embedding, EmbedOptions, relevance
+from sampan.llm.inputs import Ids, Many, Messages, One, Sampling
+from sampan.llm.loaded import LoadedModel
+from sampan.llm.prompts import GenerateOptions, Prompts, ScoreOptions, score_of
+from sampan.llm.reading import aread, read
+from sampan.llm.streams import AsyncStream, Stream, acollect, collect
+from sampan.llm.vectors import Embedding, EmbedOptions, Vectors, relevance
 
 
-class LLM(AsyncCalls):
-    __doc__ = BaseLLM.__doc__
+class LLM(LoadedModel):
+    __doc__ = LoadedModel.__doc__
 
-    def __enter__(self) -> Self:
-        return self
+    @property
+    def _prompts(self) -> Prompts:
+        # Made for each call: `template` and `defaults` may be set.
+        name, driver = self.files.name, self._driver
+        return Prompts(name, self.tokenizer, self.template, self.defaults, self._adapters, driver)
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    @property
+    def _vectors(self) -> Vectors:
+        return Vectors(self.files.name, self.tokenizer, self.purpose, self._adapters, self._driver)
+
+    def prompt(self, messages: Messages, **template: Any) -> str:
+        """The conversation rendered by the model's template, up to where the answer starts."""
+        return self._prompts.rendered(messages, template)
+
+    def encode(self, text: str, *, templated: bool = False) -> list[int]:
+        """Token ids; a `templated` text, such as `prompt` gives, brings its own special tokens."""
+        return self.tokenizer.encode(text, add_bos=not templated)
 
     @overload
     def generate(
-        self,
-        prompts: str | Ids,
-        sampling: Sampling = None,
-        *,
-        n: None = None,
-        templated: bool = False,
-        grammar: Grammar | None = None,
-        adapter: str | None = None,
+        self, prompts: One, sampling: Sampling = None, *, n: None = None, **options: Unpack[GenerateOptions]
     ) -> Completion: ...
     @overload
     def generate(
-        self,
-        prompts: str | Ids,
-        sampling: Sampling = None,
-        *,
-        n: int,
-        templated: bool = False,
-        grammar: Grammar | None = None,
-        adapter: str | None = None,
+        self, prompts: One, sampling: Sampling = None, *, n: int, **options: Unpack[GenerateOptions]
     ) -> list[Completion]: ...
     @overload
     def generate(
-        self,
-        prompts: list[str] | list[list[int]],
-        sampling: Sampling = None,
-        *,
-        n: None = None,
-        templated: bool = False,
-        grammar: Grammar | None = None,
-        adapter: str | None = None,
+        self, prompts: Many, sampling: Sampling = None, *, n: None = None, **options: Unpack[GenerateOptions]
     ) -> list[Completion]: ...
     @overload
     def generate(
-        self,
-        prompts: list[str] | list[list[int]],
-        sampling: Sampling = None,
-        *,
-        n: int,
-        templated: bool = False,
-        grammar: Grammar | None = None,
-        adapter: str | None = None,
+        self, prompts: Many, sampling: Sampling = None, *, n: int, **options: Unpack[GenerateOptions]
     ) -> list[list[Completion]]: ...
     def generate(
         self,
@@ -74,66 +58,69 @@ class LLM(AsyncCalls):
         sampling: Sampling = None,
         *,
         n: int | None = None,
-        templated: bool = False,
-        grammar: Grammar | None = None,
-        adapter: str | None = None,
+        **options: Unpack[GenerateOptions],
     ) -> Any:
         """Continue a text or a list of token ids, or each of a list of these.
 
         `sampling`: one for all prompts or a list with one for each; the model's own (`defaults`) unless
-        given. `n`: samples of each prompt; where a seed is given, sample i takes seed + i. `templated`: the
-        texts are rendered conversations. `grammar`: what each answer must look like. `adapter`: the name of
-        a loaded one that answers. Returns a `Completion`
-        for one prompt, a list for a list, and with `n` a list of `n` in the place of each. Raises
-        `RequestError` (`ContextOverflow` for a prompt that is too long) before anything is generated.
+        given. `n`: samples of each prompt; where a seed is given, sample i takes seed + i. `templated=True`:
+        the texts are rendered conversations. `grammar`: what each answer must look like. `adapter`: the name
+        of a loaded one that answers. Returns a `Completion` for one prompt, a list for a list, and with `n` a
+        list of `n` in the place of each. Raises `RequestError` (`ContextOverflow` for a prompt that is too
+        long) before anything is generated.
         """
-        inputs, spread = self._generation(prompts, sampling, n, templated, grammar)
-        return inputs.shaped(collect(self._driver, self._grammars, self._adapted(spread, adapter)))
+        inputs, asked = self._prompts.generation(prompts, sampling, n, **options)
+        return inputs.shaped(collect(self._driver, self._grammars, asked))
+
+    @overload
+    async def agenerate(
+        self, prompts: One, sampling: Sampling = None, *, n: None = None, **options: Unpack[GenerateOptions]
+    ) -> Completion: ...
+    @overload
+    async def agenerate(
+        self, prompts: One, sampling: Sampling = None, *, n: int, **options: Unpack[GenerateOptions]
+    ) -> list[Completion]: ...
+    @overload
+    async def agenerate(
+        self, prompts: Many, sampling: Sampling = None, *, n: None = None, **options: Unpack[GenerateOptions]
+    ) -> list[Completion]: ...
+    @overload
+    async def agenerate(
+        self, prompts: Many, sampling: Sampling = None, *, n: int, **options: Unpack[GenerateOptions]
+    ) -> list[list[Completion]]: ...
+    async def agenerate(
+        self,
+        prompts: object,
+        sampling: Sampling = None,
+        *,
+        n: int | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Any:
+        """`generate` without blocking the event loop. Tasks that wait at the same time are answered side by
+        side; a cancelled task's requests are gone by the next step."""
+        inputs, asked = self._prompts.generation(prompts, sampling, n, **options)
+        return inputs.shaped(await acollect(self._driver, self._grammars, asked))
 
     @overload
     def chat(
-        self,
-        messages: Messages,
-        sampling: Sampling = None,
-        *,
-        n: None = None,
-        grammar: Grammar | None = None,
-        adapter: str | None = None,
-        **template: Any,
-    ) -> Completion: ...
+        self, messages: Messages, sampling: Sampling = None, *, n: None = None,
+        grammar: Grammar | None = None, adapter: str | None = None, **template: Any,
+    ) -> Completion: ...  # fmt: skip
     @overload
     def chat(
-        self,
-        messages: Messages,
-        sampling: Sampling = None,
-        *,
-        n: int,
-        grammar: Grammar | None = None,
-        adapter: str | None = None,
-        **template: Any,
-    ) -> list[Completion]: ...
+        self, messages: Messages, sampling: Sampling = None, *, n: int,
+        grammar: Grammar | None = None, adapter: str | None = None, **template: Any,
+    ) -> list[Completion]: ...  # fmt: skip
     @overload
     def chat(
-        self,
-        messages: list[Messages],
-        sampling: Sampling = None,
-        *,
-        n: None = None,
-        grammar: Grammar | None = None,
-        adapter: str | None = None,
-        **template: Any,
-    ) -> list[Completion]: ...
+        self, messages: list[Messages], sampling: Sampling = None, *, n: None = None,
+        grammar: Grammar | None = None, adapter: str | None = None, **template: Any,
+    ) -> list[Completion]: ...  # fmt: skip
     @overload
     def chat(
-        self,
-        messages: list[Messages],
-        sampling: Sampling = None,
-        *,
-        n: int,
-        grammar: Grammar | None = None,
-        adapter: str | None = None,
-        **template: Any,
-    ) -> list[list[Completion]]: ...
+        self, messages: list[Messages], sampling: Sampling = None, *, n: int,
+        grammar: Grammar | None = None, adapter: str | None = None, **template: Any,
+    ) -> list[list[Completion]]: ...  # fmt: skip
     def chat(
         self,
         messages: object,
@@ -149,8 +136,42 @@ class LLM(AsyncCalls):
         `template`: what else the model's chat template takes, such as `tools=[…]` or `enable_thinking=False`.
         Sampling and results are those of `generate`.
         """
-        inputs, spread = self._conversation(messages, sampling, n, grammar, template)
-        return inputs.shaped(collect(self._driver, self._grammars, self._adapted(spread, adapter)))
+        inputs, asked = self._prompts.conversation(messages, sampling, n, grammar, adapter, template)
+        return inputs.shaped(collect(self._driver, self._grammars, asked))
+
+    @overload
+    async def achat(
+        self, messages: Messages, sampling: Sampling = None, *, n: None = None,
+        grammar: Grammar | None = None, adapter: str | None = None, **template: Any,
+    ) -> Completion: ...  # fmt: skip
+    @overload
+    async def achat(
+        self, messages: Messages, sampling: Sampling = None, *, n: int,
+        grammar: Grammar | None = None, adapter: str | None = None, **template: Any,
+    ) -> list[Completion]: ...  # fmt: skip
+    @overload
+    async def achat(
+        self, messages: list[Messages], sampling: Sampling = None, *, n: None = None,
+        grammar: Grammar | None = None, adapter: str | None = None, **template: Any,
+    ) -> list[Completion]: ...  # fmt: skip
+    @overload
+    async def achat(
+        self, messages: list[Messages], sampling: Sampling = None, *, n: int,
+        grammar: Grammar | None = None, adapter: str | None = None, **template: Any,
+    ) -> list[list[Completion]]: ...  # fmt: skip
+    async def achat(
+        self,
+        messages: object,
+        sampling: Sampling = None,
+        *,
+        n: int | None = None,
+        grammar: Grammar | None = None,
+        adapter: str | None = None,
+        **template: Any,
+    ) -> Any:
+        """`chat` without blocking the event loop."""
+        inputs, asked = self._prompts.conversation(messages, sampling, n, grammar, adapter, template)
+        return inputs.shaped(await acollect(self._driver, self._grammars, asked))
 
     def stream(
         self,
@@ -166,8 +187,22 @@ class LLM(AsyncCalls):
 
         Closing or dropping the iterator ends the answer.
         """
-        single = self._single(prompt, sampling, templated, grammar, template)
-        return Stream(self._driver, self._grammars, *self._adapted([single], adapter))
+        asked = self._prompts.single(prompt, sampling, templated, grammar, adapter, template)
+        return Stream(self._driver, self._grammars, asked)
+
+    def astream(
+        self,
+        prompt: str | Ids | Messages,
+        sampling: Sampling = None,
+        *,
+        templated: bool = False,
+        grammar: Grammar | None = None,
+        adapter: str | None = None,
+        **template: Any,
+    ) -> AsyncStream:
+        """One answer as it is made, for `async for`; call it inside the event loop."""
+        asked = self._prompts.single(prompt, sampling, templated, grammar, adapter, template)
+        return AsyncStream(self._driver, self._grammars, asked)
 
     @overload
     def score(self, texts: str | Ids, **how: Unpack[ScoreOptions]) -> Score: ...
@@ -187,16 +222,26 @@ class LLM(AsyncCalls):
 
     def score_telling(self, texts: object, how: ScoreOptions, advance: Callable[[int], None] | None) -> Any:
         """`score`, of which `advance` is told how many more tokens are done."""
-        name = how.get("adapter")
-        inputs, requests = self._scoring(texts, None if name is None else self._adapter(name), how)
-        found = read(self._driver, requests, advance)
-        pairs = zip(requests, found, strict=True)
+        inputs, requests = self._prompts.scoring(texts, how)
+        pairs = zip(requests, read(self._driver, requests, advance), strict=True)
         return inputs.shaped([score_of(request, own.scores) for request, own in pairs])
 
     @overload
-    def embed(self, texts: str | Ids, **how: Unpack[EmbedOptions]) -> Embedding: ...
+    async def ascore(self, texts: str | Ids, **how: Unpack[ScoreOptions]) -> Score: ...
     @overload
-    def embed(self, texts: list[str] | list[list[int]], **how: Unpack[EmbedOptions]) -> list[Embedding]: ...
+    async def ascore(
+        self, texts: list[str] | list[list[int]], **how: Unpack[ScoreOptions]
+    ) -> list[Score]: ...
+    async def ascore(self, texts: object, **how: Unpack[ScoreOptions]) -> Any:
+        """`score` without blocking the event loop."""
+        inputs, requests = self._prompts.scoring(texts, how)
+        pairs = zip(requests, await aread(self._driver, requests), strict=True)
+        return inputs.shaped([score_of(request, own.scores) for request, own in pairs])
+
+    @overload
+    def embed(self, texts: One, **how: Unpack[EmbedOptions]) -> Embedding: ...
+    @overload
+    def embed(self, texts: Many, **how: Unpack[EmbedOptions]) -> list[Embedding]: ...
     def embed(self, texts: object, **how: Unpack[EmbedOptions]) -> Any:
         """A text or a list of ids as a vector, or each of a list of these, of a model made for embeddings.
 
@@ -205,11 +250,27 @@ class LLM(AsyncCalls):
         alone. `adapter`: the name of a loaded one. Raises `RequestError` for any other model, and
         `ContextOverflow`.
         """
-        inputs, requests = self._embedding(texts, how)
-        return self._embeddings(inputs, requests, read(self._driver, requests), how)
+        inputs, requests = self._vectors.to_embed(texts, how)
+        return self._vectors.embeddings(inputs, requests, read(self._driver, requests), how)
+
+    @overload
+    async def aembed(self, texts: One, **how: Unpack[EmbedOptions]) -> Embedding: ...
+    @overload
+    async def aembed(self, texts: Many, **how: Unpack[EmbedOptions]) -> list[Embedding]: ...
+    async def aembed(self, texts: object, **how: Unpack[EmbedOptions]) -> Any:
+        """`embed` without blocking the event loop."""
+        inputs, requests = self._vectors.to_embed(texts, how)
+        return self._vectors.embeddings(inputs, requests, await aread(self._driver, requests), how)
 
     def rerank(self, query: str, documents: Sequence[str], *, instruction: str | None = None) -> list[float]:
         """How relevant each document is to the query, from 0 to 1, of a model made for that: its probability
         of "yes". `instruction`: what relevant means, in the model's own words unless given."""
-        requests = self._judging(query, documents, instruction)
+        requests = self._vectors.to_judge(query, documents, instruction)
         return [relevance(own.scores[0]) for own in read(self._driver, requests)]
+
+    async def arerank(
+        self, query: str, documents: Sequence[str], *, instruction: str | None = None
+    ) -> list[float]:
+        """`rerank` without blocking the event loop."""
+        requests = self._vectors.to_judge(query, documents, instruction)
+        return [relevance(own.scores[0]) for own in await aread(self._driver, requests)]

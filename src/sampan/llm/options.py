@@ -42,11 +42,9 @@ def wish_of(
         raise UsageError(f"cache is {quoted(cache)}: give 'bf16', 'int8', 'f32' or 'auto'")
     return Wish(
         memory=None if memory is None else parse_bytes(memory),
-        context=None if context is None else whole_number("context", context, 1, _MOST_TOKENS),
+        context=_tokens("context", context),
         max_sequences=whole_number("max_sequences", max_sequences, 1, _MOST_SEQUENCES),
-        cache_tokens=None
-        if cache_tokens is None
-        else whole_number("cache_tokens", cache_tokens, 1, _MOST_TOKENS),
+        cache_tokens=_tokens("cache_tokens", cache_tokens),
         cache=cache,
         adapters=whole_number("adapters", adapters, 0, 4096),
         adapter_rank=whole_number("adapter_rank", adapter_rank, 1, 4096),

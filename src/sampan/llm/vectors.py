@@ -10,14 +10,15 @@ import numpy.typing as npt
 
 from sampan.core.errors import RequestError, quoted, shortened
 from sampan.core.types import SamplingParams, Scoring, TokenScore
-from sampan.llm.driver import Request
+from sampan.llm.changes import Adapters
+from sampan.llm.driver import Driver, Request
 from sampan.llm.inputs import Inputs, prompts_of
+from sampan.llm.reading import Read
 from sampan.text.rerank import Judging
 from sampan.text.tokenizer import Tokenizer
 from sampan.weights.purpose import Purpose
 
-NOTHING = SamplingParams(max_tokens=0)
-"""No answer."""
+_NOTHING = SamplingParams(max_tokens=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,18 +38,66 @@ class EmbedOptions(TypedDict, total=False):
     adapter: str | None
 
 
-def to_embed(
-    texts: object, how: EmbedOptions, adapter: int | None, tokenizer: Tokenizer, purpose: Purpose, name: str
-) -> tuple[Inputs, list[Request]]:
-    """Requests for the vectors of these texts."""
-    check_embeds(purpose, name)
-    inputs = prompts_of(texts)
-    before = prompt_named(purpose, how.get("prompt"))
-    ids = [
-        tokenizer.encode(before + item, closed=True) if isinstance(item, str) else list(item)
-        for item in inputs.items
-    ]
-    return inputs, [Request(each, NOTHING, adapter=adapter, pooling=purpose.pooling) for each in ids]
+@dataclass(frozen=True)
+class Vectors:
+    """Makes requests of texts to embed and documents to judge. `name`: the model's, for errors."""
+
+    name: str
+    tokenizer: Tokenizer
+    purpose: Purpose
+    adapters: Adapters
+    driver: Driver
+
+    def to_embed(self, texts: object, how: EmbedOptions) -> tuple[Inputs, list[Request]]:
+        """What was handed in, and a request for the vector of each."""
+        self.driver.require_here()
+        check_embeds(self.purpose, self.name)
+        inputs, before, encode = (
+            prompts_of(texts),
+            prompt_named(self.purpose, how.get("prompt")),
+            self.tokenizer.encode,
+        )
+        name = how.get("adapter")
+        adapter = None if name is None else self.adapters.named(name)
+        ids = [
+            encode(before + item, closed=True) if isinstance(item, str) else list(item)
+            for item in inputs.items
+        ]
+        return inputs, [
+            Request(each, _NOTHING, adapter=adapter, pooling=self.purpose.pooling) for each in ids
+        ]
+
+    def embeddings(
+        self, inputs: Inputs, requests: Sequence[Request], found: Sequence[Read], how: EmbedOptions
+    ) -> Any:
+        """What came of them, in the shape in which they were handed in."""
+        pairs, dimensions = zip(requests, found, strict=True), how.get("dimensions")
+        vectors = [
+            embedding(own.vector, len(request.tokens), self.purpose, dimensions) for request, own in pairs
+        ]
+        return inputs.shaped(vectors)
+
+    def to_judge(self, query: object, documents: object, instruction: object) -> list[Request]:
+        """A request for what the model says of each document."""
+        self.driver.require_here()
+        check_reranks(self.purpose, self.name)
+        if not isinstance(query, str) or not (instruction is None or isinstance(instruction, str)):
+            raise RequestError("query and instruction are texts")
+        if isinstance(documents, str) or not isinstance(documents, Sequence):
+            raise RequestError(f"documents is {quoted(documents)}: give a list of texts")
+        if not all(isinstance(document, str) for document in documents):
+            raise RequestError("documents are texts")
+        judging = Judging(self.tokenizer)
+        prompts = [judging.prompt(query, document, instruction) for document in documents]
+        return [
+            Request([*prompt, judging.yes], _NOTHING, scoring=judging_score(prompt, judging))
+            for prompt in prompts
+        ]
+
+
+def judging_score(prompt: Sequence[int], judging: Judging) -> Scoring:
+    """Of the answer "yes" behind a prompt, with "no" beside it."""
+    return Scoring(start=len(prompt), others=(judging.no,))
 
 
 def check_embeds(purpose: Purpose, name: str) -> None:
@@ -90,29 +139,6 @@ def check_dimensions(dimensions: object, width: int) -> None:
     whole = isinstance(dimensions, int) and not isinstance(dimensions, bool)
     if dimensions is not None and not (whole and 1 <= dimensions <= width):  # type: ignore[operator]
         raise RequestError(f"dimensions is {quoted(dimensions)}: give a whole number from 1 to {width}")
-
-
-def to_judge(
-    query: object, documents: object, instruction: object, tokenizer: Tokenizer, purpose: Purpose, name: str
-) -> list[Request]:
-    """Requests for what a model says of each document."""
-    check_reranks(purpose, name)
-    if not isinstance(query, str) or not (instruction is None or isinstance(instruction, str)):
-        raise RequestError("query and instruction are texts")
-    listed: Any = documents
-    if isinstance(listed, str) or not isinstance(listed, Sequence):
-        raise RequestError(f"documents is {quoted(documents)}: give a list of texts")
-    if not all(isinstance(document, str) for document in listed):
-        raise RequestError("documents are texts")
-    judging = Judging(tokenizer)
-    prompts = [judging.prompt(query, document, instruction) for document in listed]
-    return [judged(prompt, judging) for prompt in prompts]
-
-
-def judged(prompt: list[int], judging: Judging) -> Request:
-    """A request for what a model says behind a prompt."""
-    scoring = Scoring(start=len(prompt), others=(judging.no,))
-    return Request([*prompt, judging.yes], NOTHING, scoring=scoring)
 
 
 def relevance(score: TokenScore) -> float:

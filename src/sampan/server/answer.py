@@ -7,8 +7,7 @@ from sampan.engine.sequence import Event, Refusal
 from sampan.server.ask import Ask, CallPart, Part
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.text import ModelText
-from sampan.text.reasoning import Piece, ReasoningSplitter
-from sampan.text.stream import TextStream
+from sampan.text.answer import AnswerText, joined
 from sampan.text.tools import CallPiece, TextPiece, ToolParser
 
 
@@ -19,9 +18,7 @@ class Reader:
         self._place = place
         self._tools = _parser(text, ask)
         shown = text.tool_format.shown if self._tools is not None else frozenset[int]()
-        self._text = TextStream(text.tokenizer, tuple(ask.sampling.stop), shown=shown)
-        self._split = None if ask.raw else ReasoningSplitter(starts_inside=ask.thinking)
-        self._ends = frozenset() if ask.sampling.ignore_eos else text.tokenizer.eos_ids
+        self._text = AnswerText(text.tokenizer, ask.sampling, thinking=ask.thinking, raw=ask.raw, shown=shown)
         self._called = False
         self.finished = False
 
@@ -34,24 +31,12 @@ class Reader:
             return Part(self._place, finish=event.finish_reason, scores=event.scores, vector=event.vector)
         if event.token is None:
             raise ApiError(500, event.error or "the request ended without an answer", kind="server_error")
-        reason = event.finish_reason
-        ended = reason == "stop" and event.token.token in self._ends
-        pieces = self._pieces("" if ended else self._text.push(event.token.token))
-        if self._text.stopped:
-            reason = "stop"
-        if reason is not None:
-            self.finished = True
-            pieces += self._pieces(self._text.finish()) + (self._split.finish() if self._split else [])
-        reasoning = "".join(piece.text for piece in pieces if piece.kind == "reasoning")
-        text, calls = self._read("".join(piece.text for piece in pieces if piece.kind == "text"))
+        pieces, reason = self._text.take(event.token.token, event.finish_reason)
+        self.finished = reason is not None
+        text, calls = self._read(joined(pieces, "text"))
         finish = "tool_calls" if reason == "stop" and self._called else reason
         stop = self._text.stop_text
-        return Part(self._place, text, reasoning, calls, (event.token,), finish, stop)
-
-    def _pieces(self, text: str) -> list[Piece]:
-        if self._split is not None:
-            return self._split.push(text)
-        return [Piece("text", text)] if text else []
+        return Part(self._place, text, joined(pieces, "reasoning"), calls, (event.token,), finish, stop)
 
     def _read(self, text: str) -> tuple[str, tuple[CallPart, ...]]:
         """The text outside of calls, and what there is of calls."""

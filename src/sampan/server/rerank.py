@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 
-from sampan.core.types import SamplingParams, Scoring
-from sampan.llm.vectors import check_reranks, relevance
+from sampan.core.types import SamplingParams
+from sampan.llm.vectors import check_reranks, judging_score, relevance
 from sampan.server.ask import Ask, Ids
 from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
@@ -82,7 +82,7 @@ async def create(body: RerankRequest, request: Request, service: Service_, calle
             SamplingParams(max_tokens=0),
             body.model,
             raw=True,
-            scoring=Scoring(start=len(prompt), others=(judging.no,)),
+            scoring=judging_score(prompt, judging),
         )
         for prompt in prompts
     ]

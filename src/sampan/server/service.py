@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
@@ -14,6 +13,7 @@ from starlette.requests import Request
 
 from sampan.core.errors import ContextOverflow, RequestError, quoted
 from sampan.core.types import Grammar, SamplingParams
+from sampan.llm.inputs import sample_of
 from sampan.server.admission import Admission
 from sampan.server.answer import Reader
 from sampan.server.ask import Ask, Caller, Part, Tools, Usage
@@ -205,9 +205,7 @@ class Service:
 
     def _request(self, ask: Ask, sample: int, caller: Caller, grammar: int | None) -> wire.Submit:
         """What the engine is told of one answer."""
-        sampling = ask.sampling
-        if sampling.seed is not None:
-            sampling = replace(sampling, seed=sampling.seed + sample)
+        sampling = sample_of(ask.sampling, sample)
         adapter = None if ask.model == self.text.name else ask.model
         salt = self._salt(ask, caller)
         return wire.Submit(0, ask.ids, sampling, grammar, adapter, salt, ask.scoring, ask.pooling)

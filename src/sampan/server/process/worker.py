@@ -19,8 +19,8 @@ from typing import Literal
 from sampan.core.errors import ContextOverflow, RequestError, SampanError
 from sampan.core.memory import keep_for_good, resident_memory
 from sampan.engine.sequence import Event
-from sampan.llm import LLM
 from sampan.llm.driver import Generation, News
+from sampan.llm.loaded import LoadedModel
 from sampan.server.process import wire
 from sampan.server.settings import EngineSettings
 from sampan.text.grammar import GrammarConstraint, GrammarsBusy
@@ -69,7 +69,7 @@ class Outbox:
 class Worker:
     """Takes requests from the socket to the driver, and events back."""
 
-    def __init__(self, llm: LLM, outbox: Outbox) -> None:
+    def __init__(self, llm: LoadedModel, outbox: Outbox) -> None:
         self._llm = llm
         self._outbox = outbox
         self._tickets: dict[int, Generation] = {}
@@ -170,7 +170,7 @@ class Worker:
             self._outbox.put(replace(event, request=name))
 
 
-def make(llm: LLM, change: wire.Change) -> str | None:
+def make(llm: LoadedModel, change: wire.Change) -> str | None:
     """Change adapters or weights; why it did not work."""
     try:
         if change.kind == "load":
@@ -220,7 +220,7 @@ def main() -> None:
     os._exit(0)  # nobody is left to answer: no step is waited for
 
 
-def _load(start: wire.Start) -> tuple[LLM, wire.Ready]:
+def _load(start: wire.Start) -> tuple[LoadedModel, wire.Ready]:
     llm = _open(start.settings)
     lost = [(change, error) for change in start.changes if (error := make(llm, change)) is not None]
     if lost and not start.forgiving:
@@ -241,8 +241,8 @@ def _load(start: wire.Start) -> tuple[LLM, wire.Ready]:
     )
 
 
-def _open(s: EngineSettings) -> LLM:
-    return LLM(
+def _open(s: EngineSettings) -> LoadedModel:
+    return LoadedModel(
         s.files,
         memory=s.memory,
         context=s.context,

@@ -1,31 +1,9 @@
 // Packs GGUF blocks, plain codes and float rows into panels (layout: kernels.h).
 #pragma once
 
-#include "kernels.h"
+#include "source.h"
 
 namespace sampan {
-
-// GGUF's type numbers.
-enum class Source : int32_t {
-  f32 = 0,
-  f16 = 1,
-  q4_0 = 2,
-  q4_1 = 3,
-  q5_0 = 6,
-  q5_1 = 7,
-  q8_0 = 8,
-  q2_k = 10,
-  q3_k = 11,
-  q4_k = 12,
-  q5_k = 13,
-  q6_k = 14,
-  bf16 = 30,
-};
-
-// Store, group, scale width, mins and zero point that keep `source` exactly; false when it is unknown.
-bool layout_of(Source source, Matrix& m);
-size_t row_bytes(Source source, int k);
-int block_inputs(Source source);  // inputs of one block: k is a multiple
 
 // Panels [begin, end) of one part: `rows` output features starting at the feature panel `first`, read from
 // `raw` ([rows][k] of `source`), row i taken from raw row order[i] when order is given.
