@@ -64,6 +64,42 @@ CASES: dict[str, dict[str, object]] = {
     "qwen3": {"model_type": "qwen3", "head_dim": 64, "vocab_size": 333, "num_attention_heads": 6},
     "qwen3-tied": {"model_type": "qwen3", "head_dim": 32, "tie_word_embeddings": True, "hidden_size": 96},
 }
+MIXED = {"moe_intermediate_size": 48, "num_experts": 8, "num_experts_per_tok": 3}
+DEEPSEEK = {
+    "moe_intermediate_size": 48, "n_routed_experts": 8, "num_experts_per_tok": 3, "kv_lora_rank": 64,
+    "q_lora_rank": 96, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 24,
+    "num_key_value_heads": 4,
+    "n_shared_experts": 2, "first_k_dense_replace": 1, "num_hidden_layers": 3, "pad_token_id": None,
+    "eos_token_id": 1, "bos_token_id": 0,
+}  # fmt: skip
+MSCALE = YARN | {"rope_theta": 1e4, "mscale": 1.0, "mscale_all_dim": 1.0}
+# Mixtures of experts, and latent attention.
+SPARSE: dict[str, dict[str, object]] = {
+    "qwen2_moe": {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 96, **MIXED},
+    "qwen2_moe-some": {
+        "model_type": "qwen2_moe", "shared_expert_intermediate_size": 96, "num_hidden_layers": 4,
+        "decoder_sparse_step": 2, "mlp_only_layers": [3], "norm_topk_prob": True, **MIXED,
+    },
+    "qwen3_moe": {"model_type": "qwen3_moe", "head_dim": 64, "norm_topk_prob": True, **MIXED},
+    "qwen3_moe-plain": {"model_type": "qwen3_moe", "head_dim": 32, "tie_word_embeddings": True, **MIXED},
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 6, "num_experts_per_tok": 2},
+    "deepseek_v3": {"model_type": "deepseek_v3", "n_group": 4, "topk_group": 2, **DEEPSEEK},
+    "deepseek_v3-plain": {
+        "model_type": "deepseek_v3", "n_group": 1, "topk_group": 1, **DEEPSEEK, "q_lora_rank": None,
+        "norm_topk_prob": False, "attention_bias": True, "rope_interleave": False,
+    },
+    "deepseek_v3-yarn": {
+        "model_type": "deepseek_v3", "n_group": 2, "topk_group": 1, **DEEPSEEK, "rope_parameters": MSCALE
+    },
+    "deepseek_v2": {
+        "model_type": "deepseek_v2", "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2,
+        **DEEPSEEK,
+    },
+    "deepseek_v2-lite": {
+        "model_type": "deepseek_v2", "topk_method": "greedy", **DEEPSEEK, "q_lora_rank": None,
+        "rope_parameters": MSCALE,
+    },
+}  # fmt: skip
 
 
 def round_inputs(module: torch.nn.Module) -> None:
@@ -147,7 +183,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tiny]:
 
     @cache
     def make(case: str, dtype: torch.dtype = torch.float32, shard: str = "1GB") -> Tiny:
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SMALL | CASES[case]))
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SMALL | (CASES | SPARSE)[case]))
         randomise(model, dtype)
         folder = tmp_path_factory.mktemp(case)
         model.save_pretrained(folder, max_shard_size=shard)
@@ -164,6 +200,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tiny]:
 
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=SPARSE)
+def sparse_case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 

@@ -154,9 +154,10 @@ def test_damage_of_one_sequence_reaches_no_other(tiny: Make, native: Make) -> No
     here.step((bad, 20))
     here.step((short, 32), (long, 89))
     expected = here.step((short, 1), (long, 1))
+    graph = here.runner.executable.graph
     damaged = {0, *bad.pages} - {*short.pages, *long.pages}
     with torch.inference_mode():
-        for held in here.runner.executable._cache.tensors(0):
+        for held in here.runner.executable._cache.tensors(graph.attentions()[0]):
             for page in damaged:
                 held[page] = torch.nan
     short.computed, long.computed = 32, 89
@@ -166,5 +167,5 @@ def test_damage_of_one_sequence_reaches_no_other(tiny: Make, native: Make) -> No
     for sequence in (bad, short, long):
         here.pool.release(sequence.pages)
     with torch.inference_mode():
-        for held in here.runner.executable._cache.tensors(0):
+        for held in here.runner.executable._cache.tensors(graph.attentions()[0]):
             held.zero_()

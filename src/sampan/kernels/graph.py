@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sampan.core.errors import UnsupportedModel
-from sampan.kernels.ops import Attention, Batch, Linear, Norm, Ops, Rope, Weight
+from sampan.kernels.ops import Attention, Batch, Experts, Linear, Norm, Ops, PerHead, Rope, Weight
 
 LOGITS = "logits"
 """The name of the head's output."""
@@ -21,8 +21,8 @@ class Node:
     """A value: `op` of `inputs`, with what else the operation needs in `detail`.
 
     `detail` by operation: embed: Weight; norm: Norm; linear, head: Linear; scale: float; slice: its first
-    feature; rope: Rope; attend: Attention; otherwise None. A linear of several parts is one node, of which
-    the parts are slices. `sampled`: its rows are those of the sample.
+    feature; rope: Rope; attend: Attention; per_head: PerHead; experts: Experts; otherwise None. A linear of
+    several parts is one node, of which the parts are slices. `sampled`: its rows are those of the sample.
     """
 
     op: str
@@ -145,16 +145,37 @@ class Recorder:
         _require(inside, "rope", rope, f"{rope.size} features from {rope.first} on, of a head of {size}")
         return self._value("rope", (x,), x.node.width, rope)
 
-    def attend(self, q: Value, k: Value, v: Value, cache: object, shape: Attention) -> Value:
+    def attend(self, q: Value, k: Value, v: Value | None, cache: object, shape: Attention) -> Value:
         heads, kv = shape.heads, shape.kv_heads
         taken = any(node.op == "attend" and node.detail.layer == shape.layer for node in self._nodes)
         _require(not taken, "attend", shape, "the layer has a cache already")
         _require(kv > 0 and heads % kv == 0, "attend", shape, f"{heads} heads share {kv}")
         widths = (heads * shape.key_size, kv * shape.key_size, kv * shape.value_size)
-        for name, value, width in zip("qkv", (q, k, v), widths, strict=True):
+        _require((v is None) == shape.latent, "attend", shape, "a latent one has no values of its own")
+        values = (q, k) if v is None else (q, k, v)
+        for name, value, width in zip("qkv", values, widths, strict=False):
             fits = value.node.width == width and not value.node.sampled
             _require(fits, "attend", shape, f"{name} has {value.node.width} features, its heads {width}")
-        return self._value("attend", (q, k, v), heads * shape.value_size, shape)
+        return self._value("attend", values, heads * shape.value_size, shape)
+
+    def per_head(self, x: Value, weight: PerHead) -> Value:
+        inputs, outputs = weight.sizes
+        heads, size = len(weight.parts), weight.head_size
+        fits = inputs <= size and x.node.width == heads * size
+        _require(fits, "per_head", weight, f"{inputs} of {heads} heads of {size}, of {x.node.width} features")
+        return self._value("per_head", (x,), heads * (size - inputs + outputs), weight)
+
+    def experts(self, x: Value, experts: Experts) -> Value:
+        router, width = experts.router, x.node.width
+        count = router.weight.shape[0]
+        whole = len(experts.gate_up) == len(experts.down) == count and count % router.groups == 0
+        some = 0 < router.chosen <= count // router.groups * router.groups_kept
+        _require(whole and some, "experts", experts, f"{router.chosen} of {count} in {router.groups} groups")
+        for linear in (*experts.gate_up, *experts.down):
+            for part in linear.parts:
+                fits = width in part.shape
+                _require(fits, "experts", experts, f"{part.name} is {part.shape}, of {width} features")
+        return self._value("experts", (x,), width, experts)
 
     def rows(self, x: Value, index: object) -> Value:
         _require(not x.node.sampled, "rows", None, "of rows that are the sample already")
@@ -197,6 +218,14 @@ def record(forward: Callable[[Ops, Batch], Any]) -> Graph:
 
 def _weights(node: Node) -> Iterator[Weight]:
     match node.detail:
+        case PerHead(parts=parts):
+            yield from parts
+        case Experts(router=router, gate_up=gate_up, down=down):
+            yield router.weight
+            if router.bias is not None:
+                yield router.bias
+            for linear in (*gate_up, *down):
+                yield from linear.parts
         case Linear(parts=parts, biases=biases):
             yield from (*parts, *biases)
         case Norm(weight=weight):
@@ -212,6 +241,10 @@ def _label(op: str, detail: Any) -> str:
         return f"{op} {detail.weight.name.removesuffix('.weight')}"
     if isinstance(detail, Weight):
         return f"{op} {detail.name.removesuffix('.weight')}"
+    if isinstance(detail, PerHead):
+        return f"{op} {detail.parts[0].name.removesuffix('.weight')} …"
+    if isinstance(detail, Experts):
+        return f"{op} of {detail.router.weight.name.removesuffix('.weight')}"
     return f"{op} of layer {detail.layer}" if isinstance(detail, Attention) else op
 
 

@@ -80,7 +80,8 @@ class Rope:
 class Attention:
     """Sizes that attention and its cache need. `layer`: the index of its keys and values in the cache.
 
-    `key_size`, `value_size`: features of a head. `scale`: of the scores, before softmax.
+    `key_size`, `value_size`: features of a head. `scale`: of the scores, before softmax. `latent`: a value is
+    the first `value_size` features of its key, and is not kept a second time.
     """
 
     layer: int
@@ -89,6 +90,65 @@ class Attention:
     key_size: int
     value_size: int
     scale: float
+    latent: bool = False
+
+    @property
+    def cached(self) -> int:
+        """Numbers that the cache keeps of a token."""
+        return self.kv_heads * (self.key_size + (0 if self.latent else self.value_size))
+
+
+@dataclass(frozen=True)
+class PerHead:
+    """A matrix for each head's first features; what a head has behind them stays as it is.
+
+    `parts`: [outputs, inputs] each, or where it is `transposed` [inputs, outputs]. `head_size`: features of a
+    head of the input.
+    """
+
+    parts: tuple[Weight, ...]
+    head_size: int
+    transposed: bool = False
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Inputs and outputs of a head's matrix."""
+        one, other = self.parts[0].shape
+        return (one, other) if self.transposed else (other, one)
+
+
+Scores = Literal["softmax", "sigmoid"]
+
+
+@dataclass(frozen=True)
+class Router:
+    """How a token chooses its experts, in float32: `chosen` of them, by `weight` [experts, H].
+
+    `scores`: of the products. `bias` [experts] is added for the choice alone. Of `groups` of neighbouring
+    experts only the best `groups_kept` are chosen from, by the sum of each group's best `group_top`
+    (arXiv:2412.19437); what is outside has no chance at all. The chosen ones' scores are the experts'
+    weights: `normalised` to the sum 1, times `scale`.
+    """
+
+    weight: Weight
+    chosen: int
+    scores: Scores = "softmax"
+    bias: Weight | None = None
+    groups: int = 1
+    groups_kept: int = 1
+    group_top: int = 1
+    normalised: bool = True
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Gated MLPs of which each token goes through a few. `gate_up`, `down`: of each expert, the first of two
+    parts."""
+
+    router: Router
+    gate_up: tuple[Linear, ...]
+    down: tuple[Linear, ...]
 
 
 @dataclass(frozen=True)
@@ -136,7 +196,14 @@ class Ops(Protocol):
 
     def attend(self, q: Any, k: Any, v: Any, cache: Any, shape: Attention) -> Any:
         """Appends k [T, kv_heads * key_size] and v [T, kv_heads * value_size] to the cache, then causal
-        grouped-query attention of q [T, heads * key_size]: [T, heads * value_size]."""
+        grouped-query attention of q [T, heads * key_size]: [T, heads * value_size]. Of a latent one, v is
+        None."""
+
+    def per_head(self, x: Any, weight: PerHead) -> Any:
+        """[T, heads * (inputs + rest)] -> [T, heads * (outputs + rest)]."""
+
+    def experts(self, x: Any, experts: Experts) -> Any:
+        """The sum of what a token's experts make of it, each times its weight: [T, H]."""
 
     def rows(self, x: Any, index: Any) -> Any:
         """The sampled rows [S, width]."""

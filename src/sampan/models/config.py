@@ -17,7 +17,7 @@ from sampan.models import rope
 from sampan.models.fields import Fields
 
 _MAX_HEAD_DIM = 1024
-_MAX = {"hidden": 2**17, "layers": 2**11, "heads": 2**11, "ffn": 2**20, "vocab": 2**22, "context": 2**24}
+MAX = {"hidden": 2**17, "layers": 2**11, "heads": 2**11, "ffn": 2**20, "vocab": 2**22, "context": 2**24}
 _HF_NAMES = {
     "hidden": "hidden_size",
     "layers": "num_hidden_layers",
@@ -118,8 +118,8 @@ def dense_from_hf(
 ) -> DenseConfig:
     """Of a `config.json`, read as transformers' class of its type reads it. `head_dim`: where it says
     none."""
-    _refuse_hf_variants(fields)
-    sizes = {size: fields.integer(name, high=_MAX[size]) for size, name in _HF_NAMES.items()}
+    refuse_hf_variants(fields)
+    sizes = {size: fields.integer(name, high=MAX[size]) for size, name in _HF_NAMES.items()}
     heads = _heads(fields, sizes, "num_key_value_heads", "head_dim", default=head_dim)
     rotation = rope.from_hf(fields, heads["head_dim"], sizes["context"])
     return DenseConfig(
@@ -140,7 +140,7 @@ def dense_from_gguf(model: GgufModel, family: str, *, qkv_bias: bool = False) ->
     _refuse_gguf_variants(fields)
     rows = shapes.get("token_embd.weight", (None,))[0]
     sizes = {
-        size: fields.integer(name, rows if size == "vocab" else None, high=_MAX[size])
+        size: fields.integer(name, rows if size == "vocab" else None, high=MAX[size])
         for size, name in _GGUF_NAMES.items()
     }
     heads = _heads(fields, sizes, "attention.head_count_kv", "attention.key_length")
@@ -184,7 +184,8 @@ def dense_to_hf(c: DenseConfig, metadata: Mapping[str, object]) -> dict[str, obj
     return given
 
 
-def _refuse_hf_variants(fields: Fields) -> None:
+def refuse_hf_variants(fields: Fields) -> None:
+    """Refuse by name what changes the arithmetic of every family."""
     if fields.text("hidden_act", "silu") != "silu":
         raise UnsupportedModel(
             f"{fields.source}: hidden_act {fields.text('hidden_act')[:40]!r} is not supported: silu is"
@@ -212,7 +213,7 @@ def _heads(
 ) -> dict[str, int]:
     """`kv_heads` and `head_dim`, checked against the number of heads and the hidden size."""
     heads, hidden = sizes["heads"], sizes["hidden"]
-    kv_heads = fields.integer(kv_name, heads, high=_MAX["heads"])
+    kv_heads = fields.integer(kv_name, heads, high=MAX["heads"])
     if heads % kv_heads:
         raise fields.fail(kv_name, f"is {kv_heads}, which does not divide the {heads} attention heads")
     if dim_name not in fields and default is None and hidden % heads:

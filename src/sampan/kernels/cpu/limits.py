@@ -18,6 +18,10 @@ def check(graph: Graph, where: str) -> None:
 
 def _problem(node: Node) -> str | None:
     match node.op:
+        case "experts" | "per_head":
+            return f"the native kernels have no {node.op} yet: use backend torch"
+        case "attend" if node.detail.latent:
+            return "the native kernels have no latent attention yet: use backend torch"
         case "linear" | "head":
             inputs = node.inputs[0].width
             return f"{inputs} inputs are not a multiple of {_INPUTS}" if inputs % _INPUTS else None

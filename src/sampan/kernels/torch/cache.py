@@ -33,15 +33,17 @@ class PagedCache:
         self.pages, self.most = pages, at_once(device)
         self._device = device
         self._keys = {shape.layer: zeros(shape, shape.key_size) for shape in shapes}
-        self._values = {shape.layer: zeros(shape, shape.value_size) for shape in shapes}
+        own = [shape for shape in shapes if not shape.latent]
+        self._values = {shape.layer: zeros(shape, shape.value_size) for shape in own}
 
     def step(self, spans: Sequence[Span]) -> "PagedStep":
         """What these spans read and write."""
         return PagedStep(self, spans)
 
-    def tensors(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Of one layer."""
-        return self._keys[layer], self._values[layer]
+    def tensors(self, shape: Attention) -> tuple[Tensor, Tensor]:
+        """Of its layer; values that are kept in the keys are a view of these."""
+        keys = self._keys[shape.layer]
+        return keys, keys[..., : shape.value_size] if shape.latent else self._values[shape.layer]
 
     def index(self, values: Sequence[int] | Indices) -> Tensor:
         """Whole numbers on the device."""
@@ -79,11 +81,12 @@ class PagedStep:
 
     def attend(self, shape: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Appends k and v, then attends: see `Step`."""
-        keys, values = self._cache.tensors(shape.layer)
+        keys, values = self._cache.tensors(shape)
         if len(self._begun):  # what lies behind a sequence's end has no weight, but no number may be NaN
             values[self._begun] = 0
         keys.flatten(0, 1)[self._slots] = k.to(keys.dtype)
-        values.flatten(0, 1)[self._slots] = v.to(values.dtype)
+        if not shape.latent:
+            values.flatten(0, 1)[self._slots] = v.to(values.dtype)
         out = q.new_empty(len(q), shape.heads, shape.value_size)
         for group in self._groups:
             each = pages_at_once(shape, len(group.pages), group.rows.numel(), self._cache.most)
@@ -107,7 +110,7 @@ def at_once(device: torch.device) -> int:
 
 def numbers_of_a_page(shape: Attention, sequences: int, rows: int) -> tuple[int, int]:
     """Keys and values, and scores, of one page of each of these sequences with so many rows together."""
-    gathered = sequences * PAGE * shape.kv_heads * (shape.key_size + shape.value_size)
+    gathered = sequences * PAGE * shape.cached
     return gathered, rows * PAGE * shape.heads
 
 

@@ -23,7 +23,7 @@ def needs_of(
 ) -> Needs:
     """See `backend.Needs`. `dtype`: of weights and values."""
     head = max((node.width for node in graph.nodes if node.op == "head"), default=0)
-    numbers = sum(a.kv_heads * (a.key_size + a.value_size) for a in graph.attentions())
+    numbers = sum(shape.cached for shape in graph.attentions())
     return Needs(
         weights=sum(prod(weight.shape) for weight in graph.weights().values()) * dtype.itemsize,
         workspace=_workspace(graph, dtype, device, max_rows),
@@ -75,6 +75,10 @@ def _temporary(node: Node, device: torch.device, rows: int) -> int:
         case "attend":
             wide = sum(source.width for source in node.inputs) + 6 * node.width
             return rows * _WIDE * wide + _attending(node.detail, device, rows)
+        case "experts":  # of each row's experts, if one of them has them all
+            inner = int(node.detail.gate_up[0].parts[0].shape[0])
+            chosen = int(node.detail.router.chosen)
+            return rows * _WIDE * (4 * node.width + chosen * (3 * inner + node.width))
         case "linear":  # its parts, the whole, and with adapters their products and rows
             return rows * _WIDE * (3 * node.width + node.inputs[0].width)
         case _:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sampan.kernels.graph import Graph, Node
-from sampan.kernels.ops import Attention, Linear, Norm, Rope, Weight
+from sampan.kernels.ops import Attention, Experts, Linear, Norm, PerHead, Rope, Router, Weight
 
 Attend = Callable[[Attention, Tensor, Tensor, Tensor], Tensor]
 LowRanks = Mapping[str, tuple[Tensor, Tensor]]
@@ -118,10 +118,31 @@ class Walk:
             self._angles[rope] = angles(self._step.positions, rope, x)
         return rotated(x, *self._angles[rope], rope)
 
-    def attend(self, node: Node, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, node: Node, q: Tensor, k: Tensor, v: Tensor | None = None) -> Tensor:
         shape: Attention = node.detail
-        q, k, v = by_head(q, shape.key_size), by_head(k, shape.key_size), by_head(v, shape.value_size)
-        return self._step.attend(shape, q, k, v).flatten(-2)
+        q, k = by_head(q, shape.key_size), by_head(k, shape.key_size)
+        values = k[..., : shape.value_size] if v is None else by_head(v, shape.value_size)
+        return self._step.attend(shape, q, k, values).flatten(-2)
+
+    def per_head(self, node: Node, x: Tensor) -> Tensor:
+        weight: PerHead = node.detail
+        heads, inputs = by_head(x, weight.head_size), weight.sizes[0]
+        matrices = torch.stack([self._weights[part.name] for part in weight.parts])
+        form = "thi,hio->tho" if weight.transposed else "thi,hoi->tho"
+        done = torch.einsum(form, heads[..., :inputs], matrices)
+        return torch.cat((done, heads[..., inputs:]), -1).flatten(-2)
+
+    def experts(self, node: Node, x: Tensor) -> Tensor:
+        experts: Experts = node.detail
+        weights, chosen = routed(x, experts.router, self._weights)
+        done = torch.zeros_like(x)
+        for expert in sorted(set(chosen.flatten().tolist())):  # in this order each row's sum is made
+            rows, places = (chosen == expert).nonzero(as_tuple=True)
+            gate, up = (self._part(node, x[rows], part, rows) for part in experts.gate_up[expert].parts)
+            inner = functional.silu(gate) * up
+            y = self._part(node, inner, experts.down[expert].parts[0], rows)
+            done = done.index_add(0, rows, (y * weights[rows, places, None]).to(x.dtype))
+        return done
 
     def rows(self, _node: Node, x: Tensor) -> Tensor:
         return x[self._step.sampled]
@@ -136,6 +157,33 @@ class Walk:
                 low = functional.linear(functional.linear(x[chosen], a), b)
                 y = y.index_add(0, chosen, low)
         return y
+
+    def _part(self, node: Node, x: Tensor, weight: Weight, rows: Tensor) -> Tensor:
+        """A product of some of the rows alone."""
+        y = functional.linear(x, self._weights[weight.name])
+        for all_rows, sampled, products in self._step.adapters:
+            if weight.name in products:
+                a, b = products[weight.name]
+                own = torch.isin(rows, sampled if node.sampled else all_rows)
+                y = y + own[:, None] * functional.linear(functional.linear(x, a), b)
+        return y
+
+
+def routed(x: Tensor, router: Router, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Weights and numbers of each row's experts, both [T, chosen]."""
+    products = functional.linear(wide(x), wide(weights[router.weight.name]))
+    scores = products.sigmoid() if router.scores == "sigmoid" else products.softmax(-1)
+    choice = scores if router.bias is None else scores + wide(weights[router.bias.name])
+    if router.groups > 1:
+        grouped = choice.reshape(len(x), router.groups, -1)
+        best = grouped.topk(router.group_top, -1).values.sum(-1).topk(router.groups_kept, -1).indices
+        kept = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter(-1, best, True)
+        choice = grouped.masked_fill(~kept[..., None], -torch.inf).flatten(-2)
+    chosen = choice.topk(router.chosen, -1).indices
+    own = scores.gather(-1, chosen)
+    if router.normalised:
+        own = own / (own.sum(-1, keepdim=True) + (1e-20 if router.scores == "sigmoid" else 0.0))
+    return own * router.scale, chosen
 
 
 OPERATIONS = frozenset(name for name in vars(Walk) if not name.startswith("_"))

@@ -1,0 +1,34 @@
+"""DeepSeek-V2 and V2-Lite (arXiv:2405.04434): V3's decoder, whose router takes a softmax."""
+
+from sampan.core.errors import UnsupportedModel
+from sampan.models.config import MAX
+from sampan.models.deepseek_v3 import latent_from_hf, shared_ffn
+from sampan.models.family import Family
+from sampan.models.fields import Fields
+from sampan.models.latent import LatentConfig, build, forward, parts
+from sampan.models.mixture import experts_of
+
+
+def read_hf(fields: Fields) -> LatentConfig:
+    """Of a `config.json`."""
+    method = fields.text("topk_method", "greedy")
+    if method not in ("greedy", "group_limited_greedy"):
+        raise UnsupportedModel(f"{fields.source}: topk_method {method[:40]!r} is not supported")
+    if fields.flag("norm_topk_prob", False):
+        raise UnsupportedModel(f"{fields.source}: norm_topk_prob true is not supported for this family")
+    groups = fields.integer("n_group", 1, high=MAX["heads"]) if method == "group_limited_greedy" else 1
+    experts = experts_of(
+        fields,
+        "n_routed_experts",
+        "num_experts_per_tok",
+        "moe_intermediate_size",
+        shared=shared_ffn(fields),
+        groups=groups,
+        groups_kept=fields.integer("topk_group", 1, high=groups) if groups > 1 else 1,
+        normalised=False,
+        scale=fields.number("routed_scaling_factor", 1.0, high=1e4),
+    )
+    return latent_from_hf(fields, "deepseek_v2", experts)
+
+
+FAMILY = Family(name="deepseek_v2", from_hf=read_hf, build=build, forward=forward, parts=parts)

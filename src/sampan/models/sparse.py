@@ -1,0 +1,88 @@
+"""The decoder of the mixture-of-experts families with grouped-query attention: Llama's layers, some with a
+mixture in the place of the MLP."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sampan.kernels.ops import HIDDEN, Attention, Batch, Linear, Norm, Ops, Weight
+from sampan.models import decoder
+from sampan.models.config import DenseConfig
+from sampan.models.decoder import Decoder
+from sampan.models.mixture import QWEN, ExpertConfig, Mixture, Mlp, Names, mixture, run
+from sampan.models.mixture import parts as parts_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseConfig(DenseConfig):
+    """A dense decoder's, and its experts'. `dense`: layers with an MLP. `head_norms`: q and k are normalised
+    head by head."""
+
+    experts: ExpertConfig
+    dense: frozenset[int] = frozenset()
+    head_norms: bool = False
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer."""
+
+    attn_norm: Norm
+    qkv: Linear
+    attention: Attention
+    out: Linear
+    mlp_norm: Norm
+    mlp: Mlp | Mixture
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+
+
+def sparse(c: DenseConfig, experts: ExpertConfig, **rest: Any) -> SparseConfig:
+    """A configuration of the rest."""
+    return SparseConfig(**vars(c), experts=experts, **rest)
+
+
+def build(c: SparseConfig, names: Names = QWEN) -> Any:
+    """The weights by their Hugging Face names."""
+    base = decoder.decoder(c)
+    layers = tuple(_layer(c, layer, names) for layer in base.layers)
+    return Decoder(base.embed, layers, base.norm, base.head, base.rope)
+
+
+def _layer(c: SparseConfig, layer: decoder.Layer, names: Names) -> Layer:
+    index = layer.attention.layer
+    at, last = f"model.layers.{index}.", index == c.layers - 1
+    dense = index in c.dense
+    norms = {}
+    for x in "qk" if c.head_norms else "":
+        norms[f"{x}_norm"] = Norm(Weight(f"{at}self_attn.{x}_norm.weight", (c.head_dim,)), c.norm_eps)
+    return Layer(
+        layer.attn_norm,
+        layer.qkv,
+        layer.attention,
+        layer.out,
+        layer.mlp_norm,
+        Mlp(layer.gate_up, layer.down) if dense else mixture(at, c.hidden, c.experts, names, fine=last),
+        **norms,
+    )
+
+
+def forward(ops: Ops, model: Any, batch: Batch) -> Any:
+    """Logits of the sampled rows."""
+    x = ops.embed(model.embed, batch.ids)
+    for layer in model.layers:
+        q, k, v = ops.linear(ops.norm(x, layer.attn_norm), layer.qkv)
+        if layer.q_norm is not None:
+            q, k = ops.norm(q, layer.q_norm), ops.norm(k, layer.k_norm)
+        q, k = ops.rope(q, batch.positions, model.rope), ops.rope(k, batch.positions, model.rope)
+        y = ops.attend(q, k, v, batch.cache, layer.attention)
+        if layer is model.layers[-1]:  # nothing reads the other rows any more
+            x, y = ops.rows(x, batch.sampled), ops.rows(y, batch.sampled)
+        x = x + ops.linear(y, layer.out)
+        x = x + run(ops, ops.norm(x, layer.mlp_norm), layer.mlp)
+    return ops.head(ops.keep(ops.norm(x, model.norm), HIDDEN), model.head)
+
+
+def parts(_c: SparseConfig, name: str, shape: tuple[int, ...]) -> Mapping[str, int]:
+    """See `Family.parts`."""
+    return parts_of(QWEN, name, shape)

@@ -1,0 +1,39 @@
+"""Mixtures of experts and latent attention through the engine's backends: transformers' logits."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from sampan.kernels.torch.backend import TorchBackend
+
+Make = Callable[..., Any]
+NOISE, LENGTH = 1e-5, 150
+BACKEND = TorchBackend()
+
+
+def test_every_row_of_a_prompt_has_the_logits_of_transformers(
+    sparse_case: str, tiny: Make, native: Make, error: Make
+) -> None:
+    model = tiny(sparse_case)
+    prompt = model.prompt(LENGTH)
+    for chunk in (LENGTH, 40, 1):
+        found = native(model.files, backend=BACKEND).logits(prompt, chunk)
+        assert error(found, model.expected(prompt)) < NOISE
+
+
+def test_sequences_in_one_step_do_not_see_each_other(
+    sparse_case: str, tiny: Make, native: Make, error: Make
+) -> None:
+    model = tiny(sparse_case)
+    here = native(model.files, backend=BACKEND)
+    prompts = [model.prompt(length, seed=length) for length in (70, 33, 5)]
+    a, b, c = (here.sequence(prompt) for prompt in prompts)
+    parts: list[list[np.ndarray]] = [[], [], []]
+    for work in ([(a, 30), (b, 32)], [(c, 4), (a, 39)], [(a, 1), (b, 1), (c, 1)]):
+        for (sequence, _), logits in zip(work, here.step(*work), strict=True):
+            parts[(a, b, c).index(sequence)].append(logits)
+    for found, prompt in zip(parts, prompts, strict=True):
+        assert error(np.concatenate(found), model.expected(prompt)) < NOISE
+    for sequence in (a, b, c):
+        here.pool.release(sequence.pages)
