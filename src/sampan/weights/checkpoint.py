@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sampan.core.errors import UnsupportedModel, WeightsError, quoted
 from sampan.core.types import ModelFiles
-from sampan.kernels.formats import PackedMatrix, TensorType, dequantise
+from sampan.kernels.formats import Codes, PackedMatrix, TensorType, codes, dequantise, encode
 from sampan.models import registry
 from sampan.models.config import GgufModel, ModelConfig
 from sampan.models.family import Family, Parts
@@ -62,14 +62,21 @@ class Checkpoint:
             raise WeightsError(f"{self.path}: has no tensor {quoted(name)}")
         return self.tensors[name]
 
-    def raw(self, name: str) -> NDArray[np.uint8]:
-        """The tensor's bytes as they lie in the file, read-only and not copied."""
+    def raw(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
+        """Bytes of rows [start, stop) as they lie in the file, read-only and not copied; of a tensor with a
+        decoder, which has no form, its values in the tensor's type."""
         info = self._info(name)
-        return self.files[info.file].view(info.offset, info.nbytes)
+        stop = info.shape[0] if stop is None else stop
+        if info.decoder:
+            return encode(self._decoded(info, start, stop), info.type)
+        each = info.nbytes // info.shape[0]
+        return self.files[info.file].view(info.offset + start * each, (stop - start) * each)
 
     def array(self, name: str) -> NDArray[np.float32]:
         """The tensor as a new float32 array, in Hugging Face's order of rows."""
         info = self._info(name)
+        if info.decoder:
+            return self._decoded(info, 0, info.shape[0])
         values = _finite(info, dequantise(self.raw(name), info.type, info.shape))
         order = self.row_order(name)
         return values if order is None else values[order]
@@ -77,10 +84,22 @@ class Checkpoint:
     def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Rows [start, stop) of a matrix as a new float32 array, in Hugging Face's order."""
         info = self._info(name)
-        raw = self.raw(name).reshape(info.shape[0], -1)
-        order = self.row_order(name)
-        chosen = raw[start:stop] if order is None else raw[order[start:stop]]
-        return _finite(info, dequantise(chosen.reshape(-1), info.type, (stop - start, info.shape[1])))
+        if info.decoder:
+            return self._decoded(info, start, stop)
+        raw = self._rows(info, name, start, stop)
+        return _finite(info, dequantise(raw, info.type, (stop - start, info.shape[1])))
+
+    def codes(self, name: str, start: int, stop: int) -> Codes:
+        """Rows [start, stop) of a matrix that has a form, in Hugging Face's order."""
+        info = self._info(name)
+        if info.decoder:
+            found = info.decoder.codes(info.first + start, info.first + stop)
+        else:
+            found = codes(self._rows(info, name, start, stop), info.type, (stop - start, info.shape[1]))
+        for values in (found.scale, found.minimum):
+            if values is not None:
+                _finite(info, values)
+        return found
 
     def row_order(self, name: str) -> NDArray[np.intp] | None:
         """Where Hugging Face's rows lie: its row i is the file's row order[i]. None: in the same order."""
@@ -99,9 +118,12 @@ class Checkpoint:
     def release(self, name: str, start: int = 0, stop: int | None = None) -> None:
         """Give the pages of these rows, as they lie in the file, back to the system."""
         info = self._info(name)
+        stop = info.shape[0] if stop is None else stop
+        if info.decoder:
+            info.decoder.release(info.first + start, info.first + stop)
+            return
         each = info.nbytes // info.shape[0]
-        rows = (info.shape[0] if stop is None else stop) - start
-        self.files[info.file].release(info.offset + start * each, rows * each)
+        self.files[info.file].release(info.offset + start * each, (stop - start) * each)
 
     def close(self) -> None:
         """Unmap the files, or leave that to the last array that shows their bytes."""
@@ -115,6 +137,19 @@ class Checkpoint:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _rows(self, info: TensorInfo, name: str, start: int, stop: int) -> NDArray[np.uint8]:
+        """Bytes of rows in Hugging Face's order."""
+        order = self.row_order(name)
+        if order is None:
+            return self.raw(name, start, stop)
+        return self.raw(name).reshape(info.shape[0], -1)[order[start:stop]].reshape(-1)
+
+    @staticmethod
+    def _decoded(info: TensorInfo, start: int, stop: int) -> NDArray[np.float32]:
+        assert info.decoder is not None
+        values = info.decoder.values(info.first + start, info.first + stop)
+        return _finite(info, values).reshape(stop - start, *info.shape[1:])
 
     def _info(self, name: str) -> TensorInfo:
         if name in self.packed:
