@@ -6,10 +6,9 @@ where one tensor of the file holds many; `row_order` tells of rows that lie in a
 The matrices of a folder that `sampan quantize` wrote have no values to read, only panels for the kernels.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from math import prod
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
@@ -21,11 +20,14 @@ from sampan.core.types import ModelFiles
 from sampan.kernels.formats import Codes, PackedMatrix, TensorType, codes, dequantise, encode
 from sampan.models import registry
 from sampan.models.config import GgufModel, ModelConfig
-from sampan.models.family import Family, Parts
+from sampan.models.family import Family
 from sampan.models.registry import describe
 from sampan.weights.files import MappedFile, TensorInfo, is_there
 from sampan.weights.gguf import Gguf, read_gguf_parts
+from sampan.weights.naming import listed, named
 from sampan.weights.packed import read_packed
+from sampan.weights.quantised import reader as quantised
+from sampan.weights.quantised.reader import method_of
 from sampan.weights.safetensors import read_json, read_safetensors_folder
 
 # Not a weight: read into the configuration's frequencies.
@@ -187,7 +189,7 @@ def _open_gguf(path: Path, undo: ExitStack) -> Checkpoint:
         config=config,
         generation=MappingProxyType({}),
         metadata=MappingProxyType(metadata),
-        tensors=_named(kept, family, config),
+        tensors=named(kept, family, config),
         files={part.file.path: part.file for part in parts},
         interleaved=family.interleaved,
     )
@@ -219,10 +221,11 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
     if is_there(folder / "generation_config.json"):
         generation = read_json(folder / "generation_config.json")
     packed = read_packed(folder)
-    shards = [packed] if packed else read_safetensors_folder(folder)
-    for shard in shards:
-        undo.callback(shard.file.close)
-    found = {name: info for shard in shards for name, info in shard.tensors.items()}
+    if packed:
+        undo.callback(packed.file.close)
+        found, files = packed.tensors, [packed.file]
+    else:
+        found, files = _read_plain(folder, fields, undo)
     family = registry.family_named(config.family, "model family")
     kept = ((name, info) for name, info in found.items() if not family.ignores(name, config))
     return Checkpoint(
@@ -230,42 +233,26 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
         config=config,
         generation=MappingProxyType(generation),
         metadata=MappingProxyType(generation | fields),
-        tensors=MappingProxyType(dict(kept)) if packed else _named(kept, family, config),
-        files={shard.file.path: shard.file for shard in shards},
+        tensors=MappingProxyType(dict(kept)) if packed else named(kept, family, config),
+        files={file.path: file for file in files},
         interleaved={},
         packed=MappingProxyType(packed.matrices if packed else {}),
     )
 
 
-def _named(
-    found: Iterable[tuple[str, TensorInfo]], family: Family, config: ModelConfig
-) -> Mapping[str, TensorInfo]:
-    """The model's tensors by name: those of the file, or the parts of one that holds many."""
-    tensors: dict[str, TensorInfo] = {}
-    for name, info in found:
-        rows = family.parts(config, name, info.shape)
-        own = _parts(info, rows) if rows else {name: info}
-        if twice := tensors.keys() & own.keys():
-            raise WeightsError(f"{info.file}: tensor {quoted(info.name)} holds {min(twice)} a second time")
-        tensors |= own
-    return MappingProxyType(tensors)
-
-
-def _parts(info: TensorInfo, rows: Parts) -> dict[str, TensorInfo]:
-    """The tensors that one of the file's holds, each a run of its rows."""
-    total = prod(info.shape[:-1] or info.shape)
-    if sum(rows.values()) != total or min(rows.values()) < 1:
-        problem = f"has {total} rows, the configuration says {sum(rows.values())} for {_listed(list(rows))}"
-        raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
-    row, rest = divmod(info.nbytes, total)
-    if rest:
-        raise UnsupportedModel(f"{info.file}: tensor {quoted(info.name)} is a quantised vector of many parts")
-    offset, parts = info.offset, {}
-    for name, count in rows.items():
-        shape = (count, *info.shape[-1:]) if len(info.shape) > 1 else (count,)
-        parts[name] = replace(info, shape=shape, offset=offset, nbytes=count * row)
-        offset += count * row
-    return parts
+def _read_plain(
+    folder: Path, fields: Mapping[str, object], undo: ExitStack
+) -> tuple[dict[str, TensorInfo], list[MappedFile]]:
+    """The tensors of a folder that is not packed, and their files."""
+    method = method_of(fields, str(folder / "config.json"))
+    shards = read_safetensors_folder(folder, quantised=method is not None)
+    for shard in shards:
+        undo.callback(shard.file.close)
+    if method is not None:
+        found = quantised.read(method, shards)
+    else:
+        found = {name: info for shard in shards for name, info in shard.tensors.items()}
+    return found, [shard.file for shard in shards]
 
 
 def _finite(info: TensorInfo, values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -280,7 +267,7 @@ def _check_complete(checkpoint: Checkpoint) -> None:
     expected = describe(checkpoint.config).weights()
     missing = [name for name in expected if name not in checkpoint.tensors]
     if missing:
-        raise WeightsError(f"{checkpoint.path}: tensor {_listed(missing)} is missing: the file is incomplete")
+        raise WeightsError(f"{checkpoint.path}: tensor {listed(missing)} is missing: the file is incomplete")
     for name, weight in expected.items():
         info = checkpoint.tensors[name]
         if info.shape != weight.shape:
@@ -288,11 +275,5 @@ def _check_complete(checkpoint: Checkpoint) -> None:
             raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
     extra = sorted(checkpoint.tensors.keys() - expected.keys())
     if extra:
-        listed, family = _listed([quoted(name) for name in extra]), checkpoint.config.family
-        raise UnsupportedModel(f"{checkpoint.path}: tensor {listed} has no place in a {family} model")
-
-
-def _listed(tensors: list[str]) -> str:
-    """Names for one line; a long list is cut and counted."""
-    shown = ", ".join(tensors[:8])
-    return shown if len(tensors) <= 8 else f"{shown} and {len(tensors) - 8} more"
+        given, family = listed([quoted(name) for name in extra]), checkpoint.config.family
+        raise UnsupportedModel(f"{checkpoint.path}: tensor {given} has no place in a {family} model")

@@ -42,8 +42,8 @@ class TensorInfo:
     `offset` is its first byte.
 
     `form`: of codes, where the kernels take those and not the bytes. `decoder`: of a tensor whose values are
-    computed from several of the file's; `type` and `nbytes` are then of what comes out, the tensor's rows are
-    the decoder's from `first` on, and `offset` is where the codes begin.
+    computed from several of the file's; `type` is then of what comes out, the tensor's rows are the decoder's
+    from `first` on, and `offset` and `nbytes` are where codes lie.
     """
 
     name: str
