@@ -131,7 +131,7 @@ def _fill_codes(tensors: Tensors, parts: Sequence[Weight], form: Form, machine: 
         part, first, start, stop = work
         codes = tensors.codes(part.name, start, stop)
         scale, minimum = (_kept(values, form) for values in (codes.scale, codes.minimum))
-        matrix.fill_codes(machine.pool, codes.q, scale, minimum, first + start)
+        matrix.fill_codes(machine.pool, np.ascontiguousarray(codes.q), scale, minimum, first + start)
 
     with ThreadPoolExecutor(machine.threads) as threads:
         for _ in threads.map(task, list(some_rows(parts))):
@@ -142,6 +142,6 @@ def _fill_codes(tensors: Tensors, parts: Sequence[Weight], form: Form, machine: 
 
 def _kept(values: Floats | None, form: Form) -> Any:
     """Scales or minima as the matrix has them."""
-    if values is None or form.wide:
-        return values
-    return values.astype(np.float16).view(np.uint16)
+    if values is None:
+        return None
+    return np.ascontiguousarray(values if form.wide else values.astype(np.float16).view(np.uint16))

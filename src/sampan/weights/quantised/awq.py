@@ -51,7 +51,7 @@ class Awq:
         qzeros = module.take("qzeros", ("I32",), (groups, outputs // _PER))
 
         def q(start: int, stop: int) -> NDArray[np.uint8]:
-            return np.ascontiguousarray(_columns(qweight.bits(), start, stop).T)
+            return _columns(qweight.bits(), start, stop).T
 
         def scale(start: int, stop: int) -> Floats:
             return scales.columns(start, stop)

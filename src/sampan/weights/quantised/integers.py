@@ -70,8 +70,7 @@ class Integers:
         minimum = None
         if not isinstance(self.zero, int):
             minimum = (scale * -self.zero(start, stop).astype(np.float32))[:, places]
-        scale = np.ascontiguousarray(scale[:, places])
-        return Codes(self.q(start, stop), scale, minimum, form.zero, form.group, self.bits)
+        return Codes(self.q(start, stop), scale[:, places], minimum, form.zero, form.group, self.bits)
 
     def values(self, start: int, stop: int) -> Floats:
         """Rows [start, stop) as float32."""
