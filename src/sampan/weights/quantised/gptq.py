@@ -18,7 +18,7 @@ from sampan.weights.quantised.module import SCALES, Module, Weight, chosen, name
 
 _VALUES = {
     "quant_method", "bits", "group_size", "desc_act", "sym", "format", "checkpoint_format", "pack_dtype",
-    "lm_head", "is_marlin_format", "dynamic", "modules_to_not_convert",
+    "lm_head", "is_marlin_format", "dynamic", "modules_to_not_convert", "data_type",
 }  # fmt: skip
 # How the weights were found, and what other programs compute them with.
 _HISTORY = {
@@ -27,7 +27,9 @@ _HISTORY = {
     "backend", "use_exllama", "exllama_config", "use_cuda_fp16", "max_input_length", "disable_exllama",
     "cache_block_outputs", "batch_size", "pad_token_id", "model_seqlen", "modules_in_block_to_quantize",
     "block_name_to_quantize", "module_name_preceding_first_block", "inside_layer_modules", "parallel_packing",
-    "uri", "offload_to_disk",
+    "uri", "offload_to_disk", "autoround_version", "iters", "lr", "minmax_lr", "nsamples", "seqlen", "amp",
+    "gradient_accumulate_steps", "low_gpu_mem_usage", "enable_minmax_tuning", "enable_quanted_input",
+    "to_quant_block_names", "scale_dtype",
 }  # fmt: skip
 _ONES = {4: 0x11111111, 8: 0x01010101}
 
@@ -48,6 +50,7 @@ class Gptq:
         self._one = np.uint32(_ONES[self._bits] if form == "gptq" else 0)
         chosen(given, "pack_dtype", ("int32",), "int32")
         chosen(given, "is_marlin_format", (False,), False)
+        chosen(given, "data_type", ("int",), "int")
         given.flag("lm_head", False)
         chosen(given, "dynamic", (None, {}))
         self.skipped: Sequence[str] = named(given, "modules_to_not_convert")

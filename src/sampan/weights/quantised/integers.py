@@ -104,10 +104,10 @@ def fields(words: NDArray[Any], bits: int) -> Bytes:
 
 
 def constant(zero: Zero, rows: int) -> Zero | int:
-    """One number, where the zero points of all rows are equal."""
+    """One number, where the zero points of all rows are equal and not 0, which no code is below."""
     one = int(zero(0, 1)[0, 0])
     same = all((zero(at, min(at + _ROWS, rows)) == one).all() for at in range(0, rows, _ROWS))
-    return one if same else zero
+    return one if same and one else zero
 
 
 def short(scale: Stored) -> bool:
