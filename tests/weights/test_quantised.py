@@ -13,6 +13,9 @@ from sampan.core.types import ModelFiles
 from sampan.kernels.formats import TensorType
 from sampan.models.registry import load_file as module_at
 from sampan.weights.checkpoint import Checkpoint, open_checkpoint
+from sampan.weights.naming import _parts
+from sampan.weights.quantised.reader import method_of, read
+from sampan.weights.safetensors import Safetensors, read_safetensors
 
 CASES = module_at(Path(__file__).parents[1] / "packers.py").CASES
 UP = "model.layers.0.mlp.up_proj"
@@ -20,6 +23,10 @@ UP = "model.layers.0.mlp.up_proj"
 
 def opened(folder: Path) -> Checkpoint:
     return open_checkpoint(ModelFiles(folder, "folder", folder.name, str(folder)))
+
+
+def shard(folder: Path) -> Safetensors:
+    return read_safetensors(folder / "model.safetensors", quantised=True)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -96,6 +103,31 @@ def test_fp8_comes_out_as_the_smallest_float_that_loses_nothing(
         assert checkpoint.tensors[f"{UP}.weight"].type.name == type
 
 
+@pytest.mark.parametrize(("zero", "has_min"), [(0, True), (1, False), (7, False), (15, True)])
+def test_a_zero_point_at_either_end_becomes_a_minimum(changed_folder: Any, zero: int, has_min: bool) -> None:
+    """New values could otherwise have one sign only."""
+    words = torch.full((2, 12), (zero * 0x11111111 + 2**31) % 2**32 - 2**31, dtype=torch.int32)
+    with opened(changed_folder("gptq v2", {f"{UP}.qzeros": words})) as checkpoint:
+        form = checkpoint.tensors[f"{UP}.weight"].form
+        assert form is not None
+        assert (form.has_min, form.zero) == (has_min, 0 if has_min else zero)
+
+
+def test_fp8_is_what_transformers_makes_of_it(packers: Any, tmp_path: Path) -> None:
+    """Its own code wants whole blocks."""
+    from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+
+    w = torch.randn(256, 384, generator=torch.Generator().manual_seed(4)) * 0.05
+    for dtype in (torch.float32, torch.bfloat16, torch.float8_e8m0fnu):
+        tensors, _ = packers.fp8((128, 128), dtype=dtype, powers=dtype.itemsize == 1)(w)
+        save_file({f"m.{k}": v for k, v in tensors.items()}, tmp_path / "model.safetensors")
+        info = read(method_of({"quantization_config": packers.FP8}, ""), [shard(tmp_path)])["m.weight"]
+        expected = Fp8Dequantize(None)._dequantize_one(
+            tensors["weight"], tensors["weight_scale_inv"], torch.float32
+        )
+        np.testing.assert_array_equal(info.decoder.values(0, 256), expected.numpy())
+
+
 def test_zero_points_of_version_1_borrow_from_the_next_field(changed_folder: Any, packers: Any) -> None:
     zeros = torch.zeros(2, 96)
     zeros[:, 1::2] = 8  # stored less one: 15, 7 less the borrow of 1, ...
@@ -109,16 +141,12 @@ def test_zero_points_of_version_1_borrow_from_the_next_field(changed_folder: Any
 
 def test_a_tensor_of_many_is_many_tensors_when_it_is_quantised(tmp_path: Path) -> None:
     """Rows of a decoder, from any row on."""
-    from sampan.weights.naming import _parts
-    from sampan.weights.quantised.reader import method_of, read
-    from sampan.weights.safetensors import read_safetensors
-
     config, pack = CASES["gptq asymmetric"]
     tensors, values = pack(torch.randn(96, 64))
     save_file({f"m.{k}": v.contiguous() for k, v in tensors.items()}, tmp_path / "model.safetensors")
     method = method_of({"quantization_config": config}, "config.json")
     assert method is not None
-    found = read(method, [read_safetensors(tmp_path / "model.safetensors", quantised=True)])
+    found = read(method, [shard(tmp_path)])
     parts = _parts(found["m.weight"], {"a": 40, "b": 56})
     b = parts["b"]
     assert b.decoder is not None
@@ -128,9 +156,6 @@ def test_a_tensor_of_many_is_many_tensors_when_it_is_quantised(tmp_path: Path) -
 
 def test_experts_that_lie_in_one_tensor_have_blocks_of_their_own(packers: Any, tmp_path: Path) -> None:
     """[experts, rows, inputs] with rows that are no whole number of blocks."""
-    from sampan.weights.quantised.reader import method_of, read
-    from sampan.weights.safetensors import read_safetensors
-
     pack = packers.fp8((48, 40))
     experts = [pack(torch.randn(70, 100, generator=torch.Generator().manual_seed(n))) for n in range(3)]
     tensors = {k: torch.stack([part[k] for part, _ in experts]) for k in experts[0][0]}
@@ -138,7 +163,7 @@ def test_experts_that_lie_in_one_tensor_have_blocks_of_their_own(packers: Any, t
     config = packers.FP8 | {"weight_block_size": [48, 40]}
     method = method_of({"quantization_config": config}, "config.json")
     assert method is not None
-    info = read(method, [read_safetensors(tmp_path / "model.safetensors", quantised=True)])["m.weight"]
+    info = read(method, [shard(tmp_path)])["m.weight"]
     assert info.shape == (3, 70, 100)
     expected = torch.stack([values for _, values in experts]).reshape(210, 100).numpy()
     assert info.decoder is not None

@@ -60,7 +60,7 @@ class Awq:
             return _columns(qzeros.bits(), start, stop).T
 
         return Integers(
-            outputs, inputs, 4, group, q, scale, constant(zero, outputs), None,
+            outputs, inputs, 4, group, q, scale, constant(zero, outputs, 4, qzeros), None,
             halves=scales.entry.dtype == "F16", short=short(scales), stored=(qweight, scales, qzeros),
         ).weight()  # fmt: skip
 

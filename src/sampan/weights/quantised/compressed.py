@@ -140,7 +140,7 @@ class Compressed:
             some = fields(stored.bits()[first : -(-stop // per)].T, self._bits)
             return some[:, start - first * per : stop - first * per].T
 
-        return constant(zero, rows)
+        return constant(zero, rows, self._bits, stored)
 
 
 def _only(given: Fields) -> Fields:

@@ -79,7 +79,7 @@ class Gptq:
             return some[:, start - first * per : stop - first * per].T
 
         return Integers(
-            outputs, inputs, bits, group, q, scale, constant(zero, outputs), order,
+            outputs, inputs, bits, group, q, scale, constant(zero, outputs, bits, qzeros), order,
             halves=scales.entry.dtype == "F16", short=short(scales),
             stored=(qweight, scales, qzeros),
         ).weight()  # fmt: skip

@@ -103,11 +103,13 @@ def fields(words: NDArray[Any], bits: int) -> Bytes:
     return out
 
 
-def constant(zero: Zero, rows: int) -> Zero | int:
-    """One number, where the zero points of all rows are equal and not 0, which no code is below."""
+def constant(zero: Zero, rows: int, bits: int, stored: Stored) -> Zero | int:
+    """One number, where the zero points of all rows are equal and codes lie on either side of them; `stored`
+    holds them, and does not stay in memory for this."""
     one = int(zero(0, 1)[0, 0])
     same = all((zero(at, min(at + _ROWS, rows)) == one).all() for at in range(0, rows, _ROWS))
-    return one if same and one else zero
+    stored.release()
+    return one if same and 0 < one < 2**bits - 1 else zero
 
 
 def short(scale: Stored) -> bool:
