@@ -12,6 +12,7 @@ from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
 from sampan.kernels.cpu.machine import machine
 from sampan.kernels.cpu.pieces import pieces
+from sampan.kernels.torch.backend import TorchBackend
 from sampan.llm.load import graph_of
 from sampan.models.registry import load_file
 from sampan.weights.checkpoint import open_checkpoint
@@ -63,6 +64,13 @@ def test_logits_are_those_of_the_values(case: str, quantised: Make, native: Make
         assert late < COARSE
     else:
         assert late < (ROUNDED if rounded else FLOAT)
+
+
+@pytest.mark.parametrize("case", ["gptq", "awq", "fp8", "compressed int8"])
+def test_torch_multiplies_the_values_unrounded(case: str, quantised: Make, native: Make, error: Make) -> None:
+    files, prompt, expected = quantised(case)
+    found = native(files, backend=TorchBackend()).logits(prompt)
+    assert error(found, expected) < FLOAT
 
 
 @pytest.mark.parametrize("case", ["gptq", "gptq asymmetric", "gptq ordered", "fp8", "compressed 4 rows"])

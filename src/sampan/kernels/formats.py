@@ -1,9 +1,10 @@
 """The number formats of weights: their sizes, and what their bits mean.
 
-`dequantise` gives any of them as float32. `codes` gives a quantised matrix in its lossless integer form,
-the reference of the native packer. Both evaluate the formula of ggml's `dequantize_row_*` (ggml-quants.c)
-one float32 rounding at a time, `fl(fl(scale * (q - zero)) + minimum)`, and so equal the `gguf` package bit
-for bit; a C build that fuses the product and the sum differs from it by one rounding.
+`dequantise` gives any of them as float32. `codes` gives a quantised matrix in its lossless integer form: the
+reference of the native packer, and what it takes of the types that `form_of` knows. Both evaluate the formula
+of ggml's `dequantize_row_*` (ggml-quants.c) one float32 rounding at a time, `fl(fl(scale * (q - zero)) +
+minimum)`, and so equal the `gguf` package bit for bit; a C build that fuses the product and the sum differs
+from it by one rounding.
 Nothing here judges the values: a scale that is not finite gives weights that are not finite.
 """
 
