@@ -121,6 +121,8 @@ def test_codes_rebuild_the_weights_exactly_and_fit_their_container(type: TensorT
         (TensorType.IQ4_NL, 128, 32, 8, False),
         (TensorType.IQ2_XS, 128, 16, 8, False),
         (TensorType.TQ2_0, 1, 128, 4, False),
+        (TensorType.MXFP4, 12, 32, 6, False),
+        (TensorType.IQ3_XXS, 31, 32, 6, False),
     ],
     ids=lambda value: getattr(value, "name", None),
 )

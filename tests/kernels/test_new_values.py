@@ -26,7 +26,8 @@ NAME = "model.layers.0.mlp.up_proj.weight"
 WEIGHT = Weight(NAME, (N, K))
 # Half a step of the codes, in parts of a group's range; the scale's own rounding (f16) is small beside it.
 STEPS = {"Q4_0": 15, "Q4_1": 15, "Q5_0": 31, "Q5_1": 63, "Q8_0": 254, "Q2_K": 15, "Q3_K": 7, "Q4_K": 15}
-STEPS |= {"Q5_K": 63, "Q6_K": 62, "TQ1_0": 2, "TQ2_0": 2}  # codes of 8 bits: as Q8_0
+STEPS |= {"Q5_K": 63, "Q6_K": 62, "TQ1_0": 2, "TQ2_0": 2, "MXFP4": 24, "IQ3_S": 30, "IQ3_XXS": 62}
+STEPS |= {"IQ1_S": 18, "IQ1_M": 18}  # the others have codes of 8 bits, as Q8_0
 HERE = machine(Settings(Path()), 2)
 
 

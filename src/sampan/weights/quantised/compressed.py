@@ -58,7 +58,7 @@ class Compressed:
                 chosen(scheme.section(name), "dynamic", (True, "local"), False)
         weights = scheme.section("weights")
         obeyed(weights, _WEIGHTS)
-        form = chosen(given, "format", tuple({form for form, _ in _FORMATS}))
+        form = chosen(given, "format", tuple(dict.fromkeys(form for form, _ in _FORMATS)))
         chosen(scheme, "format", (form,), form)
         kind = chosen(weights, "type", tuple(kind for one, kind in _FORMATS if one == form), "int")
         chosen(weights, "dynamic", (False,), False)
