@@ -4,7 +4,7 @@
 is of its output _ORDER[i]. `scales`: [groups, outputs]. w = scale * (q - zero).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class Awq:
         chosen(given, "zero_point", (True,), True)
         version = str(chosen(given, "version", ("gemm", "GEMM"), "gemm")).lower()
         chosen(given, "format", ("gemm", "GEMM"), version)
-        self.skipped: Sequence[str] = named(given, "modules_to_not_convert")
+        self.skipped = named(given, "modules_to_not_convert")
 
     def weight(self, module: Module) -> Weight:
         """The weight of a quantised module."""

@@ -6,7 +6,7 @@ plus 2^(bits - 1); zero points likewise, but along rows. "int-quantized": `weigh
 activations would be rounded is the kernels' own matter here, unless the file fixes their scales.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ class Compressed:
         self._block = block_of(weights, "block_structure")
         self._ordered = chosen(weights, "actorder", _ORDERS, False) in ("group", True)
         self._check_sizes(weights)
-        self.skipped: Sequence[str] = tuple(one for one in named(given, "ignore") if one[:3] != "re:")
+        self.skipped = named(given, "ignore")  # "re:…", a pattern, is no module's name
 
     def _check_sizes(self, weights: Fields) -> None:
         if self._strategy == "group" and self._group < 1:

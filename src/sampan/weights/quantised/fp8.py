@@ -5,7 +5,7 @@ The tensor `weight_scale_inv` (or `weight_scale`) multiplies, whatever its name 
 (`activation_scheme` "dynamic") is the kernels' own matter here; fixed scales for them are refused.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from math import prod
 
 from sampan.models.fields import Fields
@@ -29,10 +29,7 @@ class Fp8:
         chosen(fields, "activation_scheme", ("dynamic",), "dynamic")
         chosen(fields, "expert_dtype", ("fp8",), "fp8")
         powers = chosen(fields, "scale_fmt", ("float", "ue8m0"), "float") == "ue8m0"
-        self.skipped: Sequence[str] = (
-            *named(fields, "modules_to_not_convert"),
-            *named(fields, "ignored_layers"),
-        )
+        self.skipped = named(fields, "modules_to_not_convert") | named(fields, "ignored_layers")
         self._block = block_of(fields, "weight_block_size")
         self._scales = (*SCALES, "F8_E8M0", *(("U8",) if powers else ()))
 

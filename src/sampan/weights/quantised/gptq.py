@@ -6,7 +6,7 @@ the words are stored, "gptq_v2" does not. `scales`: [groups, outputs]. `g_idx`: 
 is obeyed, whatever `desc_act` says.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ class Gptq:
         chosen(given, "data_type", ("int",), "int")
         given.flag("lm_head", False)
         chosen(given, "dynamic", (None, {}))
-        self.skipped: Sequence[str] = named(given, "modules_to_not_convert")
+        self.skipped = named(given, "modules_to_not_convert")
 
     def weight(self, module: Module) -> Weight:
         """The weight of a quantised module."""

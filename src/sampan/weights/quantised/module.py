@@ -124,7 +124,7 @@ class Method(Protocol):
     @property
     def endings(self) -> Mapping[str, Collection[str]]: ...
     @property
-    def skipped(self) -> Sequence[str]: ...
+    def skipped(self) -> frozenset[str]: ...
     def weight(self, module: Module) -> Weight:
         """The weight of a quantised module."""
 
@@ -146,9 +146,9 @@ def chosen(fields: Fields, name: str, among: Sequence[Any], default: Any = None)
     return value
 
 
-def named(fields: Fields, name: str) -> tuple[str, ...]:
+def named(fields: Fields, name: str) -> frozenset[str]:
     """A list of modules' names."""
     value = fields.values.get(name) or []
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise fields.fail(name, "must be a list of names")
-    return tuple(value)
+    return frozenset(value)

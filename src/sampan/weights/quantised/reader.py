@@ -63,11 +63,11 @@ def read(method: Method, shards: Iterable[Safetensors]) -> dict[str, TensorInfo]
 
 
 def _weight(method: Method, module: Module) -> TensorInfo:
-    if skipped := next((one for one in method.skipped if _named_by(one, module.name)), None):
+    if skipped := _names(module.name) & method.skipped:
         some = next(iter(module.tensors.values()))
         raise WeightsError(
             f"{some.file.path}: {quoted(module.name)} is quantised, but the quantization_config leaves "
-            f"{quoted(skipped)} as it was: fetch configuration and weights from one revision"
+            f"{quoted(min(skipped))} as it was: fetch configuration and weights from one revision"
         )
     weight = method.weight(module)
     stored = weight.stored
@@ -83,9 +83,11 @@ def _weight(method: Method, module: Module) -> TensorInfo:
     )
 
 
-def _named_by(entry: str, module: str) -> bool:
-    """Whether a module, or one that it lies in, has this name or one that ends so; patterns name none."""
-    return f".{module}.".endswith(f".{entry}.") or f"{module}.".startswith(f"{entry}.")
+def _names(module: str) -> set[str]:
+    """What a list may call a module: its name, the end of it, or a module that it lies in."""
+    parts = module.split(".")
+    cuts = range(len(parts))
+    return {".".join(parts[cut:]) for cut in cuts} | {".".join(parts[: cut + 1]) for cut in cuts}
 
 
 def _plain(stored: Stored) -> TensorInfo:
