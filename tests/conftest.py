@@ -109,3 +109,9 @@ def sampan_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SAMPAN_HOME", str(home))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub-cache"))
     return home
+
+
+@pytest.fixture(scope="session")
+def packers() -> Any:
+    """`tests/packers.py`."""
+    return load_file(Path(__file__).parent / "packers.py")

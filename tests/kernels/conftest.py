@@ -1,21 +1,25 @@
 """Small native programs, and raw bytes of every format, for the tests of the kernels."""
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from sampan.kernels.cpu import _native
-from sampan.kernels.formats import TensorType
+from sampan.kernels.cpu import _native, panels
+from sampan.kernels.cpu.layout import Layout
+from sampan.kernels.formats import Codes, TensorType, codes, form_of
+from sampan.kernels.ops import Linear, Weight
 
 F32 = TensorType.F32.number
 # Byte offsets of each float16 in a block: these are small numbers, every other byte may be anything.
 HALVES = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,),
     "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
+    "TQ1_0": (52,), "TQ2_0": (64,), "IQ1_M": (), "MXFP4": (),
 }  # fmt: skip
 
 
@@ -170,9 +174,52 @@ def random_raw() -> Callable[..., np.ndarray]:
             kind = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[type.name]
             return bits.astype(kind).reshape(-1).view(np.uint8)
         blocks = rng.integers(0, 256, (rows * columns // type.block, type.block_bytes), np.uint8)
-        for offset in HALVES[type.name]:
+        if type is TensorType.MXFP4:
+            blocks[:, 0] = rng.integers(118, 124, len(blocks))  # powers of two
+        if type is TensorType.IQ1_M:
+            blocks[:, 55] = blocks[:, 55] & 0x8F | 0x20  # the sign and the exponent of its float16
+        for offset in HALVES.get(type.name, (0,)):
             scales = rng.normal(0, 0.02, len(blocks)).astype("<f2")
             blocks[:, offset : offset + 2] = scales.view(np.uint8).reshape(-1, 2)
         return blocks.reshape(-1)
+
+    return make
+
+
+class OneTensor:
+    """See `backend.Tensors`: one tensor of a file, by any name."""
+
+    where = "a test"
+    packed: Mapping[str, Any] = {}
+
+    def __init__(self, raw: np.ndarray, type: TensorType, shape: tuple[int, int]) -> None:
+        self._bytes, self._type, self._shape = raw.reshape(shape[0], -1), type, shape
+
+    def info(self, _name: str) -> Any:
+        return SimpleNamespace(type=self._type, shape=self._shape, form=form_of(self._type))
+
+    def raw(self, _name: str, start: int, stop: int) -> np.ndarray:
+        return self._bytes[start:stop].reshape(-1)
+
+    def codes(self, name: str, start: int, stop: int) -> Codes:
+        return codes(self.raw(name, start, stop), self._type, (stop - start, self._shape[1]))
+
+    def row_order(self, _name: str) -> None:
+        return None
+
+    def release(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def packed_raw(pool: Any) -> Callable[..., Any]:
+    """`packed_raw(raw, type, n, k)`: the matrix that these bytes of a file become."""
+
+    def make(raw: np.ndarray, type: TensorType, n: int, k: int) -> Any:
+        tensors, part = OneTensor(raw, type, (n, k)), Weight("some.weight", (n, k))
+        matrix = panels.pack(tensors, [part], SimpleNamespace(pool=pool, threads=2))
+        (segment,) = Layout(tensors).segments(Linear((part,)))
+        assert (segment.n, segment.k, segment.nbytes) == (n, k, matrix.data.nbytes)
+        return matrix
 
     return make

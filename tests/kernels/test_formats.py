@@ -1,11 +1,15 @@
 """Every format against the `gguf` package, bit for bit, on random bytes."""
 
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, quants
 
-from sampan.kernels.formats import TensorType, codes, dequantise
+from sampan.kernels import formats
+from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
+from sampan.kernels.formats import TensorType, codes, dequantise, form_of
 
 QUANTISED = [type for type in TensorType if type.quantised]
 # Byte offset of each float16 in a block: these must stay finite, every other byte may be anything.
@@ -20,7 +24,18 @@ HALVES = {
     TensorType.Q4_K: (0, 2),
     TensorType.Q5_K: (0, 2),
     TensorType.Q6_K: (208,),
-}
+    **dict.fromkeys(
+        (
+            TensorType.IQ2_XXS, TensorType.IQ2_XS, TensorType.IQ2_S, TensorType.IQ3_XXS, TensorType.IQ3_S,
+            TensorType.IQ1_S, TensorType.IQ4_NL, TensorType.IQ4_XS,
+        ),
+        (0,),
+    ),
+    TensorType.IQ1_M: (),
+    TensorType.TQ1_0: (52,),
+    TensorType.TQ2_0: (64,),
+    TensorType.MXFP4: (),
+}  # fmt: skip
 ROWS, COLUMNS = 9, 1280  # 45 blocks of 256, 360 of 32: more than one row of blocks, and not a power of two
 
 
@@ -30,6 +45,10 @@ def random_bytes(type: TensorType, rows: int = ROWS, columns: int = COLUMNS, see
     for offset in HALVES.get(type, ()):
         scales = rng.normal(0, 0.02, len(blocks)).astype("<f2")
         blocks[:, offset : offset + 2] = scales.view(np.uint8).reshape(-1, 2)
+    if type is TensorType.IQ1_M:  # its float16 lies in the high bits of four words: the sign and exponent
+        blocks[:, 55] &= 0xBF
+    if type is TensorType.MXFP4:
+        blocks[:, 0] = rng.integers(100, 140, len(blocks))
     return blocks.reshape(-1)
 
 
@@ -99,6 +118,11 @@ def test_codes_rebuild_the_weights_exactly_and_fit_their_container(type: TensorT
         (TensorType.Q4_K, 0, 32, 4, True),
         (TensorType.Q5_K, 0, 32, 6, True),
         (TensorType.Q6_K, 32, 16, 6, False),
+        (TensorType.IQ4_NL, 128, 32, 8, False),
+        (TensorType.IQ2_XS, 128, 16, 8, False),
+        (TensorType.TQ2_0, 1, 128, 4, False),
+        (TensorType.MXFP4, 12, 32, 6, False),
+        (TensorType.IQ3_XXS, 31, 32, 6, False),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
@@ -108,6 +132,35 @@ def test_the_form_of_each_type_is_the_one_the_packer_expects(
     form = codes(random_bytes(type), type, (ROWS, COLUMNS))
     assert (form.zero, form.group, form.bits) == (zero, group, bits)
     assert (form.minimum is not None) == with_minimum
+
+
+@pytest.mark.parametrize("type", QUANTISED, ids=lambda type: type.name)
+def test_what_is_said_of_codes_before_they_are_read_is_so(type: TensorType) -> None:
+    form = form_of(type)
+    if form is None:  # the kernels read its bytes themselves
+        _native.panel_of(256, type.number)
+        return
+    found = codes(random_bytes(type), type, (ROWS, COLUMNS))
+    assert (form.bits, form.group, form.zero) == (found.bits, found.group, found.zero)
+    assert form.has_min == (found.minimum is not None)
+    halves = found.scale.astype(np.float16).astype(np.float32)
+    assert form.wide or np.array_equal(halves, found.scale)
+
+
+def test_the_smallest_mxfp4_scales_are_denormal_and_the_largest_are_finite() -> None:
+    raw = np.zeros((256, 17), np.uint8)
+    raw[:, 0], raw[:, 1:] = np.arange(256), 0x91  # -0.5 and 0.5
+    values = dequantise(raw.reshape(-1), TensorType.MXFP4, (256, 32))
+    assert same_bits(values[:, 0], np.ldexp(np.float32(0.5), np.arange(256) - 127).astype(np.float32))
+    assert same_bits(values[:, 16], -values[:, 0])
+
+
+def test_the_codebooks_are_those_of_the_gguf_package() -> None:
+    with np.load(Path(formats.__file__).with_name("codebooks.npz")) as kept:
+        for name, grid in kept.items():
+            theirs = getattr(quants, name)
+            theirs.init_grid()
+            assert np.array_equal(grid, theirs.grid.reshape(theirs.grid_shape))
 
 
 def test_float_formats_keep_their_values() -> None:

@@ -52,10 +52,10 @@ class Memory:
         self.arrays.setdefault(weight.name, values)
 
     def info(self, name: str) -> Any:
-        return type("Info", (), {"shape": self.arrays[name].shape, "type": TensorType.F32})
+        return type("Info", (), {"shape": self.arrays[name].shape, "type": TensorType.F32, "form": None})
 
-    def raw(self, name: str) -> np.ndarray:
-        return np.ascontiguousarray(self.arrays[name]).reshape(-1).view(np.uint8)
+    def raw(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        return np.ascontiguousarray(self.arrays[name][start:stop]).reshape(-1).view(np.uint8)
 
     def array(self, name: str) -> np.ndarray:
         return self.arrays[name].copy()

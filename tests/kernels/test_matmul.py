@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sampan.kernels.cpu import _native
 from sampan.kernels.formats import TensorType, codes, dequantise
 
 N, K, ROWS = 53, 512, 24
@@ -42,12 +41,6 @@ def rounded(x: np.ndarray) -> np.ndarray:
     return ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
-def matrix_of(pool: Any, raw: np.ndarray, type: TensorType) -> Any:
-    matrix = _native.Packed.of(N, K, type.number)
-    matrix.fill(pool, raw, type.number, 0, N)
-    return matrix
-
-
 def product(
     small: Callable[..., Any],
     isa: str,
@@ -81,34 +74,42 @@ def terms(raw: np.ndarray, type: TensorType) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("type", QUANTISED, ids=lambda type: type.name)
 def test_integer_products_are_exact_up_to_float32_sums(
-    type: TensorType, isa: str, small: Callable[..., Any], pool: Any, random_raw: Callable[..., np.ndarray]
+    type: TensorType,
+    isa: str,
+    small: Callable[..., Any],
+    packed_raw: Callable[..., Any],
+    random_raw: Callable[..., np.ndarray],
 ) -> None:
     raw, x = random_raw(type, N, K), inputs()
     weights, sizes = terms(raw, type)
     a = quantised(x, FIRST + np.arange(ROWS) < 64)
-    error = np.abs(product(small, isa, matrix_of(pool, raw, type), x) - a @ weights.T)
+    error = np.abs(product(small, isa, packed_raw(raw, type, N, K), x) - a @ weights.T)
     folds = K // 16  # at most; each rounds a few times
     assert (error <= 4 * folds * EPSILON * (np.abs(a) @ sizes.T) + 1e-30).all()
 
 
 @pytest.mark.parametrize("type", FLOATS, ids=lambda type: type.name)
 def test_float_products_are_exact_up_to_float32_sums(
-    type: TensorType, isa: str, small: Callable[..., Any], pool: Any, random_raw: Callable[..., np.ndarray]
+    type: TensorType,
+    isa: str,
+    small: Callable[..., Any],
+    packed_raw: Callable[..., Any],
+    random_raw: Callable[..., np.ndarray],
 ) -> None:
     raw, x = random_raw(type, N, K), inputs()
     weights = dequantise(raw, type, (N, K)).astype(np.float64)
     a = (rounded(x) if type is TensorType.BF16 else x).astype(np.float64)
-    error = np.abs(product(small, isa, matrix_of(pool, raw, type), x) - a @ weights.T)
+    error = np.abs(product(small, isa, packed_raw(raw, type, N, K), x) - a @ weights.T)
     assert (error <= K * EPSILON * (np.abs(x) @ np.abs(weights).T)).all()
 
 
 def test_sixteen_bits_are_kept_for_early_positions(
-    small: Callable[..., Any], pool: Any, random_raw: Callable[..., np.ndarray]
+    small: Callable[..., Any], packed_raw: Callable[..., Any], random_raw: Callable[..., np.ndarray]
 ) -> None:
     raw, x = random_raw(TensorType.Q8_0, N, K), inputs()
     weights, _ = terms(raw, TensorType.Q8_0)
     exact = x.astype(np.float64) @ weights.T
-    error = np.linalg.norm(product(small, "", matrix_of(pool, raw, TensorType.Q8_0), x) - exact, axis=1)
+    error = np.linalg.norm(product(small, "", packed_raw(raw, TensorType.Q8_0, N, K), x) - exact, axis=1)
     relative = error / np.linalg.norm(exact, axis=1)
     assert (relative[: 64 - FIRST] < 1e-4).all()
     assert (relative[64 - FIRST :] > 1e-4).any()
@@ -118,9 +119,13 @@ def test_sixteen_bits_are_kept_for_early_positions(
     "type", [TensorType.Q4_K, TensorType.F16, TensorType.BF16], ids=lambda type: type.name
 )
 def test_bias_and_accumulation_are_added_once_each(
-    type: TensorType, isa: str, small: Callable[..., Any], pool: Any, random_raw: Callable[..., np.ndarray]
+    type: TensorType,
+    isa: str,
+    small: Callable[..., Any],
+    packed_raw: Callable[..., Any],
+    random_raw: Callable[..., np.ndarray],
 ) -> None:
-    matrix, x = matrix_of(pool, random_raw(type, N, K), type), inputs()
+    matrix, x = packed_raw(random_raw(type, N, K), type, N, K), inputs()
     bias = np.zeros(64, np.float32)
     bias[:N] = np.random.default_rng(2).normal(size=N)
     once = product(small, isa, matrix, x).astype(np.float32)
@@ -132,9 +137,13 @@ def test_bias_and_accumulation_are_added_once_each(
 
 @pytest.mark.parametrize("type", [*QUANTISED, *FLOATS], ids=lambda type: type.name)
 def test_a_row_has_the_same_bits_alone_in_a_batch_and_on_every_instruction_set(
-    type: TensorType, isa: str, small: Callable[..., Any], pool: Any, random_raw: Callable[..., np.ndarray]
+    type: TensorType,
+    isa: str,
+    small: Callable[..., Any],
+    packed_raw: Callable[..., Any],
+    random_raw: Callable[..., np.ndarray],
 ) -> None:
-    matrix, x = matrix_of(pool, random_raw(type, N, K), type), inputs()
+    matrix, x = packed_raw(random_raw(type, N, K), type, N, K), inputs()
     together = product(small, isa, matrix, x)
     assert np.array_equal(together, product(small, "scalar", matrix, x))
     for count in (1, 5, 9):

@@ -12,11 +12,12 @@ from safetensors.numpy import save_file
 from sampan.core.errors import UnsupportedModel, WeightsError
 from sampan.core.settings import Settings
 from sampan.kernels.cpu import _native
+from sampan.kernels.cpu.layout import STORES
 from sampan.kernels.cpu.machine import machine
 from sampan.kernels.cpu.panels import Place
 from sampan.kernels.cpu.rounding import Scheme, quantise
 from sampan.kernels.cpu.update import update
-from sampan.kernels.formats import TensorType
+from sampan.kernels.formats import TensorType, form_of
 from sampan.kernels.ops import Weight
 from sampan.weights.update import Tensors, from_arrays, from_files
 
@@ -25,7 +26,8 @@ NAME = "model.layers.0.mlp.up_proj.weight"
 WEIGHT = Weight(NAME, (N, K))
 # Half a step of the codes, in parts of a group's range; the scale's own rounding (f16) is small beside it.
 STEPS = {"Q4_0": 15, "Q4_1": 15, "Q5_0": 31, "Q5_1": 63, "Q8_0": 254, "Q2_K": 15, "Q3_K": 7, "Q4_K": 15}
-STEPS |= {"Q5_K": 63, "Q6_K": 62}
+STEPS |= {"Q5_K": 63, "Q6_K": 62, "TQ1_0": 2, "TQ2_0": 2, "MXFP4": 24, "IQ3_S": 30, "IQ3_XXS": 62}
+STEPS |= {"IQ1_S": 18, "IQ1_M": 18}  # the others have codes of 8 bits, as Q8_0
 HERE = machine(Settings(Path()), 2)
 
 
@@ -38,7 +40,11 @@ def values(seed: int = 1) -> np.ndarray:
 
 def matrix_of(type: TensorType) -> Any:
     """Twice as many rows as the weight has, so that its neighbours' panels can be looked at."""
-    return _native.Packed.of(2 * N, K, type.number)
+    form = form_of(type)
+    if form is None:
+        return _native.Packed.of(2 * N, K, type.number)
+    store = STORES[form.bits]
+    return _native.Packed(2 * N, K, store, form.group, form.wide, form.has_min, form.zero)
 
 
 def rows_of(matrix: Any) -> np.ndarray:
@@ -70,7 +76,7 @@ def test_every_format_takes_new_values(type: TensorType) -> None:
         groups = x.reshape(-1, matrix.group)
         low, high = groups.min(axis=1), groups.max(axis=1)
         span = high - low if matrix.has_min else 2 * np.maximum(high, -low)
-        step = span / STEPS[type.name] + 2e-3 * np.maximum(high, -low)
+        step = span / STEPS.get(type.name, 254) + 2e-3 * np.maximum(high, -low)
         wrong = np.abs(found.reshape(groups.shape) - groups).max(axis=1)
         most = 2.0 if type is TensorType.Q4_1 else 0.75  # a search for the least square cuts ends off
         assert (wrong <= most * step + 1e-7).all()

@@ -12,12 +12,6 @@ from sampan.kernels.formats import TensorType, dequantise
 N, K = 45, 768  # not whole panels; three superblocks of 256
 
 
-def packed(pool: Any, raw: np.ndarray, type: TensorType, n: int = N, k: int = K) -> Any:
-    matrix = _native.Packed.of(n, k, type.number)
-    matrix.fill(pool, raw, type.number, 0, n)
-    return matrix
-
-
 def rows_of(small: Callable[..., Any], isa: str, matrix: Any, ids: list[int]) -> np.ndarray:
     program = small(isa)
     program.result(program.embed(matrix), matrix.k)
@@ -27,11 +21,12 @@ def rows_of(small: Callable[..., Any], isa: str, matrix: Any, ids: list[int]) ->
 
 @pytest.mark.parametrize("type", TensorType, ids=lambda type: type.name)
 def test_an_embedded_row_is_the_dequantised_weight_exactly(
-    type: TensorType, isa: str, small: Callable[..., Any], pool: Any, random_raw: Callable[..., np.ndarray]
-) -> None:
+    type: TensorType, isa: str, small: Callable[..., Any], packed_raw: Callable[..., Any],
+    random_raw: Callable[..., np.ndarray],
+) -> None:  # fmt: skip
     raw = random_raw(type, N, K)
     ids = [0, 44, 7, 16, 15, 31, 32, 7]
-    rows = rows_of(small, isa, packed(pool, raw, type), ids)
+    rows = rows_of(small, isa, packed_raw(raw, type, N, K), ids)
     assert np.array_equal(rows, dequantise(raw, type, (N, K))[ids])
 
 
@@ -70,10 +65,13 @@ def test_plain_codes_are_packed_exactly(
 
 
 def test_packed_bytes_can_be_mapped_again_and_are_read_only_then(
-    small: Callable[..., Any], pool: Any, random_raw: Callable[..., np.ndarray]
+    small: Callable[..., Any],
+    pool: Any,
+    packed_raw: Callable[..., Any],
+    random_raw: Callable[..., np.ndarray],
 ) -> None:
     raw = random_raw(TensorType.Q4_K, N, K)
-    matrix = packed(pool, raw, TensorType.Q4_K)
+    matrix = packed_raw(raw, TensorType.Q4_K, N, K)
     saved = np.array(matrix.data)
     again = _native.Packed(N, K, matrix.store, matrix.group, matrix.wide, matrix.has_min, matrix.zero, saved)
     ids = list(range(N))

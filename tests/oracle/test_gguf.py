@@ -38,8 +38,13 @@ HALVES = {
     Type.Q4_K: {0: 1.0, 2: 7.5},
     Type.Q5_K: {0: 1.0, 2: 15.5},
     Type.Q6_K: {208: 1.0},
+    Type.IQ2_S: {0: 1.0},
+    Type.IQ3_XXS: {0: 1.0},
+    Type.IQ1_S: {0: 1.0},
+    Type.IQ4_NL: {0: 1.0},
+    Type.IQ4_XS: {0: 1.0},
 }
-SIMPLE = [Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0]
+SIMPLE = [Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.MXFP4, Type.TQ2_0]
 INTEGERS = [("llama", [type]) for type in [*SIMPLE, *HALVES]] + [
     ("qwen2", [Type.Q4_1]),
     ("qwen2", [Type.Q6_K]),
@@ -48,6 +53,7 @@ INTEGERS = [("llama", [type]) for type in [*SIMPLE, *HALVES]] + [
     # Types in turn over the tensors: query, key and value, or gate and up, of one layer then differ.
     ("llama", [Type.Q4_K, Type.Q6_K, Type.Q5_0, Type.F16, Type.Q4_K]),
     ("qwen2", [Type.Q8_0, Type.Q8_0, Type.Q4_1, Type.BF16]),
+    ("qwen2", [Type.Q8_0, Type.IQ4_NL, Type.IQ4_NL, Type.MXFP4]),
 ]
 FLOATS = [("llama", [Type.F32]), ("llama", [Type.F16]), ("qwen2", [Type.BF16]), ("qwen3", [Type.F16])]
 integers = pytest.mark.parametrize(

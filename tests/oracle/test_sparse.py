@@ -4,12 +4,42 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 
 from sampan.kernels.torch.backend import TorchBackend
 
 Make = Callable[..., Any]
 NOISE, LENGTH = 1e-5, 150
 BACKEND = TorchBackend()
+NATIVE = ("qwen2_moe", "qwen2_moe-some", "qwen3_moe", "qwen3_moe-plain", "mixtral")
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_the_native_kernels_have_them_too(name: str, tiny: Make, native: Make, error: Make) -> None:
+    model = tiny(name)
+    prompt = model.prompt(LENGTH)
+    whole = native(model.files).logits(prompt)
+    assert error(whole, model.expected(prompt)) < NOISE
+    for chunk in (40, 1):
+        assert np.array_equal(native(model.files).logits(prompt, chunk), whole)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_a_row_has_its_bits_in_any_company(name: str, tiny: Make, native: Make) -> None:
+    model = tiny(name, torch.bfloat16)
+    prompts = [model.prompt(length, seed=length) for length in (70, 33, 5)]
+    alone = [native(model.files, cache="bf16", threads=2).logits(prompt) for prompt in prompts]
+    here = native(model.files, cache="bf16")
+    a, b, c = (here.sequence(prompt) for prompt in prompts)
+    parts: list[list[np.ndarray]] = [[], [], []]
+    for work in ([(a, 30), (b, 32)], [(c, 4), (a, 39)], [(a, 1), (b, 1), (c, 1)]):
+        for (sequence, _), logits in zip(work, here.step(*work), strict=True):
+            parts[(a, b, c).index(sequence)].append(logits)
+    for found, expected in zip(parts, alone, strict=True):
+        assert np.array_equal(np.concatenate(found), expected)
+    for sequence in (a, b, c):
+        here.pool.release(sequence.pages)
 
 
 def test_every_row_of_a_prompt_has_the_logits_of_transformers(

@@ -4,6 +4,7 @@ import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -191,3 +192,39 @@ def files_at() -> Callable[[Path], ModelFiles]:
         return ModelFiles(path, "folder" if path.is_dir() else "gguf", path.name, str(path))
 
     return files
+
+
+@pytest.fixture(scope="session")
+def quantised_folder(
+    write_folder: Callable[..., tuple[Path, Arrays]], packers: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Any]:
+    """`quantised_folder(case)`: a folder of that case, written once, and its values."""
+    plain, _ = write_folder("llama", torch.bfloat16)
+    known: dict[str, Any] = {}
+
+    def make(case: str) -> tuple[Path, dict[str, np.ndarray]]:
+        if case not in known:
+            folder = tmp_path_factory.mktemp("quantised")
+            values = packers.quantise(plain, folder, *packers.CASES[case])
+            known[case] = folder, {name: tensor.numpy() for name, tensor in values.items()}
+        return known[case]
+
+    return make
+
+
+@pytest.fixture
+def changed_folder(quantised_folder: Callable[..., Any], tmp_path: Path) -> Callable[..., Path]:
+    """`changed_folder(case, {tensor: new or None}, {option: value})`: a folder of a case, changed."""
+
+    def make(case: str, tensors: dict[str, Any] | None = None, options: dict[str, Any] | None = None) -> Path:
+        folder, _ = quantised_folder(case)
+        found = safetensors.torch.load_file(folder / "model.safetensors") | (tensors or {})
+        safetensors.torch.save_file(
+            {k: v.contiguous() for k, v in found.items() if v is not None}, tmp_path / "model.safetensors"
+        )
+        config = json.loads((folder / "config.json").read_text())
+        config["quantization_config"] |= options or {}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        return tmp_path
+
+    return make

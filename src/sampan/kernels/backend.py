@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sampan.kernels.formats import PackedMatrix, TensorType
+from sampan.kernels.formats import Codes, Form, PackedMatrix, TensorType
 from sampan.kernels.graph import Graph
 from sampan.kernels.ops import Weight
 
@@ -31,7 +31,11 @@ class TensorInfo(Protocol):
 
     @property
     def type(self) -> TensorType:
-        """Of its numbers in the file."""
+        """Of its numbers in the file, or of what they come out as."""
+
+    @property
+    def form(self) -> Form | None:
+        """Of codes, where they are to be taken from `codes` and not from `raw`."""
 
 
 class Tensors(Protocol):
@@ -44,8 +48,11 @@ class Tensors(Protocol):
     def info(self, name: str) -> TensorInfo:
         """Shape and type."""
 
-    def raw(self, name: str) -> NDArray[np.uint8]:
-        """Bytes as they lie in the file."""
+    def raw(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
+        """Bytes of these rows in the tensor's type, in the file's order."""
+
+    def codes(self, name: str, start: int, stop: int) -> Codes:
+        """Some rows of a tensor that has a form."""
 
     def array(self, name: str) -> Floats:
         """All values."""

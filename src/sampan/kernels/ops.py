@@ -18,12 +18,14 @@ class Weight:
     """One tensor of the checkpoint: its Hugging Face name and row-major shape.
 
     `fine`: integer kernels give its input 16 bits instead of 8, because nothing after it averages an error
-    out (last layer, head); docs/numerics.md has the figures.
+    out (last layer, head); docs/numerics.md has the figures. `exact`: it and its input are float32,
+    whatever the file has: a router, whose choices are all or nothing.
     """
 
     name: str
     shape: tuple[int, ...]
     fine: bool = False
+    exact: bool = False
 
 
 @dataclass(frozen=True)

@@ -194,12 +194,6 @@ def refuse_hf_variants(fields: Fields) -> None:
     sliding = not isinstance(layer_types, list) or any(kind != "full_attention" for kind in layer_types)
     if fields.flag("use_sliding_window", False) or sliding:
         raise UnsupportedModel(f"{fields.source}: sliding-window attention is not supported")
-    if "quantization_config" in fields:
-        method = fields.section("quantization_config").text("quant_method", "unnamed")
-        raise UnsupportedModel(
-            f"{fields.source}: quantization_config {method[:40]!r} is not supported: "
-            "BF16, F16 and F32 safetensors are, and GGUF"
-        )
 
 
 def _refuse_gguf_variants(fields: Fields) -> None:

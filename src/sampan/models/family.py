@@ -41,7 +41,7 @@ def _itself(_config: Any, _name: str, _shape: tuple[int, ...]) -> Parts:
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """One model file. `name`: of the family; `model_types`: in `config.json`, and `architectures`: in GGUF,
-    are `name` alone where none are given.
+    for a family that is read from it, are `name` alone where none are given.
 
     `from_hf`, `from_gguf`: readers of the configuration, whose `family` is `name`; `to_hf`: the way back, for
     a folder made from GGUF. `build`: the description of a configuration, all of whose tensors are `Weight`s
@@ -73,8 +73,9 @@ class Family:
             value = getattr(self, name)
             if not (callable(value) or (value is None and name in ("from_gguf", "to_hf"))):
                 raise TypeError(f"{name} is {value!r}, no function")
-        for name in ("model_types", "architectures"):
-            object.__setattr__(self, name, getattr(self, name) or (self.name,))
+        object.__setattr__(self, "model_types", self.model_types or (self.name,))
+        if self.from_gguf is not None:
+            object.__setattr__(self, "architectures", self.architectures or (self.name,))
 
     def canonical(self, name: str) -> str | None:
         """Hugging Face's name of a GGUF tensor, or None where the family has no such tensor."""

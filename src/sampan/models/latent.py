@@ -108,9 +108,9 @@ def _layer(c: LatentConfig, index: int) -> Layer:
         query=linear("q_b_proj" if down else "q_proj", c.heads * head, c.query or c.hidden),
         latent=linear("kv_a_proj_with_mqa", c.latent + c.rotated, c.hidden, bias=c.bias),
         latent_norm=norm(attn + "kv_a_layernorm", c.latent),
-        keys=PerHead(_up(attn, "k", c.heads, c.plain, c.latent), head, transposed=True),
+        keys=PerHead(_up(attn, "k", c, c.plain, fine=last), head, transposed=True),
         attention=Attention(index, c.heads, 1, c.latent + c.rotated, c.latent, c.scale, latent=True),
-        values=PerHead(_up(attn, "v", c.heads, c.value, c.latent), c.latent),
+        values=PerHead(_up(attn, "v", c, c.value, fine=last), c.latent),
         out=linear("o_proj", c.hidden, c.heads * c.value, bias=c.bias),
         mlp_norm=norm(at + "post_attention_layernorm", c.hidden),
         mlp=mlp(at + "mlp.", c.hidden, c.ffn, fine=last)
@@ -119,8 +119,9 @@ def _layer(c: LatentConfig, index: int) -> Layer:
     )
 
 
-def _up(attn: str, kind: str, heads: int, size: int, latent: int) -> tuple[Weight, ...]:
-    return tuple(Weight(f"{attn}kv_b_proj.{kind}.{head}.weight", (size, latent)) for head in range(heads))
+def _up(attn: str, kind: str, c: LatentConfig, size: int, *, fine: bool) -> tuple[Weight, ...]:
+    at = f"{attn}kv_b_proj.{kind}."
+    return tuple(Weight(f"{at}{head}.weight", (size, c.latent), fine) for head in range(c.heads))
 
 
 def forward(ops: Ops, model: Model, batch: Batch) -> Any:

@@ -95,7 +95,7 @@ def mixture(at: str, hidden: int, c: ExpertConfig, names: Names = QWEN, *, fine:
     """Of the layer whose names begin with `at`."""
     each = [mlp(f"{at}{names.expert}{n}.", hidden, c.ffn, names, fine=fine) for n in range(c.count)]
     router = Router(
-        Weight(at + names.router, (c.count, hidden)),
+        Weight(at + names.router, (c.count, hidden), exact=True),
         c.chosen,
         c.scores,
         Weight(at + names.bias, (c.count,)) if c.bias else None,
@@ -108,7 +108,7 @@ def mixture(at: str, hidden: int, c: ExpertConfig, names: Names = QWEN, *, fine:
     return Mixture(
         Experts(router, tuple(one.gate_up for one in each), tuple(one.down for one in each)),
         mlp(at + names.shared, hidden, c.shared, fine=fine) if c.shared else None,
-        Linear.of(at + names.shared_gate, sizes=(1,), inputs=hidden) if c.shared_gate else None,
+        Linear.of(at + names.shared_gate, sizes=(1,), inputs=hidden, fine=(fine,)) if c.shared_gate else None,
     )
 
 

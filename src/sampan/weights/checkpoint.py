@@ -6,10 +6,9 @@ where one tensor of the file holds many; `row_order` tells of rows that lie in a
 The matrices of a folder that `sampan quantize` wrote have no values to read, only panels for the kernels.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from math import prod
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
@@ -18,16 +17,19 @@ from numpy.typing import NDArray
 
 from sampan.core.errors import UnsupportedModel, WeightsError, quoted
 from sampan.core.types import ModelFiles
-from sampan.kernels.formats import PackedMatrix, TensorType, dequantise
+from sampan.kernels.formats import Codes, PackedMatrix, TensorType, codes, dequantise, encode
 from sampan.kernels.ops import HIDDEN
 from sampan.models import registry
 from sampan.models.config import GgufModel, ModelConfig
-from sampan.models.family import Family, Parts
+from sampan.models.family import Family
 from sampan.models.registry import describe
 from sampan.weights.files import MappedFile, TensorInfo, is_there
 from sampan.weights.gguf import Gguf, read_gguf_parts
+from sampan.weights.naming import listed, named
 from sampan.weights.packed import read_packed
 from sampan.weights.purpose import Purpose, of_folder, of_gguf
+from sampan.weights.quantised import reader as quantised
+from sampan.weights.quantised.reader import method_of
 from sampan.weights.safetensors import read_json, read_safetensors_folder
 
 # Not a weight: read into the configuration's frequencies.
@@ -67,14 +69,21 @@ class Checkpoint:
             raise WeightsError(f"{self.path}: has no tensor {quoted(name)}")
         return self.tensors[name]
 
-    def raw(self, name: str) -> NDArray[np.uint8]:
-        """The tensor's bytes as they lie in the file, read-only and not copied."""
+    def raw(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
+        """Bytes of rows [start, stop) as they lie in the file, read-only and not copied; of a tensor with a
+        decoder, which has no form, its values in the tensor's type."""
         info = self._info(name)
-        return self.files[info.file].view(info.offset, info.nbytes)
+        stop = info.shape[0] if stop is None else stop
+        if info.decoder:
+            return encode(self._decoded(info, start, stop), info.type)
+        each = info.nbytes // info.shape[0]
+        return self.files[info.file].view(info.offset + start * each, (stop - start) * each)
 
     def array(self, name: str) -> NDArray[np.float32]:
         """The tensor as a new float32 array, in Hugging Face's order of rows."""
         info = self._info(name)
+        if info.decoder:
+            return self._decoded(info, 0, info.shape[0])
         values = _finite(info, dequantise(self.raw(name), info.type, info.shape))
         order = self.row_order(name)
         return values if order is None else values[order]
@@ -82,10 +91,22 @@ class Checkpoint:
     def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Rows [start, stop) of a matrix as a new float32 array, in Hugging Face's order."""
         info = self._info(name)
-        raw = self.raw(name).reshape(info.shape[0], -1)
-        order = self.row_order(name)
-        chosen = raw[start:stop] if order is None else raw[order[start:stop]]
-        return _finite(info, dequantise(chosen.reshape(-1), info.type, (stop - start, info.shape[1])))
+        if info.decoder:
+            return self._decoded(info, start, stop)
+        raw = self._rows(info, name, start, stop)
+        return _finite(info, dequantise(raw, info.type, (stop - start, info.shape[1])))
+
+    def codes(self, name: str, start: int, stop: int) -> Codes:
+        """Rows [start, stop) of a matrix that has a form, in Hugging Face's order."""
+        info = self._info(name)
+        if info.decoder:
+            found = info.decoder.codes(info.first + start, info.first + stop)
+        else:
+            found = codes(self._rows(info, name, start, stop), info.type, (stop - start, info.shape[1]))
+        for values in (found.scale, found.minimum):
+            if values is not None:
+                _finite(info, values)
+        return found
 
     def row_order(self, name: str) -> NDArray[np.intp] | None:
         """Where Hugging Face's rows lie: its row i is the file's row order[i]. None: in the same order."""
@@ -104,9 +125,12 @@ class Checkpoint:
     def release(self, name: str, start: int = 0, stop: int | None = None) -> None:
         """Give the pages of these rows, as they lie in the file, back to the system."""
         info = self._info(name)
+        stop = info.shape[0] if stop is None else stop
+        if info.decoder:
+            info.decoder.release(info.first + start, info.first + stop)
+            return
         each = info.nbytes // info.shape[0]
-        rows = (info.shape[0] if stop is None else stop) - start
-        self.files[info.file].release(info.offset + start * each, rows * each)
+        self.files[info.file].release(info.offset + start * each, (stop - start) * each)
 
     def close(self) -> None:
         """Unmap the files, or leave that to the last array that shows their bytes."""
@@ -120,6 +144,19 @@ class Checkpoint:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _rows(self, info: TensorInfo, name: str, start: int, stop: int) -> NDArray[np.uint8]:
+        """Bytes of rows in Hugging Face's order."""
+        order = self.row_order(name)
+        if order is None:
+            return self.raw(name, start, stop)
+        return self.raw(name).reshape(info.shape[0], -1)[order[start:stop]].reshape(-1)
+
+    @staticmethod
+    def _decoded(info: TensorInfo, start: int, stop: int) -> NDArray[np.float32]:
+        assert info.decoder is not None
+        values = info.decoder.values(info.first + start, info.first + stop)
+        return _finite(info, values).reshape(stop - start, *info.shape[1:])
 
     def _info(self, name: str) -> TensorInfo:
         if name in self.packed:
@@ -158,7 +195,7 @@ def _open_gguf(path: Path, undo: ExitStack) -> Checkpoint:
         config=config,
         generation=MappingProxyType({}),
         metadata=MappingProxyType(metadata),
-        tensors=_named(kept, family, config),
+        tensors=named(kept, family, config),
         files={part.file.path: part.file for part in parts},
         interleaved=family.interleaved,
         purpose=of_gguf(metadata, path),
@@ -191,10 +228,11 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
     if is_there(folder / "generation_config.json"):
         generation = read_json(folder / "generation_config.json")
     packed = read_packed(folder)
-    shards = [packed] if packed else read_safetensors_folder(folder)
-    for shard in shards:
-        undo.callback(shard.file.close)
-    found = {name: info for shard in shards for name, info in shard.tensors.items()}
+    if packed:
+        undo.callback(packed.file.close)
+        found, files = packed.tensors, [packed.file]
+    else:
+        found, files = _read_plain(folder, fields, undo)
     if not any(name.startswith(_BASE) for name in found):  # saved without its head, as a base model
         found = {name if name.startswith("lm_head.") else _BASE + name: info for name, info in found.items()}
     family = registry.family_named(config.family, "model family")
@@ -204,43 +242,27 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
         config=config,
         generation=MappingProxyType(generation),
         metadata=MappingProxyType(generation | fields),
-        tensors=MappingProxyType(dict(kept)) if packed else _named(kept, family, config),
-        files={shard.file.path: shard.file for shard in shards},
+        tensors=MappingProxyType(dict(kept)) if packed else named(kept, family, config),
+        files={file.path: file for file in files},
         interleaved={},
         packed=MappingProxyType(packed.matrices if packed else {}),
         purpose=of_folder(folder),
     )
 
 
-def _named(
-    found: Iterable[tuple[str, TensorInfo]], family: Family, config: ModelConfig
-) -> Mapping[str, TensorInfo]:
-    """The model's tensors by name: those of the file, or the parts of one that holds many."""
-    tensors: dict[str, TensorInfo] = {}
-    for name, info in found:
-        rows = family.parts(config, name, info.shape)
-        own = _parts(info, rows) if rows else {name: info}
-        if twice := tensors.keys() & own.keys():
-            raise WeightsError(f"{info.file}: tensor {quoted(info.name)} holds {min(twice)} a second time")
-        tensors |= own
-    return MappingProxyType(tensors)
-
-
-def _parts(info: TensorInfo, rows: Parts) -> dict[str, TensorInfo]:
-    """The tensors that one of the file's holds, each a run of its rows."""
-    total = prod(info.shape[:-1] or info.shape)
-    if sum(rows.values()) != total or min(rows.values()) < 1:
-        problem = f"has {total} rows, the configuration says {sum(rows.values())} for {_listed(list(rows))}"
-        raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
-    row, rest = divmod(info.nbytes, total)
-    if rest:
-        raise UnsupportedModel(f"{info.file}: tensor {quoted(info.name)} is a quantised vector of many parts")
-    offset, parts = info.offset, {}
-    for name, count in rows.items():
-        shape = (count, *info.shape[-1:]) if len(info.shape) > 1 else (count,)
-        parts[name] = replace(info, shape=shape, offset=offset, nbytes=count * row)
-        offset += count * row
-    return parts
+def _read_plain(
+    folder: Path, fields: Mapping[str, object], undo: ExitStack
+) -> tuple[dict[str, TensorInfo], list[MappedFile]]:
+    """The tensors of a folder that is not packed, and their files."""
+    method = method_of(fields, str(folder / "config.json"))
+    shards = read_safetensors_folder(folder, quantised=method is not None)
+    for shard in shards:
+        undo.callback(shard.file.close)
+    if method is not None:
+        found = quantised.read(method, shards)
+    else:
+        found = {name: info for shard in shards for name, info in shard.tensors.items()}
+    return found, [shard.file for shard in shards]
 
 
 def _finite(info: TensorInfo, values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -257,7 +279,7 @@ def _check_complete(checkpoint: Checkpoint) -> None:
     needed = expected if checkpoint.purpose.pooling is None else model.graph(HIDDEN).weights()
     missing = [name for name in needed if name not in checkpoint.tensors]
     if missing:
-        raise WeightsError(f"{checkpoint.path}: tensor {_listed(missing)} is missing: the file is incomplete")
+        raise WeightsError(f"{checkpoint.path}: tensor {listed(missing)} is missing: the file is incomplete")
     for name, weight in expected.items():
         info = checkpoint.tensors.get(name)
         if info is not None and info.shape != weight.shape:
@@ -265,11 +287,5 @@ def _check_complete(checkpoint: Checkpoint) -> None:
             raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
     extra = sorted(checkpoint.tensors.keys() - expected.keys())
     if extra:
-        listed, family = _listed([quoted(name) for name in extra]), checkpoint.config.family
-        raise UnsupportedModel(f"{checkpoint.path}: tensor {listed} has no place in a {family} model")
-
-
-def _listed(tensors: list[str]) -> str:
-    """Names for one line; a long list is cut and counted."""
-    shown = ", ".join(tensors[:8])
-    return shown if len(tensors) <= 8 else f"{shown} and {len(tensors) - 8} more"
+        given, family = listed([quoted(name) for name in extra]), checkpoint.config.family
+        raise UnsupportedModel(f"{checkpoint.path}: tensor {given} has no place in a {family} model")

@@ -10,21 +10,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sampan.core.errors import UsageError, WeightsError, quoted, shortened
-from sampan.kernels.formats import TensorType
+from sampan.kernels.formats import Codes, Form, TensorType
+
+Floats = NDArray[np.float32]
 
 _WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
+
+
+class Decoder(Protocol):
+    """A matrix that the file holds in other tensors; rows are counted over all axes but the last."""
+
+    def values(self, start: int, stop: int) -> Floats:
+        """Rows [start, stop) as a new float32 array."""
+
+    def codes(self, start: int, stop: int) -> Codes:
+        """The same as codes, where the tensor has a form."""
+
+    def release(self, start: int, stop: int) -> None:
+        """Give the pages that hold these rows back to the system."""
 
 
 @dataclass(frozen=True)
 class TensorInfo:
     """A tensor under the name that its file gives it: `shape` is row-major, [out, in] for a matrix;
-    `offset` is its first byte."""
+    `offset` is its first byte.
+
+    `form`: of codes, where the kernels take those and not the bytes. `decoder`: of a tensor whose values are
+    computed from several of the file's; `type` is then of what comes out, the tensor's rows are the decoder's
+    from `first` on, and `offset` and `nbytes` are where codes lie.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -32,6 +52,9 @@ class TensorInfo:
     file: Path
     offset: int
     nbytes: int
+    form: Form | None = None
+    decoder: Decoder | None = None
+    first: int = 0
 
 
 def damaged(path: Path, field: str, offset: int, problem: str) -> WeightsError:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sampan.core.errors import UnsupportedModel, WeightsError, quoted
-from sampan.kernels.formats import TensorType
+from sampan.kernels.formats import TensorType, form_of
 from sampan.weights.files import MappedFile, TensorInfo, is_there
 from sampan.weights.values import Values
 
@@ -25,9 +25,7 @@ _LEAST_KEY, _LEAST_TENSOR = 14, 33  # bytes of the shortest metadata pair and te
 _TYPES = {type.number: type for type in TensorType}
 # ggml.h, enum ggml_type: named so that a refusal says what the file holds.
 _UNREAD_TYPES = {
-    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S",
-    22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0",
-    35: "TQ2_0", 39: "MXFP4", 40: "NVFP4",
+    9: "Q8_1", 15: "Q8_K", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 40: "NVFP4", 41: "Q1_0",
 }  # fmt: skip
 
 Metadata = dict[str, object]
@@ -213,7 +211,7 @@ def _placed(values: Values, lines: list[_Line], alignment: int) -> dict[str, Ten
         if start + offset + nbytes > file.size:
             end = f"has {nbytes} bytes and ends past the file's {file.size}: it is cut short or damaged"
             raise values.fail(f"{field} data", start + offset, end)
-        tensors[name] = TensorInfo(name, shape, type, file.path, start + offset, nbytes)
+        tensors[name] = TensorInfo(name, shape, type, file.path, start + offset, nbytes, form_of(type))
     for before, tensor in pairwise(sorted(tensors.values(), key=lambda tensor: tensor.offset)):
         if before.offset + before.nbytes > tensor.offset:
             field = f"tensor {quoted(tensor.name)} data"

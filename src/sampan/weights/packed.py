@@ -57,7 +57,7 @@ def read_packed(folder: Path) -> Packed | None:
     path = folder / "model.safetensors"
     if not is_there(path):
         return None
-    container = read_container(path)
+    container = read_container(path, quantised=True)  # what a plain one may hold is judged elsewhere
     with ExitStack() as undo:
         undo.callback(container.file.close)
         if not container.packed:

@@ -4,7 +4,8 @@ Own reader, because loading needs the mapped bytes as they lie in the file: the 
 numpy no bfloat16 at all and copies every other tensor it hands out. Before a header is believed all of it is
 checked: lengths, JSON, dtypes, shapes against byte ranges, and that the ranges cover the data without hole or
 overlap. Damage is a `WeightsError` naming file, field and byte offset; any dtype but BF16, F16 and F32 is an
-`UnsupportedModel`. Packed files, which hold U8 too, are for `weights/packed.py`; here they are refused.
+`UnsupportedModel`, unless a configuration explains quantised weights (`weights/quantised`). Packed files,
+which hold U8 too, are for `weights/packed.py`; here they are refused.
 
 Nothing is told of a file that is of another kind, for a service repeats these errors to its clients: until a
 header was read as one, an error says that it is none, and no bytes, sizes, names or places in it.
@@ -25,8 +26,9 @@ from sampan.weights.files import MappedFile, TensorInfo, damaged, files_in, is_t
 
 _MAX_JSON = 32 * 2**20  # bytes of a header or an index: room for 300,000 tensors
 _MAX_DIMS = 8
-_TYPES = {"BF16": TensorType.BF16, "F16": TensorType.F16, "F32": TensorType.F32}
-_ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "U8": 1}
+TYPES = {"BF16": TensorType.BF16, "F16": TensorType.F16, "F32": TensorType.F32}
+_QUANTISED = {"U8": 1, "I8": 1, "I32": 4, "I64": 8, "F8_E4M3": 1, "F8_E8M0": 1}
+_ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4} | _QUANTISED
 PACKED = "sampan"  # the `format` in the `__metadata__` of a packed file
 _INDEX = "model.safetensors.index.json"
 _FIELDS = {"dtype", "shape", "data_offsets"}
@@ -58,14 +60,16 @@ class Container:
 
 @dataclass(frozen=True, eq=False)
 class Safetensors:
-    """One file: its tensors in the order of their data."""
+    """One file: its entries and those that have values of their own, in the order of their data."""
 
     file: MappedFile
+    entries: tuple[Entry, ...]
     tensors: dict[str, TensorInfo]
 
 
-def read_container(path: Path) -> Container:
-    """Map a file and read its header; the tensors' data is not touched."""
+def read_container(path: Path, quantised: bool = False) -> Container:
+    """Map a file and read its header; the tensors' data is not touched. `quantised`: parts of quantised
+    weights may be in it."""
     with ExitStack() as undo:
         file = MappedFile(path)
         undo.callback(file.close)
@@ -75,41 +79,42 @@ def read_container(path: Path) -> Container:
             raise _no_safetensors(file)
         given = texts.items() if isinstance(texts, dict) else ()
         metadata = {name: text for name, text in given if isinstance(text, str)}
-        readable = tuple(_ITEM_BYTES if metadata.get("format") == PACKED else _TYPES)
+        readable = _readable(metadata, quantised)
         entries = [_entry(file, start, name, fields, readable) for name, fields in header.items()]
         container = Container(file, metadata, _in_order(file, entries, start))
         undo.pop_all()
         return container
 
 
-def read_safetensors(path: Path) -> Safetensors:
-    """The tensors of a file, every one of a type that has values."""
-    container = read_container(path)
+def read_safetensors(path: Path, quantised: bool = False) -> Safetensors:
+    """The tensors of a file, every one of a type that has values unless it may hold `quantised` ones."""
+    container = read_container(path, quantised)
     if container.packed:
         container.file.close()
         raise UnsupportedModel(
             f"{path}: holds weights packed by `sampan quantize`, no plain tensors: take the original model"
         )
-    return Safetensors(container.file, {entry.name: typed(path, entry) for entry in container.entries})
+    tensors = {entry.name: typed(path, entry) for entry in container.entries if entry.dtype in TYPES}
+    return Safetensors(container.file, container.entries, tensors)
 
 
 def typed(path: Path, entry: Entry) -> TensorInfo:
     """An entry of the file at `path`, which is not U8, as a tensor that has values."""
-    return TensorInfo(entry.name, entry.shape, _TYPES[entry.dtype], path, entry.offset, entry.nbytes)
+    return TensorInfo(entry.name, entry.shape, TYPES[entry.dtype], path, entry.offset, entry.nbytes)
 
 
-def read_safetensors_folder(folder: Path) -> list[Safetensors]:
+def read_safetensors_folder(folder: Path, quantised: bool = False) -> list[Safetensors]:
     """The `model.safetensors` of a folder, or all shards of its index, or its only `*.safetensors` file."""
     if is_there(folder / "model.safetensors"):
-        return [read_safetensors(folder / "model.safetensors")]
+        return [read_safetensors(folder / "model.safetensors", quantised)]
     if is_there(folder / _INDEX):
-        return _read_shards(folder)
+        return _read_shards(folder, quantised)
     found = files_in(folder, ".safetensors")
     if len(found) != 1:
         raise WeightsError(
             f"{folder}: holds {len(found)} *.safetensors files and neither model.safetensors nor {_INDEX}"
         )
-    return [read_safetensors(found[0])]
+    return [read_safetensors(found[0], quantised)]
 
 
 def read_json(path: Path) -> dict[str, object]:
@@ -140,6 +145,13 @@ def parse_json(text: bytes) -> dict[str, object] | None:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _readable(metadata: Mapping[str, str], quantised: bool) -> tuple[str, ...]:
+    """The dtypes that a file may hold."""
+    if metadata.get("format") == PACKED:
+        return (*TYPES, "U8")
+    return tuple(_ITEM_BYTES) if quantised else tuple(TYPES)
 
 
 def _in_order(file: MappedFile, entries: list[Entry], start: int) -> tuple[Entry, ...]:
@@ -202,7 +214,7 @@ def _sizes(values: object) -> tuple[int, ...] | None:
     return tuple(values)
 
 
-def _read_shards(folder: Path) -> list[Safetensors]:
+def _read_shards(folder: Path, quantised: bool) -> list[Safetensors]:
     index = folder / _INDEX
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -212,7 +224,7 @@ def _read_shards(folder: Path) -> list[Safetensors]:
         for name in sorted({_shard_name(index, value) for value in weight_map.values()}):
             if not is_there(folder / name):
                 raise WeightsError(f"{folder / name}: this shard of {_INDEX} is missing: fetch it too")
-            shards.append(read_safetensors(folder / name))
+            shards.append(read_safetensors(folder / name, quantised))
             undo.callback(shards[-1].file.close)
         _check_index(index, weight_map, shards)
         undo.pop_all()
@@ -230,11 +242,12 @@ def _shard_name(index: Path, value: object) -> str:
 def _check_index(index: Path, weight_map: Mapping[str, object], shards: list[Safetensors]) -> None:
     found: dict[str, str] = {}
     for shard in shards:
-        if twice := found.keys() & shard.tensors.keys():
+        names = [entry.name for entry in shard.entries]
+        if twice := found.keys() & set(names):
             raise WeightsError(
                 f"{shard.file.path}: tensor {quoted(min(twice))} is also in {found[min(twice)]}"
             )
-        found |= dict.fromkeys(shard.tensors, shard.file.path.name)
+        found |= dict.fromkeys(names, shard.file.path.name)
     for name in weight_map.keys() | found.keys():
         if weight_map.get(name) != found.get(name):
             raise WeightsError(

@@ -3,7 +3,7 @@
 Known before anything is read: a plan is made from it, and its bytes are what loading takes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -11,8 +11,11 @@ from sampan.core.errors import UnsupportedModel, WeightsError, shortened
 from sampan.kernels.backend import Tensors
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.machine import LANES, Operand, padded
+from sampan.kernels.formats import Form, TensorType
 from sampan.kernels.ops import Linear, Weight
 
+STORES = {4: 0, 6: 1, 8: 2}  # of kernels.h, by bits
+_TASK = 2**18  # weights that a thread reads and packs at a time
 U8, BF16 = 2, 4  # stores of kernels.h: the last of the integers, and bf16
 
 
@@ -61,7 +64,7 @@ class Layout:
 
     def _kind(self, part: Weight) -> object:
         packed = self.tensors.packed.get(part.name)
-        return tuple(packed.parts) if packed else self.tensors.info(part.name).type
+        return tuple(packed.parts) if packed else kind_of(self.tensors, part)
 
     def _size(self, parts: tuple[Weight, ...], n: int, k: int) -> tuple[int, int]:
         packed = self.tensors.packed.get(parts[0].name)
@@ -83,13 +86,41 @@ class Layout:
         return packed.store, packed.bytes
 
 
+def kind_of(tensors: Tensors, part: Weight) -> tuple[TensorType, Form | None]:
+    """What neighbouring parts of one matrix have in common."""
+    if part.exact:
+        return TensorType.F32, None
+    info = tensors.info(part.name)
+    return info.type, info.form
+
+
 def panel_of(tensors: Tensors, part: Weight) -> tuple[int, int]:
     """The store that keeps a tensor's type without loss, and bytes of one panel of its inputs."""
+    type, form = kind_of(tensors, part)
+    if form is not None:
+        return STORES[form.bits], _panel_of_codes(form, part.shape[1])
     try:
-        store, nbytes = _native.panel_of(part.shape[1], tensors.info(part.name).type.number)
+        store, nbytes = _native.panel_of(part.shape[1], type.number)
     except ValueError as e:
         raise UnsupportedModel(f"{tensors.where}: tensor {part.name!r}: {e}") from e
     return int(store), int(nbytes)
+
+
+def _panel_of_codes(form: Form, inputs: int) -> int:
+    """`panel_bytes` of kernels.h."""
+    scales = (2 if form.has_min else 1) * (4 if form.wide else 2) * (inputs // form.group)
+    return LANES * (inputs * form.bits // 8 + scales)
+
+
+def some_rows(parts: Sequence[Weight]) -> Iterator[tuple[Weight, int, int, int]]:
+    """Part, its first row in the matrix, and its rows [start, stop): whole panels, about `_TASK` weights."""
+    first = 0
+    for part in parts:
+        rows, inputs = part.shape
+        step = padded(max(_TASK // inputs, LANES))
+        for start in range(0, rows, step):
+            yield part, first, start, min(start + step, rows)
+        first += padded(rows)
 
 
 def operand_of(store: int) -> Operand:

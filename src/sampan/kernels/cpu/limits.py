@@ -16,10 +16,20 @@ def check(graph: Graph, where: str) -> None:
             raise UnsupportedModel(f"{where}: {node.label}: {problem}")
 
 
+def _problem_of_experts(node: Node) -> str | None:
+    inner = node.detail.gate_up[0].parts[0].shape[0]
+    for inputs in (node.width, inner):
+        if inputs % _INPUTS:
+            return f"{inputs} inputs are not a multiple of {_INPUTS}"
+    return None
+
+
 def _problem(node: Node) -> str | None:
     match node.op:
-        case "experts" | "per_head":
-            return f"the native kernels have no {node.op} yet: use backend torch"
+        case "per_head":
+            return "the native kernels have no per_head yet: use backend torch"
+        case "experts":
+            return _problem_of_experts(node)
         case "attend" if node.detail.latent:
             return "the native kernels have no latent attention yet: use backend torch"
         case "linear" | "head":

@@ -5,6 +5,7 @@ twice. A folder of packed weights is used where it lies, with no work and no cop
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 from sampan.core.errors import UnsupportedModel, WeightsError
 from sampan.kernels.backend import Floats, Tensors
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
-from sampan.kernels.cpu.layout import Layout, Segment, stacked
+from sampan.kernels.cpu.layout import STORES, Layout, Segment, kind_of, some_rows, stacked
 from sampan.kernels.cpu.machine import Machine, out_of_memory, padded
+from sampan.kernels.formats import Form
 from sampan.kernels.ops import Weight
 
 _STRIDE = 2**23  # bytes of a file that are packed before they are given back
@@ -86,10 +88,15 @@ def allocate(tensors: Tensors, parts: Sequence[Weight], arena: Any = None) -> An
 
     `arena`: matrices of one native arena share its chunks of memory, and free them together.
     """
-    source = tensors.info(parts[0].name).type.number
+    source, form = kind_of(tensors, parts[0])
     rows, inputs = stacked([part.shape[0] for part in parts]), parts[0].shape[1]
     try:
-        return _native.Packed.of(rows, inputs, source, arena)
+        if form is not None:
+            store = STORES[form.bits]
+            return _native.Packed(
+                rows, inputs, store, form.group, form.wide, form.has_min, form.zero, None, arena
+            )
+        return _native.Packed.of(rows, inputs, source.number, arena)
     except MemoryError as e:
         raise out_of_memory(f"the weights of {parts[0].name}") from e
     except ValueError as e:
@@ -99,18 +106,48 @@ def allocate(tensors: Tensors, parts: Sequence[Weight], arena: Any = None) -> An
 def pack(tensors: Tensors, parts: Sequence[Weight], machine: Machine, arena: Any = None) -> Any:
     """Neighbouring parts of one type in one matrix, without loss."""
     matrix = allocate(tensors, parts, arena)
-    source = tensors.info(parts[0].name).type.number
+    source, form = kind_of(tensors, parts[0])
+    if form is not None:
+        _fill_codes(tensors, parts, form, machine, matrix)
+        return matrix
     first = 0
     for part in parts:
+        if part.exact:
+            raw = np.ascontiguousarray(tensors.array(part.name)).view(np.uint8).reshape(-1)
+            matrix.fill(machine.pool, raw, source.number, first, part.shape[0], None)
+            tensors.release(part.name)
+            first += padded(part.shape[0])
+            continue
         order = tensors.row_order(part.name)
         rows = part.shape[0]
-        raw = tensors.raw(part.name).reshape(rows, -1)
         rows_of_part = None if order is None else np.ascontiguousarray(order, np.int32)
         # Rows in another order lie anywhere in the tensor.
-        step = padded(_STRIDE // raw.shape[1] + 1) if order is None else rows
+        step = padded(_STRIDE // source.nbytes(part.shape[1:]) + 1) if order is None else rows
         for at in range(0, rows, step):
-            some = raw[at : at + step]
-            matrix.fill(machine.pool, some.reshape(-1), source, first + at, len(some), rows_of_part)
-            tensors.release(part.name, at, at + len(some))
+            stop = min(at + step, rows)
+            some = tensors.raw(part.name, at, stop)
+            matrix.fill(machine.pool, some, source.number, first + at, stop - at, rows_of_part)
+            tensors.release(part.name, at, stop)
         first += padded(rows)
     return matrix
+
+
+def _fill_codes(tensors: Tensors, parts: Sequence[Weight], form: Form, machine: Machine, matrix: Any) -> None:
+    def task(work: tuple[Weight, int, int, int]) -> None:
+        part, first, start, stop = work
+        codes = tensors.codes(part.name, start, stop)
+        scale, minimum = (_kept(values, form) for values in (codes.scale, codes.minimum))
+        matrix.fill_codes(machine.pool, np.ascontiguousarray(codes.q), scale, minimum, first + start)
+
+    with ThreadPoolExecutor(machine.threads) as threads:
+        for _ in threads.map(task, list(some_rows(parts))):
+            pass  # raises what a task raised; what has not begun by then is cancelled
+    for part in parts:
+        tensors.release(part.name)
+
+
+def _kept(values: Floats | None, form: Form) -> Any:
+    """Scales or minima as the matrix has them."""
+    if values is None:
+        return None
+    return np.ascontiguousarray(values if form.wide else values.astype(np.float16).view(np.uint16))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sampan.kernels.backend import Tensors
 from sampan.kernels.cpu import panels, rounding
+from sampan.kernels.cpu.layout import kind_of
 from sampan.kernels.cpu.machine import Machine
 from sampan.kernels.cpu.rounding import Scheme
 from sampan.kernels.formats import PackedMatrix
@@ -65,7 +66,7 @@ def pieces(graph: Graph, tensors: Tensors, scheme_of: Callable[[Weight], Scheme 
     """Every matrix of a model once, in the order of use; `scheme_of` says how a tensor is rounded."""
 
     def kind(part: Weight) -> object:
-        return scheme_of(part) or tensors.info(part.name).type, part.fine
+        return scheme_of(part) or kind_of(tensors, part), part.fine
 
     found: dict[str, Piece] = {}
     for linear in _linears(graph):

@@ -12,7 +12,7 @@ from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.layout import Segment
 from sampan.kernels.cpu.machine import Operand, padded
 from sampan.kernels.cpu.storage import Region
-from sampan.kernels.ops import Attention, Norm, Rope, Weight
+from sampan.kernels.ops import Attention, Norm, Rope, Router, Weight
 
 
 class Place(NamedTuple):
@@ -28,6 +28,7 @@ class Buffer:
 
     region: Region
     width: int
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Activations:
     region: Region
     inputs: int
     operand: Operand
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Plan:
     norms: list[str] = field(default_factory=list)
     sites: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, Output] = field(default_factory=dict)
+    routers: list[Router] = field(default_factory=list)
     attentions: tuple[Attention, ...] = ()
     vocabulary: int = 0
     segments: dict[str, Segment] = field(default_factory=dict)

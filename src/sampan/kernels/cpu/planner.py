@@ -12,6 +12,7 @@ too, and add the low-rank products.
 from typing import Any
 
 from sampan.kernels.backend import AdapterRoom
+from sampan.kernels.cpu.experts import ExpertWriter
 from sampan.kernels.cpu.layout import Layout
 from sampan.kernels.cpu.plan import Output, Place, Plan, Turning
 from sampan.kernels.cpu.products import Product, Products, padded_starts
@@ -34,6 +35,7 @@ class _Planner:
         self._places: dict[Node, Place] = {}
         self._pending: dict[Node, Product] = {}
         self._products = Products(self._writer, self._readers, self._place)
+        self._experts_writer = ExpertWriter(self._writer, self._products)
         self._layers = {shape.layer: index for index, shape in enumerate(graph.attentions())}
 
     def plan(self) -> Plan:
@@ -78,6 +80,10 @@ class _Planner:
         elif not self._products.fuse(product):
             self._places[node] = self._products.buffer_of(product.weight)
             self._products.emit(product, self._places[node])
+
+    def _experts(self, node: Node) -> None:
+        self._places[node] = self._writer.buffer(node.width)
+        self._experts_writer.write(node, self._places[node])
 
     def _head(self, node: Node) -> None:
         product = self._products.prepare(node)

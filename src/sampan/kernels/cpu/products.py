@@ -23,12 +23,7 @@ class Product:
 
     node: Node
     acts: dict[Form, int]
-
-    @property
-    def weight(self) -> Linear:
-        """Its matrices."""
-        weight: Linear = self.node.detail
-        return weight
+    weight: Linear
 
 
 class _Fused(NamedTuple):
@@ -56,7 +51,7 @@ class Products:
             whole = self._readers.halves(x)
             if whole in self._fused:
                 return self._gated(node, x, self._fused[whole])
-        return Product(node, self._inputs(node, x, forms))
+        return Product(node, self.inputs(node, x, forms), node.detail)
 
     def emit(self, product: Product, out: Place, *, accumulate: bool = False) -> None:
         """The product's values, or their sum with what is there; one instruction for each matrix."""
@@ -112,7 +107,7 @@ class Products:
                 result_fine=form[1], sampled=node.sampled,
             )  # fmt: skip
         if not adapts:
-            return Product(node, {form: act})
+            return Product(node, {form: act}, node.detail)
         with writer.steps("adapted"):
             hidden = self.buffer_of(fused.product.weight)
             self.emit(fused.product, hidden)
@@ -122,9 +117,9 @@ class Products:
             floats = self._activations(gated, (Operand.F32, False))
             writer.emit("prepare", gated.label, act=act, fine=form[1], **fields)
             writer.emit("prepare", gated.label, act=floats, joined=True, **fields)
-        return Product(node, {form: act, (Operand.F32, False): floats})
+        return Product(node, {form: act, (Operand.F32, False): floats}, node.detail)
 
-    def _inputs(self, node: Node, x: Node, forms: list[Form]) -> dict[Form, int]:
+    def inputs(self, node: Node, x: Node, forms: list[Form]) -> dict[Form, int]:
         acts: dict[Form, int] = {}
         written = 0
         adds = self._adapts(node) and not any(operand is Operand.F32 for operand, _ in forms)
@@ -139,6 +134,11 @@ class Products:
         return acts
 
     def _write_rows(self, x: Node, act: int, fine: bool, sampled: bool, *, joined: bool) -> None:
+        fields = self.reading(x)
+        self._writer.emit("prepare", x.label, joined=joined, act=act, fine=fine, sampled=sampled, **fields)
+
+    def reading(self, x: Node) -> dict[str, Any]:
+        """How rows are made of a value: of its floats, or of what it is made of."""
         fields: dict[str, Any] = {"prep": "copy"}
         source = x
         if self._readers.prepared(x):
@@ -151,8 +151,7 @@ class Products:
             else:
                 gate, up = (self._place(half) for half in x.inputs)
                 fields = {"prep": "swiglu", "up": up.offset - gate.offset}
-        fields["x"] = self._place(source)
-        self._writer.emit("prepare", x.label, joined=joined, act=act, fine=fine, sampled=sampled, **fields)
+        return fields | {"x": self._place(source)}
 
     def mark(self, norm: Node) -> int:
         """The number of a norm: a fault in its input is told by it."""

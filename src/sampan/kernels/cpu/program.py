@@ -114,11 +114,17 @@ class NativeProgram:
         except MemoryError as e:
             raise out_of_memory(f"steps of {plan.rows} tokens") from e
         for buffer in plan.buffers:
-            program.buffer(buffer.region.offset, buffer.width)
+            program.buffer(buffer.region.offset, buffer.width, buffer.rows)
         for acts in plan.activations:
-            program.activations(acts.region.offset, acts.inputs, int(acts.operand))
+            program.activations(acts.region.offset, acts.inputs, int(acts.operand), acts.rows)
         for angles in plan.angles:
             program.angles(angles.region.offset, list(angles.rope.inv_freq), angles.rope.scale)
+        for r in plan.routers:
+            bias = None if r.bias is None else self.weights.vector(r.bias)
+            program.router(
+                r.weight.shape[0], r.chosen, r.groups, r.groups_kept, r.group_top, r.scores == "sigmoid",
+                r.normalised, r.scale, bias,
+            )  # fmt: skip
         self._logits = -1
         if plan.vocabulary:
             self._logits = program.logits(padded(plan.vocabulary), plan.vocabulary)
@@ -143,6 +149,8 @@ class NativeProgram:
         match value:
             case Segment():
                 return self.weights.matrix(value)
+            case [Segment(), *_]:
+                return [self.weights.matrix(segment) for segment in value]
             case Weight():
                 return self.weights.vector(value)
             case Bias():

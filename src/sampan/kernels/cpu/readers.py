@@ -11,7 +11,7 @@ from math import inf
 
 from sampan.kernels.graph import Graph, Node
 
-_PRODUCTS = ("linear", "head")
+_PRODUCTS = ("linear", "head", "experts")
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,14 @@ class Readers:
             return False
         if any(reader.op not in _PRODUCTS for reader in self._consumers[node]):
             return False
+        routed = any(reader.op == "experts" for reader in self._consumers[node])
         match node.op:
             case "norm":
                 return bool(node.detail.weight.shape[0] == node.width)
             case "rows":
-                return True
+                return not routed
             case "swiglu":
-                return self.halves(node) is not None
+                return not routed and self.halves(node) is not None
         return False
 
     def halves(self, swiglu: Node) -> Node | None:

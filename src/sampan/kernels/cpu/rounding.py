@@ -7,7 +7,7 @@ by least squares, the best fitted again. What a model is most sensitive to (embe
 down projections: llama.cpp's mixtures keep these finer too) stays at 8 bits.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from sampan.core.errors import WeightsError
 from sampan.kernels.backend import Tensors
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
-from sampan.kernels.cpu.layout import stacked
-from sampan.kernels.cpu.machine import LANES, Machine, out_of_memory, padded
+from sampan.kernels.cpu.layout import STORES, some_rows, stacked
+from sampan.kernels.cpu.machine import Machine, out_of_memory
 from sampan.kernels.formats import Codes, TensorType
 from sampan.kernels.ops import Weight
 
@@ -28,10 +28,8 @@ Floats = NDArray[np.float32]
 
 GROUPS = (32, 64, 128)
 _SENSITIVE = ("embed_tokens", "lm_head", "v_proj", "down_proj")
-_STORES = {4: 0, 8: 2}  # kernels.h
 _CUTS = (-0.04, -0.01, 0.02, 0.05, 0.09)  # parts of a group's range that a candidate leaves out at one end
 _FITS = 2  # of the best candidate
-_TASK = 2**18  # weights that a thread reads and packs at a time
 _CHUNK = 2**16  # weights rounded at a time: the temporaries stay in the cache
 
 
@@ -67,7 +65,7 @@ def scheme_for(weight: Weight, bits: int, group: int) -> Scheme:
 
 def allocate(parts: Sequence[Weight], scheme: Scheme) -> Any:
     """An empty matrix for neighbouring parts; its memory is taken as it is filled."""
-    rows, store = stacked([part.shape[0] for part in parts]), _STORES[scheme.bits]
+    rows, store = stacked([part.shape[0] for part in parts]), STORES[scheme.bits]
     try:
         return _native.Packed(
             rows, parts[0].shape[1], store, scheme.group, False, scheme.has_min, scheme.zero
@@ -88,7 +86,7 @@ def pack(tensors: Tensors, parts: Sequence[Weight], scheme: Scheme, machine: Mac
         matrix.fill_codes(machine.pool, codes.q, scales, mins, first + start)
 
     with ThreadPoolExecutor(machine.threads) as threads:
-        for _ in threads.map(task, list(_work(parts))):
+        for _ in threads.map(task, list(some_rows(parts))):
             pass  # raises what a task raised; what has not begun by then is cancelled
     for part in parts:
         tensors.release(part.name)
@@ -111,17 +109,6 @@ def quantise(values: Floats, scheme: Scheme) -> Codes:
     shape = (rows, columns // scheme.group)
     least = minimum.reshape(shape) if scheme.has_min else None
     return Codes(q.reshape(values.shape), scale.reshape(shape), least, scheme.zero, scheme.group, scheme.bits)
-
-
-def _work(parts: Sequence[Weight]) -> Iterator[tuple[Weight, int, int, int]]:
-    """Part, its first row in the matrix, and its rows [start, stop): whole panels, about `_TASK` weights."""
-    first = 0
-    for part in parts:
-        rows, inputs = part.shape
-        step = padded(max(_TASK // inputs, LANES))
-        for start in range(0, rows, step):
-            yield part, first, start, min(start + step, rows)
-        first += padded(rows)
 
 
 def _halves(tensors: Tensors, part: Weight, values: Floats) -> NDArray[np.uint16]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from sampan.core.settings import available_cores
 from sampan.kernels import backend
-from sampan.kernels.backend import Tensors
+from sampan.kernels.backend import TensorInfo, Tensors
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.plan import Plan
 
@@ -132,7 +132,7 @@ def fingerprint(plan: Plan, tensors: Tensors, isa: str, cache: str, threads: int
     kinds: Counter[str] = Counter()
     for name, segment in plan.segments.items():
         packed = tensors.packed.get(name)
-        kind = f"packed {packed.store} {packed.group}" if packed else tensors.info(name).type.name
+        kind = f"packed {packed.store} {packed.group}" if packed else _kind(tensors.info(name))
         kinds[f"{segment.n} x {segment.k} {kind}"] += 1
     heads = Counter(f"{a.heads} / {a.kv_heads} x {a.key_size}, {a.value_size}" for a in plan.attentions)
     return {
@@ -141,6 +141,11 @@ def fingerprint(plan: Plan, tensors: Tensors, isa: str, cache: str, threads: int
         "cache": cache,
         "threads": threads,
     }
+
+
+def _kind(info: TensorInfo) -> str:
+    form = info.form
+    return info.type.name if form is None else f"{info.type.name} {form.bits} {form.group}"
 
 
 def processor() -> str:

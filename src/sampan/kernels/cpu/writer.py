@@ -11,7 +11,7 @@ from sampan.kernels.cpu.layout import Layout, Segment
 from sampan.kernels.cpu.machine import Operand, padded
 from sampan.kernels.cpu.plan import Activations, Angles, Buffer, Instruction, Output, Place, Plan
 from sampan.kernels.cpu.storage import Region, lay_out
-from sampan.kernels.ops import Linear, Rope, Weight
+from sampan.kernels.ops import Linear, Rope, Router, Weight
 
 _PLACES = ("x", "y", "z", "out")
 
@@ -32,10 +32,10 @@ class Writer:
         p.bytes = lay_out([owner.region for owner in owners])
         return p
 
-    def buffer(self, width: int) -> Place:
-        """A new buffer of whole panels."""
-        size = padded(width)
-        self.plan.buffers.append(Buffer(Region(4 * self.plan.rows * size), size))
+    def buffer(self, width: int, rows: int | None = None) -> Place:
+        """A new buffer of whole panels, of the step's rows unless given."""
+        size, count = padded(width), rows or self.plan.rows
+        self.plan.buffers.append(Buffer(Region(4 * count * size), size, count))
         return Place(len(self.plan.buffers) - 1, 0)
 
     def logits(self, vocabulary: int) -> Place:
@@ -43,10 +43,11 @@ class Writer:
         self.plan.vocabulary = vocabulary
         return Place(-1, 0)
 
-    def activations(self, inputs: int, operand: Operand) -> int:
-        """New rows for products."""
-        size = int(_native.activation_bytes(self.plan.rows, inputs, operand))
-        self.plan.activations.append(Activations(Region(size), inputs, operand))
+    def activations(self, inputs: int, operand: Operand, rows: int | None = None) -> int:
+        """New rows for products, of the step's unless given."""
+        count = rows or self.plan.rows
+        size = int(_native.activation_bytes(count, inputs, operand))
+        self.plan.activations.append(Activations(Region(size), inputs, operand, count))
         return len(self.plan.activations) - 1
 
     def angles(self, rope: Rope) -> int:
@@ -68,6 +69,13 @@ class Writer:
         """A norm's weight or a bias, which the plan now needs."""
         self.plan.vectors.setdefault(weight.name, weight)
         return weight
+
+    def router(self, router: Router) -> int:
+        """Its number."""
+        if router.bias is not None:
+            self.vector(router.bias)
+        self.plan.routers.append(router)
+        return len(self.plan.routers) - 1
 
     def mark(self, label: str) -> int:
         """A number for a norm."""

@@ -74,6 +74,12 @@ static const Matrix& keep_matrix(Recorded& r, nb::handle value) {
   return nb::cast<Packed&>(value).matrix;
 }
 
+static int keep_group(Recorded& r, nb::handle values) {
+  std::vector<Matrix> all;
+  for (nb::handle value : values) all.push_back(keep_matrix(r, value));
+  return r.program->group(std::move(all));
+}
+
 // Floats of at least so many elements.
 static const float* keep_floats(Recorded& r, nb::handle value, int64_t least) {
   const Floats x = nb::cast<Floats>(value);
@@ -131,6 +137,7 @@ static const std::unordered_map<std::string, Setter>& setters() {
       {"heads", sets(&Instruction::heads)},
       {"layer", sets(&Instruction::layer)},
       {"table", sets(&Instruction::table)},
+      {"router", sets(&Instruction::router)},
       {"eps", sets(&Instruction::eps)},
       {"factor", sets(&Instruction::factor)},
       {"x", sets_place(&Instruction::x)},
@@ -146,7 +153,7 @@ static const std::unordered_map<std::string, Setter>& setters() {
 
 // Features that the instruction's weight must have: a norm's, or a bias of whole panels.
 static int64_t weights_of(const Program& p, const Instruction& i) {
-  if (i.op == Op::prepare) return p.inputs(i.act);
+  if (i.op == Op::prepare || i.op == Op::gather) return p.inputs(i.act);
   return i.op == Op::norm ? i.size : static_cast<int64_t>(panels(i.matrix)) * kLanes;
 }
 
@@ -158,6 +165,7 @@ static void add_named(Recorded& r, const std::string& name, const nb::dict& fiel
     const auto setter = setters().find(field);
     if (setter != setters().end()) setter->second(i, value);
     else if (field == "matrix") i.matrix = keep_matrix(r, value);
+    else if (field == "matrices") i.group = keep_group(r, value);
     else if (field != "weight" && field != "turn" && field != "k_turn")
       throw std::invalid_argument(name + ": no field '" + field + "'");
   }
@@ -177,12 +185,24 @@ static int granted(int index, const char* what) {
   return index;
 }
 
-static int add_activations(Recorded& r, size_t offset, int k, int operand) {
+static int add_router(Recorded& r, int experts, int chosen, int groups, int groups_kept, int group_top,
+                      bool sigmoid, bool normalised, float scale, nb::handle bias) {
+  const bool whole = experts > 0 && groups > 0 && experts % groups == 0;
+  require(whole && groups_kept > 0 && groups_kept <= groups && group_top > 0 && group_top <= experts / groups,
+          "router: groups must divide the experts");
+  require(chosen > 0 && chosen <= experts / groups * groups_kept, "router: more chosen than there are");
+  const float* added = bias.is_none() ? nullptr : keep_floats(r, bias, experts);
+  return r.program->router(
+      {experts, chosen, groups, groups_kept, group_top, sigmoid, normalised, scale, added});
+}
+
+static int add_activations(Recorded& r, size_t offset, int k, int operand, int rows) {
+  require(rows > 0, "activations: rows must be positive");
   require(operand >= 0 && operand <= static_cast<int>(Operand::bf16), "activations: unknown operand");
   require(k > 0 && k % (operand == static_cast<int>(Operand::int8) ? kBlock : 1) == 0,
           "activations: k must be a multiple of 32 for integer weights");
   require(k % kLanes == 0, "activations: k must be a multiple of 16");
-  const int act = r.program->activations(offset, k, static_cast<Operand>(operand));
+  const int act = r.program->activations(offset, k, static_cast<Operand>(operand), rows);
   return granted(act, "activations: outside the reserved memory");
 }
 
@@ -211,12 +231,15 @@ void bind_program(nb::module_& m) {
       .def("reserve", &reserve, nb::arg("bytes"))
       .def(
           "buffer",
-          [](Recorded& r, size_t offset, int width) {
-            require(width > 0, "buffer: width must be positive");
-            return granted(r.program->buffer(offset, width), "buffer: outside the reserved memory");
+          [](Recorded& r, size_t offset, int width, int rows) {
+            require(width > 0 && rows > 0, "buffer: width and rows must be positive");
+            return granted(r.program->buffer(offset, width, rows), "buffer: outside the reserved memory");
           },
-          nb::arg("offset"), nb::arg("width"))
-      .def("activations", &add_activations, nb::arg("offset"), nb::arg("k"), nb::arg("operand"))
+          nb::arg("offset"), nb::arg("width"), nb::arg("rows"))
+      .def("router", &add_router, nb::arg("experts"), nb::arg("chosen"), nb::arg("groups"),
+           nb::arg("groups_kept"), nb::arg("group_top"), nb::arg("sigmoid"), nb::arg("normalised"),
+           nb::arg("scale"), nb::arg("bias").none())
+      .def("activations", &add_activations, nb::arg("offset"), nb::arg("k"), nb::arg("operand"), nb::arg("rows"))
       .def(
           "angles",
           [](Recorded& r, size_t offset, std::vector<double> inverse_frequency, float scale) {

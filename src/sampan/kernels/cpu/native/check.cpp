@@ -143,6 +143,12 @@ std::string Program::fault(const Instruction& i) const {
     }
     case Op::expand:
       return holds(i.out, adapters_.outputs(i.site)) ? "" : "the buffer has no room for the outputs";
+    case Op::route:
+    case Op::sort:
+    case Op::gather:
+    case Op::each:
+    case Op::gate_each:
+    case Op::combine: return fault_of_experts(i);
     case Op::stats: return logits_ >= 0 && i.x.buffer == logits_ ? "" : "not the program's logits";
   }
   return "unknown instruction";

@@ -35,31 +35,31 @@ uint8_t* Program::inside(size_t offset, size_t bytes) const {
              : nullptr;
 }
 
-int Program::buffer(size_t offset, int width) {
-  const size_t bytes = static_cast<size_t>(max_rows_) * static_cast<size_t>(width) * sizeof(float);
+int Program::buffer(size_t offset, int width, int rows) {
+  const size_t bytes = static_cast<size_t>(rows) * static_cast<size_t>(width) * sizeof(float);
   uint8_t* data = inside(offset, bytes);
   if (!data) return -1;
-  buffers_.push_back({reinterpret_cast<float*>(data), width});
+  buffers_.push_back({reinterpret_cast<float*>(data), width, rows});
   return static_cast<int>(buffers_.size()) - 1;
 }
 
 int Program::logits(int width) {
-  buffers_.push_back({nullptr, width});
+  buffers_.push_back({nullptr, width, 0});
   logits_ = static_cast<int>(buffers_.size()) - 1;
   return logits_;
 }
 
-int Program::activations(size_t offset, int k, Operand operand) {
-  uint8_t* data = inside(offset, activation_bytes(max_rows_, k, operand));
+int Program::activations(size_t offset, int k, Operand operand, int rows) {
+  uint8_t* data = inside(offset, activation_bytes(rows, k, operand));
   if (!data) return -1;
   Activations a{};
   a.k = k;
-  a.capacity = max_rows_;
+  a.capacity = rows;
   if (operand == Operand::f32) a.values = reinterpret_cast<float*>(data);
   else if (operand == Operand::bf16) a.bf16 = reinterpret_cast<uint16_t*>(data);
   else {
     a.blocks = reinterpret_cast<QuadBlock*>(data);
-    const size_t blocks = static_cast<size_t>(quads(max_rows_)) * static_cast<size_t>(k / kBlock);
+    const size_t blocks = static_cast<size_t>(quads(rows)) * static_cast<size_t>(k / kBlock);
     a.low = reinterpret_cast<int8_t*>(data + blocks * sizeof(QuadBlock));
   }
   activations_.push_back(a);
@@ -88,8 +88,12 @@ int Program::cut_of(const CacheShape& shape, int group) {
 
 void Program::add(Instruction instruction) {
   if (instruction.when == When::always) instruction.when = when_;
-  if ((instruction.op == Op::linear || instruction.op == Op::gated) && instruction.matrix.k > max_k_) {
-    max_k_ = instruction.matrix.k;
+  const bool product = instruction.op == Op::linear || instruction.op == Op::gated;
+  const int k = product                ? instruction.matrix.k
+                : instruction.group >= 0 ? groups_[static_cast<size_t>(instruction.group)][0].k
+                                       : 0;
+  if (k > max_k_) {
+    max_k_ = k;
     linear_scratch_.clear();
     for (int t = 0; t < pool_.size(); ++t) {
       linear_scratch_.emplace_back(linear_scratch(max_k_));
@@ -101,7 +105,7 @@ void Program::add(Instruction instruction) {
     const CacheShape& shape = shapes_[static_cast<size_t>(instruction.layer)];
     instruction.plan = cut_of(shape, instruction.heads / shape.kv_heads);
   }
-  if (instruction.op == Op::linear || instruction.op == Op::gated) {
+  if (product) {
     if (last_product_ >= 0)
       instructions_[static_cast<size_t>(last_product_)].next_product = static_cast<int>(instructions_.size());
     last_product_ = static_cast<int>(instructions_.size());
@@ -110,6 +114,7 @@ void Program::add(Instruction instruction) {
   instructions_.push_back(instruction);
   next_ = std::make_unique<Counter[]>(instructions_.size());
   remaining_ = std::make_unique<Counter[]>(instructions_.size());
+  routed_ = std::make_unique<Counter[]>(instructions_.size());
 }
 
 size_t Program::workspace_bytes() const {
@@ -148,6 +153,7 @@ bool Program::run(const Step& step) {
   for (size_t i = 0; i < instructions_.size(); ++i) {
     next_[i].value.store(0, std::memory_order_relaxed);
     remaining_[i].value.store(0, std::memory_order_relaxed);
+    routed_[i].value.store(0, std::memory_order_relaxed);
   }
   for (const Instruction& i : instructions_) remaining_[static_cast<size_t>(i.phase)].value += items(i, step);
   pool_.run([&](int thread) {
@@ -169,6 +175,11 @@ int Program::items(const Instruction& i, const Step& step) const {
     case Op::stats: return count * stats_chunks();
     case Op::shrink: return adapters_.shrink_items(i.site, i.sampled);
     case Op::expand: return adapters_.expand_items(i.site, i.sampled);
+    case Op::sort: return std::min(count, 1);
+    case Op::gather:
+    case Op::each:
+    case Op::gate_each:
+      return routed_[static_cast<size_t>(&i - instructions_.data())].value.load(std::memory_order_relaxed);
     default: return count;
   }
 }
@@ -180,7 +191,9 @@ int Program::grain(const Instruction& i, int items) const {
     case Op::linear:
     case Op::gated:
     case Op::shrink:
-    case Op::expand: return 1;
+    case Op::expand:
+    case Op::each:
+    case Op::gate_each: return 1;
     case Op::prepare:  // a quad is not cut where every thread gets one
       if (items >= kQuad * pool_.size()) return ceiling(ceiling(items, 4 * pool_.size()), kQuad) * kQuad;
       [[fallthrough]];
@@ -221,6 +234,14 @@ void Program::piece(const Instruction& i, const Step& step, int begin, int end, 
       adapters_.expand(kernels_, at(i.out), width(i.out), i.site, i.sampled, begin, end);
       break;
     case Op::stats: stats(i, begin, end); break;
+    case Op::route: route(i, begin, end); break;
+    case Op::sort: sort(i, step); break;
+    case Op::gather: gather(i, begin, end); break;
+    case Op::each:
+    case Op::gate_each:
+      for (int item = begin; item < end; ++item) each(i, item, thread);
+      break;
+    case Op::combine: combine(i, begin, end); break;
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include "adapters.h"
 #include "attention_plan.h"
+#include "experts.h"
 #include "kernels.h"
 #include "memory.h"
 #include "pool.h"
@@ -18,7 +19,8 @@ namespace sampan {
 #define SAMPAN_EACH_OP(X) \
   X(embed)                \
   X(angles)               \
-  X(prepare) X(linear) X(gated) X(norm) X(map) X(rotate) X(append) X(attend) X(stats) X(shrink) X(expand)
+  X(prepare) X(linear) X(gated) X(norm) X(map) X(rotate) X(append) X(attend) X(stats) X(shrink) X(expand) \
+  X(route) X(sort) X(gather) X(each) X(gate_each) X(combine)
 
 enum class Op : int32_t {
 #define SAMPAN_NAME(op) op,
@@ -73,6 +75,8 @@ struct Instruction {
   int next_product = -1;  // of a product: the one after it
   int site = -1;          // shrink and expand: the linear that they adapt
   int plan = -1;          // attend: how its step is cut
+  int router = -1;        // route, sort, combine: which
+  int group = -1;         // each, gate_each: the experts' matrices
 };
 
 // One step's inputs; spans cover the rows in order.
@@ -108,10 +112,12 @@ class Program {
   // All buffers and rows of activations lie in one piece of memory, where the plan says, in bytes; a negative
   // number is a fault.
   bool reserve(size_t bytes);
-  int buffer(size_t offset, int width);  // [max_rows][width] floats
-  int activations(size_t offset, int k, Operand operand);
+  int buffer(size_t offset, int width, int rows);  // [rows][width] floats
+  int activations(size_t offset, int k, Operand operand, int rows);
   int angles(size_t offset, std::vector<double> inverse_frequency, float scale);
   int logits(int width);  // [sampled][width], grown on demand
+  int router(const Router& router);
+  int group(std::vector<Matrix> matrices);  // of all experts of a layer
 
   std::string fault(const Instruction& instruction) const;  // what is wrong with it, or nothing
   int inputs(int act) const;                                // k of activations, or -1
@@ -149,7 +155,7 @@ class Program {
  private:
   struct Buffer {
     float* data;
-    int width;
+    int width, rows;
   };
   struct Tile {  // of a matrix product: one item
     int panels, rows;
@@ -177,6 +183,8 @@ class Program {
   std::string fault_of_rotate(const Instruction& i) const;
   std::string fault_of_append(const Instruction& i) const;
   std::string fault_of_attend(const Instruction& i) const;
+  std::string fault_of_experts(const Instruction& i) const;
+  bool has_slots(const Instruction& i) const;
   std::string fault_of_heads(const Instruction& i) const;
   int cut_of(const CacheShape& shape, int group);
   void plan(const Step& step);
@@ -207,6 +215,18 @@ class Program {
   void append(const Instruction& i, const Step& step, int begin, int end);
   void attend(const Instruction& i, int begin, int end, int thread);
   void stats(const Instruction& i, int begin, int end);
+  static bool is_routed(Op op);  // works on slots, whose number `sort` finds out
+  int columns_of(const Instruction& i) const;
+  int tiles_of(const Instruction& i, int rows) const;
+  int routed_items(const Instruction& i) const;
+  Activations slot_acts(int act, bool all_fine) const;
+  template <class Fn>
+  void of_expert(const Instruction& i, int item, Fn f) const;
+  void route(const Instruction& i, int begin, int end);
+  void sort(const Instruction& i, const Step& step);
+  void gather(const Instruction& i, int begin, int end);
+  void each(const Instruction& i, int item, int thread);
+  void combine(const Instruction& i, int begin, int end);
 
   Pool& pool_;
   const Kernels& kernels_;
@@ -222,6 +242,9 @@ class Program {
   std::vector<Activations> activations_;
   std::vector<Angles> angles_;
   std::vector<Cut> cuts_;
+  std::vector<Router> routers_;
+  std::vector<std::vector<Matrix>> groups_;
+  Routing routing_;
   std::vector<int32_t> row_page_;
   std::vector<uint8_t> fine_rows_;
   std::vector<int32_t> row_slots_;
@@ -232,6 +255,7 @@ class Program {
   std::vector<Stats> stats_;
   std::unique_ptr<Counter[]> next_;       // [instructions] the next piece to hand out
   std::unique_ptr<Counter[]> remaining_;  // [phases] items not done yet
+  std::unique_ptr<Counter[]> routed_;     // [instructions] items that `sort` has found out
   std::vector<Memory> linear_scratch_, attend_scratch_;
   int last_product_ = -1, logits_ = -1, vocabulary_ = 0, max_k_ = 0;
   bool ok_ = true;

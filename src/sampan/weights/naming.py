@@ -1,0 +1,58 @@
+"""The model's tensors among those of its files; where one of these holds many, each is some of its rows."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from math import prod
+from types import MappingProxyType
+
+from sampan.core.errors import UnsupportedModel, WeightsError, quoted
+from sampan.models.config import ModelConfig
+from sampan.models.family import Family, Parts
+from sampan.weights.files import TensorInfo
+
+
+def named(
+    found: Iterable[tuple[str, TensorInfo]], family: Family, config: ModelConfig
+) -> Mapping[str, TensorInfo]:
+    """The model's tensors by name: those of the file, or the parts of one that holds many."""
+    tensors: dict[str, TensorInfo] = {}
+    for name, info in found:
+        rows = family.parts(config, name, info.shape)
+        own = _parts(info, rows) if rows else {name: info}
+        if twice := tensors.keys() & own.keys():
+            raise WeightsError(f"{info.file}: tensor {quoted(info.name)} holds {min(twice)} a second time")
+        tensors |= own
+    return MappingProxyType(tensors)
+
+
+def _parts(info: TensorInfo, rows: Parts) -> dict[str, TensorInfo]:
+    """The tensors that one of the file's holds, each a run of its rows."""
+    total = prod(info.shape[:-1] or info.shape)
+    if sum(rows.values()) != total or min(rows.values()) < 1:
+        problem = f"has {total} rows, the configuration says {sum(rows.values())} for {listed(list(rows))}"
+        raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
+    if info.decoder:
+        return _parts_of_decoded(info, rows)
+    row, rest = divmod(info.nbytes, total)
+    if rest:
+        raise UnsupportedModel(f"{info.file}: tensor {quoted(info.name)} is a quantised vector of many parts")
+    offset, parts = info.offset, {}
+    for name, count in rows.items():
+        shape = (count, *info.shape[-1:]) if len(info.shape) > 1 else (count,)
+        parts[name] = replace(info, shape=shape, offset=offset, nbytes=count * row)
+        offset += count * row
+    return parts
+
+
+def _parts_of_decoded(info: TensorInfo, rows: Parts) -> dict[str, TensorInfo]:
+    first, parts = info.first, {}
+    for name, count in rows.items():
+        parts[name] = replace(info, shape=(count, info.shape[-1]), first=first)
+        first += count
+    return parts
+
+
+def listed(tensors: list[str]) -> str:
+    """Names for one line; a long list is cut and counted."""
+    shown = ", ".join(tensors[:8])
+    return shown if len(tensors) <= 8 else f"{shown} and {len(tensors) - 8} more"

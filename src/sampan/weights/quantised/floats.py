@@ -1,0 +1,85 @@
+"""Matrices of FP8 (OCP 8-bit floats, E4M3) with a scale for each block of rows and inputs.
+
+A value is the float32 product of both, rounded once. Where every scale is a power of two, bf16 holds all
+values; otherwise they come out as float32.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from sampan.kernels.formats import Codes, TensorType
+from sampan.weights.files import Floats
+from sampan.weights.quantised.module import Stored, Weight
+
+_CHUNK = 2**20  # weights decoded at a time
+
+
+def _e4m3() -> Floats:
+    """The values of the 256 codes: no infinities, and NaN where all of exponent and mantissa is set."""
+    code = np.arange(128)
+    exponent, mantissa = code >> 3, (code & 7) / 8
+    values = np.where(exponent, np.ldexp(1 + mantissa, exponent - 7), np.ldexp(mantissa, -6))
+    values[127] = np.nan
+    return np.concatenate([values, -values]).astype(np.float32)
+
+
+_E4M3 = _e4m3()
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """See `weights.files.Decoder`. `scale`: [rows / block rows, inputs / block inputs] of each matrix of the
+    tensor, one after another, rounded up: blocks at the edges may be smaller."""
+
+    stored: Stored
+    scale: Floats
+    block: tuple[int, int]
+
+    def weight(self) -> Weight:
+        """As it comes out."""
+        mantissa, exponent = np.frexp(self.scale)
+        powers = (np.abs(mantissa) == 0.5) & (np.abs(exponent) < 100)
+        type = TensorType.BF16 if (powers | (self.scale == 0)).all() else TensorType.F32
+        return Weight(self.stored.shape, type, None, self, self.stored)
+
+    def values(self, start: int, stop: int) -> Floats:
+        """Rows [start, stop), over all matrices, as float32."""
+        *_, rows, inputs = self.stored.shape
+        codes = self.stored.bits().reshape(-1, inputs)
+        out = np.empty((stop - start, inputs), np.float32)
+        step = max(_CHUNK // inputs, 1)
+        blocks = -(-rows // self.block[0])
+        with np.errstate(over="ignore", invalid="ignore"):
+            for at in range(start, stop, step):
+                end = min(at + step, stop)
+                part = out[at - start : end - start]
+                np.take(_E4M3, codes[at:end], out=part, mode="clip")
+                number = np.arange(at, end)
+                places = number // rows * blocks + number % rows // self.block[0]
+                part *= self.scale[places][:, np.arange(inputs) // self.block[1]]
+        return out
+
+    def codes(self, start: int, stop: int) -> Codes:
+        """There are none."""
+        raise AssertionError(f"FP8 has no codes for rows {start} to {stop}")
+
+    def release(self, start: int, stop: int) -> None:
+        """Rows [start, stop)."""
+        self.stored.release(start, stop - start)
+
+
+def blocks(stored: Stored, scale: Stored, block: tuple[int, int]) -> Blocks:
+    """A tensor with its scales, once they fit it."""
+    *outer, rows, inputs = stored.shape
+    expected = (*outer, -(-rows // block[0]), -(-inputs // block[1]))
+    if prod(scale.shape) != prod(expected) or (len(scale.shape) > 1 and scale.shape != expected):
+        raise scale.fail(
+            f"has shape {list(scale.shape)}, blocks of {list(block)} of {list(stored.shape)} "
+            f"ask for {list(expected)}"
+        )
+    values = scale.floats().reshape(-1, expected[-1])
+    if not np.isfinite(values).all():
+        raise scale.fail("holds scales that are not finite numbers: the file is damaged")
+    return Blocks(stored, values, block)

@@ -1,0 +1,102 @@
+"""What the `quantization_config` of a folder says, and the folder's weights as it says they are to be read.
+
+A module is quantised where the tensors of its method are there; every other tensor has to have values of its
+own. Options that change values are obeyed or refused by name.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+
+from sampan.core.errors import UnsupportedModel, WeightsError, quoted
+from sampan.models.fields import Fields
+from sampan.weights.files import TensorInfo
+from sampan.weights.quantised.awq import Awq
+from sampan.weights.quantised.compressed import Compressed
+from sampan.weights.quantised.fp8 import Fp8
+from sampan.weights.quantised.gptq import Gptq
+from sampan.weights.quantised.module import Method, Module, Stored
+from sampan.weights.safetensors import TYPES, Safetensors, typed
+
+_METHODS: Mapping[str, Callable[[Fields], Method]] = {
+    "fp8": Fp8,
+    "gptq": Gptq,
+    "awq": Awq,
+    "compressed-tensors": Compressed,
+}
+
+
+def method_of(config: Mapping[str, object], source: str) -> Method | None:
+    """The method of a `config.json`, its options read; None where it names none."""
+    given = Fields(config, source)
+    if "quantization_config" not in given:
+        return None
+    fields = given.section("quantization_config")
+    name = fields.text("quant_method", "unnamed")
+    if name not in _METHODS:
+        listed = ", ".join(_METHODS)
+        raise UnsupportedModel(
+            f"{source}: quantization_config quant_method {quoted(name)} is not supported: {listed} are, "
+            "and BF16, F16 and F32 safetensors and GGUF"
+        )
+    return _METHODS[name](fields)
+
+
+def read(method: Method, shards: Iterable[Safetensors]) -> dict[str, TensorInfo]:
+    """Every tensor of the folder by name, those of quantised modules as their weight."""
+    modules: dict[str, dict[str, Stored]] = defaultdict(dict)
+    for shard in shards:
+        for entry in shard.entries:
+            module, _, ending = entry.name.rpartition(".")
+            modules[module][ending] = Stored(shard.file, entry)
+    found: dict[str, TensorInfo] = {}
+    for name, tensors in modules.items():
+        own = Module(name, tensors)
+        if any(
+            tensors[ending].entry.dtype in types
+            for ending, types in method.endings.items()
+            if ending in tensors
+        ):
+            found[f"{name}.weight"] = _weight(method, own)
+        for ending in tensors.keys() - own.taken:
+            found[f"{name}.{ending}" if name else ending] = _plain(tensors[ending])
+    return found
+
+
+def _weight(method: Method, module: Module) -> TensorInfo:
+    if skipped := _names(module.name) & method.skipped:
+        some = next(iter(module.tensors.values()))
+        raise WeightsError(
+            f"{some.file.path}: {quoted(module.name)} is quantised, but the quantization_config leaves "
+            f"{quoted(min(skipped))} as it was: fetch configuration and weights from one revision"
+        )
+    weight = method.weight(module)
+    stored = weight.stored
+    return TensorInfo(
+        stored.entry.name,
+        weight.shape,
+        weight.type,
+        stored.file.path,
+        stored.entry.offset,
+        stored.entry.nbytes,
+        weight.form,
+        weight.decoder,
+    )
+
+
+def _names(module: str) -> set[str]:
+    """What a list may call a module: its name, the end of it, or a module that it lies in."""
+    parts = module.split(".")
+    cuts = range(len(parts))
+    return {".".join(parts[cut:]) for cut in cuts} | {".".join(parts[: cut + 1]) for cut in cuts}
+
+
+def _plain(stored: Stored) -> TensorInfo:
+    if stored.entry.dtype not in TYPES:
+        raise UnsupportedModel(
+            str(
+                stored.fail(
+                    f"has dtype {stored.entry.dtype}, which this quantization_config does not explain"
+                )
+            )
+        )
+    return typed(stored.file.path, stored.entry)
