@@ -77,6 +77,7 @@ FORMS = {
     "gptq bf16 scales": (4, 32, 8, True, False),
     "gptq 8 bits": (8, 32, 128, False, False),
     "gptq ordered": None,
+    "gptq f32 scales": None,  # a product of 24 bits and a zero point is rounded
     "awq": (4, 32, 0, True, True),
     "compressed 4": (4, 32, 8, True, False),
     "compressed int8": (8, 64, 128, True, False),
@@ -111,6 +112,18 @@ def test_a_zero_point_at_either_end_becomes_a_minimum(changed_folder: Any, zero:
         form = checkpoint.tensors[f"{UP}.weight"].form
         assert form is not None
         assert (form.has_min, form.zero) == (has_min, 0 if has_min else zero)
+
+
+@pytest.mark.parametrize(
+    ("code", "type"), [(0, "F32"), (26, "F32"), (28, "BF16"), (225, "BF16"), (226, "F32"), (245, "F32")]
+)
+def test_powers_of_two_that_bf16_might_not_hold_come_out_as_float32(
+    changed_folder: Any, code: int, type: str
+) -> None:
+    """2^(code - 127) times 2^-9 to 448; its largest finite number is just below 2^128."""
+    scale = torch.full((1, 1), code, dtype=torch.uint8).view(torch.float8_e8m0fnu)
+    with opened(changed_folder("fp8 ue8m0", {f"{UP}.weight_scale_inv": scale})) as checkpoint:
+        assert checkpoint.tensors[f"{UP}.weight"].type.name == type
 
 
 def test_fp8_is_what_transformers_makes_of_it(packers: Any, tmp_path: Path) -> None:
