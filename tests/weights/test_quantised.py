@@ -134,7 +134,9 @@ def test_fp8_is_what_transformers_makes_of_it(packers: Any, tmp_path: Path) -> N
     for dtype in (torch.float32, torch.bfloat16, torch.float8_e8m0fnu):
         tensors, _ = packers.fp8((128, 128), dtype=dtype, powers=dtype.itemsize == 1)(w)
         save_file({f"m.{k}": v for k, v in tensors.items()}, tmp_path / "model.safetensors")
-        info = read(method_of({"quantization_config": packers.FP8}, ""), [shard(tmp_path)])["m.weight"]
+        info = read(method_of({"quantization_config": packers.FP8}, ""), [shard(tmp_path)], lambda *_: False)[
+            "m.weight"
+        ]
         expected = Fp8Dequantize(None)._dequantize_one(
             tensors["weight"], tensors["weight_scale_inv"], torch.float32
         )
@@ -159,7 +161,7 @@ def test_a_tensor_of_many_is_many_tensors_when_it_is_quantised(tmp_path: Path) -
     save_file({f"m.{k}": v.contiguous() for k, v in tensors.items()}, tmp_path / "model.safetensors")
     method = method_of({"quantization_config": config}, "config.json")
     assert method is not None
-    found = read(method, [shard(tmp_path)])
+    found = read(method, [shard(tmp_path)], lambda *_: False)
     parts = _parts(found["m.weight"], {"a": 40, "b": 56})
     b = parts["b"]
     assert b.decoder is not None
@@ -176,7 +178,7 @@ def test_experts_that_lie_in_one_tensor_have_blocks_of_their_own(packers: Any, t
     config = packers.FP8 | {"weight_block_size": [48, 40]}
     method = method_of({"quantization_config": config}, "config.json")
     assert method is not None
-    info = read(method, [shard(tmp_path)])["m.weight"]
+    info = read(method, [shard(tmp_path)], lambda *_: False)["m.weight"]
     assert info.shape == (3, 70, 100)
     expected = torch.stack([values for _, values in experts]).reshape(210, 100).numpy()
     assert info.decoder is not None

@@ -225,7 +225,7 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
         undo.callback(packed.file.close)
         found, files = packed.tensors, [packed.file]
     else:
-        found, files = _read_plain(folder, fields, undo)
+        found, files = _read_plain(folder, fields, config, undo)
     family = registry.family_named(config.family, "model family")
     kept = ((name, info) for name, info in found.items() if not family.ignores(name, config))
     return Checkpoint(
@@ -241,18 +241,23 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
 
 
 def _read_plain(
-    folder: Path, fields: Mapping[str, object], undo: ExitStack
+    folder: Path, fields: Mapping[str, object], config: ModelConfig, undo: ExitStack
 ) -> tuple[dict[str, TensorInfo], list[MappedFile]]:
     """The tensors of a folder that is not packed, and their files."""
     method = method_of(fields, str(folder / "config.json"))
     shards = read_safetensors_folder(folder, quantised=method is not None)
     for shard in shards:
         undo.callback(shard.file.close)
-    if method is not None:
-        found = quantised.read(method, shards)
-    else:
-        found = {name: info for shard in shards for name, info in shard.tensors.items()}
-    return found, [shard.file for shard in shards]
+    files = [shard.file for shard in shards]
+    if method is None:
+        return {name: info for shard in shards for name, info in shard.tensors.items()}, files
+    model = describe(config)
+    needed = model.weights()
+
+    def reads(name: str, shape: tuple[int, ...]) -> bool:
+        return name in needed or bool(model.family.parts(config, name, shape))
+
+    return quantised.read(method, shards, reads), files
 
 
 def _finite(info: TensorInfo, values: NDArray[np.float32]) -> NDArray[np.float32]:
