@@ -70,6 +70,13 @@ def test_what_the_kernels_take_stands_for_the_same_values(
             np.testing.assert_array_equal(found, expected[3:30])
 
 
+def test_what_a_tensor_was_rounded_to_is_known(quantised_folder: Callable[..., Any]) -> None:
+    for case, name in (("fp8", "fp8"), ("gptq", "gptq"), ("compressed 4", "compressed-tensors")):
+        with opened(quantised_folder(case)[0]) as checkpoint:
+            assert checkpoint.rounded(f"{UP}.weight") == name
+            assert checkpoint.rounded("model.embed_tokens.weight") == ""
+
+
 FORMS = {
     "gptq": (4, 32, 8, False, False),
     "gptq asymmetric": (4, 32, 0, True, True),

@@ -21,6 +21,7 @@ from sampan.kernels.formats import Codes, PackedMatrix, TensorType, codes, dequa
 from sampan.models import registry
 from sampan.models.config import GgufModel, ModelConfig
 from sampan.models.family import Family
+from sampan.models.fields import Fields
 from sampan.models.registry import describe
 from sampan.weights.files import MappedFile, TensorInfo, is_there
 from sampan.weights.gguf import Gguf, read_gguf_parts
@@ -63,6 +64,13 @@ class Checkpoint:
         if name not in self.tensors:
             raise WeightsError(f"{self.path}: has no tensor {quoted(name)}")
         return self.tensors[name]
+
+    def rounded(self, name: str) -> str:
+        """To what a tensor was rounded before: its type, or the folder's `quant_method`; empty for floats."""
+        info = self.info(name)
+        if info.decoder:
+            return Fields(self.metadata, self.where).section("quantization_config").text("quant_method")
+        return info.type.name if info.type.quantised else ""
 
     def raw(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
         """Bytes of rows [start, stop) as they lie in the file, read-only and not copied; of a tensor with a
