@@ -213,6 +213,7 @@ CASES: dict[str, tuple[Mapping[str, Any], Pack]] = {
     "gptq 8 bits": (GPTQ | {"bits": 8}, gptq(bits=8)),
     "gptq 8 bits asymmetric": (GPTQ | {"bits": 8, "sym": False}, gptq(bits=8, symmetric=False)),
     "gptq bf16 scales": (GPTQ, gptq(dtype=torch.bfloat16)),
+    "gptq f32 scales": (GPTQ | {"sym": False}, gptq(symmetric=False, dtype=torch.float32)),
     "gptq rows": (GPTQ | {"group_size": -1}, gptq(group=-1)),
     "gptq ordered": (GPTQ | {"desc_act": True, "sym": False}, gptq(shuffled=True, symmetric=False)),
     "awq": (AWQ, awq()),

@@ -1,13 +1,16 @@
 """Packing loses nothing: what the kernels read from a packed matrix is the checkpoint's weight, exactly."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sampan.kernels.cpu import _native
-from sampan.kernels.formats import TensorType, dequantise
+from sampan.kernels.cpu import _native, panels
+from sampan.kernels.cpu.layout import Layout
+from sampan.kernels.formats import Form, TensorType, dequantise
+from sampan.kernels.ops import Linear, Weight
 
 N, K = 45, 768  # not whole panels; three superblocks of 256
 
@@ -44,6 +47,23 @@ def test_parts_are_packed_one_after_another_and_in_the_order_asked_for(
     rows = rows_of(small, "", matrix, [*range(20), *range(32, 45)])
     assert np.array_equal(rows[:20], dequantise(first, type, (20, K))[order])
     assert np.array_equal(rows[20:], dequantise(second, type, (13, K)))
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+@pytest.mark.parametrize("group", [16, 32, 64, 128])
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("has_min", [False, True])
+def test_what_codes_take_is_known_before_they_are_read(
+    bits: int, group: int, wide: bool, has_min: bool
+) -> None:
+    form = Form(bits, group, 0 if has_min else 7, wide, has_min)
+    tensors = SimpleNamespace(
+        where="", packed={}, info=lambda _: SimpleNamespace(type=TensorType.Q4_1, form=form)
+    )
+    parts = tuple(Weight(name, (rows, K)) for name, rows in (("a.weight", 20), ("b.weight", N)))
+    (segment,) = Layout(tensors).segments(Linear(parts))
+    matrix = panels.allocate(tensors, parts)
+    assert (segment.n, segment.k, segment.nbytes) == (matrix.n, matrix.k, matrix.data.nbytes)
 
 
 @pytest.mark.parametrize(("store", "bits"), [(0, 4), (1, 6), (2, 8)])

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from itertools import cycle
+from itertools import combinations, cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from sampan.kernels.cpu import trial, tuning
 from sampan.kernels.cpu.layout import Layout
 from sampan.kernels.cpu.planner import make_plan
 from sampan.kernels.cpu.tuning import Tuning
+from sampan.kernels.formats import Form
 from sampan.llm.load import graph_of
 from sampan.weights.checkpoint import open_checkpoint
 
@@ -256,3 +257,17 @@ def test_the_fingerprint_names_what_matters(default_model: ModelFiles) -> None:
         "960 x 576 Q4_1": 30, "3072 x 576 Q4_1": 30,
     }  # fmt: skip
     assert one["model"]["attention"] == {"9 / 3 x 64, 64": 30}
+
+
+def test_the_fingerprint_tells_forms_apart(default_model: ModelFiles) -> None:
+    found = []
+    with open_checkpoint(default_model) as checkpoint:
+        for form in (None, Form(4, 32, 8), Form(4, 64, 8), Form(8, 64, 128)):
+            tensors = {
+                name: replace(info, form=form if len(info.shape) == 2 else None)
+                for name, info in checkpoint.tensors.items()
+            }
+            other = replace(checkpoint, tensors=tensors)
+            plan = make_plan(graph_of(checkpoint.config), Layout(other), 512)
+            found.append(tuning.fingerprint(plan, other, "scalar", "bf16", None)["model"])
+    assert all(one != two for one, two in combinations(found, 2))

@@ -70,6 +70,13 @@ def test_what_the_kernels_take_stands_for_the_same_values(
             np.testing.assert_array_equal(found, expected[3:30])
 
 
+def test_what_a_tensor_was_rounded_to_is_known(quantised_folder: Callable[..., Any]) -> None:
+    for case, name in (("fp8", "fp8"), ("gptq", "gptq"), ("compressed 4", "compressed-tensors")):
+        with opened(quantised_folder(case)[0]) as checkpoint:
+            assert checkpoint.rounded(f"{UP}.weight") == name
+            assert checkpoint.rounded("model.embed_tokens.weight") == ""
+
+
 FORMS = {
     "gptq": (4, 32, 8, False, False),
     "gptq asymmetric": (4, 32, 0, True, True),
@@ -77,6 +84,7 @@ FORMS = {
     "gptq bf16 scales": (4, 32, 8, True, False),
     "gptq 8 bits": (8, 32, 128, False, False),
     "gptq ordered": None,
+    "gptq f32 scales": None,  # a product of 24 bits and a zero point is rounded
     "awq": (4, 32, 0, True, True),
     "compressed 4": (4, 32, 8, True, False),
     "compressed int8": (8, 64, 128, True, False),
@@ -113,6 +121,18 @@ def test_a_zero_point_at_either_end_becomes_a_minimum(changed_folder: Any, zero:
         assert (form.has_min, form.zero) == (has_min, 0 if has_min else zero)
 
 
+@pytest.mark.parametrize(
+    ("code", "type"), [(0, "F32"), (26, "F32"), (28, "BF16"), (225, "BF16"), (226, "F32"), (245, "F32")]
+)
+def test_powers_of_two_that_bf16_might_not_hold_come_out_as_float32(
+    changed_folder: Any, code: int, type: str
+) -> None:
+    """2^(code - 127) times 2^-9 to 448; its largest finite number is just below 2^128."""
+    scale = torch.full((1, 1), code, dtype=torch.uint8).view(torch.float8_e8m0fnu)
+    with opened(changed_folder("fp8 ue8m0", {f"{UP}.weight_scale_inv": scale})) as checkpoint:
+        assert checkpoint.tensors[f"{UP}.weight"].type.name == type
+
+
 def test_fp8_is_what_transformers_makes_of_it(packers: Any, tmp_path: Path) -> None:
     """Its own code wants whole blocks."""
     from transformers.integrations.finegrained_fp8 import Fp8Dequantize
@@ -121,7 +141,9 @@ def test_fp8_is_what_transformers_makes_of_it(packers: Any, tmp_path: Path) -> N
     for dtype in (torch.float32, torch.bfloat16, torch.float8_e8m0fnu):
         tensors, _ = packers.fp8((128, 128), dtype=dtype, powers=dtype.itemsize == 1)(w)
         save_file({f"m.{k}": v for k, v in tensors.items()}, tmp_path / "model.safetensors")
-        info = read(method_of({"quantization_config": packers.FP8}, ""), [shard(tmp_path)])["m.weight"]
+        info = read(method_of({"quantization_config": packers.FP8}, ""), [shard(tmp_path)], lambda *_: False)[
+            "m.weight"
+        ]
         expected = Fp8Dequantize(None)._dequantize_one(
             tensors["weight"], tensors["weight_scale_inv"], torch.float32
         )
@@ -146,7 +168,7 @@ def test_a_tensor_of_many_is_many_tensors_when_it_is_quantised(tmp_path: Path) -
     save_file({f"m.{k}": v.contiguous() for k, v in tensors.items()}, tmp_path / "model.safetensors")
     method = method_of({"quantization_config": config}, "config.json")
     assert method is not None
-    found = read(method, [shard(tmp_path)])
+    found = read(method, [shard(tmp_path)], lambda *_: False)
     parts = _parts(found["m.weight"], {"a": 40, "b": 56})
     b = parts["b"]
     assert b.decoder is not None
@@ -163,7 +185,7 @@ def test_experts_that_lie_in_one_tensor_have_blocks_of_their_own(packers: Any, t
     config = packers.FP8 | {"weight_block_size": [48, 40]}
     method = method_of({"quantization_config": config}, "config.json")
     assert method is not None
-    info = read(method, [shard(tmp_path)])["m.weight"]
+    info = read(method, [shard(tmp_path)], lambda *_: False)["m.weight"]
     assert info.shape == (3, 70, 100)
     expected = torch.stack([values for _, values in experts]).reshape(210, 100).numpy()
     assert info.decoder is not None

@@ -92,6 +92,31 @@ def test_a_module_that_the_list_leaves_out_is_not_quantised(changed_folder: Any)
         opened(changed_folder(case, options={option: ["lm_head", "proj", "re:.*vision.*"]})).close()
 
 
+def test_a_bias_that_the_model_does_not_have_is_left_out_where_it_is_zero(changed_folder: Any) -> None:
+    """AutoGPTQ writes one for every module."""
+    zeros = {f"{UP}.bias": torch.zeros(96).half(), "model.layers.1.self_attn.q_proj.bias": torch.zeros(64)}
+    with opened(changed_folder("gptq", zeros)) as checkpoint:
+        assert not any(name.endswith(".bias") for name in checkpoint.tensors)
+    zeros[f"{UP}.bias"][95] = 1e-7
+    with pytest.raises(UnsupportedModel, match=r"up_proj\.bias' has no place in a llama model"):
+        opened(changed_folder("gptq", zeros))
+    with pytest.raises(UnsupportedModel, match=r"norm\.bias' has no place in a llama model"):
+        opened(changed_folder("gptq", {"model.norm.bias": torch.zeros(64)}))
+
+
+def test_a_bias_that_the_model_has_is_kept_also_where_it_is_zero(changed_folder: Any) -> None:
+    biases = {
+        f"model.layers.{n}.self_attn.{p}_proj.bias": torch.zeros(64 if p in "qo" else 32)
+        for n in range(2)
+        for p in "qkvo"
+    }
+    folder = changed_folder("gptq", biases)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attention_bias": True}))
+    with opened(folder) as checkpoint:
+        assert biases.keys() <= checkpoint.tensors.keys()
+
+
 SCHEME = {
     "weights": {"num_bits": 4, "type": "int", "group_size": 32, "strategy": "group"},
     "targets": ["Linear"],

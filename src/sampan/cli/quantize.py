@@ -87,10 +87,10 @@ def _pieces(checkpoint: "Checkpoint", bits: int | None, group: int | None) -> "l
     for size, count in sorted(sizes.items()):
         if size != group:
             say(f"group {size} instead of {group} for {count} matrices: {group} does not divide their inputs")
-    types = [checkpoint.tensors[part.name].type for piece in found for part in piece.parts]
-    for type, count in Counter(type for type in types if type.quantised).items():
+    before = [checkpoint.rounded(part.name) for piece in found for part in piece.parts]
+    for name, count in Counter(filter(None, before)).items():
         say(
-            f"{count} tensors were rounded before, to {type.name}, and are rounded again: "
+            f"{count} tensors were rounded before, to {name}, and are rounded again: "
             "the original weights give a better model"
         )
     return found

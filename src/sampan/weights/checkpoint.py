@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from sampan.core.errors import UnsupportedModel, WeightsError, quoted
 from sampan.core.types import ModelFiles
 from sampan.kernels.formats import Codes, PackedMatrix, TensorType, codes, dequantise, encode
-from sampan.kernels.ops import HIDDEN
 from sampan.models import registry
 from sampan.models.config import GgufModel, ModelConfig
 from sampan.models.family import Family
+from sampan.models.fields import Fields
 from sampan.models.registry import describe
 from sampan.weights.files import MappedFile, TensorInfo, is_there
 from sampan.weights.gguf import Gguf, read_gguf_parts
-from sampan.weights.naming import listed, named
+from sampan.weights.naming import check_complete, named
 from sampan.weights.packed import read_packed
 from sampan.weights.purpose import Purpose, of_folder, of_gguf
 from sampan.weights.quantised import reader as quantised
@@ -68,6 +68,13 @@ class Checkpoint:
         if name not in self.tensors:
             raise WeightsError(f"{self.path}: has no tensor {quoted(name)}")
         return self.tensors[name]
+
+    def rounded(self, name: str) -> str:
+        """To what a tensor was rounded before: its type, or the folder's `quant_method`; empty for floats."""
+        info = self.info(name)
+        if info.decoder:
+            return Fields(self.metadata, self.where).section("quantization_config").text("quant_method")
+        return info.type.name if info.type.quantised else ""
 
     def raw(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
         """Bytes of rows [start, stop) as they lie in the file, read-only and not copied; of a tensor with a
@@ -171,7 +178,7 @@ def open_checkpoint(files: ModelFiles) -> Checkpoint:
     """Map a GGUF file (or the parts of a split one) or a folder of safetensors, and check it whole."""
     with ExitStack() as undo:
         checkpoint = (_open_gguf if files.kind == "gguf" else _open_folder)(files.path, undo)
-        _check_complete(checkpoint)
+        check_complete(checkpoint.where, checkpoint.config, checkpoint.tensors, checkpoint.purpose)
         undo.pop_all()
         return checkpoint
 
@@ -232,7 +239,7 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
         undo.callback(packed.file.close)
         found, files = packed.tensors, [packed.file]
     else:
-        found, files = _read_plain(folder, fields, undo)
+        found, files = _read_plain(folder, fields, config, undo)
     if not any(name.startswith(_BASE) for name in found):  # saved without its head, as a base model
         found = {name if name.startswith("lm_head.") else _BASE + name: info for name, info in found.items()}
     family = registry.family_named(config.family, "model family")
@@ -251,18 +258,23 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
 
 
 def _read_plain(
-    folder: Path, fields: Mapping[str, object], undo: ExitStack
+    folder: Path, fields: Mapping[str, object], config: ModelConfig, undo: ExitStack
 ) -> tuple[dict[str, TensorInfo], list[MappedFile]]:
     """The tensors of a folder that is not packed, and their files."""
     method = method_of(fields, str(folder / "config.json"))
     shards = read_safetensors_folder(folder, quantised=method is not None)
     for shard in shards:
         undo.callback(shard.file.close)
-    if method is not None:
-        found = quantised.read(method, shards)
-    else:
-        found = {name: info for shard in shards for name, info in shard.tensors.items()}
-    return found, [shard.file for shard in shards]
+    files = [shard.file for shard in shards]
+    if method is None:
+        return {name: info for shard in shards for name, info in shard.tensors.items()}, files
+    model = describe(config)
+    needed = model.weights()
+
+    def reads(name: str, shape: tuple[int, ...]) -> bool:
+        return name in needed or bool(model.family.parts(config, name, shape))
+
+    return quantised.read(method, shards, reads), files
 
 
 def _finite(info: TensorInfo, values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -270,22 +282,3 @@ def _finite(info: TensorInfo, values: NDArray[np.float32]) -> NDArray[np.float32
         problem = "holds values that are not finite numbers: the file is damaged"
         raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
     return values
-
-
-def _check_complete(checkpoint: Checkpoint) -> None:
-    """Every tensor that the model needs, in its shape, and no other; what differs is listed by name."""
-    model = describe(checkpoint.config)
-    expected = model.weights()
-    needed = expected if checkpoint.purpose.pooling is None else model.graph(HIDDEN).weights()
-    missing = [name for name in needed if name not in checkpoint.tensors]
-    if missing:
-        raise WeightsError(f"{checkpoint.path}: tensor {listed(missing)} is missing: the file is incomplete")
-    for name, weight in expected.items():
-        info = checkpoint.tensors.get(name)
-        if info is not None and info.shape != weight.shape:
-            problem = f"has shape {list(info.shape)}, the configuration says {list(weight.shape)}"
-            raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
-    extra = sorted(checkpoint.tensors.keys() - expected.keys())
-    if extra:
-        given, family = listed([quoted(name) for name in extra]), checkpoint.config.family
-        raise UnsupportedModel(f"{checkpoint.path}: tensor {given} has no place in a {family} model")

@@ -6,9 +6,12 @@ from math import prod
 from types import MappingProxyType
 
 from sampan.core.errors import UnsupportedModel, WeightsError, quoted
+from sampan.kernels.ops import HIDDEN
 from sampan.models.config import ModelConfig
 from sampan.models.family import Family, Parts
+from sampan.models.registry import describe
 from sampan.weights.files import TensorInfo
+from sampan.weights.purpose import Purpose
 
 
 def named(
@@ -56,3 +59,24 @@ def listed(tensors: list[str]) -> str:
     """Names for one line; a long list is cut and counted."""
     shown = ", ".join(tensors[:8])
     return shown if len(tensors) <= 8 else f"{shown} and {len(tensors) - 8} more"
+
+
+def check_complete(
+    where: str, config: ModelConfig, tensors: Mapping[str, TensorInfo], purpose: Purpose
+) -> None:
+    """Every tensor that the model needs, in its shape, and no other; what differs is listed by name."""
+    model = describe(config)
+    expected = model.weights()
+    needed = expected if purpose.pooling is None else model.graph(HIDDEN).weights()
+    missing = [name for name in needed if name not in tensors]
+    if missing:
+        raise WeightsError(f"{where}: tensor {listed(missing)} is missing: the file is incomplete")
+    for name, weight in expected.items():
+        info = tensors.get(name)
+        if info is not None and info.shape != weight.shape:
+            problem = f"has shape {list(info.shape)}, the configuration says {list(weight.shape)}"
+            raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
+    extra = sorted(tensors.keys() - expected.keys())
+    if extra:
+        given, family = listed([quoted(name) for name in extra]), config.family
+        raise UnsupportedModel(f"{where}: tensor {given} has no place in a {family} model")

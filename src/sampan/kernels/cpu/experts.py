@@ -11,7 +11,7 @@ from sampan.core.errors import UnsupportedModel
 from sampan.kernels.cpu.layout import Segment
 from sampan.kernels.cpu.machine import Operand, padded
 from sampan.kernels.cpu.plan import Place
-from sampan.kernels.cpu.products import Product, Products
+from sampan.kernels.cpu.products import Product, Products, fusible
 from sampan.kernels.cpu.writer import Writer
 from sampan.kernels.graph import Node
 from sampan.kernels.ops import Experts, Linear, Router
@@ -71,7 +71,7 @@ class ExpertWriter:
                     "gather", node.label, act=acts[own], fine=own[1], gathers=True, **fields, **rows
                 )
         inner = self._writer.activations(ffn, form[0], slots)
-        if len(segments) == 1 and form[0] is segments[0][0].operand and form[0] is not Operand.F32:
+        if len(segments) == 1 and fusible(ffn, segments[0][0], form):
             act = acts[segments[0][0].operand, segments[0][0].fine]
             self._each(node, "gate_each", segments[0], act, result=inner, result_fine=form[1], **rows)
             return {form: inner}

@@ -13,6 +13,8 @@ from sampan.kernels.cpu.writer import Writer
 from sampan.kernels.graph import Node
 from sampan.kernels.ops import Linear
 
+_BLOCK = 32  # of kernels.h
+
 Form = tuple[Operand, bool]
 """What rows hold, and whether all of them keep 16 bits."""
 
@@ -89,7 +91,7 @@ class Products:
         form = next(iter(read))
         if len(made) > 1 or len(read) > 1 or product.weight.biases:
             return False
-        if form[0] is Operand.F32 or form[0] is not made[0].operand:
+        if not fusible(gated.width, made[0], form):
             return False
         self._fused[node] = _Fused(product, made[0], form)
         return True
@@ -176,6 +178,11 @@ class Products:
         starts = zip(padded_starts(weight), weight.parts, weight.biases, strict=True)
         own = [(start - segment.offset, bias) for start, part, bias in starts if part in segment.parts]
         return Bias(tuple((start, self._writer.vector(bias)) for start, bias in own), padded(segment.n))
+
+
+def fusible(width: int, made: Segment, form: Form) -> bool:
+    """Whether gate and up of this width can be computed with their SwiGLU, as rows of this form."""
+    return width % _BLOCK == 0 and form[0] is not Operand.F32 and form[0] is made.operand
 
 
 def padded_starts(weight: Linear) -> list[int]:

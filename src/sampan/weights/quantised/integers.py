@@ -55,7 +55,7 @@ class Integers:
     def form(self) -> Form | None:
         """Of the codes; None where only float32 holds the values."""
         size = next((s for s in _GROUPS if self.group % s == 0 and self.inputs % s == 0), None)
-        if size is None or self.order is not None or self.inputs % 32:
+        if size is None or self.order is not None:
             return None
         if isinstance(self.zero, int):
             return Form(self.bits, size, self.zero, wide=not self.halves)

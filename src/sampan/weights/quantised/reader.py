@@ -41,8 +41,14 @@ def method_of(config: Mapping[str, object], source: str) -> Method | None:
     return _METHODS[name](fields)
 
 
-def read(method: Method, shards: Iterable[Safetensors]) -> dict[str, TensorInfo]:
-    """Every tensor of the folder by name, those of quantised modules as their weight."""
+def read(
+    method: Method, shards: Iterable[Safetensors], reads: Callable[[str, tuple[int, ...]], bool]
+) -> dict[str, TensorInfo]:
+    """Every tensor of the folder by name, those of quantised modules as their weight.
+
+    `reads`: whether the model has a tensor of this name and shape. A quantised module's bias that it does not
+    have is left out if it is zero: AutoGPTQ writes one for every module.
+    """
     modules: dict[str, dict[str, Stored]] = defaultdict(dict)
     for shard in shards:
         for entry in shard.entries:
@@ -58,7 +64,11 @@ def read(method: Method, shards: Iterable[Safetensors]) -> dict[str, TensorInfo]
         ):
             found[f"{name}.weight"] = _weight(method, own)
         for ending in tensors.keys() - own.taken:
-            found[f"{name}.{ending}" if name else ending] = _plain(tensors[ending])
+            whole, stored = f"{name}.{ending}" if name else ending, tensors[ending]
+            info = _plain(stored)
+            if own.taken and ending == "bias" and _idle(stored) and not reads(whole, info.shape):
+                continue
+            found[whole] = info
     return found
 
 
@@ -88,6 +98,10 @@ def _names(module: str) -> set[str]:
     parts = module.split(".")
     cuts = range(len(parts))
     return {".".join(parts[cut:]) for cut in cuts} | {".".join(parts[: cut + 1]) for cut in cuts}
+
+
+def _idle(bias: Stored) -> bool:
+    return len(bias.shape) == 1 and not bias.floats().any()
 
 
 def _plain(stored: Stored) -> TensorInfo:
