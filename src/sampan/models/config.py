@@ -134,10 +134,13 @@ def dense_from_hf(
     )
 
 
-def dense_from_gguf(model: GgufModel, family: str, *, qkv_bias: bool = False) -> DenseConfig:
-    """Of a GGUF file. Biases and an untied head exist where their tensors do."""
+def dense_from_gguf(
+    model: GgufModel, family: str, *, qkv_bias: bool = False, experts: bool = False
+) -> DenseConfig:
+    """Of a GGUF file. Biases and an untied head exist where their tensors do. `experts`: the family has
+    some."""
     fields, shapes = model.fields(), model.shapes
-    _refuse_gguf_variants(fields)
+    _refuse_gguf_variants(fields, ("expert_count",) if experts else ())
     rows = shapes.get("token_embd.weight", (None,))[0]
     sizes = {
         size: fields.integer(name, rows if size == "vocab" else None, high=MAX[size])
@@ -196,9 +199,9 @@ def refuse_hf_variants(fields: Fields) -> None:
         raise UnsupportedModel(f"{fields.source}: sliding-window attention is not supported")
 
 
-def _refuse_gguf_variants(fields: Fields) -> None:
+def _refuse_gguf_variants(fields: Fields, known: tuple[str, ...]) -> None:
     for name in _GGUF_VARIANTS:
-        if name in fields and fields.number(name, low=-1e9) != 0:
+        if name not in known and name in fields and fields.number(name, low=-1e9) != 0:
             raise UnsupportedModel(f"{fields.source}: {fields.prefix}{name} is not supported")
 
 

@@ -1,12 +1,12 @@
 """Qwen2's and Qwen1.5's mixtures of experts (arXiv:2407.10671), with a gated expert that all tokens share:
 Qwen2-57B-A14B."""
 
-from sampan.models.config import dense_from_hf
+from sampan.models.config import GgufModel, dense_from_hf
 from sampan.models.family import Family
 from sampan.models.fields import Fields
 from sampan.models.mixture import experts_of
 from sampan.models.qwen3_moe import dense_layers, expert_count
-from sampan.models.sparse import SparseConfig, build, forward, parts, sparse
+from sampan.models.sparse import LAYER, SparseConfig, build, forward, parts, sparse, sparse_from_gguf
 
 _MOST_FFN = 2**20
 
@@ -26,4 +26,21 @@ def read_hf(fields: Fields) -> SparseConfig:
     return sparse(c, experts, dense=dense_layers(fields, c.layers))
 
 
-FAMILY = Family(name="qwen2_moe", from_hf=read_hf, build=build, forward=forward, parts=parts)
+def read_gguf(model: GgufModel) -> SparseConfig:
+    """Of a GGUF file, which does not say whether weights are normalised: they are not."""
+    shared = model.fields().integer("expert_shared_feed_forward_length", high=_MOST_FFN)
+    return sparse_from_gguf(
+        model, "qwen2_moe", qkv_bias=True, normalised=False, shared=shared, shared_gate=True
+    )
+
+
+FAMILY = Family(
+    name="qwen2_moe",
+    from_hf=read_hf,
+    from_gguf=read_gguf,
+    architectures=("qwen2moe",),
+    layer=LAYER,
+    build=build,
+    forward=forward,
+    parts=parts,
+)

@@ -1,10 +1,10 @@
 """Qwen3's mixtures of experts (arXiv:2505.09388): Qwen3-30B-A3B, Qwen3-235B-A22B."""
 
-from sampan.models.config import dense_from_hf
+from sampan.models.config import GgufModel, dense_from_hf
 from sampan.models.family import Family
 from sampan.models.fields import Fields
 from sampan.models.mixture import experts_of
-from sampan.models.sparse import SparseConfig, build, forward, parts, sparse
+from sampan.models.sparse import LAYER, SparseConfig, build, forward, parts, sparse, sparse_from_gguf
 
 
 def read_hf(fields: Fields) -> SparseConfig:
@@ -21,6 +21,11 @@ def read_hf(fields: Fields) -> SparseConfig:
     return sparse(c, experts, dense=dense_layers(fields, c.layers), head_norms=True)
 
 
+def read_gguf(model: GgufModel) -> SparseConfig:
+    """Of a GGUF file, which does not say that weights are normalised: they are."""
+    return sparse_from_gguf(model, "qwen3_moe", head_norms=True)
+
+
 def expert_count(fields: Fields) -> str:
     """The field that counts them: transformers 5 writes another than the models were published with."""
     return "num_local_experts" if "num_local_experts" in fields else "num_experts"
@@ -35,4 +40,13 @@ def dense_layers(fields: Fields, layers: int) -> frozenset[int]:
     return frozenset(each for each in range(layers) if each in listed or (each + 1) % step)
 
 
-FAMILY = Family(name="qwen3_moe", from_hf=read_hf, build=build, forward=forward, parts=parts)
+FAMILY = Family(
+    name="qwen3_moe",
+    from_hf=read_hf,
+    from_gguf=read_gguf,
+    architectures=("qwen3moe",),
+    layer=LAYER,
+    build=build,
+    forward=forward,
+    parts=parts,
+)

@@ -7,9 +7,10 @@ from typing import Any
 
 from sampan.kernels.ops import HIDDEN, Attention, Batch, Linear, Norm, Ops, Weight
 from sampan.models import decoder
-from sampan.models.config import DenseConfig
+from sampan.models.config import DenseConfig, GgufModel, dense_from_gguf
 from sampan.models.decoder import Decoder
-from sampan.models.mixture import QWEN, ExpertConfig, Mixture, Mlp, Names, mixture, run
+from sampan.models.family import LAYER as DENSE_LAYER
+from sampan.models.mixture import QWEN, ExpertConfig, Mixture, Mlp, Names, experts_of, mixture, run
 from sampan.models.mixture import parts as parts_of
 
 
@@ -40,6 +41,32 @@ class Layer:
 def sparse(c: DenseConfig, experts: ExpertConfig, **rest: Any) -> SparseConfig:
     """A configuration of the rest."""
     return SparseConfig(**vars(c), experts=experts, **rest)
+
+
+# GGUF's names of a layer's tensors.
+LAYER = {
+    **DENSE_LAYER,
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.experts.gate_proj",
+    "ffn_up_exps": "mlp.experts.up_proj",
+    "ffn_down_exps": "mlp.experts.down_proj",
+    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+    "ffn_up_shexp": "mlp.shared_expert.up_proj",
+    "ffn_down_shexp": "mlp.shared_expert.down_proj",
+}
+
+
+def sparse_from_gguf(
+    model: GgufModel, family: str, *, qkv_bias: bool = False, head_norms: bool = False, **rest: Any
+) -> SparseConfig:
+    """Of a GGUF file. `rest`: of the experts. Layers without a router have an MLP."""
+    c = dense_from_gguf(model, family, qkv_bias=qkv_bias, experts=True)
+    experts = experts_of(
+        model.fields(), "expert_count", "expert_used_count", "expert_feed_forward_length", **rest
+    )
+    routed = {layer for layer in range(c.layers) if f"blk.{layer}.ffn_gate_inp.weight" in model.shapes}
+    return sparse(c, experts, dense=frozenset(range(c.layers)) - routed, head_norms=head_norms)
 
 
 def build(c: SparseConfig, names: Names = QWEN) -> Any:

@@ -25,6 +25,10 @@ def named(
         if twice := tensors.keys() & own.keys():
             raise WeightsError(f"{info.file}: tensor {quoted(info.name)} holds {min(twice)} a second time")
         tensors |= own
+    for name, weight in describe(config).weights().items():
+        vector = tensors.get(name)
+        if vector is not None and weight.shape == (1, *vector.shape):  # a matrix of one row
+            tensors[name] = replace(vector, shape=weight.shape)
     return MappingProxyType(tensors)
 
 

@@ -1,0 +1,156 @@
+"""Mixtures of experts in GGUF, all experts of a layer in one tensor: transformers' logits of the dequantised
+weights, and the same bits in any company."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Type
+from gguf import quants
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from sampan.core.types import ModelFiles
+from sampan.kernels.torch.backend import TorchBackend
+
+Make = Callable[..., Any]
+EXPERTS, CHOSEN, FFN, LAYERS, LENGTH, EARLY = 8, 3, 96, 3, 200, 64
+# As for dense models (test_gguf.py). 8-bit activations move a router's input too, and with it a choice that
+# is nearly a tie: the logits of that row alone.
+FLOAT, FINE, COARSE = 1e-5, 5e-4, 0.1
+NAMES = {
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate": "ffn_gate_inp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp", "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp", "mlp.shared_expert.down_proj": "ffn_down_shexp",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+WHOLE = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+
+
+def config(family: str) -> Any:
+    rest = {"shared_expert_intermediate_size": 128, "mlp_only_layers": [1]} if family == "qwen2_moe" else {}
+    return AutoConfig.for_model(
+        family, hidden_size=256, num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=64, intermediate_size=512, moe_intermediate_size=FFN, num_experts=EXPERTS,
+        num_experts_per_tok=CHOSEN, norm_topk_prob=family == "qwen3_moe", vocab_size=300,
+        max_position_embeddings=512, rms_norm_eps=1e-5, **rest,
+    )  # fmt: skip
+
+
+class Writer:
+    """Gives every tensor of the oracle the values that the file has."""
+
+    def __init__(self, path: Path, family: str, type: Type) -> None:
+        self.type, self._rng = type, np.random.default_rng(5)
+        self._file = gguf.GGUFWriter(path, family.replace("_", ""))
+        for add, value in (
+            ("block_count", LAYERS), ("context_length", 512), ("embedding_length", 256), ("head_count", 4),
+            ("feed_forward_length", 512), ("head_count_kv", 2), ("key_length", 64), ("value_length", 64),
+            ("layer_norm_rms_eps", 1e-5), ("rope_freq_base", 1e4), ("expert_count", EXPERTS),
+            ("expert_used_count", CHOSEN), ("expert_feed_forward_length", FFN),
+        ):  # fmt: skip
+            getattr(self._file, f"add_{add}")(value)
+        if family == "qwen2_moe":
+            self._file.add_expert_shared_feed_forward_length(128)
+
+    def write(self, oracle: PreTrainedModel) -> None:
+        for name, weight in oracle.named_parameters():
+            weight.data = torch.from_numpy(self._tensors(name, tuple(weight.shape)))
+        self._file.write_header_to_file()
+        self._file.write_kv_data_to_file()
+        self._file.write_tensors_to_file()
+        self._file.close()
+
+    def _tensors(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name in WHOLE:
+            return self._tensor(WHOLE[name], shape)
+        _, _, layer, rest = name.split(".", 3)
+        at = f"blk.{layer}."
+        if rest == "mlp.experts.gate_up_proj":
+            half = (shape[0], shape[1] // 2, shape[2])
+            parts = [self._tensor(f"{at}ffn_{kind}_exps.weight", half) for kind in ("gate", "up")]
+            return np.concatenate(parts, axis=1)
+        if rest == "mlp.experts.down_proj":
+            return self._tensor(f"{at}ffn_down_exps.weight", shape)
+        part, _, kind = rest.rpartition(".")
+        return self._tensor(f"{at}{NAMES[part]}.{kind}", shape)
+
+    def _tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        vector = len(shape) == 1 or "gate_inp" in name
+        centre = 1.0 if name.endswith("norm.weight") else 0.0
+        deviation = 0.3 if len(shape) == 1 else 1.5 * shape[-1] ** -0.5
+        values = self._rng.normal(centre, deviation, shape).astype(np.float32)
+        type = Type.F32 if vector else self.type
+        raw = values if type is Type.F32 else quants.quantize(values.reshape(-1, shape[-1]), type)
+        kept = values if type is Type.F32 else quants.dequantize(raw, type).reshape(shape)
+        stored = raw if type is Type.F32 else raw.reshape(*shape[:-1], -1)
+        self._file.add_tensor(name, stored[0] if shape[0] == 1 else stored, raw_dtype=type)
+        return np.ascontiguousarray(kept)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    @cache
+    def make(family: str, type: Type) -> tuple[ModelFiles, PreTrainedModel]:
+        path = tmp_path_factory.mktemp("sparse") / "tiny.gguf"
+        oracle = AutoModelForCausalLM.from_config(config(family)).eval()
+        Writer(path, family, type).write(oracle)
+        return ModelFiles(path, "gguf", path.name, str(path)), oracle
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def prompt() -> list[int]:
+    return np.random.default_rng(1).integers(0, 300, LENGTH).tolist()
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "qwen2_moe"])
+@pytest.mark.parametrize("type", [Type.F32, Type.F16, Type.Q8_0, Type.Q4_1, Type.Q5_0], ids=lambda t: t.name)
+def test_merged_experts_give_the_logits_of_transformers(
+    family: str, type: Type, made: Make, native: Make, error: Make, prompt: list[int]
+) -> None:
+    files, oracle = made(family, type)
+    with torch.no_grad():
+        expected = oracle(torch.tensor([prompt]), use_cache=False).logits[0].numpy()
+    whole = native(files).logits(prompt)
+    if type in (Type.F32, Type.F16):
+        assert error(whole, expected) < FLOAT
+        assert error(native(files, backend=TorchBackend()).logits(prompt), expected) < FLOAT
+        return
+    assert error(whole[:EARLY], expected[:EARLY]) < FINE
+    differences = np.abs(whole - expected).max(-1) / (expected.max() - expected.min())
+    assert np.quantile(differences, 0.95) < COARSE
+
+
+@pytest.mark.parametrize("type", [Type.Q8_0, Type.Q4_1], ids=lambda t: t.name)
+def test_integer_experts_give_the_same_bits_in_chunks_and_in_company(
+    type: Type, made: Make, native: Make, prompt: list[int]
+) -> None:
+    files, _ = made("qwen3_moe", type)
+    whole = native(files, cache="bf16", threads=2).logits(prompt)
+    for chunk in (40, 7, 1):
+        assert np.array_equal(native(files, cache="bf16").logits(prompt, chunk), whole)
+    here = native(files, cache="bf16")
+    one, other = here.sequence(prompt[:60]), here.sequence(prompt)
+    parts = [
+        here.step((one, 50), (other, 130)),
+        here.step((other, 69), (one, 9)),
+        here.step((one, 1), (other, 1)),
+    ]
+    found = np.concatenate([parts[0][1], parts[1][0], parts[2][1]])
+    assert np.array_equal(found, whole)
+    alone = np.concatenate([parts[0][0], parts[1][1], parts[2][0]])
+    assert np.array_equal(alone, whole[:60])
+    for sequence in (one, other):
+        here.pool.release(sequence.pages)
