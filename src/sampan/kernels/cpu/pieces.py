@@ -15,7 +15,7 @@ from sampan.kernels.cpu.machine import Machine
 from sampan.kernels.cpu.rounding import Scheme
 from sampan.kernels.formats import PackedMatrix
 from sampan.kernels.graph import Graph
-from sampan.kernels.ops import Linear, Weight
+from sampan.kernels.ops import Experts, Linear, Weight
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Piece:
     def described(self, tensors: Tensors) -> PackedMatrix:
         """What the file says of it."""
         m = self._empty(tensors)
-        own = tensors.info(self.parts[0].name).type
+        own = kind_of(tensors, self.parts[0])[0]
         return PackedMatrix(
             parts={part.name: part.shape[0] for part in self.parts},
             n=m.n,
@@ -65,14 +65,17 @@ class Piece:
 def pieces(graph: Graph, tensors: Tensors, scheme_of: Callable[[Weight], Scheme | None]) -> list[Piece]:
     """Every matrix of a model once, in the order of use; `scheme_of` says how a tensor is rounded."""
 
+    def rounded(part: Weight) -> Scheme | None:
+        return None if part.exact else scheme_of(part)
+
     def kind(part: Weight) -> object:
-        return scheme_of(part) or kind_of(tensors, part), part.fine
+        return rounded(part) or kind_of(tensors, part), part.fine
 
     found: dict[str, Piece] = {}
     for linear in _linears(graph):
         for _, run in groupby(linear.parts, key=kind):
             parts = tuple(run)
-            found.setdefault(parts[0].name, Piece(parts, scheme_of(parts[0])))  # a tied head comes twice
+            found.setdefault(parts[0].name, Piece(parts, rounded(parts[0])))  # a tied head comes twice
     return list(found.values())
 
 
@@ -81,5 +84,8 @@ def _linears(graph: Graph) -> Iterator[Linear]:
     for node in graph.nodes:
         if isinstance(node.detail, Linear):
             yield node.detail
+        elif isinstance(node.detail, Experts):
+            yield Linear((node.detail.router.weight,))
+            yield from (*node.detail.gate_up, *node.detail.down)
         elif node.op == "embed":
             yield Linear((node.detail,))

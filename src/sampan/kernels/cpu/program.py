@@ -96,6 +96,10 @@ class NativeProgram:
 
     def set_adapter(self, slot: int, adapter: Adapter) -> None:
         """Make an adapter what rows of this slot use."""
+        for part in adapter.parts:
+            if part.weight.name not in self.plan.sites:
+                said = f"adapters of {part.weight.name} are not supported: backend torch has them"
+                raise UnsupportedModel(f"{adapter.where}: {said}")
         packed = packed_adapter(adapter, self.machine)
         self.program.set_adapter(slot, [(self.plan.sites[name], a, b) for name, (a, b) in packed.items()])
 

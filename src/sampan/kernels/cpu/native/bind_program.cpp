@@ -197,7 +197,7 @@ static int add_router(Recorded& r, int experts, int chosen, int groups, int grou
 }
 
 static int add_activations(Recorded& r, size_t offset, int k, int operand, int rows) {
-  require(rows > 0, "activations: rows must be positive");
+  require(rows >= 0, "activations: rows must be positive");
   require(operand >= 0 && operand <= static_cast<int>(Operand::bf16), "activations: unknown operand");
   require(k > 0 && k % (operand == static_cast<int>(Operand::int8) ? kBlock : 1) == 0,
           "activations: k must be a multiple of 32 for integer weights");
@@ -232,14 +232,15 @@ void bind_program(nb::module_& m) {
       .def(
           "buffer",
           [](Recorded& r, size_t offset, int width, int rows) {
-            require(width > 0 && rows > 0, "buffer: width and rows must be positive");
+            require(width > 0 && rows >= 0, "buffer: width and rows must be positive");
             return granted(r.program->buffer(offset, width, rows), "buffer: outside the reserved memory");
           },
-          nb::arg("offset"), nb::arg("width"), nb::arg("rows"))
+          nb::arg("offset"), nb::arg("width"), nb::arg("rows") = 0)
       .def("router", &add_router, nb::arg("experts"), nb::arg("chosen"), nb::arg("groups"),
            nb::arg("groups_kept"), nb::arg("group_top"), nb::arg("sigmoid"), nb::arg("normalised"),
            nb::arg("scale"), nb::arg("bias").none())
-      .def("activations", &add_activations, nb::arg("offset"), nb::arg("k"), nb::arg("operand"), nb::arg("rows"))
+      .def("activations", &add_activations, nb::arg("offset"), nb::arg("k"), nb::arg("operand"),
+           nb::arg("rows") = 0)
       .def(
           "angles",
           [](Recorded& r, size_t offset, std::vector<double> inverse_frequency, float scale) {

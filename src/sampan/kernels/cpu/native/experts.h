@@ -1,5 +1,5 @@
-// Which experts a step's rows go through, and where: every pair of a row and one of its experts has a slot, and
-// an expert's slots lie together, from a whole quad of rows on.
+// Which experts a step's rows go through, and where: every pair of a row and one of its experts has a slot,
+// and an expert's slots lie together, from a whole quad of rows on.
 #pragma once
 
 #include <cstddef>
@@ -31,7 +31,9 @@ class Routing {
   const std::vector<int32_t>& used() const { return used_; }  // experts with rows, ascending
   int first(int expert) const { return first_[static_cast<std::size_t>(expert)]; }
   int count(int expert) const { return count_[static_cast<std::size_t>(expert)]; }
-  const int32_t* rows() const { return slot_row_.data(); }  // [slots] the row, or -1 where a quad is filled up
+  const int32_t* rows() const {
+    return slot_row_.data();
+  }  // [slots] the row, or -1 where a quad is filled up
   const uint8_t* fine() const { return slot_fine_.data(); }
   // Of a row's experts, ascending: [chosen].
   const int32_t* slots_of(const Router& r, int row) const { return slot_.data() + row * r.chosen; }

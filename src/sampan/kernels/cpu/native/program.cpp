@@ -23,58 +23,6 @@ Program::Program(Pool& pool, const Kernels& kernels, int max_rows, Cache type, s
   }
 }
 
-bool Program::reserve(size_t bytes) {
-  arena_ = Memory(bytes);
-  return bytes == 0 || arena_.data();
-}
-
-// Null where the arena does not reach so far.
-uint8_t* Program::inside(size_t offset, size_t bytes) const {
-  return offset <= arena_.bytes() && bytes <= arena_.bytes() - offset && offset % 64 == 0
-             ? arena_.data() + offset
-             : nullptr;
-}
-
-int Program::buffer(size_t offset, int width, int rows) {
-  const size_t bytes = static_cast<size_t>(rows) * static_cast<size_t>(width) * sizeof(float);
-  uint8_t* data = inside(offset, bytes);
-  if (!data) return -1;
-  buffers_.push_back({reinterpret_cast<float*>(data), width, rows});
-  return static_cast<int>(buffers_.size()) - 1;
-}
-
-int Program::logits(int width) {
-  buffers_.push_back({nullptr, width, 0});
-  logits_ = static_cast<int>(buffers_.size()) - 1;
-  return logits_;
-}
-
-int Program::activations(size_t offset, int k, Operand operand, int rows) {
-  uint8_t* data = inside(offset, activation_bytes(rows, k, operand));
-  if (!data) return -1;
-  Activations a{};
-  a.k = k;
-  a.capacity = rows;
-  if (operand == Operand::f32) a.values = reinterpret_cast<float*>(data);
-  else if (operand == Operand::bf16) a.bf16 = reinterpret_cast<uint16_t*>(data);
-  else {
-    a.blocks = reinterpret_cast<QuadBlock*>(data);
-    const size_t blocks = static_cast<size_t>(quads(rows)) * static_cast<size_t>(k / kBlock);
-    a.low = reinterpret_cast<int8_t*>(data + blocks * sizeof(QuadBlock));
-  }
-  activations_.push_back(a);
-  return static_cast<int>(activations_.size()) - 1;
-}
-
-int Program::angles(size_t offset, std::vector<double> inverse_frequency, float scale) {
-  const size_t each = static_cast<size_t>(max_rows_) * inverse_frequency.size();
-  uint8_t* data = inside(offset, 2 * each * sizeof(float));
-  if (!data) return -1;
-  float* cosines = reinterpret_cast<float*>(data);
-  angles_.push_back({std::move(inverse_frequency), scale, cosines, cosines + each});
-  return static_cast<int>(angles_.size()) - 1;
-}
-
 int Program::cut_of(const CacheShape& shape, int group) {
   for (size_t c = 0; c < cuts_.size(); ++c) {
     const Cut& cut = cuts_[c];
@@ -89,9 +37,9 @@ int Program::cut_of(const CacheShape& shape, int group) {
 void Program::add(Instruction instruction) {
   if (instruction.when == When::always) instruction.when = when_;
   const bool product = instruction.op == Op::linear || instruction.op == Op::gated;
-  const int k = product                ? instruction.matrix.k
+  const int k = product                  ? instruction.matrix.k
                 : instruction.group >= 0 ? groups_[static_cast<size_t>(instruction.group)][0].k
-                                       : 0;
+                                         : 0;
   if (k > max_k_) {
     max_k_ = k;
     linear_scratch_.clear();
@@ -115,13 +63,6 @@ void Program::add(Instruction instruction) {
   next_ = std::make_unique<Counter[]>(instructions_.size());
   remaining_ = std::make_unique<Counter[]>(instructions_.size());
   routed_ = std::make_unique<Counter[]>(instructions_.size());
-}
-
-size_t Program::workspace_bytes() const {
-  size_t bytes = arena_.bytes() + adapters_.bytes();
-  for (const std::vector<Memory>* all : {&linear_scratch_, &attend_scratch_})
-    for (const Memory& memory : *all) bytes += memory.bytes();
-  return bytes;
 }
 
 // Each row's page, precision and adapter, and the attention's items.

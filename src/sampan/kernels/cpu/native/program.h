@@ -16,11 +16,12 @@
 namespace sampan {
 
 // Every operation of a program, once: the enumeration, its names and Python's know this list.
-#define SAMPAN_EACH_OP(X) \
-  X(embed)                \
-  X(angles)               \
-  X(prepare) X(linear) X(gated) X(norm) X(map) X(rotate) X(append) X(attend) X(stats) X(shrink) X(expand) \
-  X(route) X(sort) X(gather) X(each) X(gate_each) X(combine)
+#define SAMPAN_EACH_OP(X)                                                                               \
+  X(embed)                                                                                              \
+  X(angles)                                                                                             \
+  X(prepare)                                                                                            \
+  X(linear) X(gated) X(norm) X(map) X(rotate) X(append) X(attend) X(stats) X(shrink) X(expand) X(route) \
+      X(sort) X(gather) X(each) X(gate_each) X(combine)
 
 enum class Op : int32_t {
 #define SAMPAN_NAME(op) op,
@@ -112,8 +113,8 @@ class Program {
   // All buffers and rows of activations lie in one piece of memory, where the plan says, in bytes; a negative
   // number is a fault.
   bool reserve(size_t bytes);
-  int buffer(size_t offset, int width, int rows);  // [rows][width] floats
-  int activations(size_t offset, int k, Operand operand, int rows);
+  int buffer(size_t offset, int width, int rows = 0);  // [rows, or max_rows][width] floats
+  int activations(size_t offset, int k, Operand operand, int rows = 0);
   int angles(size_t offset, std::vector<double> inverse_frequency, float scale);
   int logits(int width);  // [sampled][width], grown on demand
   int router(const Router& router);

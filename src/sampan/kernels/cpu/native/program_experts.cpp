@@ -66,8 +66,17 @@ Activations Program::slot_acts(int act, bool all_fine) const {
 // Slots' rows of activations: of the step's rows (`gathers`), or of the slots' own.
 void Program::gather(const Instruction& i, int begin, int end) {
   const int32_t* from = routing_.rows();
-  const PrepArgs a{i.prep,  at(i.x),  width(i.x), i.up,   i.weight, i.eps, i.gathers ? from : nullptr,
-                   slot_acts(i.act, i.fine || i.sampled), nullptr,  0,     nullptr};
+  const PrepArgs a{i.prep,
+                   at(i.x),
+                   width(i.x),
+                   i.up,
+                   i.weight,
+                   i.eps,
+                   i.gathers ? from : nullptr,
+                   slot_acts(i.act, i.fine || i.sampled),
+                   nullptr,
+                   0,
+                   nullptr};
   while (begin < end) {
     while (begin < end && from[begin] < 0) ++begin;
     int stop = begin;
@@ -153,7 +162,8 @@ std::string Program::fault_of_experts(const Instruction& i) const {
     const std::string fault = fault_of_prepare(i);
     return !fault.empty() || has_slots(i) ? fault : "there is no room for the slots";
   }
-  if (i.group < 0 || i.group >= static_cast<int>(groups_.size()) || groups_[static_cast<size_t>(i.group)].empty())
+  if (i.group < 0 || i.group >= static_cast<int>(groups_.size()) ||
+      groups_[static_cast<size_t>(i.group)].empty())
     return "unknown experts";
   const std::vector<Matrix>& all = groups_[static_cast<size_t>(i.group)];
   if (static_cast<int>(all.size()) != routers_[static_cast<size_t>(i.router)].experts)
