@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
 from sampan.kernels.torch.backend import TorchBackend
@@ -12,12 +11,10 @@ from sampan.kernels.torch.backend import TorchBackend
 Make = Callable[..., Any]
 NOISE, LENGTH = 1e-5, 150
 BACKEND = TorchBackend()
-NATIVE = ("qwen2_moe", "qwen2_moe-some", "qwen3_moe", "qwen3_moe-plain", "mixtral")
 
 
-@pytest.mark.parametrize("name", NATIVE)
-def test_the_native_kernels_have_them_too(name: str, tiny: Make, native: Make, error: Make) -> None:
-    model = tiny(name)
+def test_the_native_kernels_have_them_too(sparse_case: str, tiny: Make, native: Make, error: Make) -> None:
+    model = tiny(sparse_case)
     prompt = model.prompt(LENGTH)
     whole = native(model.files).logits(prompt)
     assert error(whole, model.expected(prompt)) < NOISE
@@ -25,9 +22,8 @@ def test_the_native_kernels_have_them_too(name: str, tiny: Make, native: Make, e
         assert np.array_equal(native(model.files).logits(prompt, chunk), whole)
 
 
-@pytest.mark.parametrize("name", NATIVE)
-def test_a_row_has_its_bits_in_any_company(name: str, tiny: Make, native: Make) -> None:
-    model = tiny(name, torch.bfloat16)
+def test_a_row_has_its_bits_in_any_company(sparse_case: str, tiny: Make, native: Make) -> None:
+    model = tiny(sparse_case, torch.bfloat16)
     prompts = [model.prompt(length, seed=length) for length in (70, 33, 5)]
     alone = [native(model.files, cache="bf16", threads=2).logits(prompt) for prompt in prompts]
     here = native(model.files, cache="bf16")

@@ -19,13 +19,15 @@ class Weight:
 
     `fine`: integer kernels give its input 16 bits instead of 8, because nothing after it averages an error
     out (last layer, head); docs/numerics.md has the figures. `exact`: it and its input are float32,
-    whatever the file has: a router, whose choices are all or nothing.
+    whatever the file has: a router, whose choices are all or nothing. `transposed`: the file has [inputs,
+    outputs].
     """
 
     name: str
     shape: tuple[int, ...]
     fine: bool = False
     exact: bool = False
+    transposed: bool = False
 
 
 @dataclass(frozen=True)

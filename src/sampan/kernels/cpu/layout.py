@@ -4,7 +4,7 @@ Known before anything is read: a plan is made from it, and its bytes are what lo
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from sampan.core.errors import UnsupportedModel, WeightsError, shortened
@@ -12,10 +12,11 @@ from sampan.kernels.backend import Tensors
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.machine import LANES, Operand, padded
 from sampan.kernels.formats import Form, TensorType
-from sampan.kernels.ops import Linear, Weight
+from sampan.kernels.ops import Linear, PerHead, Weight
 
 STORES = {4: 0, 6: 1, 8: 2}  # of kernels.h, by bits
 _TASK = 2**18  # weights that a thread reads and packs at a time
+_FLOATS = (TensorType.BF16, TensorType.F16, TensorType.F32)
 U8, BF16 = 2, 4  # stores of kernels.h: the last of the integers, and bf16
 
 
@@ -91,6 +92,8 @@ def kind_of(tensors: Tensors, part: Weight) -> tuple[TensorType, Form | None]:
     if part.exact:
         return TensorType.F32, None
     info = tensors.info(part.name)
+    if part.transposed:  # blocks along the file's rows are none along ours
+        return (info.type if info.type in _FLOATS else TensorType.F32), None
     return info.type, info.form
 
 
@@ -110,6 +113,11 @@ def _panel_of_codes(form: Form, inputs: int) -> int:
     """`panel_bytes` of kernels.h."""
     scales = (2 if form.has_min else 1) * (4 if form.wide else 2) * (inputs // form.group)
     return LANES * (inputs * form.bits // 8 + scales)
+
+
+def turned(part: Weight, weight: PerHead) -> Weight:
+    """A head's matrix as products read it."""
+    return replace(part, shape=part.shape[::-1], transposed=True) if weight.transposed else part
 
 
 def some_rows(parts: Sequence[Weight]) -> Iterator[tuple[Weight, int, int, int]]:

@@ -5,7 +5,6 @@ from sampan.kernels.graph import Graph, Node
 
 _INPUTS = 32  # features that share an activation's scale
 _LANES = 16
-_HEADS = 64  # query heads that share one KV head
 
 
 def check(graph: Graph, where: str) -> None:
@@ -27,11 +26,13 @@ def _problem_of_experts(node: Node) -> str | None:
 def _problem(node: Node) -> str | None:
     match node.op:
         case "per_head":
-            return "the native kernels have no per_head yet: use backend torch"
+            inputs, outputs = node.detail.sizes
+            for name, size in (("inputs", inputs), ("outputs", outputs), ("features", node.detail.head_size)):
+                if size % _INPUTS:
+                    return f"{size} {name} of a head are not a multiple of {_INPUTS}"
+            return None
         case "experts":
             return _problem_of_experts(node)
-        case "attend" if node.detail.latent:
-            return "the native kernels have no latent attention yet: use backend torch"
         case "linear" | "head":
             inputs = node.inputs[0].width
             return f"{inputs} inputs are not a multiple of {_INPUTS}" if inputs % _INPUTS else None
@@ -43,6 +44,5 @@ def _problem(node: Node) -> str | None:
             for name, size in (("key", shape.key_size), ("value", shape.value_size)):
                 if size % _INPUTS:
                     return f"{name} size {size} is not a multiple of {_INPUTS}"
-            group = shape.heads // shape.kv_heads
-            return f"{group} heads share a KV head, {_HEADS} may" if group > _HEADS else None
+            return None
     return None

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sampan.core.errors import UnsupportedModel, WeightsError
 from sampan.kernels.backend import Floats, Tensors
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.layout import STORES, Layout, Segment, kind_of, some_rows, stacked
 from sampan.kernels.cpu.machine import Machine, out_of_memory, padded
-from sampan.kernels.formats import Form
+from sampan.kernels.formats import Form, TensorType
 from sampan.kernels.ops import Weight
 
 _STRIDE = 2**23  # bytes of a file that are packed before they are given back
@@ -112,8 +113,8 @@ def pack(tensors: Tensors, parts: Sequence[Weight], machine: Machine, arena: Any
         return matrix
     first = 0
     for part in parts:
-        if part.exact:
-            raw = np.ascontiguousarray(tensors.array(part.name)).view(np.uint8).reshape(-1)
+        if part.exact or part.transposed:
+            raw = _whole(tensors, part, source)
             matrix.fill(machine.pool, raw, source.number, first, part.shape[0], None)
             tensors.release(part.name)
             first += padded(part.shape[0])
@@ -130,6 +131,16 @@ def pack(tensors: Tensors, parts: Sequence[Weight], machine: Machine, arena: Any
             tensors.release(part.name, at, stop)
         first += padded(rows)
     return matrix
+
+
+def _whole(tensors: Tensors, part: Weight, source: TensorType) -> NDArray[np.uint8]:
+    """The bytes of a tensor that is not packed as it lies in the file."""
+    if part.transposed and tensors.info(part.name).type is source and source is not TensorType.F32:
+        values: Any = tensors.raw(part.name).view(np.uint16).reshape(part.shape[::-1])
+    else:
+        values = tensors.array(part.name)
+    turned = np.ascontiguousarray(values.T if part.transposed else values)
+    return turned.view(np.uint8).reshape(-1)
 
 
 def _fill_codes(tensors: Tensors, parts: Sequence[Weight], form: Form, machine: Machine, matrix: Any) -> None:

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from sampan.kernels.backend import Tensors
 from sampan.kernels.cpu import panels, rounding
-from sampan.kernels.cpu.layout import kind_of
+from sampan.kernels.cpu.layout import kind_of, turned
 from sampan.kernels.cpu.machine import Machine
 from sampan.kernels.cpu.rounding import Scheme
 from sampan.kernels.formats import PackedMatrix
 from sampan.kernels.graph import Graph
-from sampan.kernels.ops import Experts, Linear, Weight
+from sampan.kernels.ops import Experts, Linear, PerHead, Weight
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def pieces(graph: Graph, tensors: Tensors, scheme_of: Callable[[Weight], Scheme 
     """Every matrix of a model once, in the order of use; `scheme_of` says how a tensor is rounded."""
 
     def rounded(part: Weight) -> Scheme | None:
-        return None if part.exact else scheme_of(part)
+        return None if part.exact or part.transposed else scheme_of(part)
 
     def kind(part: Weight) -> object:
         return rounded(part) or kind_of(tensors, part), part.fine
@@ -87,5 +87,7 @@ def _linears(graph: Graph) -> Iterator[Linear]:
         elif isinstance(node.detail, Experts):
             yield Linear((node.detail.router.weight,))
             yield from (*node.detail.gate_up, *node.detail.down)
+        elif isinstance(node.detail, PerHead):
+            yield from (Linear((turned(part, node.detail),)) for part in node.detail.parts)
         elif node.op == "embed":
             yield Linear((node.detail,))

@@ -121,7 +121,8 @@ class Plan:
         """Bytes that the program allocates for steps, without logits."""
         scratch = int(_native.linear_scratch(self.longest)) if self.longest else 0
         scratch += max(
-            (int(_native.attend_scratch(a.key_size, a.value_size)) for a in self.attentions), default=0
+            (int(_native.attend_scratch(a.key_size, a.value_size, a.latent)) for a in self.attentions),
+            default=0,
         )
         parts = max((len(outputs) for _, outputs in self.adapted), default=0)
         inner = 4 * parts * self.rows * padded(self.room.rank) if self.room else 0
@@ -137,7 +138,9 @@ class Plan:
 
     def page_bytes(self, cache: str) -> int:
         """One page in all layers."""
-        runs = (_native.run_bytes(cache, a.kv_heads, a.key_size, a.value_size) for a in self.attentions)
+        runs = (
+            _native.run_bytes(cache, a.kv_heads, a.key_size, a.value_size, a.latent) for a in self.attentions
+        )
         return int(sum(runs)) // int(_native.RUN)
 
     @property

@@ -13,13 +13,13 @@ from typing import Any
 
 from sampan.kernels.backend import AdapterRoom
 from sampan.kernels.cpu.experts import ExpertWriter
-from sampan.kernels.cpu.layout import Layout
+from sampan.kernels.cpu.layout import Layout, turned
 from sampan.kernels.cpu.plan import Output, Place, Plan, Turning
 from sampan.kernels.cpu.products import Product, Products, padded_starts
 from sampan.kernels.cpu.readers import Readers, owner_of
 from sampan.kernels.cpu.writer import Writer
 from sampan.kernels.graph import Graph, Node
-from sampan.kernels.ops import Linear
+from sampan.kernels.ops import Linear, PerHead
 
 
 def make_plan(graph: Graph, layout: Layout, rows: int, room: AdapterRoom | None = None) -> Plan:
@@ -80,6 +80,19 @@ class _Planner:
         elif not self._products.fuse(product):
             self._places[node] = self._products.buffer_of(product.weight)
             self._products.emit(product, self._places[node])
+
+    def _per_head(self, node: Node) -> None:
+        weight: PerHead = node.detail
+        segments = [self._writer.segments(Linear((turned(part, weight),)))[0] for part in weight.parts]
+        form = segments[0].operand, segments[0].fine
+        act = self._products.inputs(node, node.inputs[0], [form])[form]
+        self._writer.plan.longest = max(self._writer.plan.longest, segments[0].k)
+        self._places[node] = self._writer.buffer(node.width)
+        self._writer.emit(
+            "per_head", node.label, matrices=tuple(segments), act=act, x=self._place(node.inputs[0]),
+            out=self._places[node], heads=len(segments), size=weight.head_size, fine=form[1],
+            sampled=node.sampled,
+        )  # fmt: skip
 
     def _experts(self, node: Node) -> None:
         self._places[node] = self._writer.buffer(node.width)
@@ -169,10 +182,11 @@ class _Planner:
     def _attend(self, node: Node) -> None:
         shape = node.detail
         (q, turn), (k, k_turn) = (self._heads(node, value) for value in node.inputs[:2])
-        layer, v = self._layers[shape.layer], self._place(node.inputs[2])
+        layer = self._layers[shape.layer]
+        values: dict[str, Any] = {} if shape.latent else {"z": self._place(node.inputs[2])}
         turn = turn._replace(scale=shape.scale)
         self._writer.emit(
-            "append", node.label, x=q, y=k, z=v, heads=shape.heads, layer=layer, turn=turn, k_turn=k_turn
+            "append", node.label, x=q, y=k, heads=shape.heads, layer=layer, turn=turn, k_turn=k_turn, **values
         )
         out = self._places[node] = self._writer.buffer(node.width)
         self._writer.emit("attend", node.label, x=q, out=out, heads=shape.heads, layer=layer)

@@ -178,7 +178,7 @@ class NativeProgram:
 
 
 def _new_program(plan: Plan, machine: Machine, cache: CacheSize) -> Any:
-    layers = [(a.kv_heads, a.key_size, a.value_size) for a in plan.attentions]
+    layers = [(a.kv_heads, a.key_size, a.value_size, int(a.latent)) for a in plan.attentions]
     try:
         return _native.Program(machine.pool, machine.isa, plan.rows, cache.pages, cache.dtype, layers)
     except MemoryError as e:

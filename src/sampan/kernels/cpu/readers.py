@@ -86,7 +86,7 @@ class Readers:
             return False
         if reader.op == "rope":
             return node.op == "norm" and bool(node.detail.weight.shape[0] == reader.detail.head_size)
-        if reader.op != "attend" or node is reader.inputs[2]:
+        if reader.op != "attend" or node in reader.inputs[2:]:
             return False
         size = node.detail.head_size if node.op == "rope" else node.detail.weight.shape[0]
         return bool(size == reader.detail.key_size)
@@ -110,7 +110,7 @@ class Readers:
         if node.op == "slice" or self.turned(node) or self.prepared(node):
             return []
         if node.op == "attend":
-            return [self.chain(node.inputs[0])[0], self.chain(node.inputs[1])[0], node.inputs[2]]
+            return [self.chain(node.inputs[0])[0], self.chain(node.inputs[1])[0], *node.inputs[2:]]
         found: list[Node] = []
         for source in node.inputs:
             if self.prepared(source):

@@ -117,7 +117,7 @@ void AttentionPlan::look_ahead(AttendArgs& args, int index) const {
   for (int p = 0; p < kPagesTogether; ++p) {
     const int at = item.begin + p * kPage;
     if (at < length_of(queries))
-      args.after[p] = page_at(args.cache, queries.span.pages[at / kPage], queries.head);
+      args.after[p] = page_at(args.cache, queries.span.pages[at / kPage], queries.head / args.parts);
   }
 }
 

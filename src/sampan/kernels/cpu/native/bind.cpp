@@ -35,14 +35,17 @@ NB_MODULE(_native, m) {
   m.def("linear_scratch", &linear_scratch, nb::arg("k"));
   m.def(
       "attend_scratch",
-      [](int key_size, int value_size) { return attend_scratch({1, key_size, value_size}) * sizeof(float); },
-      nb::arg("key_size"), nb::arg("value_size"));
+      [](int key_size, int value_size, bool latent) {
+        return attend_scratch({1, key_size, value_size, latent}) * sizeof(float);
+      },
+      nb::arg("key_size"), nb::arg("value_size"), nb::arg("latent") = false);
   m.def(
       "run_bytes",
-      [](const std::string& cache, int kv_heads, int key_size, int value_size) {
-        return run_bytes(cache_of(cache), {kv_heads, key_size, value_size});
+      [](const std::string& cache, int kv_heads, int key_size, int value_size, bool latent) {
+        return run_bytes(cache_of(cache), {kv_heads, key_size, value_size, latent});
       },
-      nb::arg("cache"), nb::arg("kv_heads"), nb::arg("key_size"), nb::arg("value_size"));
+      nb::arg("cache"), nb::arg("kv_heads"), nb::arg("key_size"), nb::arg("value_size"),
+      nb::arg("latent") = false);
   m.attr("RUN") = kRun;
   m.def(
       "isa", [](const std::string& forced) { return std::string(find_kernels(forced).name); },

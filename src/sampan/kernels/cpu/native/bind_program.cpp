@@ -41,16 +41,20 @@ static const Names<Map> kMaps = {{"copy", Map::copy},
 
 Cache cache_of(const std::string& name) { return named(kCaches, name, "cache"); }
 
-using Layer = std::tuple<int, int, int>;  // KV heads, key and value size
+using Layer = std::vector<int>;  // KV heads, key and value size, and 1 where it is latent
 
 static Recorded* make_program(nb::object pool, const std::string& isa, int max_rows, int pages,
                               const std::string& cache, const std::vector<Layer>& layers) {
   require(max_rows > 0 && pages > 0, "program: sizes must be positive");
   std::vector<CacheShape> shapes;
-  for (const auto& [heads, key, value] : layers) {
+  for (const Layer& layer : layers) {
+    require(layer.size() == 3 || layer.size() == 4, "program: a layer has three sizes");
+    const int heads = layer[0], key = layer[1], value = layer[2];
+    const bool latent = layer.size() == 4 && layer[3] != 0;
     require(heads > 0 && key > 0 && value > 0 && key % 32 == 0 && value % 32 == 0,
             "program: sizes of keys and values must be multiples of 32");
-    shapes.push_back({heads, key, value});
+    require(!latent || value <= key, "program: a latent value is a part of its key");
+    shapes.push_back({heads, key, value, latent});
   }
   auto r = std::make_unique<Recorded>();
   r->pool_owner = pool;

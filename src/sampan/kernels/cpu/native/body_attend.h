@@ -39,7 +39,7 @@ static inline void pages_rows(AttendRow* rows, int count, const Page* pages, int
 // The rows of `queries`, ordered by length; their state lies in `state`. Returns how many.
 static inline int start_rows(const AttendArgs& a, const Queries& queries, AttendRow* rows, float* state) {
   const CacheShape& s = a.cache.shape;
-  const int d = s.value_size, group = a.heads / s.kv_heads;
+  const int d = s.value_size, group = a.heads / (s.kv_heads * a.parts);
   int n = 0;
   for (int i = 0; i < queries.count; ++i) {
     const ptrdiff_t at = queries.span.start + queries.row + i;
@@ -71,12 +71,45 @@ static inline void finish_rows(const AttendRow* rows, int n, int d) {
   }
 }
 
+// Behind the state of all rows.
+static inline uint8_t* turned_in(const CacheShape& s, float* scratch) {
+  return reinterpret_cast<uint8_t*>(scratch + kAttendRows * row_state(s));
+}
+
+// The values of a latent page, one of those taken together, in the order in which others keep them: what its
+// keys begin with.
+static inline const uint8_t* turned_values(const CacheView& c, const uint8_t* keys, uint8_t* turned,
+                                           int place) {
+  const int d = c.shape.value_size;
+  uint8_t* const out = turned + static_cast<size_t>(place * kPage * d) * element_bytes(c.type);
+  if (c.type == Cache::bf16) {
+    const uint16_t* k = reinterpret_cast<const uint16_t*>(keys);
+    uint16_t* v = reinterpret_cast<uint16_t*>(out);
+    for (int t = 0; t < kPage; t += 2, v += 2 * d)
+      for (int f = 0; f < d; f += 2) {  // two features of two tokens
+        const uint16_t* from = k + f * kPage + 2 * t;
+        const uint16_t to[4] = {from[0], from[2], from[1], from[3]};
+        std::memcpy(v + 2 * f, to, sizeof(to));
+      }
+  } else if (c.type == Cache::int8) {
+    for (int f = 0; f < d; ++f)
+      for (int t = 0; t < kPage; ++t) out[t * d + f] = keys[f * kPage + t];
+  } else {
+    const float* k = reinterpret_cast<const float*>(keys);
+    float* v = reinterpret_cast<float*>(out);
+    for (int f = 0; f < d; ++f)
+      for (int t = 0; t < kPage; ++t) v[t * d + f] = k[f * kPage + t];
+  }
+  return out;
+}
+
 // Rows against the tokens [begin, end) of a sequence, whose splits are merged as they end, and the last one
 // if it `ends`. Pages go in pairs from an even one on: a row's maximum is raised once for both.
 static inline void attend_pages(const AttendArgs& a, const Queries& queries, AttendRow* rows, int n,
-                                int begin, int end, bool merges, bool ends) {
+                                int begin, int end, bool merges, bool ends, uint8_t* turned) {
   const int d = a.cache.shape.value_size;
-  const auto data = [&](int at) { return page_at(a.cache, queries.span.pages[at / kPage], queries.head); };
+  const int head = queries.head / a.parts;
+  const auto data = [&](int at) { return page_at(a.cache, queries.span.pages[at / kPage], head); };
   for (int first = begin; first < end; first += kPages * kPage) {
     Page pages[kPages];
     const int count = first + kPage < end ? 2 : 1;
@@ -84,6 +117,7 @@ static inline void attend_pages(const AttendArgs& a, const Queries& queries, Att
       const int at = first + p * kPage, next = at + kPages * kPage;
       const uint8_t* const here = data(at);
       pages[p] = page_of(a.cache, here, next < end ? data(next) : a.after[p] ? a.after[p] : here);
+      if (a.cache.shape.latent) pages[p].values = turned_values(a.cache, pages[p].keys, turned, p);
     }
     if (a.cache.type == Cache::bf16) pages_rows<Cache::bf16>(rows, n, pages, count, a.cache.shape, first);
     else if (a.cache.type == Cache::int8)
@@ -102,10 +136,11 @@ static void attend(const AttendArgs& a, const Queries* queries, int count, int s
   int n = 0;
   for (int q = 0; q < count; ++q)
     n += start_rows(a, queries[q], rows + n, scratch + n * row_state(a.cache.shape));
-  attend_pages(a, queries[0], rows, n, 0, shared, true, false);
+  uint8_t* const turned = turned_in(a.cache.shape, scratch);
+  attend_pages(a, queries[0], rows, n, 0, shared, true, false, turned);
   for (int q = 0, first = 0; q < count; ++q) {
-    const int own = queries[q].count * (a.heads / a.cache.shape.kv_heads);
-    attend_pages(a, queries[q], rows + first, own, shared, rows[first + own - 1].length, true, true);
+    const int own = queries[q].count * (a.heads / (a.cache.shape.kv_heads * a.parts));
+    attend_pages(a, queries[q], rows + first, own, shared, rows[first + own - 1].length, true, true, turned);
     first += own;
   }
   finish_rows(rows, n, d);
@@ -117,7 +152,7 @@ static void attend_split(const AttendArgs& a, const Queries& queries, int begin,
   const int d = a.cache.shape.value_size;
   AttendRow rows[kAttendRows];
   const int n = start_rows(a, queries, rows, scratch);
-  attend_pages(a, queries, rows, n, begin, end, false, false);
+  attend_pages(a, queries, rows, n, begin, end, false, false, turned_in(a.cache.shape, scratch));
   for (int r = 0; r < n; ++r, parts += d + kLanes + 1) {
     parts[0] = rows[r].split_top;
     std::memcpy(parts + 1, rows[r].sums, sizeof(float) * kLanes);

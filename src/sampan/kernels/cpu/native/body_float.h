@@ -43,14 +43,15 @@ static void linear_float(const LinearArgs& a, int begin, int end, int row_begin,
     });
 }
 
-// acc += R rows x P panels of bf16: a chain takes two inputs at a time.
+// acc += R rows, `stride` apart, x P panels of bf16: a chain takes two inputs at a time.
 template <int R, int P>
-static inline void bf16_dots(F (&acc)[R][P], const uint16_t* const (&w)[P], const uint16_t* x, int k) {
+static inline void bf16_dots(F (&acc)[R][P], const uint16_t* const (&w)[P], const uint16_t* x,
+                             ptrdiff_t stride, int k) {
   for (int i = 0; i < k; i += 2) {
     B v[P];
     for (int p = 0; p < P; ++p) v[p] = load_pairs(w[p] + i * kLanes);
     for (int r = 0; r < R; ++r) {
-      const B s = set1_pair(x + static_cast<ptrdiff_t>(r) * k + i);
+      const B s = set1_pair(x + r * stride + i);
       for (int p = 0; p < P; ++p) acc[r][p] = dot_bf16(acc[r][p], v[p], s);
     }
   }
@@ -70,7 +71,7 @@ static void bf16_tile(const LinearArgs& a, int row, int panel) {
   F acc[R][P];
   for (int r = 0; r < R; ++r)
     for (int p = 0; p < P; ++p) acc[r][p] = set1(0.0f);
-  bf16_dots<R, P>(acc, w, bf16_row(a.a, row), a.w.k);
+  bf16_dots<R, P>(acc, w, bf16_row(a.a, row), a.a.k, a.w.k);
   for (int r = 0; r < R; ++r)
     for (int p = 0; p < P; ++p) finish(a, row + r, panel + p, acc[r][p]);
 }
@@ -90,7 +91,7 @@ static void gated_bf16_tile(const GatedArgs& g, int row, int gate) {
   const uint16_t* const w[2] = {bf16_panel(g.w, gate), bf16_panel(g.w, g.up + gate)};
   F acc[R][2];
   for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = set1(0.0f);
-  bf16_dots<R, 2>(acc, w, bf16_row(g.a, row), g.w.k);
+  bf16_dots<R, 2>(acc, w, bf16_row(g.a, row), g.a.k, g.w.k);
   for (int r = 0; r < R; ++r)
     store_bf16(bf16_row(g.out, row + r) + gate * kLanes, swish(acc[r][0], acc[r][1]));
 }

@@ -158,7 +158,7 @@ static inline void tile_dots(I (&dots)[R][P], const uint8_t* w, const int8_t* x)
 template <int R, int P, bool Wide, bool Half, bool Min, int Planes>
 static void tile(const LinearArgs& a, int row, int panel, const uint8_t* w) {
   constexpr int kFolds = Half ? 2 : 1, kChunks = 8 / kFolds;
-  const int blocks = a.a.k / kBlock;
+  const int blocks = a.w.k / kBlock;
   const I minus_zero = set1_i32(-a.w.zero);
   Quad x = quad_of(a.a, row);
   F acc[R][P];

@@ -36,10 +36,10 @@ struct Page {
 static inline Page page_of(const CacheView& c, const uint8_t* data, const uint8_t* next) {
   const size_t token = element_bytes(c.type) * kPage;
   const uint8_t* values = data + token * static_cast<size_t>(c.shape.key_size);
-  const uint8_t* end = values + token * static_cast<size_t>(c.shape.value_size);
+  const uint8_t* end = c.shape.latent ? values : values + token * static_cast<size_t>(c.shape.value_size);
   const float* scales = reinterpret_cast<const float*>(end);
-  const bool scaled = c.type == Cache::int8;
-  return {data, values, next, scaled ? scales : nullptr, scaled ? scales + kPage : nullptr};
+  if (c.type != Cache::int8) return {data, values, next, nullptr, nullptr};
+  return {data, values, next, scales, c.shape.latent ? scales : scales + kPage};
 }
 
 template <Cache C>

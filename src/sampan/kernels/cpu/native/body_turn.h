@@ -68,7 +68,7 @@ static inline void append_bf16(uint16_t* keys, const CacheShape& s, const float*
     store_bf16(column, load(k + i));
     for (int j = 0; j < kLanes; j += 2) std::memcpy(keys + (i + j) * kPage, column + j, 4);
   }
-  for (int i = 0; i < s.value_size; i += kLanes) {
+  for (int i = 0; v && i < s.value_size; i += kLanes) {
     store_bf16(column, load(v + i));
     for (int j = 0; j < kLanes; ++j) values[2 * (i + j)] = column[j];
   }
@@ -98,14 +98,17 @@ static inline void append_token(const CacheView& c, const float* k, const float*
   if (c.type == Cache::bf16) return append_bf16(reinterpret_cast<uint16_t*>(base), s, k, v, slot);
   if (c.type == Cache::int8) {
     int8_t* codes = reinterpret_cast<int8_t*>(base);
-    float* scales = reinterpret_cast<float*>(base + kPage * (s.key_size + s.value_size));
+    float* scales = reinterpret_cast<float*>(base + kPage * (s.key_size + (v ? s.value_size : 0)));
     scales[slot] = append_codes(codes + slot, kPage, k, s.key_size);
-    scales[kPage + slot] = append_codes(codes + kPage * s.key_size + slot * s.value_size, 1, v, s.value_size);
+    if (v)
+      scales[kPage + slot] =
+          append_codes(codes + kPage * s.key_size + slot * s.value_size, 1, v, s.value_size);
     return;
   }
   float* keys = reinterpret_cast<float*>(base);
   for (int i = 0; i < s.key_size; ++i) keys[i * kPage + slot] = k[i];
-  std::memcpy(keys + kPage * s.key_size + slot * s.value_size, v, static_cast<size_t>(s.value_size) * 4);
+  if (v)
+    std::memcpy(keys + kPage * s.key_size + slot * s.value_size, v, static_cast<size_t>(s.value_size) * 4);
 }
 
 static void append(const AppendArgs& a, int begin, int end) {
@@ -116,7 +119,7 @@ static void append(const AppendArgs& a, int begin, int end) {
     for (int h = 0; h < s.kv_heads; ++h) {
       float* k = a.k + row * a.k_stride + h * s.key_size;
       turn_head(a.k_turn, k, s.key_size, row);
-      const float* v = a.v + row * a.v_stride + h * s.value_size;
+      const float* v = s.latent ? nullptr : a.v + row * a.v_stride + h * s.value_size;
       append_token(a.cache, k, v, a.row_page[row], a.positions[row] % kPage, h);
     }
   }

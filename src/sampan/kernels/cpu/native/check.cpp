@@ -99,8 +99,6 @@ std::string Program::fault_of_heads(const Instruction& i) const {
   const CacheShape& s = shapes_[static_cast<size_t>(i.layer)];
   if (i.heads <= 0 || i.heads % s.kv_heads != 0)
     return number(i.heads) + " query heads cannot share " + number(s.kv_heads) + " KV heads evenly";
-  if (i.heads / s.kv_heads > kAttendRows)
-    return number(i.heads / s.kv_heads) + " query heads for each KV head: at most " + number(kAttendRows);
   const bool queries = holds(i.x, static_cast<int64_t>(i.heads) * s.key_size);
   return queries ? "" : "the buffer does not hold the queries";
 }
@@ -110,7 +108,7 @@ std::string Program::fault_of_append(const Instruction& i) const {
   if (!heads.empty()) return heads;
   const CacheShape& s = shapes_[static_cast<size_t>(i.layer)];
   if (!holds(i.y, static_cast<int64_t>(s.kv_heads) * s.key_size) ||
-      !holds(i.z, static_cast<int64_t>(s.kv_heads) * s.value_size))
+      (!s.latent && !holds(i.z, static_cast<int64_t>(s.kv_heads) * s.value_size)))
     return "the buffer does not hold the keys and values";
   const std::string q = fault_of_turning(i.turn, s.key_size);
   return q.empty() ? fault_of_turning(i.k_turn, s.key_size) : q;
@@ -149,6 +147,7 @@ std::string Program::fault(const Instruction& i) const {
     case Op::each:
     case Op::gate_each:
     case Op::combine: return fault_of_experts(i);
+    case Op::per_head: return fault_of_per_head(i);
     case Op::stats: return logits_ >= 0 && i.x.buffer == logits_ ? "" : "not the program's logits";
   }
   return "unknown instruction";

@@ -29,7 +29,10 @@ size_t linear_scratch(int max_k) {
   return linear_scratch_of(max_k, 3) + sizeof(float) * features;
 }
 size_t attend_scratch(const CacheShape& s) {
-  return static_cast<size_t>(kAttendRows) * static_cast<size_t>(2 * s.value_size + kLanes + s.key_size);
+  const size_t rows =
+      static_cast<size_t>(kAttendRows) * static_cast<size_t>(2 * s.value_size + kLanes + s.key_size);
+  // Values of latent pages, turned as other pages have them.
+  return rows + (s.latent ? static_cast<size_t>(kPagesTogether * kPage * s.value_size) : 0);
 }
 
 }  // namespace sampan

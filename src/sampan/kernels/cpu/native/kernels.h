@@ -230,9 +230,10 @@ struct AttendArgs {
   int32_t heads;
   CacheView cache;
   const uint8_t* after[kPagesTogether] = {};  // pages that this thread is likely to read next, or null
+  int32_t parts = 1;                          // of a KV head's query heads: `Queries::head` counts these
 };
 
-// Rows [row, row + count) of a span, all query heads of one KV head.
+// Rows [row, row + count) of a span, all query heads of one KV head, or of a part of these.
 struct Queries {
   Span span;
   int32_t row, count, head;

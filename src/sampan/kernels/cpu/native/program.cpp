@@ -23,6 +23,13 @@ Program::Program(Pool& pool, const Kernels& kernels, int max_rows, Cache type, s
   }
 }
 
+// As few parts of a KV head's query heads as there may be, all of one size.
+static int parts_of(int group) {
+  int parts = ceiling(group, kAttendRows);
+  while (group % parts != 0) ++parts;
+  return parts;
+}
+
 int Program::cut_of(const CacheShape& shape, int group) {
   for (size_t c = 0; c < cuts_.size(); ++c) {
     const Cut& cut = cuts_[c];
@@ -51,7 +58,11 @@ void Program::add(Instruction instruction) {
   if (instruction.op == Op::gated) instruction.up = instruction.matrix.n / 2 / kLanes;
   if (instruction.op == Op::attend) {
     const CacheShape& shape = shapes_[static_cast<size_t>(instruction.layer)];
-    instruction.plan = cut_of(shape, instruction.heads / shape.kv_heads);
+    const int group = instruction.heads / shape.kv_heads;
+    instruction.parts = parts_of(group);
+    CacheShape cut = shape;
+    cut.kv_heads *= instruction.parts;
+    instruction.plan = cut_of(cut, group / instruction.parts);
   }
   if (product) {
     if (last_product_ >= 0)
@@ -117,6 +128,7 @@ int Program::items(const Instruction& i, const Step& step) const {
     case Op::shrink: return adapters_.shrink_items(i.site, i.sampled);
     case Op::expand: return adapters_.expand_items(i.site, i.sampled);
     case Op::sort: return std::min(count, 1);
+    case Op::per_head: return i.heads * tiles_of(i, count);
     case Op::gather:
     case Op::each:
     case Op::gate_each:
@@ -134,7 +146,8 @@ int Program::grain(const Instruction& i, int items) const {
     case Op::shrink:
     case Op::expand:
     case Op::each:
-    case Op::gate_each: return 1;
+    case Op::gate_each:
+    case Op::per_head: return 1;
     case Op::prepare:  // a quad is not cut where every thread gets one
       if (items >= kQuad * pool_.size()) return ceiling(ceiling(items, 4 * pool_.size()), kQuad) * kQuad;
       [[fallthrough]];
@@ -183,6 +196,7 @@ void Program::piece(const Instruction& i, const Step& step, int begin, int end, 
       for (int item = begin; item < end; ++item) each(i, item, thread);
       break;
     case Op::combine: combine(i, begin, end); break;
+    case Op::per_head: per_head(i, step, begin, end, thread); break;
   }
 }
 
@@ -237,13 +251,16 @@ void Program::map(const Instruction& i, const Step& step, int begin, int end) {
 }
 
 void Program::append(const Instruction& i, const Step& step, int begin, int end) {
-  kernels_.append({at(i.x), at(i.y), at(i.z), width(i.x), width(i.y), width(i.z), i.heads, turn(i.turn),
-                   turn(i.k_turn), step.positions, row_page_.data(), layer(i.layer)},
-                  begin, end);
+  const bool values = i.z.buffer >= 0;
+  kernels_.append(
+      {at(i.x), at(i.y), values ? at(i.z) : nullptr, width(i.x), width(i.y), values ? width(i.z) : 0, i.heads,
+       turn(i.turn), turn(i.k_turn), step.positions, row_page_.data(), layer(i.layer)},
+      begin, end);
 }
 
 void Program::attend(const Instruction& i, int begin, int end, int thread) {
-  const AttendArgs a{at(i.x), width(i.x), at(i.out), width(i.out), i.heads, layer(i.layer)};
+  AttendArgs a{at(i.x), width(i.x), at(i.out), width(i.out), i.heads, layer(i.layer)};
+  a.parts = i.parts;
   float* scratch = attend_scratch_[static_cast<size_t>(thread)].as<float>();
   for (int item = begin; item < end; ++item)
     cuts_[static_cast<size_t>(i.plan)].plan->run(kernels_, a, item, scratch);

@@ -16,12 +16,13 @@
 namespace sampan {
 
 // Every operation of a program, once: the enumeration, its names and Python's know this list.
-#define SAMPAN_EACH_OP(X)                                                                               \
-  X(embed)                                                                                              \
-  X(angles)                                                                                             \
-  X(prepare)                                                                                            \
-  X(linear) X(gated) X(norm) X(map) X(rotate) X(append) X(attend) X(stats) X(shrink) X(expand) X(route) \
-      X(sort) X(gather) X(each) X(gate_each) X(combine)
+#define SAMPAN_EACH_OP(X)                                                                             \
+  X(embed)                                                                                            \
+  X(angles)                                                                                           \
+  X(prepare)                                                                                          \
+  X(linear)                                                                                           \
+  X(gated) X(norm) X(map) X(rotate) X(append) X(attend) X(stats) X(shrink) X(expand) X(route) X(sort) \
+      X(gather) X(each) X(gate_each) X(combine) X(per_head)
 
 enum class Op : int32_t {
 #define SAMPAN_NAME(op) op,
@@ -77,7 +78,8 @@ struct Instruction {
   int site = -1;          // shrink and expand: the linear that they adapt
   int plan = -1;          // attend: how its step is cut
   int router = -1;        // route, sort, combine: which
-  int group = -1;         // each, gate_each: the experts' matrices
+  int group = -1;         // each, gate_each: the experts' matrices; per_head: the heads'
+  int parts = 1;          // attend: of each KV head's query heads
 };
 
 // One step's inputs; spans cover the rows in order.
@@ -228,6 +230,8 @@ class Program {
   void gather(const Instruction& i, int begin, int end);
   void each(const Instruction& i, int item, int thread);
   void combine(const Instruction& i, int begin, int end);
+  std::string fault_of_per_head(const Instruction& i) const;
+  void per_head(const Instruction& i, const Step& step, int begin, int end, int thread);
 
   Pool& pool_;
   const Kernels& kernels_;
