@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sampan.engine.sequence import Span
 from sampan.kernels.torch.backend import TorchBackend
 
 Make = Callable[..., Any]
@@ -20,6 +21,12 @@ def test_the_native_kernels_have_them_too(sparse_case: str, tiny: Make, native: 
     assert error(whole, model.expected(prompt)) < NOISE
     for chunk in (40, 1):
         assert np.array_equal(native(model.files).logits(prompt, chunk), whole)
+    here = native(model.files)
+    sequence = here.sequence(prompt)
+    assert here.pool.extend(sequence.pages, 40)
+    rows = here.runner.rows([Span(sequence, 0, 40, sample=False)])  # a chunk that nothing is sampled of
+    assert rows.logits.shape[0] == 0
+    here.pool.release(sequence.pages)
 
 
 def test_a_row_has_its_bits_in_any_company(sparse_case: str, tiny: Make, native: Make) -> None:

@@ -178,7 +178,9 @@ def open_checkpoint(files: ModelFiles) -> Checkpoint:
     """Map a GGUF file (or the parts of a split one) or a folder of safetensors, and check it whole."""
     with ExitStack() as undo:
         checkpoint = (_open_gguf if files.kind == "gguf" else _open_folder)(files.path, undo)
-        check_complete(checkpoint.where, checkpoint.config, checkpoint.tensors, checkpoint.purpose)
+        check_complete(
+            checkpoint.where, checkpoint.config, checkpoint.tensors, checkpoint.packed, checkpoint.purpose
+        )
         undo.pop_all()
         return checkpoint
 

@@ -1,6 +1,6 @@
 """The model's tensors among those of its files; where one of these holds many, each is some of its rows."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from math import prod
 from types import MappingProxyType
@@ -66,7 +66,11 @@ def listed(tensors: list[str]) -> str:
 
 
 def check_complete(
-    where: str, config: ModelConfig, tensors: Mapping[str, TensorInfo], purpose: Purpose
+    where: str,
+    config: ModelConfig,
+    tensors: Mapping[str, TensorInfo],
+    packed: Collection[str],
+    purpose: Purpose,
 ) -> None:
     """Every tensor that the model needs, in its shape, and no other; what differs is listed by name."""
     model = describe(config)
@@ -77,7 +81,8 @@ def check_complete(
         raise WeightsError(f"{where}: tensor {listed(missing)} is missing: the file is incomplete")
     for name, weight in expected.items():
         info = tensors.get(name)
-        if info is not None and info.shape != weight.shape:
+        turned = name in packed and info is not None and info.shape == weight.shape[::-1]
+        if info is not None and info.shape != weight.shape and not turned:  # packed as products read it
             problem = f"has shape {list(info.shape)}, the configuration says {list(weight.shape)}"
             raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
     extra = sorted(tensors.keys() - expected.keys())

@@ -91,7 +91,8 @@ class NativeProgram:
 
     def update(self, values: NewValues) -> None:
         """New values for weights, in place."""
-        known = {part.name: part for segment in self.plan.segments.values() for part in segment.parts}
+        parts = [part for segment in self.plan.segments.values() for part in segment.parts]
+        known = {part.name: part for part in parts if not part.transposed}
         update(values, known | self.plan.vectors, self._place, self.machine)
 
     def set_adapter(self, slot: int, adapter: Adapter) -> None:

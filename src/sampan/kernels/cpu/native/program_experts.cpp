@@ -26,6 +26,7 @@ int Program::columns_of(const Instruction& i) const {
 }
 
 int Program::tiles_of(const Instruction& i, int rows) const {
+  if (rows == 0) return 0;
   const Tile t = tile(columns_of(i), rows);
   return ceiling(columns_of(i), t.panels) * ceiling(rows, t.rows);
 }
