@@ -12,8 +12,11 @@ from gguf import GGMLQuantizationType as Type
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
 from sampan.kernels.backend import PAGE, AdapterRoom, CacheSize
+from sampan.kernels.cpu import backend as cpu_backend
 from sampan.kernels.cpu.adapters import packed_adapter
 from sampan.kernels.cpu.backend import CpuBackend
+from sampan.kernels.cpu.plan import Plan
+from sampan.kernels.cpu.planner import make_plan
 from sampan.llm.load import graph_of
 from sampan.models.registry import describe
 from sampan.weights.checkpoint import Checkpoint, open_checkpoint
@@ -121,6 +124,29 @@ def test_threads_and_rows(write: Callable[..., ModelFiles]) -> None:
     with open_checkpoint(write(MIXTURES["Q4_K_M"])) as checkpoint:
         check(checkpoint, threads=1, rows=1)
         check(checkpoint, threads=2, rows=300)
+
+
+def test_a_plan_is_made_once_and_kept_until_it_is_compiled(
+    write: Callable[..., ModelFiles], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Plan] = []
+
+    def counted(*given: Any) -> Plan:
+        made.append(make_plan(*given))
+        return made[-1]
+
+    monkeypatch.setattr(cpu_backend, "make_plan", counted)
+    with open_checkpoint(write(MIXTURES["Q4_1"])) as checkpoint:
+        backend, graph = CpuBackend(SETTINGS, 1), graph_of(checkpoint.config)
+        weights = backend.place(checkpoint)
+        backend.needs(graph, checkpoint, 64)
+        backend.compile(graph, weights, CacheSize(8), 64)
+        assert len(made) == 1
+        backend.compile(graph, weights, CacheSize(8), 64)
+        assert len(made) == 2, "the plan outlived loading"
+        backend.needs(graph, checkpoint, 64, AdapterRoom(1, 8))
+        program = backend.compile(graph, weights, CacheSize(8), 64)
+        assert program.plan.room is None, "a plan of another room"
 
 
 def test_the_default_model(default_model: ModelFiles) -> None:

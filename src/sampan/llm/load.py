@@ -68,17 +68,18 @@ def load(
         output = output_of(checkpoint.purpose)
         graph = graph_of(c, output)
         here.check(graph, checkpoint.where)
-        needs = here.needs(graph, checkpoint, MAX_ROWS, wish.room)
+        tensors = replace(checkpoint, metadata=MappingProxyType({}))
+        needs = here.needs(graph, tensors, MAX_ROWS, wish.room)
         plan = budget.plan(budget.Footprint.of(needs, files.name, c.context), wish)
         tokenizer, template = text_of(files, checkpoint)
         defaults = defaults_of(checkpoint.generation)
         # What the tokenizer was built from makes room for the weights.
-        checkpoint = replace(checkpoint, metadata=MappingProxyType({}))
+        del checkpoint
         give_back_freed_memory()
-        weights = here.place(checkpoint, plan.weights_bytes)
+        weights = here.place(tensors, plan.weights_bytes)
         cache = CacheSize(plan.pages, plan.cache)
         chosen = here.tune(
-            lambda layers: graph_of(replace(c, layers=layers), output),
+            lambda layers: graph if layers == c.layers else graph_of(replace(c, layers=layers), output),
             c.layers,
             weights,
             cache,
@@ -98,7 +99,7 @@ def load(
         prefix_cache=prefix_cache,
         draft_rows=chosen.draft_rows if speculation else 0,
     )
-    return Loaded(plan, chosen, c, here, weights, engine, checkpoint.purpose, tokenizer, template, defaults)
+    return Loaded(plan, chosen, c, here, weights, engine, tensors.purpose, tokenizer, template, defaults)
 
 
 def graph_of(config: ModelConfig, output: str = LOGITS) -> Graph:

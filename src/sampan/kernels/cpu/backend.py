@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from sampan.core.memory import available_memory
 from sampan.core.settings import Settings
@@ -32,6 +33,7 @@ class CpuBackend:
     def __post_init__(self) -> None:
         self.machine = machine(self.settings, self.asked)
         self.asked = self.asked or self.settings.threads
+        self._last: tuple[_Asked, Plan] | None = None
 
     @property
     def threads(self) -> int:
@@ -44,7 +46,7 @@ class CpuBackend:
 
     def needs(self, graph: Graph, tensors: Tensors, max_rows: int, room: AdapterRoom | None = None) -> Needs:
         """Bytes that the plan of this graph takes."""
-        plan = make_plan(graph, Layout(tensors), max_rows, room)
+        plan = self._plan(graph, Layout(tensors), max_rows, room)
         return Needs(
             weights=plan.weight_bytes,
             workspace=plan.workspace(self.threads),
@@ -66,7 +68,8 @@ class CpuBackend:
         here = self.machine
         if chosen and chosen.threads != here.threads:
             here = machine(self.settings, chosen.threads)
-        plan = make_plan(graph, weights.layout, max_rows, room)
+        plan = self._plan(graph, weights.layout, max_rows, room)
+        self._last = None
         program = NativeProgram(plan, weights, cache, here)
         if chosen:
             program.tune(chosen.direct_rows, chosen.row_block)
@@ -86,7 +89,7 @@ class CpuBackend:
         if not self.settings.tune:
             _native.use_huge_pages(tuning.DEFAULT.huge_pages)
             return Tuning(threads=here.threads)
-        plan = make_plan(first(layers), weights.layout, tuning.CHUNKS[-1])
+        plan = self._plan(first(layers), weights.layout, tuning.CHUNKS[-1], None)
         subject = tuning.fingerprint(plan, weights.tensors, here.isa, cache.dtype, self.asked)
         chosen = tuning.read(home, subject, here.threads)
         _native.use_huge_pages(chosen.huge_pages if chosen else tuning.DEFAULT.huge_pages)
@@ -106,6 +109,13 @@ class CpuBackend:
         tuning.write(home, subject, name, chosen)
         return chosen
 
+    def _plan(self, graph: Graph, layout: Layout, max_rows: int, room: AdapterRoom | None) -> Plan:
+        """The last one is kept until it is compiled: loading asks for what it needs, tunes and compiles."""
+        asked = _Asked(graph, layout.tensors, max_rows, room)
+        if self._last is None or self._last[0] != asked:
+            self._last = asked, make_plan(graph, layout, max_rows, room)
+        return self._last[1]
+
     def _huge_pages(self, memory: int | None) -> bool:
         """As known from another model; measured where the budget has room for that, before it is needed."""
         from sampan.kernels.cpu import trial
@@ -116,6 +126,15 @@ class CpuBackend:
         if room is None or room < trial.PROBE_BYTES:
             return tuning.DEFAULT.huge_pages
         return trial.huge_pages(self.machine)
+
+
+class _Asked(NamedTuple):
+    """What a plan is made of; graphs and checkpoints are compared by identity."""
+
+    graph: Graph
+    tensors: Tensors
+    max_rows: int
+    room: AdapterRoom | None
 
 
 def _types(plan: Plan, tensors: Tensors) -> set[TensorType]:

@@ -16,7 +16,6 @@ from sampan.kernels.cpu.machine import Machine, out_of_memory, padded
 from sampan.kernels.cpu.panels import PackedWeights, Place
 from sampan.kernels.cpu.plan import Bias, Instruction, Output, Plan, Turning
 from sampan.kernels.cpu.plan import Place as Features
-from sampan.kernels.cpu.update import update
 from sampan.kernels.graph import LOGITS
 from sampan.kernels.ops import Weight
 
@@ -91,6 +90,8 @@ class NativeProgram:
 
     def update(self, values: NewValues) -> None:
         """New values for weights, in place."""
+        from sampan.kernels.cpu.update import update  # which loading does without
+
         parts = [part for segment in self.plan.segments.values() for part in segment.parts]
         known = {part.name: part for part in parts if not part.transposed}
         update(values, known | self.plan.vectors, self._place, self.machine)
