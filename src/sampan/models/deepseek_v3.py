@@ -96,4 +96,4 @@ def _expect(fields: Fields, name: str, value: str) -> None:
         )
 
 
-FAMILY = Family(name="deepseek_v3", from_hf=read_hf, build=build, forward=forward, parts=parts)
+FAMILY = Family(name="deepseek_v3", from_hf=read_hf, build=build, forward=forward, parts=parts, drafts=True)
