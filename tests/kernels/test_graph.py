@@ -17,7 +17,7 @@ from sampan.kernels.backend import AdapterRoom, CacheSize, Span
 from sampan.kernels.cpu.backend import CpuBackend
 from sampan.kernels.formats import TensorType
 from sampan.kernels.graph import Graph, record
-from sampan.kernels.ops import Attention, Batch, Linear, Norm, Ops, Rope, Weight
+from sampan.kernels.ops import Attention, Batch, Experts, Linear, Norm, Ops, PerHead, Rope, Router, Weight
 from sampan.kernels.torch.backend import TorchBackend
 from sampan.kernels.torch.history import History, step_of
 from sampan.kernels.torch.ops import evaluate
@@ -35,15 +35,9 @@ class Memory:
 
     def __init__(self, graph: Graph) -> None:
         self.arrays: dict[str, np.ndarray] = {}
-        for node in graph.nodes:
-            match node.detail:
-                case Linear(parts=parts, biases=biases):
-                    for weight in (*parts, *biases):
-                        self._make(weight, 0.0)
-                case Norm(weight=weight):
-                    self._make(weight, 1.0)
-                case Weight():
-                    self._make(node.detail, 0.0)
+        norms = {node.detail.weight for node in graph.nodes if node.op == "norm"}
+        for weight in graph.weights().values():
+            self._make(weight, 1.0 if weight in norms else 0.0)
 
     def _make(self, weight: Weight, centre: float) -> None:
         rng = np.random.default_rng(sum(map(ord, weight.name)))
@@ -120,6 +114,38 @@ def finish(ops: Ops, batch: Batch, x: Any) -> Any:
     return ops.head(ops.norm(ops.rows(x, batch.sampled), norm("last")), linear("head", HIDDEN, VOCAB))
 
 
+def some_experts(name: str, **router: Any) -> Experts:
+    up = tuple(linear(f"{name}.up{n}", HIDDEN, 96, 96) for n in range(8))
+    down = tuple(linear(f"{name}.down{n}", 96, HIDDEN) for n in range(8))
+    return Experts(Router(Weight(f"{name}.router", (8, HIDDEN), exact=True), **router), up, down)
+
+
+def mixtures(ops: Ops, batch: Batch) -> Any:
+    """Routers of both kinds, of a norm and of floats, of all rows and of the sampled."""
+    x = embed(ops, batch)
+    a = ops.experts(ops.norm(x, norm("one")), some_experts("a", chosen=2))
+    limited = {"groups": 4, "groups_kept": 2, "group_top": 2, "bias": Weight("b.bias", (8,))}
+    b = ops.experts(x, some_experts("b", chosen=3, scores="sigmoid", scale=2.5, **limited))
+    x = ops.rows(x + ops.keep(a, "mixed") + b, batch.sampled)
+    x = x + ops.experts(x, some_experts("c", chosen=1, normalised=False))
+    return ops.head(ops.norm(x, norm("last")), linear("head", HIDDEN, VOCAB))
+
+
+def latent(ops: Ops, batch: Batch) -> Any:
+    """Six heads of 32 plain and 32 rotated features over a latent vector of 96."""
+    x = embed(ops, batch)
+    q = ops.rope(ops.linear(x, linear("q", HIDDEN, 384)), batch.positions, rope(64, 32, "interleaved", 32))
+    c, k = ops.split(ops.linear(x, linear("kv", HIDDEN, 128)), (96, 32))
+    keys = ops.concat(
+        (ops.norm(c, norm("c", 96)), ops.rope(k, batch.positions, rope(32, form="interleaved")))
+    )
+    up, down = (tuple(Weight(f"{kind}{n}", (32, 96)) for n in range(6)) for kind in "uv")
+    q = ops.per_head(q, PerHead(up, 64, transposed=True))
+    y = ops.attend(q, keys, None, batch.cache, Attention(0, 6, 1, 128, 96, 0.1, latent=True))
+    y = ops.linear(ops.per_head(ops.keep(y, "seen"), PerHead(down, 96)), linear("o", 192, HIDDEN))
+    return finish(ops, batch, x + y)
+
+
 def parallel(ops: Ops, batch: Batch) -> Any:
     x = embed(ops, batch)
     a = ops.linear(ops.norm(x, norm("one")), linear("a", HIDDEN, HIDDEN))
@@ -179,7 +205,9 @@ def sizes_of_heads(ops: Ops, batch: Batch) -> Any:
     return finish(ops, batch, ops.concat([b, a]))
 
 
-PROGRAMS = [parallel, two_gated, q_beside_a_gate, sum_of_linears, norm_of_a_linear, sizes_of_heads]
+PROGRAMS = [
+    parallel, two_gated, q_beside_a_gate, sum_of_linears, norm_of_a_linear, sizes_of_heads, mixtures, latent,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)

@@ -15,6 +15,7 @@ SIZES = {
     "moe_intermediate_size": 32, "num_experts_per_tok": 2, "hidden_act": "silu",
 }  # fmt: skip
 QWEN3: dict[str, Any] = SIZES | {"model_type": "qwen3_moe", "num_experts": 8, "norm_topk_prob": True}
+MIXTRAL: dict[str, Any] = SIZES | {"model_type": "mixtral", "num_local_experts": 8}
 DEEPSEEK: dict[str, Any] = SIZES | {
     "model_type": "deepseek_v3", "n_routed_experts": 8, "n_group": 4, "topk_group": 2, "n_shared_experts": 1,
     "first_k_dense_replace": 1, "kv_lora_rank": 32, "q_lora_rank": 48, "qk_nope_head_dim": 32,
@@ -30,8 +31,10 @@ def test_layers_without_experts_are_found() -> None:
 
 
 def test_the_scale_of_deepseeks_scores_has_yarns_factor_twice() -> None:
-    rope = {"type": "yarn", "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0, "beta_fast": 32, "beta_slow": 1,
-            "original_max_position_embeddings": 4096}  # fmt: skip
+    rope = {
+        "type": "yarn", "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0, "beta_fast": 32, "beta_slow": 1,
+        "original_max_position_embeddings": 4096,
+    }  # fmt: skip
     published = {"qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "rope_scaling": rope}
     c = registry.from_hf(DEEPSEEK | published | {"max_position_embeddings": 163840})
     assert isinstance(c, LatentConfig)
@@ -57,7 +60,7 @@ def test_layers_behind_the_last_one_are_passed_over() -> None:
         (DEEPSEEK | {"moe_layer_freq": 2}, UnsupportedModel, "moe_layer_freq"),
         (DEEPSEEK | {"n_group": 3, "topk_group": 3}, WeightsError, "3 groups do not divide"),
         (DEEPSEEK | {"num_experts_per_tok": 5}, WeightsError, "in 2 of 4 groups"),
-        (SIZES | {"model_type": "mixtral", "num_local_experts": 8, "sliding_window": 64}, UnsupportedModel, "sliding"),
+        (MIXTRAL | {"sliding_window": 64}, UnsupportedModel, "sliding"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
