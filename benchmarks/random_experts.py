@@ -32,9 +32,10 @@ class Writer:
         for name, value in (
             ("block_count", o.layers), ("context_length", 4096), ("embedding_length", o.hidden),
             ("head_count", o.heads), ("head_count_kv", o.kv_heads), ("key_length", 128),
-            ("value_length", 128),
-            ("feed_forward_length", o.ffn), ("layer_norm_rms_eps", 1e-6), ("rope_freq_base", 1e6),
-            ("expert_count", o.experts), ("expert_used_count", o.chosen), ("expert_feed_forward_length", o.ffn),
+            ("value_length", 128), ("feed_forward_length", o.ffn), ("layer_norm_rms_eps", 1e-6),
+            ("rope_freq_base", 1e6),
+            ("expert_count", o.experts), ("expert_used_count", o.chosen),
+            ("expert_feed_forward_length", o.ffn),
         ):  # fmt: skip
             getattr(self._file, f"add_{name}")(value)
         self._vocabulary(tokens)
