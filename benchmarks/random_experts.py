@@ -98,7 +98,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     for name, size in (
-        ("layers", 10), ("hidden", 1024), ("heads", 16), ("kv-heads", 4), ("experts", 128), ("chosen", 8), ("ffn", 256),
+        ("layers", 10), ("hidden", 1024), ("heads", 16), ("kv-heads", 4), ("experts", 128), ("chosen", 8),
+        ("ffn", 256),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=size)
     options = parser.parse_args()

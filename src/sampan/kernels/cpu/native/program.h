@@ -16,14 +16,11 @@
 namespace sampan {
 
 // Every operation of a program, once: the enumeration, its names and Python's know this list.
-#define SAMPAN_EACH_OP(X)                                                                              \
-  X(embed)                                                                                             \
-  X(angles)                                                                                            \
-  X(prepare)                                                                                           \
-  X(linear)                                                                                            \
-  X(gated)                                                                                             \
-  X(norm) X(map) X(rotate) X(append) X(attend) X(stats) X(shrink) X(expand) X(route) X(sort) X(gather) \
-      X(each) X(gate_each) X(combine) X(per_head)
+// clang-format off
+#define SAMPAN_EACH_OP(X) \
+  X(embed) X(angles) X(prepare) X(linear) X(gated) X(norm) X(map) X(rotate) X(append) X(attend) X(stats) \
+  X(shrink) X(expand) X(route) X(sort) X(gather) X(each) X(gate_each) X(combine) X(per_head)
+// clang-format on
 
 enum class Op : int32_t {
 #define SAMPAN_NAME(op) op,
