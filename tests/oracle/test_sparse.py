@@ -1,12 +1,17 @@
 """Mixtures of experts and latent attention through the engine's backends: transformers' logits."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
+from sampan.core.settings import Settings
 from sampan.engine.sequence import Span
+from sampan.kernels.cpu import _native
+from sampan.kernels.cpu.backend import CpuBackend
 from sampan.kernels.torch.backend import TorchBackend
 
 Make = Callable[..., Any]
@@ -70,3 +75,18 @@ def test_sequences_in_one_step_do_not_see_each_other(
         assert error(np.concatenate(found), model.expected(prompt)) < NOISE
     for sequence in (a, b, c):
         here.pool.release(sequence.pages)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+def test_every_instruction_set_gives_the_same_bits(
+    sparse_case: str, dtype: torch.dtype, tiny: Make, native: Make
+) -> None:
+    model = tiny(sparse_case, dtype)
+    prompt = model.prompt(LENGTH)
+    for cache in ("f32", "bf16", "int8"):
+        found = []
+        for isa in _native.isas():
+            backend = CpuBackend(Settings(Path(), isa=isa), 1)
+            found.append(native.__wrapped__(model.files, cache=cache, backend=backend).logits(prompt, 64))
+        for other in found[1:]:
+            assert np.array_equal(found[0], other)
