@@ -46,6 +46,10 @@ int Program::buffer(size_t offset, int width) {
 int Program::logits(int width) {
   buffers_.push_back({nullptr, width});
   logits_ = static_cast<int>(buffers_.size()) - 1;
+  for (int t = 0; t < pool_.size(); ++t) {
+    head_scratch_.emplace_back(head_scratch(width));
+    ok_ = ok_ && head_scratch_.back().data();
+  }
   return logits_;
 }
 
@@ -105,6 +109,7 @@ void Program::add(Instruction instruction) {
     if (last_product_ >= 0)
       instructions_[static_cast<size_t>(last_product_)].next_product = static_cast<int>(instructions_.size());
     last_product_ = static_cast<int>(instructions_.size());
+    if (logits_ >= 0 && instruction.out.buffer == logits_) head_ = head_ == -1 ? last_product_ : -2;
   }
   if (!instructions_.empty()) instruction.phase = instructions_.back().phase + !instruction.joined;
   instructions_.push_back(instruction);
@@ -114,7 +119,7 @@ void Program::add(Instruction instruction) {
 
 size_t Program::workspace_bytes() const {
   size_t bytes = arena_.bytes() + adapters_.bytes();
-  for (const std::vector<Memory>* all : {&linear_scratch_, &attend_scratch_})
+  for (const std::vector<Memory>* all : {&linear_scratch_, &attend_scratch_, &head_scratch_})
     for (const Memory& memory : *all) bytes += memory.bytes();
   return bytes;
 }
@@ -140,7 +145,8 @@ bool Program::run(const Step& step) {
   std::fill(unsound_.begin(), unsound_.end(), -1);
   stats_.resize(static_cast<size_t>(step.sampled * stats_chunks()));
   if (logits_ >= 0) {
-    const size_t bytes = static_cast<size_t>(step.sampled) * static_cast<size_t>(logits_width()) * 4;
+    hold(step);
+    const size_t bytes = static_cast<size_t>(held_rows_) * static_cast<size_t>(logits_width()) * 4;
     if (logits_memory_.bytes() < bytes) logits_memory_ = Memory(bytes);
     if (bytes > 0 && !logits_memory_.data()) return false;
     buffers_[static_cast<size_t>(logits_)].data = logits_memory_.as<float>();
@@ -162,11 +168,12 @@ bool Program::run(const Step& step) {
 int Program::items(const Instruction& i, const Step& step) const {
   if (!applies(i, step)) return 0;
   const int count = rows(i, step);
+  if (!step.targets.empty() && i.out.buffer == logits_ && i.op == Op::linear) return 0;
   switch (i.op) {
     case Op::linear:
     case Op::gated: return tiles(i, count);
     case Op::attend: return cuts_[static_cast<size_t>(i.plan)].plan->items();
-    case Op::stats: return count * stats_chunks();
+    case Op::stats: return stats_chunks() * (step.targets.empty() ? count : ceiling(count, head_rows(count)));
     case Op::shrink: return adapters_.shrink_items(i.site, i.sampled);
     case Op::expand: return adapters_.expand_items(i.site, i.sampled);
     default: return count;
@@ -220,7 +227,7 @@ void Program::piece(const Instruction& i, const Step& step, int begin, int end, 
     case Op::expand:
       adapters_.expand(kernels_, at(i.out), width(i.out), i.site, i.sampled, begin, end);
       break;
-    case Op::stats: stats(i, begin, end); break;
+    case Op::stats: stats(i, step, begin, end, thread); break;
   }
 }
 
@@ -285,14 +292,6 @@ void Program::attend(const Instruction& i, int begin, int end, int thread) {
   float* scratch = attend_scratch_[static_cast<size_t>(thread)].as<float>();
   for (int item = begin; item < end; ++item)
     cuts_[static_cast<size_t>(i.plan)].plan->run(kernels_, a, item, scratch);
-}
-
-void Program::stats(const Instruction& i, int begin, int end) {
-  for (int w = begin; w < end; ++w) {
-    const int row = w / stats_chunks(), chunk = w % stats_chunks();
-    kernels_.stats(at(i.x) + static_cast<ptrdiff_t>(row) * width(i.x), chunk * kStatsChunk,
-                   std::min(vocabulary_, (chunk + 1) * kStatsChunk), &stats_[static_cast<size_t>(w)]);
-  }
 }
 
 }  // namespace sampan
