@@ -9,6 +9,7 @@ import pytest
 
 from sampan.core.errors import RequestError
 from sampan.core.types import SamplingParams, Scoring
+from sampan.engine.budget import SCORE_ROWS, SUMMED_ROWS
 from sampan.engine.engine import Engine
 from sampan.engine.sequence import Event
 
@@ -69,6 +70,30 @@ def test_scores_do_not_depend_on_what_is_known_or_runs_beside(
         assert len([event for event in events[request] if event.token is not None]) == 4
 
 
+def test_rows_that_keep_their_logits_run_beside_scores_that_do_not(make_engine: Make, finish: Make) -> None:
+    """Rows of both kinds in a step: each request gets what it gets alone."""
+    wishes = [
+        ([n * 7 % 97 for n in range(40)], NOTHING, Scoring()),
+        ([n * 5 % 97 for n in range(30)], NOTHING, Scoring(ranks=True, top=2)),
+        ([n * 3 % 97 for n in range(9)], SamplingParams(max_tokens=5, temperature=1, seed=3), Scoring()),
+        ([n * 2 % 97 for n in range(20)], replace(GREEDY, temperature=0.8, seed=4), None),
+    ]
+    alone, engine = [], make_engine(max_rows=128)
+    for text, sampling, how in wishes:
+        one = make_engine()
+        request = one.add(text, sampling, scoring=how)
+        alone.append(told(finish(one)[request]))
+    requests = [engine.add(text, sampling, scoring=how) for text, sampling, how in wishes]
+    events = finish(engine)
+    assert [told(events[request]) for request in requests] == alone
+
+
+def told(events: list[Event]) -> list[Any]:
+    """All scores, then all tokens."""
+    scores = [score for event in events for score in event.scores]
+    return [*scores, *(event.token for event in events if event.token is not None)]
+
+
 def test_known_scores_are_not_computed_again(make_engine: Make, finish: Make) -> None:
     engine = make_engine(context=400, max_rows=64)
     text = [n * 7 % 97 for n in range(200)]
@@ -120,13 +145,17 @@ def test_a_wish_for_scores_that_makes_no_sense(make_engine: Make, how: Scoring, 
     assert untouched(engine)
 
 
-def test_a_long_score_holds_nobody_up(make_engine: Make) -> None:
-    """A stream beside it gets a token in every step, and a step scores no more rows than have logits."""
+@pytest.mark.parametrize(("how", "most"), [(Scoring(), SUMMED_ROWS), (Scoring(ranks=True), SCORE_ROWS)])
+def test_a_long_score_holds_nobody_up(make_engine: Make, how: Scoring, most: int) -> None:
+    """A stream beside it gets a token in every step, and a step scores few enough rows."""
     engine = make_engine(context=480, max_rows=300)
-    engine.add([n * 7 % 97 for n in range(470)], NOTHING, scoring=Scoring())
+    engine.add([n * 7 % 97 for n in range(470)], NOTHING, scoring=how)
     stream = engine.add([1], replace(GREEDY, max_tokens=6, ignore_eos=True))
+    found = []
     while not engine.idle:
         events = engine.step()
-        assert sum(len(event.scores) for event in events) <= 128
+        found.append(sum(len(event.scores) for event in events))
         if engine.steps < 6:
             assert stream in {event.request for event in events}
+    assert max(found) == most - (how != Scoring())  # the stream's own row
+    assert sum(found) == 469

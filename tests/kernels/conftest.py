@@ -124,13 +124,19 @@ class Small:
         self.add("stats", x=logits, sampled=True)
 
     def run(
-        self, *spans: tuple[int, int, Sequence[int]], ids: Sequence[int] | None = None
+        self,
+        *spans: tuple[int, int, Sequence[int]],
+        ids: Sequence[int] | None = None,
+        targets: Sequence[int] = (),
     ) -> tuple[np.ndarray, "Summary"]:
-        """Logits and summary of every row. `spans`: rows, tokens before, pages."""
+        """Logits and summary of every row. `spans`: rows, tokens before, pages. `targets`: of each span."""
         spans = spans or ((len(ids or ()), 0, range(4)),)
         left = iter(range(sum(count for count, _, _ in spans)) if ids is None else ids)
         found = self.program.run(
-            [(list(islice(left, count)), past, array("i", pages), count, -1) for count, past, pages in spans]
+            [
+                (list(islice(left, count)), past, array("i", pages), count, -1, targets)
+                for count, past, pages in spans
+            ]
         )
         return self.program.sampled_logits.copy(), Summary(*found)
 
@@ -142,6 +148,8 @@ class Summary(NamedTuple):
     logprobs: list[float]
     log_totals: list[float]
     unsound: dict[int, int]
+    chosen: list[float]
+    held: list[int]
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,7 @@ class Adapted:
         chosen = slots or [-1] * len(counts)
         held = array("i", range(2))
         self.program.run(
-            [(part.tolist(), 0, held, len(part), slot) for part, slot in zip(parts, chosen, strict=True)]
+            [(part.tolist(), 0, held, len(part), slot, ()) for part, slot in zip(parts, chosen, strict=True)]
         )
         logits: np.ndarray = self.program.sampled_logits.copy()
         return logits

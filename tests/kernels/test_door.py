@@ -180,16 +180,17 @@ def test_a_program_without_logits_gives_what_it_kept(small: Callable[..., Any]) 
     program = small()
     values = np.arange(64 * 64, dtype=np.float32).reshape(64, 64)
     buffer = program.values(values)
-    assert program.program.run([span((3, 5), sampled=1)]) == ([], [], [], {})
+    assert program.program.run([span((3, 5), sampled=1)]) == ([], [], [], {}, [], [])
     assert np.array_equal(program.program.kept(buffer, 8, 16, False), values[[3, 5], 8:24])
     with pytest.raises(ValueError, match="does not hold"):
         program.program.kept(buffer, 8, 64, False)
 
 
 def span(
-    ids: Any = (0, 1), before: int = 0, pages: Any = (0, 1), sampled: int = 1, slot: int = -1
-) -> tuple[Any, ...]:
-    return list(ids), before, array("i", pages), sampled, slot
+    ids: Any = (0, 1), before: int = 0, pages: Any = (0, 1), sampled: int = 1, slot: int = -1,
+    targets: tuple[int, ...] = (),
+) -> tuple[Any, ...]:  # fmt: skip
+    return list(ids), before, array("i", pages), sampled, slot, targets
 
 
 @pytest.mark.parametrize(
@@ -215,6 +216,10 @@ def span(
         ([span(), span(sampled=3)], "sampled"),
         ([span(slot=0)], "slot"),
         ([span(slot=-2)], "slot"),
+        ([span(targets=(1, 2))], "more targets"),
+        ([span(sampled=0, targets=(1,))], "more targets"),
+        ([span(targets=(64,))], "target outside"),
+        ([span(targets=(-1,))], "target outside"),
     ],
 )
 def test_a_step_names_what_exists(spans: list[tuple[Any, ...]], what: str, small: Callable[..., Any]) -> None:
@@ -230,11 +235,12 @@ def test_a_step_names_what_exists(spans: list[tuple[Any, ...]], what: str, small
 @pytest.mark.parametrize(
     "wrong",
     [
-        ([0.5], 0, array("i", (0,)), 1, -1),
-        ([0], 0, [0], 1, -1),
-        ([0], 0, array("q", (0,)), 1, -1),
-        ([0], 0, array("i", (0,)), 1),
-        ([2**31], 0, array("i", (0,)), 1, -1),
+        ([0.5], 0, array("i", (0,)), 1, -1, ()),
+        ([0], 0, [0], 1, -1, ()),
+        ([0], 0, array("q", (0,)), 1, -1, ()),
+        ([0], 0, array("i", (0,)), 1, -1),
+        ([0], 0, array("i", (0,)), 1, -1, (0.5,)),
+        ([2**31], 0, array("i", (0,)), 1, -1, ()),
     ],
 )
 def test_a_span_is_of_whole_numbers(wrong: tuple[Any, ...], small: Callable[..., Any]) -> None:

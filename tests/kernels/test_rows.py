@@ -100,6 +100,29 @@ def test_a_step_summarises_its_logits(vocabulary: int, isa: str, small: Callable
     assert summary.unsound == {}
 
 
+@pytest.mark.parametrize("vocabulary", [1, 17, 4096, 9000])
+@pytest.mark.parametrize("threads", [1, 9])
+def test_rows_with_targets_have_the_bits_of_a_step_that_holds_its_logits(
+    vocabulary: int, threads: int, isa: str, small: Callable[..., Any]
+) -> None:
+    """Other rows' logits are held, in their order."""
+    rng = np.random.default_rng(5)
+    program = small(isa, rows=120, pool=_native.Pool(threads))
+    x, weights = rng.normal(0, 1, (120, 32)), rng.normal(0, 3, (vocabulary, 32))
+    x[70, 3] = np.nan
+    values = program.values(x.astype(np.float32))
+    program.head(program.prepare(values, 32, sampled=True), weights.astype(np.float32))
+    for rows in (1, 5, 120):
+        ids = list(range(rows))
+        logits, summary = program.run(ids=ids)
+        targets = rng.integers(0, vocabulary, rows // 2 + 1).tolist()
+        held, found = program.run(ids=ids, targets=targets)
+        assert repr(found[:4]) == repr(summary[:4])
+        np.testing.assert_array_equal(found.chosen[: len(targets)], logits[range(len(targets)), targets])
+        assert found.held == [-1] * len(targets) + list(range(rows - len(targets)))
+        np.testing.assert_array_equal(held.view(np.int32), logits[len(targets) :].view(np.int32))
+
+
 @pytest.mark.parametrize("best", [0, 4095, 4096, 8999])
 def test_every_chunk_of_the_logits_counts(best: int, isa: str, small: Callable[..., Any]) -> None:
     """Logits of one size, but for the best: each weighs the same in the total, wherever the best lies."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sampan.core.errors import ContextOverflow, RequestError, quoted
 from sampan.core.types import Pooling, SamplingParams, Scoring
 from sampan.engine.blocks import BlockPool
-from sampan.engine.budget import SCORE_ROWS
+from sampan.engine.budget import SCORE_ROWS, SUMMED_ROWS
 from sampan.engine.constraint import Constraint, Guarded
 from sampan.engine.pooling import PromptVector
 from sampan.engine.runner import Runner
@@ -51,7 +51,8 @@ class Engine:
         self.vocabulary = vocabulary
         self.eos_ids = eos_ids
         self.pool = BlockPool(runner.pages, PAGE, reuse=prefix_cache)
-        self.scheduler = Scheduler(self.pool, runner.max_rows, max_sequences, draft_rows, SCORE_ROWS)
+        summed = SUMMED_ROWS if runner.executable.takes_targets else None
+        self.scheduler = Scheduler(self.pool, runner.max_rows, max_sequences, draft_rows, SCORE_ROWS, summed)
         self.steps = 0
         self._ids = count()
         self.weights_version = 0

@@ -38,7 +38,7 @@ class Runner:
 
     def rows(self, plan: Seq[Span], *, sample_all: bool = False) -> Rows:
         """The sampled rows, or every row."""
-        slot = self.adapters.slot
+        slot, targets = self.adapters.slot, self.executable.takes_targets and not sample_all
         spans = [
             backend.Span(
                 s.tokens,
@@ -46,6 +46,7 @@ class Runner:
                 s.sequence.pages,
                 s.count if sample_all else s.sampled,
                 slot(s.sequence.adapter),
+                s.targets if targets and _summed(s) else (),
             )
             for s in plan
         ]
@@ -69,6 +70,12 @@ class Runner:
     def update(self, values: NewValues) -> None:
         """Write new weights in place."""
         self.executable.update(values)
+
+
+def _summed(span: Span) -> bool:
+    """Whether its scores need no logits but the targets'."""
+    how = span.sequence.scoring
+    return span.scored > 0 and how is not None and how.plain
 
 
 def _pool(rows: Rows, first: int, span: Span) -> Sampled:
@@ -112,7 +119,7 @@ def _best(rows: Rows, row: int) -> TokenLogprob:
 
 def _choose(rows: Rows, row: int, sequence: Sequence, after: tuple[int, ...]) -> TokenLogprob:
     """A row's token, which the sequence's constraint takes; RequestError where there can be none."""
-    logits, best, total = rows.logits[row], rows.best[row], rows.log_totals[row]
+    (logits,), best, total = rows.logits_of(row, 1), rows.best[row], rows.log_totals[row]
     constraint = sequence.constraint
     if constraint is None:
         return choose(logits, best, total, sequence, after)

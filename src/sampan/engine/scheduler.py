@@ -42,7 +42,8 @@ class Scheduler:
     """First come, first served over `pool`: at most `max_rows` tokens of `max_sequences` sequences a step.
 
     `draft_rows`: rows up to which a step that only decodes is filled with drafts; 0 for none. `max_sampled`:
-    rows of logits in a step, `max_sequences` unless there may be more.
+    rows of logits in a step, `max_sequences` unless there may be more. `max_summed`: rows that are scored
+    without logits being held; None where there are none.
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class Scheduler:
         max_sequences: int,
         draft_rows: int = 0,
         max_sampled: int | None = None,
+        max_summed: int | None = None,
     ) -> None:
         self.pool = pool
         self.max_rows = max_rows
         self.max_sequences = max_sequences
         self.draft_rows = min(draft_rows, max_rows)
         self.max_sampled = max(max_sequences, max_sampled or 0)
+        self.max_summed = max_summed
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.counters = Counters()
@@ -82,7 +85,7 @@ class Scheduler:
     def schedule(self) -> list[Span]:
         """The next step's spans, with pages for all of them."""
         plan: list[Span] = []
-        left = Left(self.max_rows, self.max_sampled)
+        left = Left(self.max_rows, self.max_sampled, self.max_summed)
         behind = min(len(self.waiting), self.max_sequences - len(self.running))
         for sequence in sorted(self.running, key=lambda s: s.remaining > 1):
             count = left.fitting(sequence, behind)

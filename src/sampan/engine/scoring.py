@@ -18,10 +18,13 @@ Doubles = npt.NDArray[np.float64]
 
 def score_rows(rows: Rows, first: int, span: Span) -> list[TokenScore]:
     """Scores by the span's rows, of which the step's sampled row `first` is the first that scores."""
-    how, last = span.sequence.scoring, span.start + span.count - (1 if span.sample else 0)
+    how, targets = span.sequence.scoring, span.targets
     assert how is not None
-    targets = span.sequence.tokens[last - span.scored + 1 : last + 1]
-    logits = rows.logits[first : first + span.scored]
+    if how.plain and rows.chosen:
+        place = slice(first, first + span.scored)
+        told = zip(targets, rows.chosen[place], rows.log_totals[place], strict=True)
+        return [TokenScore(token, logit - total) for token, logit, total in told]
+    logits = rows.logits_of(first, span.scored)
     chosen = logits[np.arange(len(targets)), targets]
     if how.temperature == 1.0:
         totals = np.array(rows.log_totals[first : first + span.scored])

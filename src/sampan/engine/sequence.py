@@ -135,6 +135,12 @@ class Span:
         return [*known, *self.draft] if self.draft else known
 
     @property
+    def targets(self) -> list[int]:
+        """The tokens behind its scored rows."""
+        last = self.start + self.count - (1 if self.sample else 0)
+        return self.sequence.tokens[last - self.scored + 1 : last + 1]
+
+    @property
     def sampled(self) -> int:
         """Its last rows that something is read of: those that are pooled; or scored ones, the one before the
         draft, the draft's own."""

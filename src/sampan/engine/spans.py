@@ -1,4 +1,4 @@
-"""How a step is shared out: rows, and rows of logits."""
+"""How a step is shared out: rows, rows of logits, and rows that are scored."""
 
 from dataclasses import dataclass
 
@@ -7,25 +7,39 @@ from sampan.engine.sequence import Sequence, Span
 
 @dataclass
 class Left:
-    """What is left of a step: rows, and rows of logits."""
+    """What is left of a step: rows, rows of logits, and rows that are scored without logits being held (None
+    where those of all are)."""
 
     rows: int
     sampled: int
+    summed: int | None = None
 
     def fitting(self, sequence: Sequence, behind: int) -> int:
         """How many rows of a sequence still go into the step. A scored prompt leaves a row of logits to each
         of those `behind` it, who may begin to answer."""
         count = min(self.rows, sequence.remaining)
         span = span_of(sequence, count)
-        over = span.sampled - self.sampled + (behind if span.scored or span.pooled else 0)
+        held, summed = self._kinds(span)
+        over = held - self.sampled + (behind if span.scored > summed or span.pooled else 0)
+        if summed > (self.summed or 0):  # the last row goes first, which may score nothing
+            over = max(over, summed - (self.summed or 0) + span.sample)
         return count if over <= 0 else max(0, count - over)
 
     def take(self, sequence: Sequence, count: int) -> Span:
         """That many of them."""
         span = span_of(sequence, count)
+        held, summed = self._kinds(span)
         self.rows -= count
-        self.sampled -= span.sampled
+        self.sampled -= held
+        if self.summed is not None:
+            self.summed -= summed
         return span
+
+    def _kinds(self, span: Span) -> tuple[int, int]:
+        """Rows whose logits are held, and scored ones whose are not."""
+        how = span.sequence.scoring
+        summed = span.scored if self.summed is not None and how is not None and how.plain else 0
+        return span.sampled - summed, summed
 
 
 def span_of(sequence: Sequence, count: int) -> Span:

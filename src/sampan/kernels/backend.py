@@ -124,21 +124,23 @@ Notice = Callable[[str], AbstractContextManager[object]]
 
 class Span(NamedTuple):
     """Rows of one sequence in a step: their tokens, how many are before them, the sequence's pages, how many
-    of the last rows are sampled, and the slot of its adapter (-1: none)."""
+    of the last rows are sampled, the slot of its adapter (-1: none), and tokens whose logits are all that is
+    wanted of the first sampled rows, one of each."""
 
     ids: list[int]
     before: int
     pages: Any  # int32 [pages]
     sampled: int
     slot: int = -1
+    targets: Sequence[int] = ()
 
 
 class Rows(Protocol):
-    """S sampled rows of the last step, valid until the next.
+    """S sampled rows of the last step, valid until the next, of which L have no target.
 
     `best`: the most probable tokens; `logprobs`: natural logarithms of their probabilities; `log_totals`: of
     the sums of the exponentials; `unsound`: for each row with a NaN or an infinity, where that was first
-    seen.
+    seen; `chosen`: the logits of the rows' targets, nothing where no row has one.
     """
 
     @property
@@ -150,8 +152,13 @@ class Rows(Protocol):
     @property
     def unsound(self) -> Mapping[int, str]: ...
     @property
+    def chosen(self) -> Sequence[float]: ...
+    @property
     def logits(self) -> Floats:
-        """[S, vocabulary]."""
+        """[L, vocabulary]."""
+
+    def logits_of(self, first: int, count: int) -> Floats:
+        """[count, vocabulary], of sampled rows from `first` on, none of which has a target."""
 
     def kept(self, name: str) -> Floats:
         """What the model kept by this name: [S, width], or [T, width] where it was not of the sample."""
@@ -214,6 +221,10 @@ class Executable(Protocol):
     @property
     def workspace_bytes(self) -> int:
         """Allocated for steps, without logits: what `Needs.workspace` said."""
+
+    @property
+    def takes_targets(self) -> bool:
+        """Whether spans may have targets: the logits of such rows are never held."""
 
     def run(self, spans: Sequence[Span]) -> Rows:
         """One step. Raises `OutOfMemory` where its logits find no room."""

@@ -124,6 +124,7 @@ class Plan:
             (int(_native.attend_scratch(a.key_size, a.value_size, a.latent)) for a in self.attentions),
             default=0,
         )
+        scratch += int(_native.head_scratch(padded(self.vocabulary))) if self.vocabulary else 0
         parts = max((len(outputs) for _, outputs in self.adapted), default=0)
         inner = 4 * parts * self.rows * padded(self.room.rank) if self.room else 0
         return self.bytes + threads * scratch + inner

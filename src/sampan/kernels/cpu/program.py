@@ -31,6 +31,8 @@ class NativeRows:
     logprobs: list[float]
     log_totals: list[float]
     marks: dict[int, int]
+    chosen: list[float]
+    held: list[int]
 
     @property
     def unsound(self) -> dict[int, str]:
@@ -39,9 +41,14 @@ class NativeRows:
 
     @cached_property
     def logits(self) -> Floats:
-        """[S, vocabulary]."""
+        """[L, vocabulary]."""
         logits: Floats = self.program.sampled_logits
         return logits
+
+    def logits_of(self, first: int, count: int) -> Floats:
+        """[count, vocabulary]."""
+        start = self.held[first] if self.held else first
+        return self.logits[start : start + count]
 
     def kept(self, name: str) -> Floats:
         """[S, width], or [T, width]."""
@@ -76,6 +83,11 @@ class NativeProgram:
     def workspace_bytes(self) -> int:
         """Allocated for steps, without logits."""
         return int(self.program.workspace_bytes)
+
+    @property
+    def takes_targets(self) -> bool:
+        """The head's pieces sum their logits up."""
+        return True
 
     def tune(self, direct_rows: int, row_block: int) -> None:
         """What a short measurement chooses; results do not depend on it."""

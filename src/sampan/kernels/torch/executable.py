@@ -48,6 +48,11 @@ class TorchProgram:
         self._vocabulary = min(tables, default=2**31)
         self._sampled = {name for name, node in graph.outputs.items() if node.sampled}
 
+    @property
+    def takes_targets(self) -> bool:
+        """The logits of a step are held, all of them."""
+        return False
+
     @torch.inference_mode()
     def run(self, spans: Sequence[Span]) -> TorchRows:
         """One step. Raises `OutOfMemory` where it finds no room, ValueError for spans that make no sense."""

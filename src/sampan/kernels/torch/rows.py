@@ -21,11 +21,16 @@ class TorchRows:
 
     outputs: Mapping[str, Tensor]
     unsound: Mapping[int, str]
+    chosen: tuple[float, ...] = ()
 
     @cached_property
     def logits(self) -> Floats:
         """[S, vocabulary]."""
         return self.kept(LOGITS)
+
+    def logits_of(self, first: int, count: int) -> Floats:
+        """[count, vocabulary]."""
+        return self.logits[first : first + count]
 
     @cached_property
     def best(self) -> list[int]:

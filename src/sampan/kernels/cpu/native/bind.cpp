@@ -33,6 +33,7 @@ NB_MODULE(_native, m) {
       [](int rows, int k, int operand) { return activation_bytes(rows, k, static_cast<Operand>(operand)); },
       nb::arg("rows"), nb::arg("k"), nb::arg("operand"));
   m.def("linear_scratch", &linear_scratch, nb::arg("k"));
+  m.def("head_scratch", &head_scratch, nb::arg("width"));
   m.def(
       "attend_scratch",
       [](int key_size, int value_size, bool latent) {

@@ -14,17 +14,17 @@
 namespace sampan {
 
 // A span as Python hands it over: token ids, tokens before them, pages, how many of its last rows are
-// sampled, and the slot of its adapter or -1.
-using SpanArgs = std::tuple<std::vector<int32_t>, int, Ints, int, int>;
+// sampled, the slot of its adapter or -1, and the first sampled rows' targets.
+using SpanArgs = std::tuple<std::vector<int32_t>, int, Ints, int, int, std::vector<int32_t>>;
 
 // What a step reads.
 struct Inputs {
-  std::vector<int32_t> ids, positions, sampled, slots;
+  std::vector<int32_t> ids, positions, sampled, slots, targets;
   std::vector<Span> spans;
 };
 
 static void add_span(const Recorded& r, const SpanArgs& span, Inputs& to) {
-  const auto& [ids, before, pages, sampled, slot] = span;
+  const auto& [ids, before, pages, sampled, slot, targets] = span;
   const int first = static_cast<int>(to.ids.size()), most = r.program->max_rows() - first;
   require(!ids.empty() && ids.size() <= static_cast<size_t>(most),
           "run: rows must be 1..max_rows, and some in each span");
@@ -32,6 +32,13 @@ static void add_span(const Recorded& r, const SpanArgs& span, Inputs& to) {
   require(before >= 0, "run: fewer than no tokens before a span");
   require(sampled >= 0 && sampled <= rows, "run: more sampled rows than rows");
   require(slot >= -1 && slot < static_cast<int>(r.adapters.size()), "run: adapter slot outside the room");
+  require(targets.size() <= static_cast<size_t>(sampled), "run: more targets than sampled rows");
+  require(targets.empty() || r.program->takes_targets(),
+          "run: targets of logits that no single product makes");
+  for (const int32_t id : targets)
+    require(id >= 0 && id < r.program->vocabulary(), "run: target outside the vocabulary");
+  to.targets.insert(to.targets.end(), targets.begin(), targets.end());
+  to.targets.insert(to.targets.end(), static_cast<size_t>(sampled) - targets.size(), -1);
   const int64_t used = (static_cast<int64_t>(before) + rows + kPage - 1) / kPage;
   require(used <= static_cast<int64_t>(pages.size()), "run: a span reaches past its pages");
   for (int64_t i = 0; i < used; ++i)
@@ -58,18 +65,25 @@ static Step step_of(Recorded& r, Inputs& from) {
   step.cache = r.cache_memory.data();
   if (std::any_of(from.slots.begin(), from.slots.end(), [](int slot) { return slot >= 0; }))
     step.slots = std::move(from.slots);
+  if (std::any_of(from.targets.begin(), from.targets.end(), [](int token) { return token >= 0; }))
+    step.targets = std::move(from.targets);
   return step;
 }
 
 // Of each sampled row: its most probable token, that one's log-probability, and the log of the sum of
-// exponentials, folded in float64 from the chunks in their order; and of each row that is not finite the
-// number of the first norm that read something not finite, or -1.
+// exponentials, folded in float64 from the chunks in their order; of each row that is not finite the number
+// of the first norm that read something not finite, or -1; and, where there are targets, their logits and the
+// rows of logits that are held.
 static nb::object summary(const Program& p, const Step& step) {
-  nb::list best, logprobs, totals;
+  nb::list best, logprobs, totals, chosen, held;
   nb::dict unsound;
   for (int row = 0; !p.has_logits() && row < step.sampled; ++row)
     if (p.unsound(step, row) >= 0) unsound[nb::int_(row)] = p.unsound(step, row);
-  if (!p.has_logits()) return nb::make_tuple(best, logprobs, totals, unsound);
+  if (!p.has_logits()) return nb::make_tuple(best, logprobs, totals, unsound, chosen, held);
+  for (size_t row = 0; row < p.chosen().size(); ++row) {
+    chosen.append(p.chosen()[row]);
+    held.append(p.held()[row]);
+  }
   for (int row = 0; row < step.sampled; ++row) {
     const Stats* chunks = p.stats() + static_cast<ptrdiff_t>(row) * p.stats_chunks();
     const Stats* end = chunks + p.stats_chunks();
@@ -86,7 +100,7 @@ static nb::object summary(const Program& p, const Step& step) {
     if (!std::all_of(chunks, end, [](const Stats& c) { return c.finite == 1; }))
       unsound[nb::int_(row)] = p.unsound(step, row);
   }
-  return nb::make_tuple(best, logprobs, totals, unsound);
+  return nb::make_tuple(best, logprobs, totals, unsound, chosen, held);
 }
 
 // Runs a step of these spans, one after another.
@@ -110,12 +124,12 @@ static nb::object run_program(Recorded& r, const std::vector<SpanArgs>& spans) {
   return summary(p, step);
 }
 
-// Of the last step's sampled rows, valid until the next.
+// Of the last step's sampled rows without a target, valid until the next.
 static nb::ndarray<nb::numpy, const float> logits_of(nb::handle self) {
   const Recorded& r = nb::cast<Recorded&>(self);
   const Program& p = *r.program;
   return {p.logits_data(),
-          {static_cast<size_t>(r.sampled), static_cast<size_t>(p.vocabulary())},
+          {static_cast<size_t>(p.held_rows()), static_cast<size_t>(p.vocabulary())},
           self,
           {p.logits_width(), 1}};
 }

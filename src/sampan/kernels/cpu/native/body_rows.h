@@ -168,15 +168,20 @@ static void prepare(const PrepArgs& a, int begin, int end) {
 }
 
 static void stats(const float* logits, int begin, int end, Stats* out) {
+  constexpr int kChains = 4, kLook = 16 * kLanes;  // chains of latency; logits looked through at once
   float top = -INFINITY, ends[kLanes];
-  F tops = set1(-INFINITY), zero = set1(0.0f), total = zero;
+  F tops[kChains], zeros[kChains], total = set1(0.0f);
+  for (int c = 0; c < kChains; ++c) tops[c] = set1(-INFINITY), zeros[c] = set1(0.0f);
   const int whole = begin + (end - begin) / kLanes * kLanes;
-  for (int i = begin; i < whole; i += kLanes) {
-    tops = max(load(logits + i), tops);
-    zero = fma(load(logits + i), set1(0.0f), zero);
+  for (int i = begin; i < whole;) {
+    for (int c = 0; c < kChains && i < whole; ++c, i += kLanes) {
+      tops[c] = max(load(logits + i), tops[c]);
+      zeros[c] = fma(load(logits + i), set1(0.0f), zeros[c]);
+    }
   }
-  float finite = fold_lanes(zero);
-  store(ends, tops);
+  for (int c = 1; c < kChains; ++c) tops[0] = max(tops[c], tops[0]), zeros[0] = add(zeros[0], zeros[c]);
+  float finite = fold_lanes(zeros[0]);
+  store(ends, tops[0]);
   for (int i = 0; i < kLanes; ++i) top = ends[i] > top ? ends[i] : top;
   for (int i = whole; i < end; ++i) {
     top = logits[i] > top ? logits[i] : top;
@@ -187,6 +192,13 @@ static void stats(const float* logits, int begin, int end, Stats* out) {
   for (int i = 0; i < kLanes; ++i) ends[i] = whole + i < end ? logits[whole + i] : -INFINITY;
   if (whole < end) total = add(total, exponential(sub(load(ends), set1(top))));
   int at = begin;
+  for (bool found = false; at + kLook <= end; at += kLook) {
+    F most = set1(-INFINITY);
+    for (int i = 0; i < kLook; i += kLanes) most = max(load(logits + at + i), most);
+    store(ends, most);
+    for (int i = 0; i < kLanes; ++i) found = found || ends[i] == top;
+    if (found) break;
+  }
   while (at < end - 1 && logits[at] != top) ++at;
   *out = {top, fold_lanes(total), at, finite == 0.0f};
 }

@@ -17,6 +17,7 @@ constexpr int kQuad = 4;            // rows of activations that lie together
 constexpr int kPagesTogether = 2;   // pages whose tokens' scores share one maximum
 constexpr int kSplit = 512;         // tokens after which an attention partial is merged
 constexpr int kStatsChunk = 4096;   // logits summarised by one partial
+constexpr int kHeadRows = 64;       // rows whose logits of a chunk are summarised as they are computed
 constexpr int kMaxRowsDirect = 16;  // rows for which packed weights may be read in place
 constexpr int kDirectBlocks = 8;    // blocks of a gated product that few rows compute at once
 constexpr int kTileBlocks = 3;      // and that many do: tiles of three panels
@@ -287,6 +288,10 @@ const Kernels* choose_kernels(const char* forced);  // null: unknown or not runn
 // Scratch of `linear` and `gated` in bytes and of `attend` in floats, for any instruction set.
 size_t linear_scratch(int max_k);
 size_t attend_scratch(const CacheShape& shape);
+// Of a piece of a head in bytes, whose rows of logits are so wide.
+constexpr size_t head_scratch(int width) {
+  return sizeof(float) * kHeadRows * static_cast<size_t>(width < kStatsChunk ? width : kStatsChunk);
+}
 constexpr int kAttendRows = 64;  // query rows (tokens x heads of one KV head) per attention item
 constexpr size_t part_floats(int value_size) {  // of one row of a split
   return static_cast<size_t>(value_size + kLanes + 1);

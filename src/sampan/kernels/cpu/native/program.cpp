@@ -68,6 +68,7 @@ void Program::add(Instruction instruction) {
     if (last_product_ >= 0)
       instructions_[static_cast<size_t>(last_product_)].next_product = static_cast<int>(instructions_.size());
     last_product_ = static_cast<int>(instructions_.size());
+    if (logits_ >= 0 && instruction.out.buffer == logits_) head_ = head_ == -1 ? last_product_ : -2;
   }
   if (!instructions_.empty()) instruction.phase = instructions_.back().phase + !instruction.joined;
   instructions_.push_back(instruction);
@@ -97,7 +98,8 @@ bool Program::run(const Step& step) {
   std::fill(unsound_.begin(), unsound_.end(), -1);
   stats_.resize(static_cast<size_t>(step.sampled * stats_chunks()));
   if (logits_ >= 0) {
-    const size_t bytes = static_cast<size_t>(step.sampled) * static_cast<size_t>(logits_width()) * 4;
+    hold(step);
+    const size_t bytes = static_cast<size_t>(held_rows_) * static_cast<size_t>(logits_width()) * 4;
     if (logits_memory_.bytes() < bytes) logits_memory_ = Memory(bytes);
     if (bytes > 0 && !logits_memory_.data()) return false;
     buffers_[static_cast<size_t>(logits_)].data = logits_memory_.as<float>();
@@ -120,11 +122,12 @@ bool Program::run(const Step& step) {
 int Program::items(const Instruction& i, const Step& step) const {
   if (!applies(i, step)) return 0;
   const int count = rows(i, step);
+  if (!step.targets.empty() && i.out.buffer == logits_ && i.op == Op::linear) return 0;
   switch (i.op) {
     case Op::linear:
     case Op::gated: return tiles(i, count);
     case Op::attend: return cuts_[static_cast<size_t>(i.plan)].plan->items();
-    case Op::stats: return count * stats_chunks();
+    case Op::stats: return stats_chunks() * (step.targets.empty() ? count : ceiling(count, head_rows(count)));
     case Op::shrink: return adapters_.shrink_items(i.site, i.sampled);
     case Op::expand: return adapters_.expand_items(i.site, i.sampled);
     case Op::sort: return std::min(count, 1);
@@ -187,7 +190,7 @@ void Program::piece(const Instruction& i, const Step& step, int begin, int end, 
     case Op::expand:
       adapters_.expand(kernels_, at(i.out), width(i.out), i.site, i.sampled, begin, end);
       break;
-    case Op::stats: stats(i, begin, end); break;
+    case Op::stats: stats(i, step, begin, end, thread); break;
     case Op::route: route(i, begin, end); break;
     case Op::sort: sort(i, step); break;
     case Op::gather: gather(i, begin, end); break;
@@ -264,14 +267,6 @@ void Program::attend(const Instruction& i, int begin, int end, int thread) {
   float* scratch = attend_scratch_[static_cast<size_t>(thread)].as<float>();
   for (int item = begin; item < end; ++item)
     cuts_[static_cast<size_t>(i.plan)].plan->run(kernels_, a, item, scratch);
-}
-
-void Program::stats(const Instruction& i, int begin, int end) {
-  for (int w = begin; w < end; ++w) {
-    const int row = w / stats_chunks(), chunk = w % stats_chunks();
-    kernels_.stats(at(i.x) + static_cast<ptrdiff_t>(row) * width(i.x), chunk * kStatsChunk,
-                   std::min(vocabulary_, (chunk + 1) * kStatsChunk), &stats_[static_cast<size_t>(w)]);
-  }
 }
 
 }  // namespace sampan

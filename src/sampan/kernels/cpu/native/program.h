@@ -89,6 +89,9 @@ struct Step {
   std::vector<Span> spans;
   uint8_t* cache = nullptr;
   std::vector<int32_t> slots{};  // of the spans: their adapters, -1 for none; empty: no span has one
+  // Of the sampled rows: the token whose logit alone is wanted, or -1 for all of them; empty: all of every
+  // row.
+  std::vector<int32_t> targets{};
 };
 
 // What a short measurement chooses; results do not depend on it.
@@ -116,7 +119,7 @@ class Program {
   int buffer(size_t offset, int width, int rows = 0);  // [rows, or max_rows][width] floats
   int activations(size_t offset, int k, Operand operand, int rows = 0);
   int angles(size_t offset, std::vector<double> inverse_frequency, float scale);
-  int logits(int width);  // [sampled][width], grown on demand
+  int logits(int width);  // [rows whose logits are wanted][width], grown on demand
   int router(const Router& router);
   int group(std::vector<Matrix> matrices);  // of all experts of a layer
 
@@ -141,6 +144,14 @@ class Program {
   const Stats* stats() const { return stats_.data(); }  // [sampled][chunks]
   bool has_logits() const { return logits_ >= 0; }
   const float* logits_data() const { return logits_memory_.as<float>(); }
+  bool takes_targets() const {  // one product is all that the logits are
+    if (head_ < 0) return false;
+    const Instruction& head = instructions_[static_cast<size_t>(head_)];
+    return head.op == Op::linear && head.sampled && !head.accumulate && head.out.offset == 0;
+  }
+  int held_rows() const { return held_rows_; }
+  const std::vector<int32_t>& held() const { return held_; }    // the sampled rows' rows of logits, or -1
+  const std::vector<float>& chosen() const { return chosen_; }  // the targets' logits
   int logits_width() const { return buffers_[static_cast<size_t>(logits_)].width; }
   bool holds(const Place& place, int64_t count) const;  // features inside the buffer
   const float* data(const Place& place) const { return at(place); }
@@ -189,6 +200,7 @@ class Program {
   std::string fault_of_heads(const Instruction& i) const;
   int cut_of(const CacheShape& shape, int group);
   void plan(const Step& step);
+  void hold(const Step& step);
   void execute(const Instruction& i, const Step& step, Counter& next, int thread);
   void wait_for(int phase) const;
   int items(const Instruction& i, const Step& step) const;
@@ -200,6 +212,8 @@ class Program {
   Tile tile(int panels, int rows) const;
   const uint8_t* next_panels(const Instruction& i, int column, int width, int thread) const;
   int tiles(const Instruction& i, int rows) const;
+  int head_rows(int rows) const;
+  void head_piece(const Step& step, int item, int thread);
   bool in_place(int rows) const { return rows <= tuning_.direct_rows; }
   CacheView layer(int index) const;
   Turn turn(const Turning& t) const;
@@ -215,7 +229,7 @@ class Program {
   void map(const Instruction& i, const Step& step, int begin, int end);
   void append(const Instruction& i, const Step& step, int begin, int end);
   void attend(const Instruction& i, int begin, int end, int thread);
-  void stats(const Instruction& i, int begin, int end);
+  void stats(const Instruction& i, const Step& step, int begin, int end, int thread);
   static bool is_routed(Op op);  // works on slots, whose number `sort` finds out
   int columns_of(const Instruction& i) const;
   int tiles_of(const Instruction& i, int rows) const;
@@ -256,11 +270,13 @@ class Program {
   Adapters adapters_;
   When when_ = When::always;
   std::vector<Stats> stats_;
+  std::vector<float> chosen_;
+  std::vector<int32_t> held_;             // [sampled] the row of the logits that it keeps, or -1
   std::unique_ptr<Counter[]> next_;       // [instructions] the next piece to hand out
   std::unique_ptr<Counter[]> remaining_;  // [phases] items not done yet
   std::unique_ptr<Counter[]> routed_;     // [instructions] items that `sort` has found out
-  std::vector<Memory> linear_scratch_, attend_scratch_;
-  int last_product_ = -1, logits_ = -1, vocabulary_ = 0, max_k_ = 0;
+  std::vector<Memory> linear_scratch_, attend_scratch_, head_scratch_;
+  int last_product_ = -1, head_ = -1, logits_ = -1, held_rows_ = 0, vocabulary_ = 0, max_k_ = 0;
   bool ok_ = true;
 };
 

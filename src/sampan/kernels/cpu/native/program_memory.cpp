@@ -28,6 +28,10 @@ int Program::buffer(size_t offset, int width, int rows) {
 int Program::logits(int width) {
   buffers_.push_back({nullptr, width, 0});
   logits_ = static_cast<int>(buffers_.size()) - 1;
+  for (int t = 0; t < pool_.size(); ++t) {
+    head_scratch_.emplace_back(head_scratch(width));
+    ok_ = ok_ && head_scratch_.back().data();
+  }
   return logits_;
 }
 
@@ -60,7 +64,7 @@ int Program::angles(size_t offset, std::vector<double> inverse_frequency, float 
 
 size_t Program::workspace_bytes() const {
   size_t bytes = arena_.bytes() + adapters_.bytes();
-  for (const std::vector<Memory>* all : {&linear_scratch_, &attend_scratch_})
+  for (const std::vector<Memory>* all : {&linear_scratch_, &attend_scratch_, &head_scratch_})
     for (const Memory& memory : *all) bytes += memory.bytes();
   return bytes;
 }
