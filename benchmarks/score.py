@@ -16,6 +16,7 @@ from functools import partial
 from sampan import LLM, SamplingParams
 
 ROUNDS = 3
+APART = 128  # tokens of each of 64 texts without anything in common
 ONE = SamplingParams(max_tokens=1, temperature=0)
 
 
@@ -71,12 +72,12 @@ def main() -> None:
             from_512 = seconds(partial(llm.score, own, start=512)) / generated
             print(f"shared: from 0 {from_0:.2f}, from 512 {from_512:.2f} (generate {generated:.3f} s)")
         for _ in range(ROUNDS):
-            prompts, scored = ([texts.ids(300) for _ in range(64)] for _ in range(2))
+            prompts, scored = ([texts.ids(APART) for _ in range(64)] for _ in range(2))
             read = seconds(partial(llm.generate, prompts, ONE))
             score = seconds(partial(llm.score, scored))
             print(
                 f"apart: {read / score:.2f} "
-                f"({64 * 300 / read:.0f} and {64 * 300 / score:.0f} tokens a second)"
+                f"({64 * APART / read:.0f} and {64 * APART / score:.0f} tokens a second)"
             )
         chunk, longest = waits(llm, texts)
         print(f"beside: {longest / chunk:.2f} chunks ({longest:.3f} s, a chunk takes {chunk:.3f} s)")

@@ -145,17 +145,20 @@ def test_a_wish_for_scores_that_makes_no_sense(make_engine: Make, how: Scoring, 
     assert untouched(engine)
 
 
-@pytest.mark.parametrize(("how", "most"), [(Scoring(), SUMMED_ROWS), (Scoring(ranks=True), SCORE_ROWS)])
-def test_a_long_score_holds_nobody_up(make_engine: Make, how: Scoring, most: int) -> None:
-    """A stream beside it gets a token in every step, and a step scores few enough rows."""
-    engine = make_engine(context=480, max_rows=300)
-    engine.add([n * 7 % 97 for n in range(470)], NOTHING, scoring=how)
-    stream = engine.add([1], replace(GREEDY, max_tokens=6, ignore_eos=True))
+@pytest.mark.parametrize(
+    ("how", "beside", "alone"),
+    [(Scoring(), SUMMED_ROWS, 300), (Scoring(ranks=True), SCORE_ROWS - 1, SCORE_ROWS)],
+)
+def test_a_long_score_holds_nobody_up(make_engine: Make, how: Scoring, beside: int, alone: int) -> None:
+    """A stream beside it gets a token in every step, and such a step scores few enough rows."""
+    engine = make_engine(context=900, max_rows=300)
+    engine.add([n * 7 % 97 for n in range(880)], NOTHING, scoring=how)
+    stream = engine.add([1], replace(GREEDY, max_tokens=3, ignore_eos=True))
     found = []
     while not engine.idle:
         events = engine.step()
         found.append(sum(len(event.scores) for event in events))
-        if engine.steps < 6:
+        if engine.steps < 3:
             assert stream in {event.request for event in events}
-    assert max(found) == most - (how != Scoring())  # the stream's own row
-    assert sum(found) == 469
+    assert found[:2] == [beside, beside]
+    assert max(found) == alone

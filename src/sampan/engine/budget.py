@@ -11,7 +11,7 @@ from sampan.core.memory import available_memory, megabytes
 from sampan.kernels.backend import PAGE, AdapterRoom, Needs
 
 SCORE_ROWS = 128  # rows of logits that the engine holds while scoring
-SUMMED_ROWS = 256  # rows that a step scores without holding their logits: others wait about as for a prompt
+SUMMED_ROWS = 128  # rows that a step scores beside answers, whose next tokens wait for them
 LEAST_CONTEXT = 512  # a shorter one must be asked for
 _TOKENS_EACH = 1024  # tokens of cache for a sequence, where nobody sets a limit
 

@@ -20,7 +20,7 @@ from itertools import islice
 from sampan.core.types import FinishReason, TokenLogprob, TokenScore
 from sampan.engine.blocks import BlockPool, Key
 from sampan.engine.sequence import Event, Sequence, Span
-from sampan.engine.spans import Left
+from sampan.engine.spans import Left, summed_rows
 
 Sampled = Seq[TokenLogprob | TokenScore | str]
 """What a span gave: scores, then a token for each row up to the first that its draft missed, or an error;
@@ -43,7 +43,7 @@ class Scheduler:
 
     `draft_rows`: rows up to which a step that only decodes is filled with drafts; 0 for none. `max_sampled`:
     rows of logits in a step, `max_sequences` unless there may be more. `max_summed`: rows that are scored
-    without logits being held; None where there are none.
+    beside answers without logits being held; None where those of all are.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class Scheduler:
     def schedule(self) -> list[Span]:
         """The next step's spans, with pages for all of them."""
         plan: list[Span] = []
-        left = Left(self.max_rows, self.max_sampled, self.max_summed)
+        summed = summed_rows((*self.running, *self.waiting), self.max_summed, self.max_rows)
+        left = Left(self.max_rows, self.max_sampled, summed)
         behind = min(len(self.waiting), self.max_sequences - len(self.running))
         for sequence in sorted(self.running, key=lambda s: s.remaining > 1):
             count = left.fitting(sequence, behind)
-            # One without pages has just given way.
-            if count > 0 and sequence.pages and self._make_room(sequence, count, plan):
+            if count > 0 and sequence.pages and self._make_room(sequence, count, plan):  # none: gave way
                 plan.append(left.take(sequence, count))
         if left.rows > 0 and self.waiting:
             self._admit(plan, left)

@@ -1,5 +1,6 @@
 """How a step is shared out: rows, rows of logits, and rows that are scored."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sampan.engine.sequence import Sequence, Span
@@ -40,6 +41,12 @@ class Left:
         how = span.sequence.scoring
         summed = span.scored if self.summed is not None and how is not None and how.plain else 0
         return span.sampled - summed, summed
+
+
+def summed_rows(sequences: Iterable[Sequence], beside: int | None, most: int) -> int | None:
+    """Rows that a step scores without logits being held (see `Left`): `beside` those who are answered or
+    wait for that, and `most` where nobody is."""
+    return beside if beside is None or any(sequence.generates for sequence in sequences) else most
 
 
 def span_of(sequence: Sequence, count: int) -> Span:
