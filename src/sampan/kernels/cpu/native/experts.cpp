@@ -71,6 +71,8 @@ void Routing::route(const Router& r, const float* scores, int row) {
   activate(r, scores, own);
   choice = own;
   for (int e = 0; r.bias && e < r.experts; ++e) choice[at(e)] += r.bias[e];
+  for (float& x : choice)  // a number that is none has no order; its weight poisons the row, and no other
+    if (std::isnan(x)) x = -std::numeric_limits<float>::infinity();
   if (r.groups > 1) limit(r, choice);
   std::vector<int> chosen = largest(choice, 0, r.experts, r.chosen);
   float sum = 0.0f;
