@@ -1,5 +1,6 @@
 """Requests of many small parts: each part is an ask, so many of them side by side."""
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from typing import TypeVar
@@ -28,6 +29,7 @@ async def replies(
             async for part in parts:
                 if part.vector or part.scores:
                     found[first + part.index] = reply(first + part.index, part)
+                    await asyncio.sleep(0)  # a step gives many at once: others have their turns between
     return [found[place] for place in range(len(asks))], sum(len(ask.ids) for ask in asks)
 
 
