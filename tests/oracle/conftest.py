@@ -203,6 +203,11 @@ def case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=[*CASES, *SPARSE])
+def any_case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(params=SPARSE)
 def sparse_case(request: pytest.FixtureRequest) -> str:
     return str(request.param)

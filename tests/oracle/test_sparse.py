@@ -1,4 +1,5 @@
-"""Mixtures of experts and latent attention through the engine's backends: transformers' logits."""
+"""Mixtures of experts and latent attention on the native kernels: transformers' logits, and the same bits
+whatever runs beside them (`test_torch.py` has the other backend)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,9 @@ from sampan.core.settings import Settings
 from sampan.engine.sequence import Span
 from sampan.kernels.cpu import _native
 from sampan.kernels.cpu.backend import CpuBackend
-from sampan.kernels.torch.backend import TorchBackend
 
 Make = Callable[..., Any]
 NOISE, LENGTH = 1e-5, 150
-BACKEND = TorchBackend()
 
 
 def test_the_native_kernels_have_them_too(sparse_case: str, tiny: Make, native: Make, error: Make) -> None:
@@ -46,33 +45,6 @@ def test_a_row_has_its_bits_in_any_company(sparse_case: str, tiny: Make, native:
             parts[(a, b, c).index(sequence)].append(logits)
     for found, expected in zip(parts, alone, strict=True):
         assert np.array_equal(np.concatenate(found), expected)
-    for sequence in (a, b, c):
-        here.pool.release(sequence.pages)
-
-
-def test_every_row_of_a_prompt_has_the_logits_of_transformers(
-    sparse_case: str, tiny: Make, native: Make, error: Make
-) -> None:
-    model = tiny(sparse_case)
-    prompt = model.prompt(LENGTH)
-    for chunk in (LENGTH, 40, 1):
-        found = native(model.files, backend=BACKEND).logits(prompt, chunk)
-        assert error(found, model.expected(prompt)) < NOISE
-
-
-def test_sequences_in_one_step_do_not_see_each_other(
-    sparse_case: str, tiny: Make, native: Make, error: Make
-) -> None:
-    model = tiny(sparse_case)
-    here = native(model.files, backend=BACKEND)
-    prompts = [model.prompt(length, seed=length) for length in (70, 33, 5)]
-    a, b, c = (here.sequence(prompt) for prompt in prompts)
-    parts: list[list[np.ndarray]] = [[], [], []]
-    for work in ([(a, 30), (b, 32)], [(c, 4), (a, 39)], [(a, 1), (b, 1), (c, 1)]):
-        for (sequence, _), logits in zip(work, here.step(*work), strict=True):
-            parts[(a, b, c).index(sequence)].append(logits)
-    for found, prompt in zip(parts, prompts, strict=True):
-        assert error(np.concatenate(found), model.expected(prompt)) < NOISE
     for sequence in (a, b, c):
         here.pool.release(sequence.pages)
 

@@ -22,9 +22,9 @@ BACKEND = TorchBackend()
 
 
 def test_every_row_of_a_prompt_has_the_logits_of_transformers(
-    case: str, tiny: Make, native: Make, error: Make
+    any_case: str, tiny: Make, native: Make, error: Make
 ) -> None:
-    model = tiny(case)
+    model = tiny(any_case)
     prompt = model.prompt(LENGTH)
     for chunk in (LENGTH, 40, 1):
         assert (
@@ -32,8 +32,10 @@ def test_every_row_of_a_prompt_has_the_logits_of_transformers(
         )
 
 
-def test_sequences_in_one_step_do_not_see_each_other(tiny: Make, native: Make, error: Make) -> None:
-    model = tiny("qwen3")
+def test_sequences_in_one_step_do_not_see_each_other(
+    any_case: str, tiny: Make, native: Make, error: Make
+) -> None:
+    model = tiny(any_case)
     here = native(model.files, backend=BACKEND)
     prompts = [model.prompt(length, seed=length) for length in (70, 33, 5)]
     a, b, c = (here.sequence(prompt) for prompt in prompts)

@@ -8,7 +8,7 @@ The matrices of a folder that `sampan quantize` wrote have no values to read, on
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
@@ -25,7 +25,7 @@ from sampan.models.fields import Fields
 from sampan.models.registry import describe
 from sampan.weights.files import MappedFile, TensorInfo, is_there
 from sampan.weights.gguf import Gguf, read_gguf_parts
-from sampan.weights.naming import check_complete, named
+from sampan.weights.naming import complete, named
 from sampan.weights.packed import read_packed
 from sampan.weights.purpose import Purpose, of_folder, of_gguf
 from sampan.weights.quantised import reader as quantised
@@ -178,11 +178,11 @@ def open_checkpoint(files: ModelFiles) -> Checkpoint:
     """Map a GGUF file (or the parts of a split one) or a folder of safetensors, and check it whole."""
     with ExitStack() as undo:
         checkpoint = (_open_gguf if files.kind == "gguf" else _open_folder)(files.path, undo)
-        check_complete(
+        tensors = complete(
             checkpoint.where, checkpoint.config, checkpoint.tensors, checkpoint.packed, checkpoint.purpose
         )
         undo.pop_all()
-        return checkpoint
+        return replace(checkpoint, tensors=tensors)
 
 
 def _open_gguf(path: Path, undo: ExitStack) -> Checkpoint:

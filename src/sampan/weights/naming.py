@@ -25,10 +25,6 @@ def named(
         if twice := tensors.keys() & own.keys():
             raise WeightsError(f"{info.file}: tensor {quoted(info.name)} holds {min(twice)} a second time")
         tensors |= own
-    for name, weight in describe(config).weights().items():
-        vector = tensors.get(name)
-        if vector is not None and weight.shape == (1, *vector.shape):  # a matrix of one row
-            tensors[name] = replace(vector, shape=weight.shape)
     return MappingProxyType(tensors)
 
 
@@ -65,22 +61,26 @@ def listed(tensors: list[str]) -> str:
     return shown if len(tensors) <= 8 else f"{shown} and {len(tensors) - 8} more"
 
 
-def check_complete(
+def complete(
     where: str,
     config: ModelConfig,
     tensors: Mapping[str, TensorInfo],
     packed: Collection[str],
     purpose: Purpose,
-) -> None:
-    """Every tensor that the model needs, in its shape, and no other; what differs is listed by name."""
+) -> Mapping[str, TensorInfo]:
+    """Every tensor that the model needs, in its shape, and no other; what differs is listed by name. A vector
+    where the model has a matrix of one row is that row."""
     model = describe(config)
     expected = model.weights()
     needed = expected if purpose.pooling is None else model.graph(HIDDEN).weights()
     missing = [name for name in needed if name not in tensors]
     if missing:
         raise WeightsError(f"{where}: tensor {listed(missing)} is missing: the file is incomplete")
+    rows: dict[str, TensorInfo] = {}
     for name, weight in expected.items():
         info = tensors.get(name)
+        if info is not None and weight.shape == (1, *info.shape):
+            info = rows[name] = replace(info, shape=weight.shape)
         turned = name in packed and info is not None and info.shape == weight.shape[::-1]
         if info is not None and info.shape != weight.shape and not turned:  # packed as products read it
             problem = f"has shape {list(info.shape)}, the configuration says {list(weight.shape)}"
@@ -89,3 +89,4 @@ def check_complete(
     if extra:
         given, family = listed([quoted(name) for name in extra]), config.family
         raise UnsupportedModel(f"{where}: tensor {given} has no place in a {family} model")
+    return MappingProxyType({**tensors, **rows}) if rows else tensors
