@@ -1,6 +1,6 @@
 """Random models in GGUF of published shapes: `python benchmarks/random_models.py SHAPE OUT.gguf`.
 
-Weights are Q4_1 blocks of random codes, which no kernel can tell from trained ones. Routing is as good as
+Weights are blocks of random 4-bit codes (`--type Q4_1` or Q4_0), which no kernel can tell from trained ones. Routing is as good as
 uniform, so that a step of many sequences touches as many experts as it can. A shape is a whole small model,
 or one layer of a large one with a small vocabulary (`VOCABULARY`), so that the layer is what is measured.
 The files are for `sampan bench` and for llama.cpp's own bench alike.
@@ -19,7 +19,9 @@ from sampan.catalog.catalog import DEFAULT, resolve
 from sampan.core.settings import Settings
 from sampan.weights.gguf import read_gguf
 
-BLOCK, BYTES = 32, 20  # of Q4_1
+BLOCK = 32
+# Bytes of a block, and what is added to its codes (in scales) so that they have a mean of zero.
+TYPES = {"Q4_1": (20, -7.5), "Q4_0": (18, 0.0)}
 VOCABULARY = 2048
 Fields = Mapping[str, int | float | bool]
 
@@ -117,7 +119,8 @@ def deepseek_v3(mixture: bool) -> Shape:
         "attention.key_length": lora + rope, "attention.value_length": lora,
         "attention.key_length_mla": nope + rope, "attention.value_length_mla": value,
         "rope.dimension_count": rope, "rope.freq_base": 10000.0,
-        "leading_dense_block_count": int(not mixture), "expert_count": 256, "expert_used_count": 8, "expert_shared_count": 1, "expert_group_count": 8,
+        "leading_dense_block_count": int(not mixture), "expert_count": 256, "expert_used_count": 8,
+        "expert_shared_count": 1, "expert_group_count": 8,
         "expert_group_used_count": 4, "expert_feed_forward_length": ffn, "expert_weights_scale": 2.5,
         "expert_weights_norm": True, "expert_gating_func": 2,
     }  # fmt: skip
@@ -140,8 +143,9 @@ SHAPES = {
 class Writer:
     """One file of a shape."""
 
-    def __init__(self, shape: Shape, out: Path) -> None:
-        self._shape = shape
+    def __init__(self, shape: Shape, out: Path, type_: str) -> None:
+        self._shape, self._type = shape, gguf.GGMLQuantizationType[type_]
+        self._bytes, self._least = TYPES[type_]
         self._file = gguf.GGUFWriter(out, shape.arch)
         self._draw = np.random.default_rng(0)
         self._drawn: dict[tuple[int, ...], npt.NDArray[np.uint8]] = {}
@@ -191,12 +195,13 @@ class Writer:
         """Of the deviation of trained weights: codes around a mean of zero. Two of one shape are the same."""
         if shape not in self._drawn:
             rows, inputs = shape[:-1], shape[-1]
-            blocks = self._draw.integers(0, 256, (4096, BYTES), np.uint8)
+            blocks = self._draw.integers(0, 256, (4096, self._bytes), np.uint8)
             scale = np.float16(inputs**-0.5 / 4.6)
             blocks[:, :2] = np.array([scale]).view(np.uint8)
-            blocks[:, 2:4] = np.array([-7.5 * scale], np.float16).view(np.uint8)
-            self._drawn[shape] = np.resize(blocks, (*rows, inputs // BLOCK * BYTES))
-        self._file.add_tensor(name, self._drawn[shape], raw_dtype=gguf.GGMLQuantizationType.Q4_1)
+            if self._least:
+                blocks[:, 2:4] = np.array([self._least * scale], np.float16).view(np.uint8)
+            self._drawn[shape] = np.resize(blocks, (*rows, inputs // BLOCK * self._bytes))
+        self._file.add_tensor(name, self._drawn[shape], raw_dtype=self._type)
 
     def _vector(self, name: str, width: int, value: float) -> None:
         self._file.add_tensor(name, np.full(width, value, np.float32))
@@ -221,8 +226,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--type", choices=TYPES, default="Q4_1")
     options = parser.parse_args()
-    Writer(SHAPES[options.shape](), options.out).write()
+    Writer(SHAPES[options.shape](), options.out, options.type).write()
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.0f} MB")
 
 

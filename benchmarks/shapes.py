@@ -1,8 +1,8 @@
 """Published shapes beside llama.cpp: `python benchmarks/shapes.py --peer-python PYTHON [--shapes A,B]`.
 
 Each shape of `random_models.py` is written once under build/bench; Sampan and llama.cpp read the same file
-and are measured in turns in one run, with the machine's read bandwidth just before each. Prints a table and
-writes benchmarks/results/shapes.json: medians, ratios, and the share of the bandwidth that one sequence's
+and are measured in turns in one run, the read bandwidth just before each. Prints a table and
+writes benchmarks/results/shapes-TYPE.json: medians, ratios, and the share of the bandwidth that one sequence's
 weights take (`token_bytes`: what its step must read of them, the head's included).
 """
 
@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from machine import describe
-from random_models import BLOCK, BYTES, SHAPES, Shape, Writer
+from random_models import BLOCK, SHAPES, TYPES, Shape, Writer
 from run import BUILD, HERE, RESULTS
 from sampan.core.settings import available_cores
 from workers import Worker
@@ -43,21 +43,21 @@ def measures(shape: str) -> Iterator[Measure]:
         yield Measure("prefill 512", {"request": "prefill", "prompt": 512})
 
 
-def token_bytes(shape: Shape) -> float:
+def token_bytes(shape: Shape, block_bytes: int) -> float:
     """Of weights that one token's step reads: every matrix once, of the experts those chosen; the head."""
     chosen = int(shape.fields.get("expert_used_count", 0))
     layer = 0
     for name, size in shape.tensors.matrices.items():
         layer += prod((chosen, *size[1:]) if name.endswith("_exps") else size)
-    return (shape.vocabulary * shape.hidden + shape.layers * layer) / BLOCK * BYTES
+    return (shape.vocabulary * shape.hidden + shape.layers * layer) / BLOCK * block_bytes
 
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """All measures of a shape, by engine."""
-    shape, path = SHAPES[name](), BUILD / f"{name}.gguf"
+    shape, path = SHAPES[name](), BUILD / f"{name}-{args.type}.gguf"
     if not path.exists():
         part = path.with_suffix(".part")
-        Writer(shape, part).write()
+        Writer(shape, part, args.type).write()
         part.rename(path)
     workers = {}
     for engine in ENGINES:
@@ -75,7 +75,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     finally:
         for worker in workers.values():
             worker.close()
-    return {"token_bytes": token_bytes(shape), "rows": rows}
+    return {"token_bytes": token_bytes(shape, TYPES[args.type][0]), "rows": rows}
 
 
 def report(name: str, found: dict[str, Any]) -> None:
@@ -97,17 +97,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer-python", required=True)
     parser.add_argument("--shapes", default=",".join(SHAPES))
+    parser.add_argument("--type", choices=TYPES, default="Q4_1")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=available_cores())
     args = parser.parse_args()
     BUILD.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {"machine": describe(), "shapes": {}}
+    found: dict[str, Any] = {"machine": describe(), "type": args.type, "shapes": {}}
     print("| shape | measure | Sampan t/s | llama.cpp t/s | ratio | bandwidth |\n|---|---|---|---|---|---|")
     for name in args.shapes.split(","):
         found["shapes"][name] = measure(name, args)
         report(name, found["shapes"][name])
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "shapes.json").write_text(json.dumps(found, indent=1))
+        (RESULTS / f"shapes-{args.type}.json").write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
