@@ -47,15 +47,15 @@ class Family:
     a folder made from GGUF. `build`: the description of a configuration, all of whose tensors are `Weight`s
     within it; `forward`: what it computes.
 
-    `layer`, `whole`: GGUF's names of a layer's tensors, with or without their ending, and of others.
-    `special`: of a family that shares GGUF's name of its architecture with another, whether a file is its
-    own. `turned`: endings, by Hugging Face's names, of tensors whose `parts` lie [inputs, outputs].
-    `interleaved`: linears whose rows GGUF keeps in another order, with the field of the configuration that
-    counts their heads. `ignored`: endings of names, as a file has them, of no weights. `drafts`: files have
-    layers behind the last one that guess tokens further on, and that are passed over. `parts(config, name,
-    shape)`: for a tensor of the file, by Hugging Face's name, that holds many of ours one after another:
-    these, each [rows, last axis]; rows are counted over all axes but the last, of a vector over its elements.
-    Empty for any other tensor.
+    `layer`, `whole`: GGUF's names of a layer's tensors, with or without their ending, and of others; a `*` is
+    the number of an expert. `special`: of a family that shares GGUF's name of its architecture with another,
+    whether a file is its own. `turned`: endings, by Hugging Face's names, of tensors whose `parts` lie
+    [inputs, outputs]. `interleaved`: linears whose rows GGUF keeps in another order, with the field of the
+    configuration that counts their heads. `ignored`: endings of names, as a file has them, of no weights.
+    `drafts`: files have layers behind the last one that guess tokens further on, and that are passed over.
+    `parts(config, name, shape)`: for a tensor of the file, by Hugging Face's name, that holds many of ours
+    one after another: these, each [rows, last axis]; rows are counted over all axes but the last, of a vector
+    over its elements. Empty for any other tensor.
     """
 
     name: str
@@ -94,6 +94,9 @@ class Family:
                 if whole in self.layer:
                     return at + self.layer[whole]
                 return f"{at}{self.layer[part]}.{kind}" if part in self.layer else None
+            case ["blk", layer, part, expert, "weight"] if layer.isdecimal() and expert.isdecimal():
+                found = self.layer.get(f"{part}.*")
+                return None if found is None else f"model.layers.{layer}.{found.replace('*', expert)}.weight"
         return None
 
     def ignores(self, name: str, config: ModelConfig) -> bool:
