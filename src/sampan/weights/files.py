@@ -43,7 +43,8 @@ class TensorInfo:
 
     `form`: of codes, where the kernels take those and not the bytes. `decoder`: of a tensor whose values are
     computed from several of the file's; `type` is then of what comes out, the tensor's rows are the decoder's
-    from `first` on, and `offset` and `nbytes` are where codes lie.
+    from `first` on, and `offset` and `nbytes` are where codes lie. `turned`: a matrix that lies [in, out], as
+    `shape` says.
     """
 
     name: str
@@ -55,6 +56,7 @@ class TensorInfo:
     form: Form | None = None
     decoder: Decoder | None = None
     first: int = 0
+    turned: bool = False
 
 
 def damaged(path: Path, field: str, offset: int, problem: str) -> WeightsError:

@@ -92,7 +92,7 @@ def kind_of(tensors: Tensors, part: Weight) -> tuple[TensorType, Form | None]:
     if part.exact:
         return TensorType.F32, None
     info = tensors.info(part.name)
-    if part.transposed:  # blocks along the file's rows are none along ours
+    if part.transposed and not info.turned:  # blocks along the file's rows are none along ours
         return (info.type if info.type in _FLOATS else TensorType.F32), None
     return info.type, info.form
 

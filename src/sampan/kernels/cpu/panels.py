@@ -113,7 +113,7 @@ def pack(tensors: Tensors, parts: Sequence[Weight], machine: Machine, arena: Any
         return matrix
     first = 0
     for part in parts:
-        if part.exact or part.transposed:
+        if part.exact or (part.transposed and not tensors.info(part.name).turned):
             raw = _whole(tensors, part, source)
             matrix.fill(machine.pool, raw, source.number, first, part.shape[0], None)
             tensors.release(part.name)
