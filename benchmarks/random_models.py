@@ -1,9 +1,9 @@
 """Random models in GGUF of published shapes: `python benchmarks/random_models.py SHAPE OUT.gguf`.
 
-Weights are blocks of random 4-bit codes (`--type Q4_1` or Q4_0), which no kernel can tell from trained ones. Routing is as good as
-uniform, so that a step of many sequences touches as many experts as it can. A shape is a whole small model,
-or one layer of a large one with a small vocabulary (`VOCABULARY`), so that the layer is what is measured.
-The files are for `sampan bench` and for llama.cpp's own bench alike.
+Weights are blocks of random 4-bit codes (`--type Q4_1` or Q4_0), which no kernel can tell from trained ones.
+Routing is as good as uniform, so that a step of many sequences touches as many experts as it can. A shape is
+a whole small model, or one layer of a large one with a small vocabulary (`VOCABULARY`), so that the layer is
+what is measured. The files are for `sampan bench` and for llama.cpp's own bench alike.
 """
 
 import argparse

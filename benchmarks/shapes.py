@@ -1,8 +1,8 @@
 """Published shapes beside llama.cpp: `python benchmarks/shapes.py --peer-python PYTHON [--shapes A,B]`.
 
 Each shape of `random_models.py` is written once under build/bench; Sampan and llama.cpp read the same file
-and are measured in turns in one run, the read bandwidth just before each. Prints a table and
-writes benchmarks/results/shapes-TYPE.json: medians, ratios, and the share of the bandwidth that one sequence's
+and are measured in turns in one run, the read bandwidth just before each. Prints a table and writes
+benchmarks/results/shapes-TYPE.json: medians, ratios, and the share of the bandwidth that one sequence's
 weights take (`token_bytes`: what its step must read of them, the head's included).
 """
 
