@@ -32,6 +32,9 @@ class Decoder(Protocol):
     def codes(self, start: int, stop: int) -> Codes:
         """The same as codes, where the tensor has a form."""
 
+    def form_at(self, first: int) -> Form | None:
+        """Of the codes of rows from here on, where they have a form."""
+
     def release(self, start: int, stop: int) -> None:
         """Give the pages that hold these rows back to the system."""
 

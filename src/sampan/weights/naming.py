@@ -50,9 +50,11 @@ def _parts(info: TensorInfo, rows: Parts) -> dict[str, TensorInfo]:
 
 
 def _parts_of_decoded(info: TensorInfo, rows: Parts) -> dict[str, TensorInfo]:
+    assert info.decoder is not None
     first, parts = info.first, {}
     for name, count in rows.items():
-        parts[name] = replace(info, shape=(count, info.shape[-1]), first=first)
+        form = info.decoder.form_at(first)
+        parts[name] = replace(info, shape=(count, info.shape[-1]), first=first, form=form)
         first += count
     return parts
 

@@ -111,7 +111,7 @@ def _matrix(path: Path, entry: Entry, text: str | None) -> PackedMatrix:
         n=fields.integer("n", high=_MAX_SIZE),
         k=fields.integer("k", high=_MAX_SIZE),
         store=fields.integer("store", low=0, high=255),
-        group=fields.integer("group", high=255),
+        group=fields.integer("group", high=_MAX_SIZE),
         wide=fields.flag("wide"),
         has_min=fields.flag("has_min"),
         zero=fields.integer("zero", low=0, high=255),
