@@ -1,4 +1,4 @@
-"""KL divergence against transformers in float32 on the dequantised weights, on random checkpoints of families.
+"""KL divergence from transformers in float32 on the same dequantised weights: random checkpoints of families.
 
     python benchmarks/accuracy_families.py [--tokens 4096] [--cache bf16]
 
