@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from sampan.core.errors import UnsupportedModel, WeightsError
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
 from sampan.kernels.cpu import _native
@@ -110,3 +111,30 @@ def test_merged_experts_are_the_same(made: Make, native: Make, tiny: Make, tmp_p
     together = ModelFiles(tmp_path, "folder", "merged", str(tmp_path))
     prompt = tiny("qwen3_moe").prompt(LENGTH)
     assert np.array_equal(native(together).logits(prompt), native(files).logits(prompt))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("-mlp.experts.5.up_proj.weight", r"layers.1.mlp.experts.5.up_proj.weight is missing"),
+        ("-mlp.experts.5.up_proj.weight_scale_inv", r"experts.5.up_proj.weight_scale_inv. is missing"),
+        ("-mlp.experts.5.up_proj", r"layers.1.mlp.experts.5.up_proj.weight is missing"),
+        ("fewer", r"layers.0.mlp.gate.weight' .* has shape \[8, 128\], the configuration says \[6"),
+        ("more", r"layers.0.mlp.experts.8.gate_proj.weight, .*is missing"),
+    ],
+)
+def test_missing_and_superfluous_experts_are_named(
+    change: str, said: str, made: Make, tmp_path: Path
+) -> None:
+    files, _ = made("qwen3_moe", 32)
+    found = load_file(files.path / "model.safetensors")
+    if change.startswith("-"):
+        name = f"model.layers.1.{change[1:]}"
+        found = {n: t for n, t in found.items() if n != name and (name.endswith(("t", "v")) or name not in n)}
+    config = json.loads((files.path / "config.json").read_text())
+    count = next(name for name in ("num_local_experts", "num_experts") if name in config)
+    config[count] += {"fewer": -2, "more": 1}.get(change, 0)
+    save_file(found, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises((WeightsError, UnsupportedModel), match=said):
+        open_checkpoint(ModelFiles(tmp_path, "folder", "", ""))
