@@ -25,7 +25,8 @@ Floats = NDArray[np.float32]
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _NAME = re.compile(
-    r"base_model\.model\.(model\.layers\.\d+\.(?:self_attn|mlp)\.\w+)\.lora_([AB])(?:\.default)?\.weight"
+    r"base_model\.model\.(model\.layers\.\d+\.(?:self_attn|mlp|block_sparse_moe)(?:\.\w+){1,3})"
+    r"\.lora_([AB])(?:\.default)?\.weight"
 )
 _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
