@@ -18,8 +18,12 @@ from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
 from sampan.kernels.cpu import _native
 from sampan.kernels.cpu.backend import CpuBackend
+from sampan.kernels.cpu.machine import machine
+from sampan.kernels.cpu.pieces import pieces
 from sampan.kernels.torch.backend import TorchBackend
+from sampan.llm.load import graph_of
 from sampan.weights.checkpoint import open_checkpoint
+from sampan.weights.save import PackedFile, copy_companions
 
 Make = Callable[..., Any]
 LINEARS = (
@@ -138,3 +142,27 @@ def test_missing_and_superfluous_experts_are_named(
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises((WeightsError, UnsupportedModel), match=said):
         open_checkpoint(ModelFiles(tmp_path, "folder", "", ""))
+
+
+def test_a_packed_copy_has_the_same_bits(made: Make, native: Make, tiny: Make, tmp_path: Path) -> None:
+    files, _ = made("deepseek_v3", 128)
+    with open_checkpoint(files) as checkpoint:
+        found = pieces(graph_of(checkpoint.config), checkpoint, lambda _weight: None)
+        writer = PackedFile(checkpoint, found)
+        writer.write(tmp_path / "model.safetensors", machine(Settings(Path(), tune=False), 2), lambda _: None)
+    copy_companions(files.path, tmp_path)
+    packed = ModelFiles(tmp_path, "folder", "packed", str(tmp_path))
+    prompt = tiny("deepseek_v3").prompt(LENGTH)
+    assert np.array_equal(native(packed).logits(prompt), native(files).logits(prompt))
+
+
+@pytest.mark.parametrize("name", ["self_attn.kv_b_proj", "mlp.experts.5.up_proj"])
+def test_a_code_that_is_no_number_is_refused(name: str, made: Make, native: Make, tmp_path: Path) -> None:
+    files, _ = made("deepseek_v3", 128)
+    found = load_file(files.path / "model.safetensors")
+    codes = found[f"model.layers.1.{name}.weight"].view(torch.uint8)
+    codes[3, 5] = 0xFF
+    save_file(found, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text((files.path / "config.json").read_text())
+    with pytest.raises(WeightsError, match=rf"layers.1.{name}.weight' .* not finite numbers"):
+        native(ModelFiles(tmp_path, "folder", name, str(tmp_path)))
