@@ -87,7 +87,7 @@ class ExpertWriter:
         self, node: Node, experts: Experts, slots: int, rows: dict[str, Any], inner: dict[Form, int]
     ) -> int:
         """The same apart, into the same rows, with what adapters add; gives the rows as floats too."""
-        segments, ffn = self._parts(node, experts.gate_up), experts.gate_up[0].parts[0].shape[0]
+        segments, ffn = self._parts(node=node, linears=experts.gate_up), experts.gate_up[0].parts[0].shape[0]
         floats: Form = Operand.F32, False
         with self._writer.steps("adapted"):
             acts: dict[Form, int] = {}
