@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from sampan.core.errors import UnsupportedModel
 from sampan.kernels.backend import AdapterRoom
 from sampan.kernels.torch.backend import TorchBackend
 from sampan.weights.lora import read_lora
@@ -89,3 +90,25 @@ def test_every_row_of_a_batch_has_its_bits(
         for sequence, parts, expected in zip(sequences, found, alone, strict=True):
             assert np.array_equal(np.concatenate(parts), expected)
             runner.pool.release(sequence.pages)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "said"),
+    [
+        ("self_attn.kv_b_proj", (384, 64), "kv_b_proj', which is many matrices here"),
+        ("mlp.gate", (8, 128), "mlp.gate': a router's choices stay as they are"),
+    ],
+)
+def test_an_adapter_of_what_has_none_is_refused_by_name(
+    module: str,
+    shape: tuple[int, int],
+    said: str,
+    tiny: Make,
+    native: Make,
+    write_adapter: Make,
+    tmp_path: Path,
+) -> None:
+    here = native(tiny("deepseek_v3").files, room=ROOM)
+    write_adapter(tmp_path, {f"model.layers.1.{module}.weight": shape}, targets=(module.split(".")[-1],))
+    with pytest.raises(UnsupportedModel, match=said):
+        read_lora(tmp_path, here.weights)

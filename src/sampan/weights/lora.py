@@ -166,10 +166,14 @@ def _parts(
 ) -> Iterator[LowRank]:
     """The weights that a module adapts, once its sizes fit them."""
     parent, _, last = module.rpartition(".")
+    if f"{module}.weight" not in weights and any(name.startswith(f"{module}.") for name in weights):
+        raise UnsupportedModel(f"{pair.a.file}: adapts {quoted(module)}, which is many matrices here")
     adapted = [weights.get(f"{parent}.{name}.weight") for name in _FUSED.get(last, (last,))]
     found = [weight for weight in adapted if weight is not None and len(weight.shape) == 2]
     if len(found) != len(adapted):
         raise _wrong(pair.a, f"has no place: the model has no linear {quoted(module)}")
+    if any(weight.exact for weight in found):
+        raise UnsupportedModel(f"{pair.a.file}: adapts {quoted(module)}: a router's choices stay as they are")
     rank, scale = scales.of(module)
     outputs, inputs = sum(weight.shape[0] for weight in found), found[0].shape[1]
     for info, shape in ((pair.a, (rank, inputs)), (pair.b, (outputs, rank))):
