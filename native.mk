@@ -24,7 +24,7 @@ QEMU ?= qemu-aarch64
 intrinsics := -Wno-unknown-warning-option -Wno-uninitialized -Wno-maybe-uninitialized
 flags_avx2 := -mavx2 -mfma -mf16c $(intrinsics)
 flags_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni $(intrinsics)
-flags_avx512_bf16 := $(flags_avx512) -mavx512bf16
+flags_avx512_bf16 := $(flags_avx512) -mavx512bf16 -mavx512vbmi
 flags_neon := -march=armv8.2-a+dotprod+fp16
 vectors_x86_64 := avx2 avx512 avx512_bf16
 vectors_aarch64 := neon

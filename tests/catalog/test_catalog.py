@@ -3,10 +3,12 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sampan.catalog import catalog
 from sampan.catalog.catalog import DEFAULT, entries, find, remove, resolve
 from sampan.catalog.licence import LICENCES
 from sampan.catalog.source import parse_source
@@ -49,6 +51,7 @@ def test_the_promised_families_are_there() -> None:
     expected |= {f"r1-distill-qwen-{size}" for size in ("1.5b", "7b", "14b", "32b")}
     expected |= {"qwen2-57b-a14b", "qwen3-30b-a3b", "qwen3-235b-a22b"}
     expected |= {"r1-distill-llama-8b", "r1-distill-llama-70b"}
+    expected |= {"deepseek-v3", "deepseek-r1"}
     assert {entry.alias for entry in entries() if entry.supported} == expected
 
 
@@ -71,7 +74,12 @@ def test_an_entry_is_found_by_alias_and_by_source() -> None:
 
 
 @pytest.mark.parametrize("name", ["deepseek-r1", "hf:deepseek-ai/DeepSeek-V3"])
-def test_what_cannot_run_is_not_downloaded(name: str, sampan_home: Path) -> None:
+def test_what_cannot_run_is_not_downloaded(
+    name: str, sampan_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = find(name)
+    assert entry is not None
+    monkeypatch.setattr(catalog, "find", lambda _: replace(entry, supported=False))
     with pytest.raises(UnsupportedModel, match="cannot be run yet"):
         resolve(name, Settings(home=sampan_home))
 

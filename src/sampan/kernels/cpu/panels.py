@@ -171,4 +171,6 @@ def _kept(values: Floats | None, form: Form) -> Any:
     """Scales or minima as the matrix has them."""
     if values is None:
         return None
-    return np.ascontiguousarray(values if form.wide or form.rows else values.astype(np.float16).view(np.uint16))
+    return np.ascontiguousarray(
+        values if form.wide or form.rows else values.astype(np.float16).view(np.uint16)
+    )

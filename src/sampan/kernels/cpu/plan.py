@@ -113,6 +113,8 @@ class Plan:
     vectors: dict[str, Weight] = field(default_factory=dict)
     adapted: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
     """Inputs and outputs of each linear that can be adapted."""
+    adapted_rows: int = 0
+    """The most slots of experts that can be adapted."""
     longest: int = 0
     """The most inputs of a product."""
     bytes: int = 0
@@ -126,7 +128,7 @@ class Plan:
         )
         scratch += int(_native.head_scratch(padded(self.vocabulary))) if self.vocabulary else 0
         parts = max((len(outputs) for _, outputs in self.adapted), default=0)
-        inner = 4 * parts * self.rows * padded(self.room.rank) if self.room else 0
+        inner = 4 * parts * max(self.rows, self.adapted_rows) * padded(self.room.rank) if self.room else 0
         return self.bytes + threads * scratch + inner
 
     @property

@@ -159,6 +159,9 @@ class NativeProgram:
         self.program.record_for(instruction.steps)
         if instruction.op == "adapt":
             self.program.adapt(list(fields["outputs"]), fields["act"], *fields["out"], fields["sampled"])
+        elif instruction.op == "adapt_each":
+            given = list(fields["outputs"]), fields["experts"], fields["act"]
+            self.program.adapt_each(*given, *fields["out"], fields["router"])
         else:
             self.program.add(instruction.op, fields)
 

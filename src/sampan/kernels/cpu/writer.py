@@ -1,6 +1,6 @@
 """Writes a plan: instructions one after another, and the lives of what they touch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import inf
 from typing import Any
@@ -107,13 +107,26 @@ class Writer:
     def adapt(self, weight: Linear, act: int, out: Place, label: str, sampled: bool) -> None:
         """What adapters add to the linear just written: beside it A x, and B of that in a phase of its
         own."""
-        for part in weight.parts:
-            self.plan.sites[part.name] = len(self.plan.sites)
+        self._site(weight)
         outputs = tuple(part.shape[0] for part in weight.parts)
-        self.plan.adapted.append((weight.parts[0].shape[1], outputs))
         self.emit("adapt", label, joined=True, act=act, outputs=outputs, out=out, sampled=sampled)
         self._phase += 1
         self.plan.buffers[out.buffer].region.touch(self._phase)
+
+    def adapt_each(self, weights: Sequence[Linear], act: int, out: Place, label: str, router: int) -> None:
+        """The same of a layer's experts, in two phases, on their slots."""
+        for weight in weights:
+            self._site(weight)
+        outputs = tuple(part.shape[0] for part in weights[0].parts)
+        self.emit("adapt_each", label, act=act, out=out, outputs=outputs, experts=len(weights), router=router)
+        self._phase += 1
+        self.plan.buffers[out.buffer].region.touch(self._phase)
+        self.plan.adapted_rows = max(self.plan.adapted_rows, self.plan.buffers[out.buffer].rows)
+
+    def _site(self, weight: Linear) -> None:
+        for part in weight.parts:
+            self.plan.sites[part.name] = len(self.plan.sites)
+        self.plan.adapted.append((weight.parts[0].shape[1], tuple(part.shape[0] for part in weight.parts)))
 
     @contextmanager
     def steps(self, which: str) -> Iterator[None]:

@@ -28,9 +28,9 @@ static Packed* make_packed(int n, int k, int store, int group, bool wide, bool h
     require(zero >= 0 && zero <= 255 && (zero == 0 || !has_min),
             "matrix: zero must be a code, and a minimum takes its place");
   }
-  require(!is_paired(m) || k % 2 == 0, "matrix: k must be even in bf16 and e4m3");
-  require(m.store != Store::e4m3 || (group > 0 && group % 2 == 0 && !has_min && zero == 0),
-          "matrix: groups of e4m3 must be even, without minima");
+  require(m.store != Store::bf16 || k % 2 == 0, "matrix: k must be even in bf16");
+  require(m.store != Store::e4m3 || (k % 4 == 0 && group > 0 && group % 4 == 0 && !has_min && zero == 0),
+          "matrix: k and groups must be multiples of four in e4m3, without minima");
   if (data) {
     require(data->size() == packed->bytes(), "matrix: packed bytes do not match the shape");
     packed->owner = nb::cast(*data);

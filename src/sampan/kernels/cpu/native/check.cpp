@@ -137,9 +137,11 @@ std::string Program::fault(const Instruction& i) const {
     case Op::attend: return fault_of_attend(i);
     case Op::shrink: {
       const bool floats = inputs(i.act) > 0 && activations_[static_cast<size_t>(i.act)].values;
-      return floats ? "" : "unknown activations, or no float ones";
+      if (!floats) return "unknown activations, or no float ones";
+      return i.router < 0 || has_slots(i) ? "" : "there is no room for the slots";
     }
     case Op::expand:
+      if (i.router >= 0 && (!holds(i.out, 1) || !has_slots(i))) return "there is no room for the slots";
       return holds(i.out, adapters_.outputs(i.site)) ? "" : "the buffer has no room for the outputs";
     case Op::route:
     case Op::sort:

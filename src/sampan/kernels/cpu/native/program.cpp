@@ -128,16 +128,20 @@ int Program::items(const Instruction& i, const Step& step) const {
     case Op::gated: return tiles(i, count);
     case Op::attend: return cuts_[static_cast<size_t>(i.plan)].plan->items();
     case Op::stats: return stats_chunks() * (step.targets.empty() ? count : ceiling(count, head_rows(count)));
-    case Op::shrink: return adapters_.shrink_items(i.site, i.sampled);
-    case Op::expand: return adapters_.expand_items(i.site, i.sampled);
+    case Op::shrink:
+      if (i.router < 0) return adapters_.shrink_items(i.site, rows_of(i));
+      break;
+    case Op::expand:
+      if (i.router < 0) return adapters_.expand_items(i.site, rows_of(i));
+      break;
     case Op::sort: return std::min(count, 1);
     case Op::per_head: return i.heads * tiles_of(i, count);
     case Op::gather:
     case Op::each:
-    case Op::gate_each:
-      return routed_[static_cast<size_t>(&i - instructions_.data())].value.load(std::memory_order_relaxed);
+    case Op::gate_each: break;
     default: return count;
   }
+  return routed_[static_cast<size_t>(&i - instructions_.data())].value.load(std::memory_order_relaxed);
 }
 
 int Program::grain(const Instruction& i, int items) const {
@@ -186,9 +190,9 @@ void Program::piece(const Instruction& i, const Step& step, int begin, int end, 
     case Op::rotate: kernels_.rotate({at(i.x), width(i.x), i.heads, i.size, turn(i.turn)}, begin, end); break;
     case Op::append: append(i, step, begin, end); break;
     case Op::attend: attend(i, begin, end, thread); break;
-    case Op::shrink: adapters_.shrink(kernels_, acts(i.act, false), i.site, i.sampled, begin, end); break;
+    case Op::shrink: adapters_.shrink(kernels_, acts(i.act, false), i.site, rows_of(i), begin, end); break;
     case Op::expand:
-      adapters_.expand(kernels_, at(i.out), width(i.out), i.site, i.sampled, begin, end);
+      adapters_.expand(kernels_, at(i.out), width(i.out), i.site, rows_of(i), begin, end);
       break;
     case Op::stats: stats(i, step, begin, end, thread); break;
     case Op::route: route(i, begin, end); break;

@@ -75,7 +75,7 @@ struct Instruction {
   int next_product = -1;  // of a product: the one after it
   int site = -1;          // shrink and expand: the linear that they adapt
   int plan = -1;          // attend: how its step is cut
-  int router = -1;        // route, sort, combine: which
+  int router = -1;        // route, sort, combine, and what works on slots: which
   int group = -1;         // each, gate_each: the experts' matrices; per_head: the heads'
   int parts = 1;          // attend: of each KV head's query heads
 };
@@ -121,6 +121,10 @@ class Program {
   int angles(size_t offset, std::vector<double> inverse_frequency, float scale);
   int logits(int width);  // [rows whose logits are wanted][width], grown on demand
   int router(const Router& router);
+  int experts(int router) const {  // of a router; 0: there is no such one
+    const bool there = router >= 0 && router < static_cast<int>(routers_.size());
+    return there ? routers_[static_cast<size_t>(router)].experts : 0;
+  }
   int group(std::vector<Matrix> matrices);  // of all experts of a layer
 
   std::string fault(const Instruction& instruction) const;  // what is wrong with it, or nothing
@@ -128,7 +132,8 @@ class Program {
   void add(Instruction instruction);                        // without a fault
   void record_for(When when) { when_ = when; }              // instructions from here on
   Adapters& adapters() { return adapters_; }
-  int adapted(const std::vector<int>& outputs, int inputs) { return adapters_.site(outputs, inputs, ok_); }
+  // A linear's place among those that adapters know; `router`: of an expert's linear, or -1.
+  int adapted(const std::vector<int>& outputs, int inputs, int router = -1);
   // Runs every instruction. Returns false when memory for the logits is refused.
   bool run(const Step& step);
 
@@ -230,7 +235,10 @@ class Program {
   void append(const Instruction& i, const Step& step, int begin, int end);
   void attend(const Instruction& i, int begin, int end, int thread);
   void stats(const Instruction& i, const Step& step, int begin, int end, int thread);
-  static bool is_routed(Op op);  // works on slots, whose number `sort` finds out
+  static bool is_routed(const Instruction& i);  // works on slots, whose number `sort` finds out
+  static Rows rows_of(const Instruction& i) {
+    return i.router >= 0 ? Rows::slots : i.sampled ? Rows::sampled : Rows::all;
+  }
   int columns_of(const Instruction& i) const;
   int tiles_of(const Instruction& i, int rows) const;
   int routed_items(const Instruction& i) const;

@@ -17,7 +17,15 @@ int Program::group(std::vector<Matrix> matrices) {
   return static_cast<int>(groups_.size()) - 1;
 }
 
-bool Program::is_routed(Op op) { return op == Op::gather || op == Op::each || op == Op::gate_each; }
+int Program::adapted(const std::vector<int>& outputs, int inputs, int router) {
+  const int rows = router < 0 ? max_rows_ : most_slots(routers_[static_cast<size_t>(router)], max_rows_);
+  return adapters_.site(outputs, inputs, rows, ok_);
+}
+
+bool Program::is_routed(const Instruction& i) {
+  if (i.op == Op::shrink || i.op == Op::expand) return i.router >= 0;
+  return i.op == Op::gather || i.op == Op::each || i.op == Op::gate_each;
+}
 
 // Panels of an expert's product, or pairs of panels and their ups.
 int Program::columns_of(const Instruction& i) const {
@@ -33,6 +41,8 @@ int Program::tiles_of(const Instruction& i, int rows) const {
 
 int Program::routed_items(const Instruction& i) const {
   if (i.op == Op::gather) return routing_.slots();
+  if (i.op == Op::shrink) return adapters_.shrink_items(i.site, Rows::slots);
+  if (i.op == Op::expand) return adapters_.expand_items(i.site, Rows::slots);
   int items = 0;
   for (int expert : routing_.used()) items += tiles_of(i, routing_.count(expert));
   return items;
@@ -48,10 +58,11 @@ void Program::route(const Instruction& i, int begin, int end) {
 void Program::sort(const Instruction& i, const Step& step) {
   const Router& r = routers_[static_cast<size_t>(i.router)];
   routing_.sort(r, rows(i, step), i.sampled ? nullptr : fine_rows_.data());
+  if (!step.slots.empty()) adapters_.plan_slots(routing_, row_slots_, step_rows(i, step));
   const size_t here = static_cast<size_t>(&i - instructions_.data());
   for (size_t next = here + 1; next < instructions_.size() && instructions_[next].op != Op::combine; ++next) {
     const Instruction& other = instructions_[next];
-    if (!is_routed(other.op)) continue;
+    if (!is_routed(other) || !applies(other, step)) continue;
     const int items = routed_items(other);
     routed_[next].value.store(items, std::memory_order_relaxed);
     remaining_[static_cast<size_t>(other.phase)].value.fetch_add(items, std::memory_order_release);
@@ -148,6 +159,8 @@ bool Program::has_slots(const Instruction& i) const {
     case Op::each: return rows(i.act) >= slots && room(i.out) >= slots;
     case Op::gate_each: return rows(i.act) >= slots && rows(i.result) >= slots;
     case Op::combine: return room(i.x) >= slots;
+    case Op::shrink: return rows(i.act) >= slots;
+    case Op::expand: return room(i.out) >= slots;
     default: return true;
   }
 }
