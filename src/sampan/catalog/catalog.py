@@ -4,6 +4,7 @@ A model that is in the cache is found without a lock, a hash or the network: `re
 milliseconds and imports nothing that fetches.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,6 +49,25 @@ def entries() -> tuple[Entry, ...]:
 
     with Path(__file__).with_name("models.toml").open("rb") as file:
         return tuple(Entry(alias=alias, **fields) for alias, fields in tomllib.load(file).items())
+
+
+@cache
+def _configurations() -> Mapping[str, dict[str, object]]:
+    import tomllib
+
+    with Path(__file__).with_name("configs.toml").open("rb") as file:
+        return tomllib.load(file)
+
+
+def configuration(alias: str) -> dict[str, object] | None:
+    """The published `config.json` of an entry, as far as it says how the model computes; None where it is not
+    known for sure."""
+    own = _configurations().get(alias)
+    if own is None:
+        return None
+    like = own.get("like")
+    shared = configuration(like) or {} if isinstance(like, str) else {}
+    return shared | {name: value for name, value in own.items() if name != "like"}
 
 
 def find(name: str) -> Entry | None:

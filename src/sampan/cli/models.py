@@ -11,6 +11,8 @@ from sampan.catalog import catalog
 from sampan.catalog.catalog import Entry
 from sampan.catalog.disk import gigabytes
 from sampan.catalog.source import FORMS, parse_source
+from sampan.catalog.store import CachedModel
+from sampan.cli import plan_table
 from sampan.cli.options import AsJson
 from sampan.cli.progress import TerminalProgress
 from sampan.core.errors import UsageError
@@ -51,11 +53,9 @@ def models(action: str, model: str | None, *, as_json: bool, settings: Settings)
 
 
 def _list(settings: Settings, as_json: bool) -> None:
-    rows = [_row(entry, entry.source, settings) for entry in catalog.entries()]
+    rows = [_row(each, each.source, catalog.cached(each.source, settings)) for each in catalog.entries()]
     known = {entry.source for entry in catalog.entries()}
-    rows += [
-        _row(None, found.source, settings) for found in catalog.local(settings) if found.source not in known
-    ]
+    rows += [_row(None, each.source, each) for each in catalog.local(settings) if each.source not in known]
     if as_json:
         for row in rows:
             _json(row)
@@ -64,7 +64,17 @@ def _list(settings: Settings, as_json: bool) -> None:
 
 
 def _show(model: str, settings: Settings, as_json: bool) -> None:
-    row = _describe(model, settings)
+    from sampan.cli import planning
+
+    entry = catalog.find(model)
+    source = parse_source(entry.source if entry else model)
+    if source is not None:
+        found = catalog.cached(source.spec, settings)
+        row = _row(entry, source.spec, found)
+    else:
+        found = _own(model, settings)
+        row = _row(None, found.source, found)
+    row |= planning.show(model, entry, found, settings)
     if as_json:
         _json(row)
     else:
@@ -92,14 +102,21 @@ def _describe(model: str, settings: Settings) -> Row:
     entry = catalog.find(model)
     source = parse_source(entry.source if entry else model)
     if source is not None:
-        return _row(entry, source.spec, settings)
+        return _row(entry, source.spec, catalog.cached(source.spec, settings))
     path = catalog.resolve(model, settings).path
     raise UsageError(f"{path} is your own file, not a model of the catalogue or its cache")
 
 
-def _row(entry: Entry | None, source: str, settings: Settings) -> Row:
+def _own(model: str, settings: Settings) -> CachedModel:
+    """A user's own file or folder, as if it were cached."""
+    files = catalog.resolve(model, settings)
+    parts = files.path.iterdir() if files.path.is_dir() else [files.path]
+    size = sum(part.stat().st_size for part in parts if part.is_file())
+    return CachedModel(files.source, files.path, files.kind, size)
+
+
+def _row(entry: Entry | None, source: str, found: CachedModel | None) -> Row:
     """One line of `--json`. What is not known of a model outside the catalogue is null."""
-    found = catalog.cached(source, settings)
     terms = entry.terms if entry else None
     size = entry.bytes if entry else (found.bytes if found else None)
     return {
@@ -177,6 +194,8 @@ def _words(row: Row) -> None:
     console = _console()
     for name, value in lines.items():
         console.print(f"{name:<11} {value}", markup=False, highlight=False, soft_wrap=True)
+    for line in plan_table.lines(row):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _yes_no(value: object) -> str:
