@@ -43,7 +43,7 @@ def test_every_entry_is_complete() -> None:
 
 def test_the_promised_families_are_there() -> None:
     sizes = ("0.5b", "1.5b", "3b", "7b", "14b", "32b", "72b")
-    expected = {DEFAULT, "qwq-32b", "qwq-32b-preview", "llama-3.1-8b", "llama-3.1-70b"}
+    expected = {DEFAULT, "qwq-32b", "qwq-32b-preview", "llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b"}
     expected |= {f"qwen2.5-{size}" for size in sizes}
     expected |= {f"qwen3-{size}" for size in ("0.6b", "1.7b", "4b", "8b", "14b", "32b")}
     expected |= {f"r1-distill-qwen-{size}" for size in ("1.5b", "7b", "14b", "32b")}

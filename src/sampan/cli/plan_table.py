@@ -6,6 +6,8 @@ from sampan.catalog.disk import gigabytes
 
 Row = dict[str, Any]
 
+_WIDTHS = (9, 9, 10, 9, 4, 8, 8)
+
 
 def lines(row: Row) -> list[str]:
     """Below the other lines of `models show`."""
@@ -18,7 +20,8 @@ def lines(row: Row) -> list[str]:
     )
     free = plan["memory_bytes"]
     memory = "" if free is None else f"; {gigabytes(free)} of memory are free"
-    head = f"{'':<9} {'weights':>9} {'a token':>9} {'cache/1000':>10} {'whole':>9} {'fits':>4} {'decode':>8} {'prompt':>8}"
+    names = ("weights", "a token", "cache/1000", "whole", "fits", "decode", "prompt")
+    head = f"{'':<9} " + " ".join(f"{name:>{width}}" for name, width in zip(names, _WIDTHS, strict=True))
     found = [f"planned     {about}{memory}", head]
     for each in plan["precisions"]:
         found.append(_line(each))
@@ -49,3 +52,16 @@ def _disk(row: Row) -> str:
 def rate(value: float) -> str:
     """Tokens a second, three figures."""
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def outlines(rows: list[Row]) -> list[str]:
+    """Of every model, for `doctor`."""
+    found = []
+    for row in rows:
+        fits = "?" if row["fits"] is None else "fits" if row["fits"] else "does not fit"
+        found.append(
+            f"{row['model']:<21} {row['precision']} {gigabytes(row['weights_bytes']):>8}, cache "
+            f"{gigabytes(row['cache_bytes_per_1000_tokens']['bf16']):>8} for 1,000 tokens, {fits}: "
+            f"{rate(row['decode_tps'])} tokens/s"
+        )
+    return found

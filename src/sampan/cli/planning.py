@@ -7,10 +7,11 @@ read from disk: hit rates are those that others measured with frequency and rece
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sampan.catalog.catalog import Entry, configuration
+from sampan.catalog.catalog import Entry, configuration, entries
 from sampan.catalog.store import CachedModel
 from sampan.core.disk import read_rate
 from sampan.core.errors import OutOfMemory, UnsupportedModel, WeightsError
@@ -138,20 +139,26 @@ def plan(model: Model, backend: CpuBackend, pace: Pace, disk: float | None) -> R
         "context": context,
         "prompt_tokens": PROMPT,
         "memory_bytes": available_memory(),
-        "disk_gbps": None if disk is None else disk / 1e9,
+        "disk_gbps": gigabytes_a_second(disk),
         "precisions": rows,
     }
 
 
-def outline(model: Model, backend: CpuBackend, pace: Pace) -> Row:
-    """The smallest precision alone, with a sequence that has just begun."""
-    name = list(model.precisions)[-1]
-    found = model.survey(name, backend)
-    return {
-        "precision": name,
-        **_sizes(model, found, min(CONTEXT, model.config.context)),
-        "decode_tps": 1 / found.work.decode_seconds(pace, 0),
-    }
+def outlines(backend: CpuBackend) -> list[Row]:
+    """Of every model of the catalogue the smallest precision, for a sequence that has just begun."""
+    pace, known, rows = Pace(backend.machine), dict[ModelConfig, Row](), []
+    for entry in entries():
+        model = of_catalogue(entry)
+        if model is None:
+            continue
+        alike = replace(model.config, context=0)
+        if alike not in known:
+            name = list(model.precisions)[-1]
+            found = model.survey(name, backend)
+            speed = {"decode_tps": 1 / found.work.decode_seconds(pace, 0)}
+            known[alike] = {"precision": name, **_sizes(model, found, CONTEXT), **speed}
+        rows.append({"model": entry.alias, **known[alike]})
+    return rows
 
 
 def disk_of(settings: Settings, file: Path | None) -> float | None:
@@ -159,6 +166,11 @@ def disk_of(settings: Settings, file: Path | None) -> float | None:
     files = [file] if file and file.is_file() else sorted((file or settings.home / "models").rglob("*"))
     found = (read_rate(each) for each in files if each.is_file())
     return next((rate for rate in found if rate is not None), None)
+
+
+def gigabytes_a_second(rate: float | None) -> float | None:
+    """A rate of bytes."""
+    return None if rate is None else rate / 1e9
 
 
 def _sizes(model: Model, found: Survey, context: int) -> Row:
@@ -210,7 +222,7 @@ def _on_disk(found: Survey, pace: Pace, context: int, disk: float | None) -> Row
 
 def hit_rate(part: float) -> float:
     """Of experts asked for, with this part of all of them in memory: between the points of `HITS`."""
-    for (low, before), (high, after) in zip(HITS, HITS[1:], strict=False):
+    for (low, before), (high, after) in pairwise(HITS):
         if part <= high:
             return before + (after - before) * (part - low) / (high - low)
     return 1.0

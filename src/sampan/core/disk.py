@@ -29,7 +29,9 @@ def read_rate(file: Path) -> float | None:
     try:
         with ThreadPoolExecutor(READERS) as threads:
             start = perf_counter()
-            read = sum(threads.map(lambda seed: _read(descriptor, size, seed, start + _SECONDS), range(READERS)))
+            read = sum(
+                threads.map(lambda seed: _read(descriptor, size, seed, start + _SECONDS), range(READERS))
+            )
             return read / (perf_counter() - start)
     except OSError:
         return None

@@ -47,15 +47,15 @@ class ImaginedTensors:
 
     def raw(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
         """There are none."""
-        raise self._none(name)
+        raise self._none(name, start, stop)
 
     def codes(self, name: str, start: int, stop: int) -> Codes:
         """There are none."""
-        raise self._none(name)
+        raise self._none(name, start, stop)
 
     def rows(self, name: str, start: int, stop: int) -> Floats:
         """There are none."""
-        raise self._none(name)
+        raise self._none(name, start, stop)
 
     def row_order(self, name: str) -> None:
         """In order."""
@@ -63,5 +63,6 @@ class ImaginedTensors:
     def release(self, name: str, start: int = 0, stop: int | None = None) -> None:
         """Nothing is kept."""
 
-    def _none(self, name: str) -> WeightsError:
-        return WeightsError(f"{self.where} holds no values of {name}: fetch the model")
+    def _none(self, name: str, start: int, stop: int | None) -> WeightsError:
+        rows = "all rows" if stop is None else f"rows {start} to {stop}"
+        return WeightsError(f"{self.where} holds no values for {rows} of {name}: fetch the model")

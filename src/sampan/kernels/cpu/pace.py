@@ -1,14 +1,15 @@
 """How fast this machine's kernels are, each measured alone: what the speed of a model is computed from.
 
 Programs of a few instructions, on bytes that do not matter: products of matrices that together do not fit
-into a cache, by rows; attention in a model's own shapes; and instructions with next to no work in them. The
-fastest of several runs counts, as other work can only add to it.
+into a cache, by rows; attention in a model's own shapes; and small products, whose number counts. The middle
+one of several runs stands for all: what a model can expect of the machine as it is now.
 """
 
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import cache
+from statistics import median
 from time import perf_counter
 from typing import NamedTuple
 
@@ -29,12 +30,18 @@ ROWS = (1, 4, 16, 64, 512)
 
 _K, _N = 2048, 8192  # inputs and outputs, as in a model of 1 to 3 billion parameters
 _BYTES = 100_000_000  # of one measurement's weights: several times a cache
+_MANY = 64  # rows that take so long that two matrices will do
+_SMALL, _PAIRS = 512, 128  # matrices as small as a model has them: as many weights as a few large ones
 _AWAY = 96  # tokens before a step: rows of earlier ones are computed with more bits
 _CONTEXT = 2048 - PAGE
 _ATTEND_ROWS = 128
 _SECONDS = 0.12  # for one measurement
 _FLOATS = {3: TensorType.F16, 4: TensorType.BF16, 5: TensorType.F32}
+_U8 = 2
 _CODES = {0: True, 1: False, 2: False}  # stores of integers, and whether a group has a minimum
+
+
+Step = Callable[[], object]
 
 
 class Attending(NamedTuple):
@@ -49,37 +56,48 @@ class Pace:
 
     def __init__(self, here: Machine) -> None:
         self._here = here
-        self.times = cache(self._times)
+        self._products = cache(self._compiled)
+        self.weight = cache(self._weight)
         self.attending = cache(self._attending)
         self.phase = cache(self._phase)
 
     def product(self, store: int, weights: float, rows: float) -> float:
         """Seconds of a product with a matrix of so many weights."""
-        times = self.times(store)
-        place = min(max(bisect_left(ROWS, rows), 1), len(ROWS) - 1)
-        (low, high), (before, after) = ROWS[place - 1 : place + 1], times[place - 1 : place + 1]
-        return weights * max(before + (after - before) * (rows - low) / (high - low), min(times))
+        if rows <= ROWS[0]:
+            return weights * self.weight(store, ROWS[0])
+        place = min(bisect_left(ROWS, rows), len(ROWS) - 1)
+        low, high = ROWS[place - 1 : place + 1]
+        less, more = (self.weight(store, each) for each in (low, high))
+        return weights * (less + max(more - less, 0) * (rows - low) / (high - low))
 
-    def _times(self, store: int) -> tuple[float, ...]:
-        """Seconds for a weight, by rows; more rows never take less."""
-        graph, tensors, weights = _products(store)
-        run = _Runs(graph, tensors, self._here, 1 + (_AWAY + ROWS[-1]) // PAGE)
-        found = [run.seconds(rows, _AWAY) / weights for rows in ROWS]
-        return tuple(min(found[place:]) for place in range(len(found)))
+    def _weight(self, store: int, rows: int) -> float:
+        """Seconds for each weight of a product."""
+        run, weights = self._products(store, 0 if rows < _MANY else 2 * _N * _K)
+        return middle(run.step(rows, _AWAY)) / weights
+
+    def _compiled(self, store: int, count: int) -> "tuple[_Runs, int]":
+        graph, tensors, weights = _products(store, count=count)
+        return _Runs(graph, tensors, self._here, 1 + (_AWAY + ROWS[-1]) // PAGE), weights
 
     def _attending(self, shape: Attention) -> Attending:
         graph, tensors, layers = _attentions(shape)
         run = _Runs(graph, tensors, self._here, (_CONTEXT + _ATTEND_ROWS) // PAGE + 2)
-        far, near = (run.seconds(1, before) for before in (_CONTEXT, PAGE))
-        many, few = (run.seconds(_ATTEND_ROWS, before) for before in (_CONTEXT, PAGE))
         tokens = layers * (_CONTEXT - PAGE)
-        return Attending(max(far - near, 0) / tokens, max(many - few, 0) / tokens / _ATTEND_ROWS)
+        one, many = (
+            difference(run.step(rows, _CONTEXT), run.step(rows, PAGE)) / rows / tokens
+            for rows in (1, _ATTEND_ROWS)
+        )
+        return Attending(one, many)
 
     def _phase(self) -> float:
-        """Seconds of an instruction beside its work."""
-        graph, tensors, _ = _products(2, 64, 64, 64)
-        run = _Runs(graph, tensors, self._here, 4)
-        return run.seconds(1, _AWAY) / run.phases
+        """Seconds of an instruction beside its work: what small matrices take longer than large ones, for as
+        many bytes."""
+        small, large = (
+            _Runs(*_products(_U8, n, k, 2 * _SMALL * _SMALL * _PAIRS)[:2], self._here, 4)
+            for n, k in ((_SMALL, _SMALL), (_N, _K))
+        )
+        longer = difference(small.step(1, _AWAY), large.step(1, _AWAY))
+        return longer / (small.phases - large.phases)
 
 
 class _Runs:
@@ -91,10 +109,10 @@ class _Runs:
         self._program = NativeProgram(plan, PackedWeights(tensors, here), CacheSize(pages), here)
         self._pages = array("i", range(pages))
 
-    def seconds(self, rows: int, before: int) -> float:
-        """The least of some runs."""
+    def step(self, rows: int, before: int) -> Step:
+        """A step of one sequence."""
         span = Span([1] * rows, before, self._pages, 0)
-        return fastest(lambda: self._program.run([span]))
+        return lambda: self._program.run([span])
 
 
 def phases(instructions: Sequence[object]) -> int:
@@ -102,14 +120,32 @@ def phases(instructions: Sequence[object]) -> int:
     return sum(not getattr(each, "fields").get("joined", False) for each in instructions)  # noqa: B009
 
 
-def fastest(run: Callable[[], object]) -> float:
-    """Seconds of the fastest of the runs that fit into `_SECONDS`; of two at least."""
-    best, turns, end = float("inf"), 0, perf_counter() + _SECONDS
-    while turns < 2 or perf_counter() < end:
-        start = perf_counter()
-        run()
-        best, turns = min(best, perf_counter() - start), turns + 1
-    return best
+def middle(run: Step) -> float:
+    """Seconds of the middle one of some runs."""
+    return median(seconds for (seconds,) in _turns(run))
+
+
+def difference(longer: Step, shorter: Step) -> float:
+    """Seconds between two steps that take turns, so that other work touches both; at least none."""
+    return max(median(one - other for one, other in _turns(longer, shorter)), 0)
+
+
+def _turns(*steps: Step) -> list[tuple[float, ...]]:
+    """Seconds of each step by turns, as many as fit into `_SECONDS` each, after one that touches the
+    memory."""
+    found: list[tuple[float, ...]] = []
+    for step in steps:
+        step()
+    end = perf_counter() + _SECONDS * len(steps)
+    while not found or perf_counter() < end:
+        found.append(tuple(_timed(step) for step in steps))
+    return found
+
+
+def _timed(step: Step) -> float:
+    start = perf_counter()
+    step()
+    return perf_counter() - start
 
 
 class _Names:
@@ -150,12 +186,12 @@ def _matrix(name: str, n: int, k: int, store: int) -> PackedMatrix:
     )  # fmt: skip
 
 
-def _products(store: int, k: int = _K, n: int = _N, pairs: int = 0) -> tuple[Graph, ImaginedTensors, int]:
-    """Pairs of products there and back, each after a norm, and their weights; `pairs`: 0 for `_BYTES`."""
+def _products(store: int, n: int = _N, k: int = _K, count: int = 0) -> tuple[Graph, ImaginedTensors, int]:
+    """Pairs of products there and back, each after a norm, and their weights: `count`, or `_BYTES`."""
     names, ops = _Names(store), Recorder()
-    x = ops.embed(names.matrix(16, k, 2), None)
+    x = ops.embed(names.matrix(16, k, _U8), None)
     weights, start = 0, names.bytes
-    while weights < 2 * n * k * pairs if pairs else names.bytes - start < _BYTES:
+    while weights < count if count else names.bytes - start < _BYTES:
         h = ops.norm(x, names.norm(k))
         inner = ops.linear(h, Linear((names.matrix(n, k),)))
         x = ops.add(x, ops.linear(inner, Linear((names.matrix(k, n),))))  # type: ignore[arg-type]
@@ -167,7 +203,7 @@ def _products(store: int, k: int = _K, n: int = _N, pairs: int = 0) -> tuple[Gra
 def _attentions(shape: Attention) -> tuple[Graph, ImaginedTensors, int]:
     """Attention alone, in as many layers as do not fit into a cache, eight at most."""
     layers = min(8, 1 + _BYTES // (2 * shape.cached * _CONTEXT))
-    names, ops = _Names(2), Recorder()
+    names, ops = _Names(_U8), Recorder()
     for layer in range(layers):
         q = ops.embed(names.matrix(16, shape.heads * shape.key_size), None)
         k = ops.embed(names.matrix(16, shape.kv_heads * shape.key_size), None)

@@ -8,13 +8,12 @@ from sampan.kernels.cpu.backend import CpuBackend
 from sampan.kernels.cpu.layout import Layout
 from sampan.kernels.cpu.pieces import pieces
 from sampan.kernels.cpu.planner import make_plan
-from sampan.kernels.cpu.rounding import scheme_for
+from sampan.kernels.cpu.rounding import GROUPS, scheme_for
 from sampan.kernels.cpu.work import Work, work_of
 from sampan.kernels.graph import Graph
 from sampan.kernels.imagined import ImaginedTensors
 
-GROUP = 64
-"""Of `sampan quantize`, where nobody says another."""
+_GROUP = GROUPS[0]  # of `sampan quantize`, where nobody says another
 _FEW = 4  # layers that are always counted one by one
 _PERIODS = (1, 4)  # after which layers repeat, in the families that there are
 
@@ -57,8 +56,10 @@ def survey(
 
 def rounded(graph: Graph, tensors: ImaginedTensors, bits: int) -> ImaginedTensors:
     """The tensors as `sampan quantize --bits` writes them."""
-    found = pieces(graph, tensors, lambda weight: scheme_for(weight, bits, GROUP))
-    packed = {part: matrix for piece in found for matrix in [piece.described(tensors)] for part in matrix.parts}
+    found = pieces(graph, tensors, lambda weight: scheme_for(weight, bits, _GROUP))
+    packed = {
+        part: matrix for piece in found for matrix in [piece.described(tensors)] for part in matrix.parts
+    }
     return replace(tensors, packed=packed)
 
 

@@ -15,7 +15,7 @@ from sampan.kernels.cpu.pace import Pace, phases
 from sampan.kernels.cpu.plan import Instruction, Plan
 from sampan.kernels.ops import Attention
 
-BETWEEN = 150e-6
+BETWEEN = 100e-6
 """Seconds between two steps: choosing tokens, bookkeeping, handing them on (docs/performance.md)."""
 _EARLY = 64  # tokens of a sequence whose rows keep 16 bits: two planes
 
@@ -78,9 +78,10 @@ class Work:
         """Of a token of one sequence, after `context` others."""
         seconds = BETWEEN + self.phases * pace.phase()
         seconds += sum(count * p.seconds(pace, 1) for p, count in self.products.items())
-        return seconds + context * sum(
-            count * pace.attending(shape).decode for shape, count in self.attentions.items()
-        )
+        if context == 0:
+            return seconds
+        attending = sum(count * pace.attending(shape).decode for shape, count in self.attentions.items())
+        return seconds + context * attending
 
     def prefill_seconds(self, pace: Pace, tokens: int, chunk: int) -> float:
         """Of a prompt, whose last row is sampled."""
