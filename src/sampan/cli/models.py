@@ -67,10 +67,10 @@ def _show(model: str, settings: Settings, as_json: bool) -> None:
     from sampan.cli import planning
 
     entry = catalog.find(model)
-    source = parse_source(entry.source if entry else model)
-    if source is not None:
-        found = catalog.cached(source.spec, settings)
-        row = _row(entry, source.spec, found)
+    if entry is not None or parse_source(model) is not None:
+        source = entry.source if entry else model
+        found = catalog.cached(source, settings)
+        row = _row(entry, source, found)
     else:
         found = _own(model, settings)
         row = _row(None, found.source, found)
@@ -125,7 +125,7 @@ def _row(entry: Entry | None, source: str, found: CachedModel | None) -> Row:
         "parameters": entry.parameters if entry else None,
         "licence": entry.licence if entry else None,
         "commercial_use": terms.commercial_use if terms else None,
-        "source": source,
+        "source": source or None,
         "bytes": size,
         "local": found is not None,
         "licence_name": terms.name if terms else None,
@@ -133,6 +133,9 @@ def _row(entry: Entry | None, source: str, found: CachedModel | None) -> Row:
         "licence_asks": terms.asks if terms else None,
         "licence_url": terms.url if terms else None,
         "supported": entry.supported if entry else None,
+        "missing": entry.instead if entry else None,
+        "sampling": dict(entry.sampling) or None if entry else None,
+        "system_prompt": entry.system_prompt if entry else None,
         "fits": fits(size),
         "local_bytes": found.bytes if found else None,
         "path": str(found.path) if found else None,
@@ -164,7 +167,7 @@ def _table(rows: list[Row]) -> None:
 
 
 def _cells(row: Row) -> list[str]:
-    runs = "not supported yet" if row["supported"] is False else _yes_no(row["fits"])
+    runs = _not_run(row) or _yes_no(row["fits"])
     return [
         str(row["alias"] or row["source"]),
         _billions(row["parameters"]),
@@ -179,9 +182,9 @@ def _cells(row: Row) -> list[str]:
 def _words(row: Row) -> None:
     lines = {
         "model": row["alias"] or row["source"],
-        "family": f"{row['family'] or '?'}{'' if row['supported'] is not False else ', not supported yet'}",
+        "family": ", ".join(filter(None, (str(row["family"] or "?"), _not_run(row)))),
         "parameters": _billions(row["parameters"]),
-        "source": row["source"],
+        "source": row["source"] or "?",
         "download": _size(row["bytes"]),
         "fits here": f"{_yes_no(row['fits'])} (memory {_size(total_memory())}; the weights and a fifth more)",
         "licence": row["licence_name"] or "not in the catalogue: read it at the source",
@@ -189,13 +192,29 @@ def _words(row: Row) -> None:
         "allows": row["licence_allows"] or "?",
         "asks": row["licence_asks"] or "?",
         "terms": row["licence_url"] or "?",
+        "advised": _advice(row) if row["alias"] else "",
+        "instead": row["missing"] or "",
         "on disk": f"{row['path']} ({_size(row['local_bytes'])})" if row["local"] else "no",
     }
     console = _console()
-    for name, value in lines.items():
+    for name, value in ((name, value) for name, value in lines.items() if value):
         console.print(f"{name:<11} {value}", markup=False, highlight=False, soft_wrap=True)
     for line in plan_table.lines(row):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _not_run(row: Row) -> str:
+    """Why a model of the catalogue does not run."""
+    if row["missing"]:
+        return "never published"
+    return "not supported yet" if row["supported"] is False else ""
+
+
+def _advice(row: Row) -> str:
+    """What the authors say of sampling and of a system prompt."""
+    sampling = row["sampling"] if isinstance(row["sampling"], dict) else {}
+    advised = [f"{name} {value:g}" for name, value in sampling.items()]
+    return ", ".join([*advised, *([] if row["system_prompt"] else ["no system prompt"])])
 
 
 def _yes_no(value: object) -> str:

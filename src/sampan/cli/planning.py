@@ -69,7 +69,7 @@ def show(name: str, entry: Entry | None, found: CachedModel | None, settings: Se
         if found is not None:
             model = of_files(ModelFiles(found.path, found.kind, name, found.source))
         elif entry is not None:
-            model = of_catalogue(entry)
+            model, missing = of_catalogue(entry), entry.instead or missing
     except (UnsupportedModel, WeightsError) as error:
         missing = str(error)
     if model is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -9,7 +10,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from sampan.core.errors import quoted
-from sampan.server import thinking
 from sampan.server.anthropic.asks import (
     ask_of,
     budget_of,
@@ -59,12 +59,10 @@ _EMPTY: dict[str, dict[str, Any]] = {
 )
 async def create(body: MessagesRequest, request: Request, service: Service_, caller: Caller_) -> Response:
     """Answer a conversation; with `stream`, as server-sent events."""
-    budget = budget_of(body)
-    ask = await ask_of(body, service, caller, sampling_of(body, service.text))
+    sampling = replace(sampling_of(body, service.text), max_reasoning_tokens=budget_of(body))
+    ask = await ask_of(body, service, caller, sampling)
     usage = Usage(len(ask.ids))
     parts = service.answer(ask, caller, usage)
-    if budget is not None:
-        parts = thinking.within_budget(service, ask, caller, usage, budget)
     reply = Reply(body.model, body.max_tokens)
     headers = {**service.headers(caller), **request_headers()}
     if body.stream:
