@@ -193,6 +193,7 @@ def _words(row: Row) -> None:
         "asks": row["licence_asks"] or "?",
         "terms": row["licence_url"] or "?",
         "advised": _advice(row) if row["alias"] else "",
+        "sampling": _sampling(row["defaults"]),
         "instead": row["missing"] or "",
         "on disk": f"{row['path']} ({_size(row['local_bytes'])})" if row["local"] else "no",
     }
@@ -212,9 +213,13 @@ def _not_run(row: Row) -> str:
 
 def _advice(row: Row) -> str:
     """What the authors say of sampling and of a system prompt."""
-    sampling = row["sampling"] if isinstance(row["sampling"], dict) else {}
-    advised = [f"{name} {value:g}" for name, value in sampling.items()]
-    return ", ".join([*advised, *([] if row["system_prompt"] else ["no system prompt"])])
+    advised = filter(None, (_sampling(row["sampling"]), "" if row["system_prompt"] else "no system prompt"))
+    return ", ".join(advised)
+
+
+def _sampling(values: object) -> str:
+    pairs = values.items() if isinstance(values, dict) else ()
+    return ", ".join(f"{name} {value:g}" for name, value in pairs)
 
 
 def _yes_no(value: object) -> str:

@@ -17,7 +17,7 @@ from sampan.core.disk import read_rate
 from sampan.core.errors import OutOfMemory, UnsupportedModel, WeightsError
 from sampan.core.memory import available_memory
 from sampan.core.settings import Settings
-from sampan.core.types import ModelFiles
+from sampan.core.types import ModelFiles, SamplingParams
 from sampan.engine.budget import Footprint
 from sampan.kernels.backend import PAGE
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
@@ -26,7 +26,7 @@ from sampan.kernels.cpu.pace import Pace
 from sampan.kernels.cpu.survey import Survey, rounded, survey
 from sampan.kernels.graph import Graph
 from sampan.kernels.imagined import ImaginedTensors
-from sampan.llm.load import MAX_ROWS, graph_of, output_of
+from sampan.llm.load import MAX_ROWS, defaults_of, graph_of, output_of
 from sampan.models import registry
 from sampan.models.config import ModelConfig
 from sampan.weights.checkpoint import open_checkpoint
@@ -39,6 +39,8 @@ PROMPT = 512
 HITS = ((0.0, 0.0), (0.03, 0.13), (0.06, 0.40), (0.12, 0.62), (0.24, 0.85), (0.48, 0.94), (1.0, 1.0))
 """Part of the experts in memory, and part of the asked ones that are found there (docs/performance.md)."""
 
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
 Row = dict[str, Any]
 Reader = Callable[[Graph], ImaginedTensors]
 
@@ -46,12 +48,13 @@ Reader = Callable[[Graph], ImaginedTensors]
 @dataclass(frozen=True)
 class Model:
     """What is planned: a configuration, and its tensors at each precision, by name; the first is as they are
-    published or lie on the disk."""
+    published or lie on the disk. `sampling`: what holds where a user gives none."""
 
     name: str
     config: ModelConfig
     output: str
     precisions: Mapping[str, Reader]
+    sampling: SamplingParams | None = None
 
     def survey(self, precision: str, backend: CpuBackend) -> Survey:
         """Bytes and work."""
@@ -73,12 +76,18 @@ def show(name: str, entry: Entry | None, found: CachedModel | None, settings: Se
     except (UnsupportedModel, WeightsError) as error:
         missing = str(error)
     if model is None:
-        return {"plan": None, "plan_missing": missing, "machine": None}
+        return {"plan": None, "plan_missing": missing, "machine": None, "defaults": None}
     backend = CpuBackend(settings)
     pace = Pace(backend.machine)
     file = None if found is None else found.path
     disk = disk_of(settings, file)
-    return {"plan": plan(model, backend, pace, disk), "plan_missing": None, "machine": limits(backend)}
+    own = model.sampling
+    return {
+        "plan": plan(model, backend, pace, disk),
+        "plan_missing": None,
+        "machine": limits(backend),
+        "defaults": None if own is None else {name: getattr(own, name) for name in _SAMPLING},
+    }
 
 
 def limits(backend: CpuBackend) -> Row:
@@ -118,9 +127,10 @@ def of_files(files: ModelFiles) -> Model:
     """A model whose files are here; only what they say of its tensors is read."""
     with open_checkpoint(files) as checkpoint:
         name = files.name
+    sampling = defaults_of(checkpoint.generation, files)
     own: dict[str, Reader] = {"as it is": lambda graph: of_checkpoint(graph, checkpoint)}
     smaller = {} if checkpoint.packed else _smaller(own["as it is"])
-    return Model(name, checkpoint.config, output_of(checkpoint.purpose), own | smaller)
+    return Model(name, checkpoint.config, output_of(checkpoint.purpose), own | smaller, sampling)
 
 
 def _smaller(whole: Reader) -> dict[str, Reader]:

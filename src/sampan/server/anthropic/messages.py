@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -12,7 +11,6 @@ from starlette.responses import JSONResponse, Response
 from sampan.core.errors import quoted
 from sampan.server.anthropic.asks import (
     ask_of,
-    budget_of,
     sampling_of,
     template_messages,
     tools_of,
@@ -59,8 +57,7 @@ _EMPTY: dict[str, dict[str, Any]] = {
 )
 async def create(body: MessagesRequest, request: Request, service: Service_, caller: Caller_) -> Response:
     """Answer a conversation; with `stream`, as server-sent events."""
-    sampling = replace(sampling_of(body, service.text), max_reasoning_tokens=budget_of(body))
-    ask = await ask_of(body, service, caller, sampling)
+    ask = await ask_of(body, service, caller, sampling_of(body, service.text))
     usage = Usage(len(ask.ids))
     parts = service.answer(ask, caller, usage)
     reply = Reply(body.model, body.max_tokens)
