@@ -8,8 +8,6 @@ import pytest
 
 from sampan.cli import quantize
 from sampan.core.types import ModelFiles
-from sampan.server.anthropic.asks import sampling_of
-from sampan.server.anthropic.schemas import MessagesRequest
 
 if TYPE_CHECKING:
     from conftest import Running, Serve
@@ -84,9 +82,16 @@ def test_no_system_prompt_is_added_and_a_given_one_stays(thinker: "Running") -> 
     assert least < chat(thinker, system, ASKED, max_tokens=1)["usage"]["prompt_tokens"] < least + 12
 
 
-def test_anthropics_budget_is_the_same(model_text: Any) -> None:
-    body = {"model": "m", "max_tokens": 3000, "messages": [ASKED]}
-    thinking = {"type": "enabled", "budget_tokens": 1024}
-    asked = MessagesRequest.model_validate({**body, "thinking": thinking})
-    assert sampling_of(asked, model_text).max_reasoning_tokens == 1024
-    assert sampling_of(MessagesRequest.model_validate(body), model_text).max_reasoning_tokens is None
+def test_anthropics_budget_ends_the_thinking(thinker: "Running") -> None:
+    body = {
+        "model": _model(thinker),
+        "max_tokens": 40,
+        "temperature": 0,
+        "messages": [ASKED],
+        "thinking": {"type": "enabled", "budget_tokens": 6},
+    }
+    answer = httpx.post(f"{thinker.url}/v1/messages", json=body, timeout=120).json()
+    assert [block["type"] for block in answer["content"]] == ["thinking", "text"]
+    assert (
+        answer["usage"]["output_tokens_details"]["thinking_tokens"] < answer["usage"]["output_tokens"] <= 40
+    )
