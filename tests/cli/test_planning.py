@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sampan.catalog.catalog import configuration, entries, find
 from sampan.cli import planning, quantize
 from sampan.cli.models import models
-from sampan.core.disk import read_rate
+from sampan.core.disk import read_rate, read_rate_of
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
 from sampan.kernels.cpu.backend import CpuBackend
@@ -80,8 +80,10 @@ def test_a_models_bytes_are_known_from_its_configuration(folder: Path, tmp_path:
     for bits in (4, 8):
         place = tmp_path / f"{bits}"
         quantize.command(str(folder), place, bits=bits)
-        with open_checkpoint(ModelFiles(place, "folder", "q", str(place))) as packed:
+        files = ModelFiles(place, "folder", "q", str(place))
+        with open_checkpoint(files) as packed:
             taken = backend.needs(graph, packed, MAX_ROWS)
+            assert planning.of_files(files).survey("as it is", backend).needs == taken
             tensors = rounded(graph, published(graph, given), bits)
             assert backend.needs(graph, tensors, MAX_ROWS) == taken
 
@@ -152,5 +154,7 @@ def test_a_disk_is_read_past_the_cache_or_not_at_all(tmp_path: Path) -> None:
     assert read_rate(file) is None
     assert read_rate(tmp_path / "nothing") is None
     file.write_bytes(bytes(40 << 20))
-    rate = read_rate(file)
-    assert rate is None or rate > 1e6
+    for rate in (read_rate(file), read_rate_of(tmp_path)):
+        assert rate is None or rate > 1e6
+    assert read_rate_of(tmp_path / "nothing") is None
+    assert list(tmp_path.iterdir()) == [file]

@@ -13,7 +13,7 @@ from typing import Any
 
 from sampan.catalog.catalog import Entry, configuration, entries
 from sampan.catalog.store import CachedModel
-from sampan.core.disk import read_rate
+from sampan.core.disk import read_rate, read_rate_of
 from sampan.core.errors import OutOfMemory, UnsupportedModel, WeightsError
 from sampan.core.memory import available_memory
 from sampan.core.settings import Settings
@@ -79,8 +79,9 @@ def show(name: str, entry: Entry | None, found: CachedModel | None, settings: Se
         return {"plan": None, "plan_missing": missing, "machine": None, "defaults": None}
     backend = CpuBackend(settings)
     pace = Pace(backend.machine)
-    file = None if found is None else found.path
-    disk = disk_of(settings, file)
+    disk = disk_of(settings, None if found is None else found.path)
+    if disk is None and settings.home.is_dir():
+        disk = read_rate_of(settings.home)
     own = model.sampling
     return {
         "plan": plan(model, backend, pace, disk),

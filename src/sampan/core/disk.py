@@ -3,6 +3,7 @@
 import mmap
 import os
 import random
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
@@ -37,6 +38,19 @@ def read_rate(file: Path) -> float | None:
         return None
     finally:
         os.close(descriptor)
+
+
+def read_rate_of(folder: Path) -> float | None:
+    """The same of the disk of a folder that holds nothing to read yet: of a file that is gone afterwards."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            for _ in range(2 * _LEAST // _PIECE):
+                file.write(os.urandom(_PIECE))
+            file.flush()
+            os.fsync(file.fileno())
+            return read_rate(Path(file.name))
+    except OSError:
+        return None
 
 
 def _read(descriptor: int, size: int, seed: int, until: float) -> int:
