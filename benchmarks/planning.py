@@ -1,28 +1,33 @@
 """Predicted against measured: `python benchmarks/planning.py MODEL… [--rounds N] [--json OUT]`.
 
-Each round measures a model, asks the plan of `sampan models show` for a prediction from fresh measurements of
-the machine, and measures the model again; a round's figure is the mean of both, so that what changes from
-minute to minute touches both sides. MODELs are files and folders here; `random_folder.py` and
-`random_experts.py` make some. Medians of the rounds are printed, with the machine.
+The plan of `sampan models show` is computed from steps that take turns with the model's own: one token, then one
+run of each program that the plan times; one prompt, then the same for prompts. What changes from minute to minute
+on a shared machine so touches both sides. A round's figures are medians of its turns. MODELs are files and folders
+here; `random_folder.py` and `random_experts.py` make some. Medians of the rounds are printed, with the machine.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
+from time import perf_counter
 from typing import Any
 
 from machine import describe
 from sampan.catalog.catalog import resolve
 from sampan.cli import planning
-from sampan.cli.bench import _measure, _prompts
+from sampan.cli.bench import _prompts
 from sampan.core.settings import Settings
+from sampan.core.types import SamplingParams
 from sampan.kernels.cpu.backend import CpuBackend
+from sampan.kernels.cpu.machine import Machine
 from sampan.kernels.cpu.pace import Pace
 from sampan.llm import LLM
 from sampan.llm.load import MAX_ROWS
 
-PROMPT, DECODE = 512, 64
+PROMPT, DECODE, PROMPTS = 512, 64, 3
 CONTEXT = PROMPT + DECODE // 2
 Row = dict[str, Any]
 
@@ -43,18 +48,17 @@ def compare(model: str, rounds: int, settings: Settings) -> Row:
             "workspace": (found.needs.workspace + 128 * found.needs.logits, loaded.workspace_bytes),
         }
         chunk = min(llm.tuning.chunk_rows, MAX_ROWS)
-        _measured(llm, prompt)
+        _measured(llm, prompt, [])
         for _ in range(rounds):
-            before = _measured(llm, prompt)
-            pace = Pace(backend.machine)
-            predicted = {
-                "decode_tps": 1 / found.work.decode_seconds(pace, CONTEXT),
-                "prefill_tps": PROMPT / found.work.prefill_seconds(pace, PROMPT, chunk),
+            paces = Paired(backend.machine), Paired(backend.machine)
+            plans = {
+                "decode_tps": lambda pace=paces[0]: 1 / found.work.decode_seconds(pace, CONTEXT),
+                "prefill_tps": lambda pace=paces[1]: PROMPT / found.work.prefill_seconds(pace, PROMPT, chunk),
             }
-            after = _measured(llm, prompt)
-            samples.append(
-                {name: (value, mean((before[name], after[name]))) for name, value in predicted.items()}
-            )
+            for ask in plans.values():
+                ask()  # says what it wants to know
+            measured = _measured(llm, prompt, paces)
+            samples.append({name: (ask(), measured[name]) for name, ask in plans.items()})
     row: Row = {"model": model, "bytes": sizes, "samples": samples}
     for name in ("decode_tps", "prefill_tps"):
         pairs = [sample[name] for sample in samples]
@@ -66,8 +70,52 @@ def compare(model: str, rounds: int, settings: Settings) -> Row:
     return row
 
 
-def _measured(llm: LLM, prompt: list[list[int]]) -> Row:
-    return _measure(llm.engine, prompt, DECODE, lambda _tokens: None)
+class Paired(Pace):
+    """A pace whose products are timed by turns with something else: `turn` runs each that was asked for."""
+
+    def __init__(self, here: Machine) -> None:
+        super().__init__(here)
+        self._found: dict[tuple[int, int, bool], list[float]] = {}
+        self.weight = self._known  # type: ignore[assignment]
+
+    def _known(self, store: int, rows: int, fine: bool = False) -> float:
+        return median(self._found.setdefault((store, rows, fine), []) or [1e-12])
+
+    def turn(self) -> None:
+        """One run of each."""
+        for key, times in self._found.items():
+            step, weights = self.step(*key)
+            start = perf_counter()
+            step()
+            times.append((perf_counter() - start) / weights)
+
+
+def _measured(llm: LLM, prompt: list[list[int]], paces: Sequence[Paired]) -> Row:
+    """Medians of a few prompts and of the steps of one answer, with turns of the paces between them."""
+    sampling = SamplingParams(max_tokens=1, temperature=0, ignore_eos=True)
+    prompts = [_timed(llm, prompt[0], sampling, paces[1:])[0] for _ in range(PROMPTS)]
+    _, steps = _timed(llm, prompt[0], replace(sampling, max_tokens=DECODE), paces[:1])
+    return {"decode_tps": 1 / median(steps), "prefill_tps": PROMPT / median(prompts)}
+
+
+def _timed(
+    llm: LLM, prompt: list[int], sampling: SamplingParams, paces: Sequence[Paired]
+) -> tuple[float, list[float]]:
+    """Seconds to the first token, and of each step behind it."""
+    llm.engine.add(prompt, sampling)
+    first, steps, given = 0.0, [], 0
+    while not llm.engine.idle:
+        start = perf_counter()
+        events = llm.engine.step()
+        seconds = perf_counter() - start
+        if given:
+            steps.append(seconds)
+        else:
+            first += seconds
+        given += len(events)
+        for pace in paces:
+            pace.turn()
+    return first, steps
 
 
 def _lines(row: Row) -> str:

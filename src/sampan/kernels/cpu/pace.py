@@ -61,19 +61,25 @@ class Pace:
         self.attending = cache(self._attending)
         self.phase = cache(self._phase)
 
-    def product(self, store: int, weights: float, rows: float) -> float:
-        """Seconds of a product with a matrix of so many weights."""
+    def product(self, store: int, weights: float, rows: float, *, fine: bool = False) -> float:
+        """Seconds of a product with a matrix of so many weights; `fine`: its rows have two planes."""
         if rows <= ROWS[0]:
-            return weights * self.weight(store, ROWS[0])
+            return weights * self.weight(store, ROWS[0], fine)
+        rows *= 1 + fine
         place = min(bisect_left(ROWS, rows), len(ROWS) - 1)
         low, high = ROWS[place - 1 : place + 1]
         less, more = (self.weight(store, each) for each in (low, high))
         return weights * (less + max(more - less, 0) * (rows - low) / (high - low))
 
-    def _weight(self, store: int, rows: int) -> float:
+    def _weight(self, store: int, rows: int, fine: bool = False) -> float:
         """Seconds for each weight of a product."""
+        step, weights = self.step(store, rows, fine)
+        return middle(step) / weights
+
+    def step(self, store: int, rows: int, fine: bool = False) -> tuple[Step, int]:
+        """What is timed for that, and its weights."""
         run, weights = self._products(store, 0 if rows < _MANY else 2 * _N * _K)
-        return middle(run.step(rows, _AWAY)) / weights
+        return run.step(rows, 0 if fine else _AWAY), weights
 
     def _compiled(self, store: int, count: int) -> "tuple[_Runs, int]":
         graph, tensors, weights = _products(store, count=count)

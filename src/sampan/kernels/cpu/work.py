@@ -45,8 +45,7 @@ class Product(NamedTuple):
         """Of one such matrix, on average."""
         part = self.named(rows)
         own = rows * self.choices[0] / self.choices[1] / part if self.choices else rows
-        planes = 2 if self.fine and own > 1 else 1
-        return part * pace.product(self.store, self.n * self.k, planes * own)
+        return part * pace.product(self.store, self.n * self.k, own, fine=self.fine)
 
 
 @dataclass(frozen=True)
