@@ -1,9 +1,10 @@
 """Predicted against measured: `python benchmarks/planning.py MODEL… [--rounds N] [--json OUT]`.
 
-The plan of `sampan models show` is computed from steps that take turns with the model's own: one token, then one
-run of each program that the plan times; one prompt, then the same for prompts. What changes from minute to minute
-on a shared machine so touches both sides. A round's figures are medians of its turns. MODELs are files and folders
-here; `random_folder.py` and `random_experts.py` make some. Medians of the rounds are printed, with the machine.
+The plan of `sampan models show` is computed from steps that take turns with the model's own: one token, then
+one run of each program that the plan times; one prompt, then the same for prompts. What changes from minute
+to minute on a shared machine so touches both sides. A round's figures are medians of its turns. MODELs are
+files and folders here; `random_folder.py` and `random_experts.py` make some. Medians of the rounds are
+printed, with the machine.
 """
 
 import argparse
