@@ -33,10 +33,12 @@ def test_every_entry_is_complete() -> None:
     aliases = [entry.alias for entry in entries()]
     assert len(set(aliases)) == len(aliases)
     for entry in entries():
+        assert entry.alias == entry.alias.lower()
+        if entry.instead:
+            continue
         source = parse_source(entry.source)
         assert source is not None
         assert source.spec == entry.source
-        assert entry.alias == entry.alias.lower()
         assert entry.terms is LICENCES[entry.licence]
         # bf16, at most with the tied head stored twice; the default is 4-bit and DeepSeek's own is 8-bit.
         if entry.source.startswith("hf:") and entry.family != "deepseek_v3":
@@ -45,7 +47,7 @@ def test_every_entry_is_complete() -> None:
 
 def test_the_promised_families_are_there() -> None:
     sizes = ("0.5b", "1.5b", "3b", "7b", "14b", "32b", "72b")
-    expected = {DEFAULT, "qwq-32b", "qwq-32b-preview", "llama-3.1-8b", "llama-3.1-70b"}
+    expected = {DEFAULT, "qwq-32b", "qwq-32b-preview", "llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b"}
     expected |= {f"qwen2.5-{size}" for size in sizes}
     expected |= {f"qwen3-{size}" for size in ("0.6b", "1.7b", "4b", "8b", "14b", "32b")}
     expected |= {f"r1-distill-qwen-{size}" for size in ("1.5b", "7b", "14b", "32b")}
@@ -55,8 +57,15 @@ def test_the_promised_families_are_there() -> None:
     assert {entry.alias for entry in entries() if entry.supported} == expected
 
 
+def test_what_was_never_published_says_so_and_what_runs_instead() -> None:
+    (entry,) = [entry for entry in entries() if entry.instead]
+    assert (entry.alias, entry.source, entry.bytes, entry.terms) == ("qwen2.5-max", "", None, None)
+    with pytest.raises(UnsupportedModel, match=r"weights were never published.*qwen2-57b-a14b"):
+        resolve("qwen2.5-max", Settings(Path(), offline=True))
+
+
 def test_licences_say_who_may_sell() -> None:
-    closed = [entry.alias for entry in entries() if not entry.terms.commercial_use]
+    closed = [entry.alias for entry in entries() if entry.terms and not entry.terms.commercial_use]
     assert closed == ["qwen2.5-3b"]
     for licence in LICENCES.values():
         assert licence.allows.endswith(".")

@@ -36,6 +36,10 @@ System = Annotated[str | None, typer.Option(help="The system message.")]
 MaxTokens = Annotated[
     int | None, typer.Option(min=1, help="Tokens of the answer; up to the context unless given.")
 ]
+MaxReasoningTokens = Annotated[
+    int | None,
+    typer.Option(min=0, help="Tokens of reasoning, after which the answer begins; no limit unless given."),
+]
 Temperature = Annotated[float | None, typer.Option(min=0, max=100, help="0 takes the most probable token.")]
 TopP = Annotated[
     float | None, typer.Option(min=0, max=1, help="Keep the best tokens that have this probability.")

@@ -25,6 +25,7 @@ def command(
         ),
     ],
     max_tokens: o.MaxTokens = None,
+    max_reasoning_tokens: o.MaxReasoningTokens = None,
     temperature: o.Temperature = None,
     top_p: o.TopP = None,
     top_k: o.TopK = None,
@@ -60,6 +61,7 @@ def command(
         "seed": seed, "stop": tuple(stop or ()), "repetition_penalty": repetition_penalty,
         "presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty,
         "logit_bias": o.parse_logit_bias(logit_bias or []), "logprobs": logprobs,
+        "max_reasoning_tokens": max_reasoning_tokens,
     }  # fmt: skip
     model, prompt = _model_and_prompt(words, raw)
     with open_model(

@@ -243,6 +243,7 @@ def _check_sampling(p: SamplingParams, vocabulary: int, least: int) -> None:
         "presence_penalty": (-2.0, 2.0),
         "frequency_penalty": (-2.0, 2.0),
         "max_tokens": (least, 2**31),
+        "max_reasoning_tokens": (0, 2**31),
         "logprobs": (0, vocabulary),
     }
     for name, (low, high) in limits.items():

@@ -15,6 +15,7 @@ from sampan.llm.changes import Adapters, When, update_weights
 from sampan.llm.driver import Driver, Request
 from sampan.llm.load import load
 from sampan.llm.options import check_rest, model_of, wish_of
+from sampan.llm.thinking import closing_of, limited
 from sampan.text.grammar import GrammarCompiler, GrammarConstraint
 
 
@@ -85,6 +86,7 @@ class LoadedModel:
         self._driver = Driver(self.engine)
         self._adapters = Adapters(self._driver, self.config)
         self._grammars = GrammarCompiler(self.tokenizer)
+        self._closing = closing_of(self.files)
         self._end = weakref.finalize(self, self._driver.close)
         self.load_seconds = time.perf_counter() - started
 
@@ -123,14 +125,17 @@ class LoadedModel:
         sampling: SamplingParams,
         *,
         constraint: Constraint | None = None,
+        thinking: bool = False,
         adapter: str | None = None,
         salt: bytes = b"",
         scoring: Scoring | None = None,
         pooling: Pooling | None = None,
     ) -> Request:
-        """Something to hand to `driver`. `salt`: only requests of the same share cached prefixes. `scoring`,
-        `pooling`: how the prompt's own tokens are scored, or become a vector."""
+        """Something to hand to `driver`. `thinking`: the prompt has opened a block of reasoning. `salt`: only
+        requests of the same share cached prefixes. `scoring`, `pooling`: how the prompt's own tokens are
+        scored, or become a vector."""
         chosen = None if adapter is None else self._adapters.named(adapter)
+        constraint = limited(self.tokenizer, sampling, constraint, thinking=thinking, closing=self._closing)
         return Request(ids, sampling, constraint, chosen, salt, scoring, pooling)
 
     def compile(self, grammar: Grammar, *, thinking: bool = False) -> GrammarConstraint:

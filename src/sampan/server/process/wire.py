@@ -26,6 +26,7 @@ _LENGTH = struct.Struct("<I")
 @dataclass(frozen=True)
 class Submit:
     """Answer a prompt; `id` is the service's name for it both ways. `grammar`: the id it was compiled by.
+    `thinking`: the prompt has opened a block of reasoning.
     `salt`: only requests with the same share cached prefixes. `scoring`, `pooling`: what becomes of the
     prompt's own tokens."""
 
@@ -33,6 +34,7 @@ class Submit:
     ids: "array[int]"
     sampling: SamplingParams
     grammar: int | None = None
+    thinking: bool = False
     adapter: str | None = None
     salt: bytes = b""
     scoring: Scoring | None = None

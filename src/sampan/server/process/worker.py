@@ -121,6 +121,7 @@ class Worker:
                     message.ids,
                     message.sampling,
                     constraint=constraint,
+                    thinking=message.thinking,
                     adapter=message.adapter,
                     salt=message.salt,
                     scoring=message.scoring,
