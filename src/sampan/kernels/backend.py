@@ -7,6 +7,7 @@ by name, before memory is filled. Shapes: T tokens of a step, S sampled rows.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -36,6 +37,14 @@ class TensorInfo(Protocol):
     @property
     def form(self) -> Form | None:
         """Of codes, where they are to be taken from `codes` and not from `raw`."""
+
+    @property
+    def file(self) -> Path:
+        """That holds it."""
+
+    @property
+    def offset(self) -> int:
+        """Of its first byte; of a packed matrix, for each of its parts."""
 
 
 class Tensors(Protocol):
@@ -83,6 +92,48 @@ class AdapterRoom:
 
 
 @dataclass(frozen=True)
+class ExpertRoom:
+    """Memory for experts that otherwise stay on disk, in bytes. `source`: names the state of the checkpoint's
+    files, under which their experts are kept as they are read. `without`: what reading does without, to
+    measure it (`core/settings.py`)."""
+
+    memory: int
+    source: str
+    without: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class ExpertReads:
+    """Experts on disk since the start. `slots`: experts that the memory holds, of `bytes_each`. `asked`: uses
+    of an expert by a layer of a step; `found`: those whose expert was in memory. `reads`, and their
+    `bytes_read`; `read_ahead` of them before anybody asked, of which `read_ahead_used` were asked for later.
+    `tokens`: that went through the model. `waited_s`: seconds that steps had nothing to do but to wait.
+    `direct`: whether reads go past the page cache."""
+
+    slots: int
+    bytes_each: int
+    asked: int
+    found: int
+    reads: int
+    bytes_read: int
+    read_ahead: int
+    read_ahead_used: int
+    tokens: int
+    waited_s: float
+    direct: bool
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Part of the uses that waited for no read; None before the first."""
+        return self.found / self.asked if self.asked else None
+
+    @property
+    def bytes_per_token(self) -> float | None:
+        """Bytes read for each token; None before the first."""
+        return self.bytes_read / self.tokens if self.tokens else None
+
+
+@dataclass(frozen=True)
 class CacheSize:
     """The paged cache: how many pages, and the type of its numbers."""
 
@@ -94,7 +145,8 @@ class CacheSize:
 class Needs:
     """Bytes that a plan takes. `workspace`: of the largest step, without logits; `logits`: of one row of
     them; `page`: of one page of the cache in all layers, by the cache's type; `dtype`: the type that suits
-    the weights; `adapters`: of all adapters that there is room for."""
+    the weights; `adapters`: of all adapters that there is room for; `experts`: the part of `weights` that
+    experts on disk are read into."""
 
     weights: int
     workspace: int
@@ -102,6 +154,7 @@ class Needs:
     page: Mapping[str, int]
     dtype: str
     adapters: int = 0
+    experts: int = 0
 
 
 DRAFT_ROWS = 8
@@ -226,8 +279,13 @@ class Executable(Protocol):
     def takes_targets(self) -> bool:
         """Whether spans may have targets: the logits of such rows are never held."""
 
+    @property
+    def expert_reads(self) -> ExpertReads | None:
+        """What reading experts from disk has taken; None where none stay there."""
+
     def run(self, spans: Sequence[Span]) -> Rows:
-        """One step. Raises `OutOfMemory` where its logits find no room."""
+        """One step. Raises `OutOfMemory` where its logits find no room, and `WeightsError` where an expert
+        cannot be read from disk: it has then given nothing."""
 
     def update(self, values: NewValues) -> None:
         """New values for weights, in place: all of them, or none where `WeightsError` is raised."""
@@ -253,10 +311,13 @@ class Backend(Protocol):
     def check(self, graph: Graph, where: str) -> None:
         """`UnsupportedModel` for an operation or a shape that this backend lacks. `where`: the model."""
 
-    def needs(self, graph: Graph, tensors: Tensors, max_rows: int, room: AdapterRoom | None) -> Needs:
-        """Bytes that the plan of this graph takes, exactly."""
+    def needs(
+        self, graph: Graph, tensors: Tensors, max_rows: int, room: AdapterRoom | None,
+        experts: ExpertRoom | None = None,
+    ) -> Needs:  # fmt: skip
+        """Bytes that the plan of this graph takes, exactly. `experts`: they stay on disk, but for so much."""
 
-    def place(self, tensors: Tensors, weights_bytes: int) -> Any:
+    def place(self, tensors: Tensors, weights_bytes: int, experts: ExpertRoom | None = None) -> Any:
         """Where weights come to lie; each is read when a graph that uses it is compiled."""
 
     def tune(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from sampan.core.errors import UnsupportedModel, WeightsError, shortened
-from sampan.kernels.backend import Tensors
+from sampan.kernels.backend import ExpertRoom, Tensors
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.machine import LANES, Operand, padded
 from sampan.kernels.formats import Form, TensorType
@@ -38,10 +38,11 @@ class Segment:
 
 
 class Layout:
-    """The segments of every linear of one checkpoint."""
+    """The segments of every linear of one checkpoint. `experts`: they stay on disk, but for so much."""
 
-    def __init__(self, tensors: Tensors) -> None:
+    def __init__(self, tensors: Tensors, experts: ExpertRoom | None = None) -> None:
         self.tensors = tensors
+        self.experts = experts
         self._found: dict[tuple[Weight, ...], list[Segment]] = {}
 
     def segments(self, weight: Linear) -> Sequence[Segment]:

@@ -78,6 +78,30 @@ static const Matrix& keep_matrix(Recorded& r, nb::handle value) {
   return nb::cast<Packed&>(value).matrix;
 }
 
+// A matrix of each of a store's experts: a tuple of layer, offset, n, k, store, group, wide, has_min and
+// zero.
+static int keep_stored(Recorded& r, const nb::tuple& t) {
+  require(t.size() == 9, "a stored matrix has nine parts");
+  const auto number = [&](size_t part) { return nb::cast<int>(t[part]); };
+  const int layer = number(0), store = number(4);
+  const int64_t offset = nb::cast<int64_t>(t[1]);
+  require(r.store && layer >= 0 && layer < r.store->layers(), "the store has no such layer");
+  require(store >= 0 && store <= static_cast<int>(Store::f32), "matrix: sizes and store must be known");
+  Matrix m{nullptr,
+           number(2),
+           number(3),
+           static_cast<Store>(store),
+           number(5),
+           nb::cast<bool>(t[6]),
+           nb::cast<bool>(t[7]),
+           number(8)};
+  check_matrix(m);
+  const int64_t bytes = static_cast<int64_t>(panel_bytes(m)) * panels(m);
+  require(offset >= 0 && offset % 64 == 0 && offset + bytes <= r.store->own_bytes(layer),
+          "a stored matrix must lie in its expert");
+  return r.program->stored_group(m, layer, offset);
+}
+
 static int keep_group(Recorded& r, nb::handle values) {
   std::vector<Matrix> all;
   for (nb::handle value : values) all.push_back(keep_matrix(r, value));
@@ -142,6 +166,9 @@ static const std::unordered_map<std::string, Setter>& setters() {
       {"layer", sets(&Instruction::layer)},
       {"table", sets(&Instruction::table)},
       {"router", sets(&Instruction::router)},
+      {"stages", sets(&Instruction::stages)},
+      {"staged", sets(&Instruction::staged)},
+      {"ahead", sets(&Instruction::ahead)},
       {"eps", sets(&Instruction::eps)},
       {"factor", sets(&Instruction::factor)},
       {"x", sets_place(&Instruction::x)},
@@ -170,6 +197,7 @@ static void add_named(Recorded& r, const std::string& name, const nb::dict& fiel
     if (setter != setters().end()) setter->second(i, value);
     else if (field == "matrix") i.matrix = keep_matrix(r, value);
     else if (field == "matrices") i.group = keep_group(r, value);
+    else if (field == "stored") i.group = keep_stored(r, nb::cast<nb::tuple>(value));
     else if (field != "weight" && field != "turn" && field != "k_turn")
       throw std::invalid_argument(name + ": no field '" + field + "'");
   }
@@ -227,6 +255,13 @@ static void reserve(Recorded& r, size_t bytes) {
   if (!r.program->reserve(bytes)) throw std::bad_alloc();
 }
 
+static void set_store(Recorded& r, nb::object store) {
+  require(!r.store, "store: one for a program");
+  r.store = &nb::cast<ExpertStore&>(store);
+  r.keep.push_back(std::move(store));
+  r.program->set_store(r.store);
+}
+
 void bind_program(nb::module_& m) {
   nb::class_<Recorded> program(m, "Program");
   program
@@ -254,6 +289,7 @@ void bind_program(nb::module_& m) {
           nb::arg("offset"), nb::arg("inverse_frequency"), nb::arg("scale"))
       .def("logits", &add_logits, nb::arg("width"), nb::arg("vocabulary"))
       .def("add", &add_named, nb::arg("op"), nb::arg("fields"))
+      .def("store", &set_store, nb::arg("store"))
       .def("tune", &tune, nb::arg("direct_rows"), nb::arg("row_block"))
       .def_prop_ro("workspace_bytes", [](const Recorded& r) { return r.program->workspace_bytes(); })
       .def_prop_ro("cache_bytes", [](const Recorded& r) { return r.cache_memory.bytes(); })

@@ -13,6 +13,7 @@ struct Recorded {
   nb::object pool_owner;
   std::unique_ptr<Program> program;
   std::vector<nb::object> keep;
+  ExpertStore* store = nullptr;                   // kept alive by `keep`
   std::vector<std::vector<nb::object>> adapters;  // [slot]
   int pages = 0;
   Memory cache_memory;
