@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sampan.kernels.experts import ExpertReads, ExpertRoom
 from sampan.kernels.formats import Codes, Form, PackedMatrix, TensorType
 from sampan.kernels.graph import Graph
 from sampan.kernels.ops import Weight
@@ -89,48 +90,6 @@ class AdapterRoom:
 
     count: int
     rank: int
-
-
-@dataclass(frozen=True)
-class ExpertRoom:
-    """Memory for experts that otherwise stay on disk, in bytes. `source`: names the state of the checkpoint's
-    files, under which their experts are kept as they are read. `without`: what reading does without, to
-    measure it (`core/settings.py`)."""
-
-    memory: int
-    source: str
-    without: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class ExpertReads:
-    """Experts on disk since the start. `slots`: experts that the memory holds, of `bytes_each`. `asked`: uses
-    of an expert by a layer of a step; `found`: those whose expert was in memory. `reads`, and their
-    `bytes_read`; `read_ahead` of them before anybody asked, of which `read_ahead_used` were asked for later.
-    `tokens`: that went through the model. `waited_s`: seconds that steps had nothing to do but to wait.
-    `direct`: whether reads go past the page cache."""
-
-    slots: int
-    bytes_each: int
-    asked: int
-    found: int
-    reads: int
-    bytes_read: int
-    read_ahead: int
-    read_ahead_used: int
-    tokens: int
-    waited_s: float
-    direct: bool
-
-    @property
-    def hit_rate(self) -> float | None:
-        """Part of the uses that waited for no read; None before the first."""
-        return self.found / self.asked if self.asked else None
-
-    @property
-    def bytes_per_token(self) -> float | None:
-        """Bytes read for each token; None before the first."""
-        return self.bytes_read / self.tokens if self.tokens else None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from sampan.core.types import ModelFiles, SamplingParams
 from sampan.engine import budget
 from sampan.engine.engine import Engine
 from sampan.engine.runner import Runner
-from sampan.kernels.backend import Backend, CacheSize, ExpertRoom, Tuning
+from sampan.kernels.backend import Backend, CacheSize, Tuning
+from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.graph import LOGITS, Graph
 from sampan.kernels.ops import HIDDEN
 from sampan.kernels.select import backend_named

@@ -11,7 +11,7 @@ from sampan.catalog.progress import Progress
 from sampan.core.settings import Settings
 from sampan.core.types import Grammar, ModelFiles, Pooling, SamplingParams, Scoring
 from sampan.engine.constraint import Constraint
-from sampan.kernels.backend import ExpertReads
+from sampan.kernels.experts import ExpertReads
 from sampan.llm.changes import Adapters, When, update_weights
 from sampan.llm.driver import Driver, Request
 from sampan.llm.load import load
@@ -29,9 +29,9 @@ class LoadedModel:
     `max_sequences`: how many run side by side. `cache`: "bf16", "int8" (half the bytes, some quality), or
     "auto": int8 where bf16 does not fit. `cache_tokens`: tokens of all sequences in the cache together.
     `prefix_cache` and `speculation` save work and change no answer. `adapters`: how many LoRA adapters of at
-    most `adapter_rank` there may be at once; their memory is part of the sum. `expert_memory`: bytes, or a text,
-    for the experts of a mixture, which otherwise stay on disk: answers are the same, and slower. `backend`: "cpu", the native
-    kernels, or "torch", which runs on any `device` that PyTorch knows ("cuda", "mps", "xpu" …).
+    most `adapter_rank` there may be at once; their memory is part of the sum. `expert_memory`: bytes, or a
+    text, for the experts of a mixture, which then stay on disk but for so much; no answer changes. `backend`:
+    "cpu", the native kernels, or "torch", which runs on any `device` that PyTorch knows ("cuda", "mps" …).
 
     Raises `OutOfMemory` with the numbers for what does not fit, before loading it; `ModelNotFound`,
     `WeightsError`, `UnsupportedModel` and `UsageError` as they apply.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sampan.core.memory import available_memory
 from sampan.core.settings import Settings
-from sampan.kernels.backend import AdapterRoom, CacheSize, ExpertRoom, Needs, Notice, Tensors
+from sampan.kernels.backend import AdapterRoom, CacheSize, Needs, Notice, Tensors
 from sampan.kernels.cpu import _native, tuning  # type: ignore[attr-defined]
 from sampan.kernels.cpu.expert_store import open_store
 from sampan.kernels.cpu.layout import Layout
@@ -17,6 +17,7 @@ from sampan.kernels.cpu.plan import Plan
 from sampan.kernels.cpu.planner import make_plan
 from sampan.kernels.cpu.program import NativeProgram
 from sampan.kernels.cpu.tuning import Tuning
+from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.formats import TensorType
 from sampan.kernels.graph import Graph
 

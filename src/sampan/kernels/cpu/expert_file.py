@@ -1,7 +1,8 @@
-"""A file of experts as they are read: made once from a checkpoint, expert by expert, and then used as it is.
+"""A file of experts as they are read: made once from a checkpoint, expert by expert, and then used as it
+is.
 
-It lies in the folder `experts` of `SAMPAN_HOME` and may be removed at any time. The first block or blocks hold
-a JSON object: what was packed, of which state of which files. It is written under another name, made to
+It lies in the folder `experts` of `SAMPAN_HOME` and may be removed at any time. The first block or blocks
+hold a JSON object: what was packed, of which state of which files. It is written under another name, made to
 survive a power cut, and renamed; what a writer that was ended has left is removed by the next.
 """
 
@@ -14,7 +15,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from sampan.core.errors import SampanError
 from sampan.kernels.backend import Tensors
@@ -80,8 +81,8 @@ def _write(
         _fill(file, record.offset + record.base + offset)
         name = segment.parts[0].name
         packed = name in tensors.packed
-        data = tensors.panels(name) if packed else panels.pack(tensors, segment.parts, machine).data
-        file.write(data)
+        whole: Any = tensors.panels(name) if packed else panels.pack(tensors, segment.parts, machine).data
+        file.write(whole)
         if packed:
             tensors.release(name)
     _fill(file, record.offset + record.bytes)
@@ -111,8 +112,8 @@ def _staged(place: Path, size: int) -> Iterator[BinaryIO]:
         free = shutil.disk_usage(place.parent).free
         if size > free:
             raise SampanError(
-                f"{place} needs {size / 1e6:.1f} MB and {place.parent} has {free / 1e6:.1f} MB free: make room, "
-                "or set SAMPAN_HOME to a folder on another disk"
+                f"{place} needs {size / 1e6:.1f} MB and {place.parent} has {free / 1e6:.1f} MB free: make "
+                "room, or set SAMPAN_HOME to a folder on another disk"
             )
         with staging.open("wb") as file:
             yield file

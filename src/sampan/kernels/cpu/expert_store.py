@@ -8,11 +8,11 @@ import numpy as np
 
 from sampan.core.errors import WeightsError
 from sampan.core.settings import Settings
-from sampan.kernels.backend import ExpertReads
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.machine import out_of_memory
 from sampan.kernels.cpu.plan import Plan
 from sampan.kernels.cpu.stored import in_place
+from sampan.kernels.experts import ExpertReads
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from sampan.core.errors import UnsupportedModel, WeightsError, shortened
-from sampan.kernels.backend import ExpertRoom, Tensors
+from sampan.kernels.backend import Tensors
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.machine import LANES, Operand, padded
+from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.formats import Form, TensorType
 from sampan.kernels.ops import Linear, PerHead, Weight
 

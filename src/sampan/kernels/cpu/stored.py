@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from sampan.core.errors import OutOfMemory, UsageError
 from sampan.core.memory import megabytes
-from sampan.kernels.backend import ExpertRoom, Tensors
+from sampan.kernels.backend import Tensors
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.layout import Segment
+from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.formats import ALIGNMENT
 
 BLOCK: int = _native.DISK_BLOCK
@@ -112,9 +113,8 @@ def slots_of(layers: Sequence[StoredLayer], room: ExpertRoom, tensors: Tensors) 
     needed = sum(layer.chosen for layer in layers)
     if slots < needed:
         raise OutOfMemory(
-            f"{tensors.where}: expert_memory is {megabytes(room.memory)}, and the {needed} experts that one token "
-            f"goes through ({megabytes(each)} each, of {len(layers)} layers) take {needed * each} bytes: allow "
-            f"at least {-(-needed * each // 10**6)}MB"
+            f"{tensors.where}: expert_memory is {megabytes(room.memory)}, and one token goes through {needed} "
+            f"experts in {len(layers)} layers, {needed * each} bytes: allow {-(-needed * each // 10**6)}MB"
         )
     return slots, each
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from sampan.core.errors import UnsupportedModel, UsageError, quoted
-from sampan.kernels.backend import AdapterRoom, CacheSize, ExpertRoom, Needs, Notice, Tensors, Tuning
+from sampan.kernels.backend import AdapterRoom, CacheSize, Needs, Notice, Tensors, Tuning
+from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.formats import TensorType
 from sampan.kernels.graph import Graph
 from sampan.kernels.ops import Weight
@@ -64,8 +65,8 @@ class TorchBackend:
         """Bytes of weights, pages and logits, exactly; of the workspace an upper bound (see `needs.py`)."""
         if experts:
             raise UnsupportedModel(
-                f"{tensors.where}: backend torch keeps all experts in memory: leave expert_memory out, or use "
-                "backend cpu"
+                f"{tensors.where}: backend torch keeps all experts in memory: leave expert_memory out, or "
+                "use backend cpu"
             )
         return needs_of(graph, self._dtype(graph, tensors), self.device, max_rows, room)
 

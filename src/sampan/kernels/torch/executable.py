@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from sampan.core.errors import WeightsError, quoted
-from sampan.kernels.backend import PAGE, Adapter, AdapterRoom, CacheSize, ExpertReads, NewValues, Span
+from sampan.kernels.backend import PAGE, Adapter, AdapterRoom, CacheSize, NewValues, Span
+from sampan.kernels.experts import ExpertReads
 from sampan.kernels.graph import LOGITS, Graph, Node
 from sampan.kernels.torch.cache import PagedCache
 from sampan.kernels.torch.device import on_device, room_for

@@ -24,6 +24,8 @@ struct Recorded {
 // Adds an instruction that has no fault.
 void add(Recorded& r, const Instruction& i);
 
+int keep_stored(Recorded& r, const nb::tuple& matrix);  // as a group of the program
+void set_store(Recorded& r, nb::object store);
 void bind_adapters(nb::class_<Recorded>& program);
 void bind_run(nb::class_<Recorded>& program);
 

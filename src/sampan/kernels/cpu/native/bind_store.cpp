@@ -5,9 +5,9 @@
 
 #include <new>
 #include <system_error>
+#include <utility>
 
-#include "bind.h"
-#include "expert_store.h"
+#include "bind_program.h"
 
 namespace sampan {
 
@@ -54,6 +54,37 @@ static nb::dict counts(ExpertStore& store) {
   found["tokens"] = c.tokens;
   found["waited_s"] = c.waited;
   return found;
+}
+
+// A matrix of each of a store's experts: a tuple of layer, offset, n, k, store, group, wide, has_min and
+// zero.
+int keep_stored(Recorded& r, const nb::tuple& t) {
+  require(t.size() == 9, "a stored matrix has nine parts");
+  const auto number = [&](size_t part) { return nb::cast<int>(t[part]); };
+  const int layer = number(0), store = number(4);
+  const int64_t offset = nb::cast<int64_t>(t[1]);
+  require(r.store && layer >= 0 && layer < r.store->layers(), "the store has no such layer");
+  require(store >= 0 && store <= static_cast<int>(Store::f32), "matrix: sizes and store must be known");
+  Matrix m{nullptr,
+           number(2),
+           number(3),
+           static_cast<Store>(store),
+           number(5),
+           nb::cast<bool>(t[6]),
+           nb::cast<bool>(t[7]),
+           number(8)};
+  check_matrix(m);
+  const int64_t bytes = static_cast<int64_t>(panel_bytes(m)) * panels(m);
+  require(offset >= 0 && offset % 64 == 0 && offset + bytes <= r.store->own_bytes(layer),
+          "a stored matrix must lie in its expert");
+  return r.program->stored_group(m, layer, offset);
+}
+
+void set_store(Recorded& r, nb::object store) {
+  require(!r.store, "store: one for a program");
+  r.store = &nb::cast<ExpertStore&>(store);
+  r.keep.push_back(std::move(store));
+  r.program->set_store(r.store);
 }
 
 void bind_store(nb::module_& m) {

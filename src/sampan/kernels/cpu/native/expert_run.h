@@ -4,6 +4,8 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <string>
 #include <vector>
 
 #include "expert_store.h"
@@ -33,6 +35,13 @@ struct ExpertWork {
 struct ExpertRun {
   std::unique_ptr<ExpertWork[]> works;
   int count = 0;
+};
+
+// Why a step gave nothing.
+struct ExpertStep {
+  std::mutex door;
+  std::atomic<bool> failed{false};
+  std::string failure;
 };
 
 }  // namespace sampan

@@ -115,14 +115,13 @@ bool Program::run(const Step& step) {
     routed_[i].value.store(0, std::memory_order_relaxed);
   }
   for (const Instruction& i : instructions_) remaining_[static_cast<size_t>(i.phase)].value += items(i, step);
-  begin_step(step);
+  begin_step(step.rows);
   pool_.run([&](int thread) {
     for (size_t i = 0; i < instructions_.size(); ++i) {
       if (instructions_[i].phase > 0) wait_for(instructions_[i].phase - 1);
       execute(instructions_[i], step, next_[i], thread);
     }
   });
-  end_step();
   return true;
 }
 

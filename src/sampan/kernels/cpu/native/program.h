@@ -129,8 +129,10 @@ class Program {
   int group(std::vector<Matrix> matrices);  // of all experts of a layer
   // The same, of experts that `store` brings: a matrix at `offset` of each of them.
   int stored_group(const Matrix& matrix, int layer, int64_t offset);
-  void set_store(ExpertStore* store);
-  const std::string& failure() const { return failure_; }  // of the last step: why it gave nothing
+  void set_store(ExpertStore* store) { store_ = store; }
+  const std::string& failure() const {
+    return expert_step_.failure;
+  }  // of the last step: why it gave nothing
 
   std::string fault(const Instruction& instruction) const;  // what is wrong with it, or nothing
   int inputs(int act) const;                                // k of activations, or -1
@@ -153,11 +155,7 @@ class Program {
   const Stats* stats() const { return stats_.data(); }  // [sampled][chunks]
   bool has_logits() const { return logits_ >= 0; }
   const float* logits_data() const { return logits_memory_.as<float>(); }
-  bool takes_targets() const {  // one product is all that the logits are
-    if (head_ < 0) return false;
-    const Instruction& head = instructions_[static_cast<size_t>(head_)];
-    return head.op == Op::linear && head.sampled && !head.accumulate && head.out.offset == 0;
-  }
+  bool takes_targets() const;
   int held_rows() const { return held_rows_; }
   const std::vector<int32_t>& held() const { return held_; }    // the sampled rows' rows of logits, or -1
   const std::vector<float>& chosen() const { return chosen_; }  // the targets' logits
@@ -244,12 +242,10 @@ class Program {
   int tiles_of(const Instruction& i, int rows) const;
   int routed_items(const Instruction& i) const;
   Activations slot_acts(int act, bool all_fine) const;
-  void begin_step(const Step& step);
-  void end_step();
+  void begin_step(int rows);
   void begin_stored(const Instruction& i);
   void stored(const Instruction& i, int thread);
   bool advance(const Instruction& i, int thread);
-  bool starved(const Instruction& i, bool& any) const;
   void stage(const Instruction& part, ExpertWork& work, int item, int thread);
   void expect(const Instruction& i, int rows);
   std::string fault_of_stored(const Instruction& i) const;
@@ -280,10 +276,7 @@ class Program {
   std::vector<ExpertGroup> groups_;
   ExpertStore* store_ = nullptr;
   std::vector<ExpertRun> runs_;
-  std::unique_ptr<Counter[]> waits_;  // [threads] microseconds
-  std::mutex failing_;
-  std::atomic<bool> failed_{false};
-  std::string failure_;
+  ExpertStep expert_step_;
   Routing routing_;
   std::vector<int32_t> row_page_;
   std::vector<uint8_t> fine_rows_;

@@ -37,7 +37,7 @@ int Program::routed_items(const Instruction& i) const {
   if (i.staged) return 0;
   if (i.op == Op::gather) return routing_.slots();
   if (i.op == Op::stored)
-    return failed_.load(std::memory_order_relaxed) ? 0 : static_cast<int>(routing_.used().size());
+    return expert_step_.failed.load(std::memory_order_relaxed) ? 0 : static_cast<int>(routing_.used().size());
   int items = 0;
   for (int expert : routing_.used()) items += tiles_of(i, routing_.count(expert));
   return items;

@@ -16,24 +16,10 @@ int Program::stored_group(const Matrix& matrix, int layer, int64_t offset) {
   return static_cast<int>(groups_.size()) - 1;
 }
 
-void Program::set_store(ExpertStore* store) {
-  store_ = store;
-  waits_ = std::make_unique<Counter[]>(static_cast<size_t>(pool_.size()));
-}
-
-void Program::begin_step(const Step& step) {
-  failed_.store(false, std::memory_order_relaxed);
-  failure_.clear();
-  if (!store_) return;
-  store_->count_tokens(step.rows);
-  for (int t = 0; t < pool_.size(); ++t) waits_[static_cast<size_t>(t)].value.store(0);
-}
-
-void Program::end_step() {
-  if (!store_) return;
-  int64_t waited = 0;
-  for (int t = 0; t < pool_.size(); ++t) waited += waits_[static_cast<size_t>(t)].value.load();
-  store_->add_wait(1e-6 * static_cast<double>(waited) / pool_.size());
+void Program::begin_step(int rows) {
+  expert_step_.failed.store(false, std::memory_order_relaxed);
+  expert_step_.failure.clear();
+  if (store_) store_->count_tokens(rows);
 }
 
 // Asks the store for the experts that `sort` has found.
@@ -61,14 +47,26 @@ void Program::begin_stored(const Instruction& i) {
   store_->begin(i.layer, used, rows, uses);
 }
 
+// Whether no expert is there that is not done; `any`: whether one is still to come.
+static bool starved(const ExpertRun& run, int stages, bool& any) {
+  bool others = false;
+  for (int w = 0; w < run.count; ++w) {
+    const ExpertWork& work = run.works[static_cast<size_t>(w)];
+    if (work.stage.load(std::memory_order_acquire) == stages) continue;
+    const bool absent = work.use.state.load(std::memory_order_acquire) == ExpertUse::absent;
+    (absent ? any : others) = true;
+  }
+  return any && !others;
+}
+
 void Program::stored(const Instruction& i, int thread) {
   const std::atomic<int>& remaining = remaining_[static_cast<size_t>(i.phase)].value;
   Clock::time_point since;
   bool waiting = false;
   int turns = 0;
   const auto done_waiting = [&] {
-    const auto waited = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since);
-    if (waiting) waits_[static_cast<size_t>(thread)].value += static_cast<int>(waited.count());
+    if (!waiting) return;
+    store_->add_wait(std::chrono::duration<double>(Clock::now() - since).count() / pool_.size());
     waiting = false;
   };
   while (remaining.load(std::memory_order_acquire) > 0) {
@@ -79,7 +77,7 @@ void Program::stored(const Instruction& i, int thread) {
       continue;
     }
     bool absent = false;
-    const bool nothing = starved(i, absent);
+    const bool nothing = starved(runs_[static_cast<size_t>(i.plan)], i.stages, absent);
     if (absent && !waiting) since = Clock::now();
     waiting = waiting || absent;
     if (nothing && turns >= kTurnsBeforeSleep) store_->wait(seen);
@@ -87,19 +85,6 @@ void Program::stored(const Instruction& i, int thread) {
     ++turns;
   }
   done_waiting();
-}
-
-// Whether no expert is there that is not done; `any`: whether one is still to come.
-bool Program::starved(const Instruction& i, bool& any) const {
-  const ExpertRun& run = runs_[static_cast<size_t>(i.plan)];
-  bool others = false;
-  for (int w = 0; w < run.count; ++w) {
-    const ExpertWork& work = run.works[static_cast<size_t>(w)];
-    if (work.stage.load(std::memory_order_acquire) == i.stages) continue;
-    const bool absent = work.use.state.load(std::memory_order_acquire) == ExpertUse::absent;
-    (absent ? any : others) = true;
-  }
-  return any && !others;
 }
 
 // Does what there is to do on some expert that is there; false where there is nothing.
@@ -116,9 +101,9 @@ bool Program::advance(const Instruction& i, int thread) {
     if (state == ExpertUse::failed) {
       if (!work.stage.compare_exchange_strong(s, i.stages)) continue;
       {
-        const std::lock_guard lock(failing_);
-        if (failure_.empty()) failure_ = work.use.fault;
-        failed_.store(true, std::memory_order_relaxed);
+        const std::lock_guard lock(expert_step_.door);
+        if (expert_step_.failure.empty()) expert_step_.failure = work.use.fault;
+        expert_step_.failed.store(true, std::memory_order_relaxed);
       }
       remaining.fetch_sub(1, std::memory_order_acq_rel);
       done = true;
