@@ -3,8 +3,8 @@
 A text is decoded token by token, the text's own tokens going in (warm: the first half is not measured): with
 all experts in memory, with the memory of a part of them, and so again with each mechanism of reading switched
 off. All sides take turns in one process, and of each run of 25 tokens the fastest turn counts; steps' logits
-are compared bit by bit. `--curve` gives the hit rates of 3, 6, 12, 24 and 48% of the experts instead, without read-ahead: what
-a checkpoint's routing is fitted to (`random_experts.py --common`).
+are compared bit by bit. `--curve` gives the hit rates of 3, 6, 12, 24 and 48% of the experts instead, without
+read-ahead: what a checkpoint's routing is fitted to (`random_experts.py --common`).
 """
 
 import argparse
@@ -117,7 +117,8 @@ def main() -> None:
     tokens = memory.tokenizer.encode(o.text.read_text())[: o.tokens]
     steps = len(tokens) // 2
     if o.curve:
-        return _curve(o.model, tokens, steps, o.threads)
+        _curve(o.model, tokens, steps, o.threads)
+        return
     sides = [memory, Side("on disk", o.model, o.budget, frozenset(), o.threads)]
     for word in sorted(EXPERT_READING):
         sides.append(Side(f"without {word}", o.model, o.budget, frozenset({word}), o.threads))

@@ -4,9 +4,9 @@ Weights are Q4_1 blocks of random codes, which no kernel can tell from trained o
 uniform, so that a step touches as many experts as it can. Tokens are the default model's. The file is for
 `sampan bench` and for llama.cpp's own bench alike.
 
-`--common` gives the routing of text its skew: so many times a token's own part of its embedding is a part that
-all tokens have, which every router likes or dislikes its experts by. `--embedding` and `--layer` scale what
-the residual stream begins with and what layers add to it: in trained models it changes slowly.
+`--common` gives the routing of text its skew: so many times a token's own part of its embedding is a part
+that all tokens have, which every router likes or dislikes its experts by. `--embedding` and `--layer` scale
+what the residual stream begins with and what layers add to it: in trained models it changes slowly.
 """
 
 import argparse

@@ -3,8 +3,6 @@
 import os
 import re
 import resource
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,26 +10,13 @@ from typing import Any
 import pytest
 
 from sampan import LLM
-from sampan.cli.main import main
 from sampan.core.errors import OutOfMemory, SampanError, UnsupportedModel, UsageError
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles, SamplingParams
 
-WRITER = Path(__file__).parents[2] / "benchmarks" / "random_experts.py"
-SIZES = {"layers": 3, "hidden": 128, "heads": 2, "kv-heads": 1, "experts": 16, "chosen": 4, "ffn": 64}
 GREEDY = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
 PROMPTS = [[7 * i % 1000 for i in range(60)], [5, 6, 7], [900]]
 Load = Callable[..., LLM]
-
-
-@pytest.fixture(scope="session")
-def mixture(default_model: ModelFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small random Qwen3-MoE in GGUF, with the default model's vocabulary."""
-    assert default_model.path.is_file()
-    out = tmp_path_factory.mktemp("mixture") / "mixture.gguf"
-    sizes = [word for name, size in SIZES.items() for word in (f"--{name}", str(size))]
-    subprocess.run([sys.executable, str(WRITER), str(out), *sizes], check=True, capture_output=True)
-    return out
 
 
 @pytest.fixture
@@ -85,9 +70,7 @@ def test_one_byte_less_than_the_least_is_refused(load: Load, tmp_path: Path) -> 
     assert load(number).plan.expert_bytes == number
 
 
-def test_what_has_no_experts_or_keeps_them_is_refused(
-    load: Load, default_model: ModelFiles, mixture: Path
-) -> None:
+def test_what_has_no_experts_or_keeps_them_is_refused(load: Load, default_model: ModelFiles) -> None:
     with pytest.raises(UsageError, match="expert_memory is given, and the model has no experts"):
         load("1MB", default_model.path)
     with pytest.raises(UnsupportedModel, match="backend torch keeps all experts in memory"):
@@ -154,14 +137,3 @@ def test_a_disk_that_fails_fails_the_requests_of_its_step_alone(load: Load, tmp_
         given += [(event.request, event.token.token) for event in llm.engine.step() if event.token]
     assert given == [(second, token) for token in expected[1]]
     assert llm.engine.pool.free == llm.engine.pool.count
-
-
-def test_a_packed_folder_is_read_where_it_lies(load: Load, mixture: Path, tmp_path: Path) -> None:
-    packed = tmp_path / "packed"
-    assert main(["quantize", str(mixture), str(packed)]) == 0
-    expected = tokens(load(None))
-    llm = load("200kB", packed)
-    assert tokens(llm) == expected
-    assert llm.expert_reads is not None
-    assert llm.expert_reads.reads > 0
-    assert not (tmp_path / "home" / "experts").exists()

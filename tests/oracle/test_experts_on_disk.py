@@ -3,6 +3,7 @@ family, type of weights, batch, chunk and thread count."""
 
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,17 @@ import torch
 
 from sampan.core.errors import OutOfMemory, UnsupportedModel
 from sampan.core.settings import EXPERT_READING, Settings
+from sampan.core.types import ModelFiles
 from sampan.kernels.cpu.backend import CpuBackend
 from sampan.kernels.cpu.layout import Layout
+from sampan.kernels.cpu.machine import machine
+from sampan.kernels.cpu.pieces import pieces
 from sampan.kernels.cpu.planner import make_plan
+from sampan.kernels.cpu.rounding import scheme_for
 from sampan.kernels.experts import ExpertRoom
 from sampan.llm.load import graph_of
 from sampan.weights.checkpoint import open_checkpoint
+from sampan.weights.save import PackedFile
 
 Make = Callable[..., Any]
 
@@ -98,6 +104,27 @@ def test_all_of_them_in_memory_are_read_once(tiny: Make, native: Make, on_disk: 
     assert again.reads == 0
     assert again.hit_rate == 1.0
     assert first.slots == 16  # all that there are
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["together", "apart"])
+def test_a_packed_folder_is_read_where_it_lies(
+    together: bool, tiny: Make, native: Make, on_disk: Make, tmp_path: Path
+) -> None:
+    """Unless an expert's matrices lie apart in it, as they did before: then they are copied."""
+    model, folder = tiny("mixtral"), tmp_path / "packed"
+    folder.mkdir()
+    copyfile(model.files.path / "config.json", folder / "config.json")
+    with open_checkpoint(model.files) as checkpoint:
+        found = pieces(graph_of(checkpoint.config), checkpoint, lambda weight: scheme_for(weight, 4, 32))
+        found = found if together else sorted(found, key=lambda piece: ".w2." in piece.name)
+        here = machine(Settings(tmp_path), 1)
+        PackedFile(checkpoint, found).write(folder / "model.safetensors", here, lambda _bytes: None)
+    packed = type(model)(ModelFiles(folder, "folder", "packed", str(folder)), model.oracle)
+    prompt = model.prompt(50)
+    disk = on_disk(packed, 2)
+    assert np.array_equal(disk.logits(prompt, 1), native(packed.files).logits(prompt))
+    assert disk.runner.executable.expert_reads.reads > 0
+    assert (tmp_path / "experts").exists() != together
 
 
 def test_less_than_a_token_goes_through_is_refused_with_the_number(tiny: Make, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The native kernels as a backend: this machine's threads and instruction set."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ from sampan.core.memory import available_memory
 from sampan.core.settings import Settings
 from sampan.kernels.backend import AdapterRoom, CacheSize, Needs, Notice, Tensors
 from sampan.kernels.cpu import _native, tuning  # type: ignore[attr-defined]
-from sampan.kernels.cpu.expert_store import open_store
+from sampan.kernels.cpu.expert_store import Telling, open_store
 from sampan.kernels.cpu.layout import Layout
 from sampan.kernels.cpu.limits import check
 from sampan.kernels.cpu.machine import machine, padded
@@ -96,8 +97,8 @@ class CpuBackend:
         """
         here, home = self.machine, self.settings.home
         if weights.layout.experts:  # a disk's times say nothing of the kernels; a draft reads experts in vain
-            with notice(f"packing the experts of {name} (once)"):
-                self._open(self._plan(first(layers), weights.layout, tuning.CHUNKS[-1], None), weights)
+            plan = self._plan(first(layers), weights.layout, tuning.CHUNKS[-1], None)
+            self._open(plan, weights, lambda: notice(f"packing the experts of {name} (once)"))
             return Tuning(threads=here.threads, draft_rows=0)
         if not self.settings.tune:
             _native.use_huge_pages(tuning.DEFAULT.huge_pages)
@@ -122,10 +123,10 @@ class CpuBackend:
         tuning.write(home, subject, name, chosen)
         return chosen
 
-    def _open(self, plan: Plan, weights: PackedWeights) -> None:
+    def _open(self, plan: Plan, weights: PackedWeights, telling: Telling = nullcontext) -> None:
         """Have the plan's experts read from disk, where they stay there."""
         if plan.stored and weights.store is None:
-            weights.store = open_store(plan, weights, self.settings)
+            weights.store = open_store(plan, weights, self.settings, telling)
 
     def _plan(self, graph: Graph, layout: Layout, max_rows: int, room: AdapterRoom | None) -> Plan:
         """The last one is kept until it is compiled: loading asks for what it needs, tunes and compiles."""

@@ -12,8 +12,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,16 +29,17 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def expert_file(
-    folder: Path, source: str, layers: Sequence[StoredLayer], tensors: Tensors, machine: Machine
-) -> tuple[Path, list[list[Record]]]:
-    """The file and where each expert lies in it; written where it is not there yet."""
+    folder: Path, source: str, layers: Sequence[StoredLayer], tensors: Tensors, machine: Machine,
+    telling: Callable[[], AbstractContextManager[object]],
+) -> tuple[Path, list[list[Record]]]:  # fmt: skip
+    """The file and where each expert lies in it; written where it is not there yet, which `telling` says."""
     header = _header(source, layers, tensors)
     records = written(layers, len(header))
     size = records[-1][-1].offset + records[-1][-1].bytes
     digest = hashlib.sha256(header).hexdigest()[:16]
     place = folder / f"{re.sub('[^A-Za-z0-9._-]', '_', Path(tensors.where).stem)[:80]}-{digest}.experts"
     if not _is_there(place, header, size):
-        with _staged(place, size) as file:
+        with telling(), _staged(place, size) as file:
             file.write(header)
             for layer, own in zip(layers, records, strict=True):
                 for segments, record in zip(layer.experts, own, strict=True):

@@ -1,5 +1,7 @@
 """The native store of experts on disk, over the file that has them."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,11 @@ class ExpertStore:
         return ExpertReads(slots=self.slots, bytes_each=self.bytes_each, direct=self.native.direct, **counts)
 
 
-def open_store(plan: Plan, weights: Any, settings: Settings) -> ExpertStore:
+Telling = Callable[[], AbstractContextManager[object]]
+"""Says that experts are being packed."""
+
+
+def open_store(plan: Plan, weights: Any, settings: Settings, telling: Telling) -> ExpertStore:
     """Of a plan whose experts stay on disk: in the folder of packed weights, or in a file of their own, which
     is made at the first load. `weights`: `PackedWeights`."""
     tensors, room = weights.tensors, weights.layout.experts
@@ -38,7 +44,7 @@ def open_store(plan: Plan, weights: Any, settings: Settings) -> ExpertStore:
         from sampan.kernels.cpu.expert_file import expert_file
 
         folder = settings.home / "experts"
-        path, records = expert_file(folder, room.source, plan.stored, tensors, weights.machine)
+        path, records = expert_file(folder, room.source, plan.stored, tensors, weights.machine, telling)
     else:
         path = Path(tensors.info(plan.stored[0].experts[0][0].parts[0].name).file)
     try:

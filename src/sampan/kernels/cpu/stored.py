@@ -112,9 +112,10 @@ def slots_of(layers: Sequence[StoredLayer], room: ExpertRoom, tensors: Tensors) 
     slots = min(room.memory // each, sum(len(layer.experts) for layer in layers))
     needed = sum(layer.chosen for layer in layers)
     if slots < needed:
+        least = needed * each
         raise OutOfMemory(
-            f"{tensors.where}: expert_memory is {megabytes(room.memory)}, and one token goes through {needed} "
-            f"experts in {len(layers)} layers, {needed * each} bytes: allow {-(-needed * each // 10**6)}MB"
+            f"{tensors.where}: expert_memory is {megabytes(room.memory)}, and one token goes through "
+            f"{needed} experts in {len(layers)} layers, {least} bytes: allow {-(-least // 10**6)}MB"
         )
     return slots, each
 
