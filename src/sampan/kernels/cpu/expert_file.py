@@ -84,8 +84,6 @@ def _write(
         packed = name in tensors.packed
         whole: Any = tensors.panels(name) if packed else panels.pack(tensors, segment.parts, machine).data
         file.write(whole)
-        if packed:
-            tensors.release(name)
     _fill(file, record.offset + record.bytes)
 
 
