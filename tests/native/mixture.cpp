@@ -82,8 +82,8 @@ class Mixture {
         ids[static_cast<size_t>(i)] = (i * 7 + count) % kVocabulary;
         sampled[static_cast<size_t>(i)] = i;
       }
-      const int32_t page = 0;
-      Step step{count, count, ids.data(), positions.data(), sampled.data(), {{0, count, 0, &page}}, nullptr};
+      const int32_t pages[] = {0, 0};
+      Step step{count, count, ids.data(), positions.data(), sampled.data(), {{0, count, 0, pages}}, nullptr};
       program_.run(step);
       t.feed(std::vector<float>(program_.logits_data(), program_.logits_data() + count * kVocabulary));
     }
