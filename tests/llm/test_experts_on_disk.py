@@ -1,8 +1,12 @@
 """`expert_memory` of a loaded model: answers, the file that experts are read from, and disks that fail."""
 
+import gc
 import os
 import re
 import resource
+import signal
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -137,3 +141,24 @@ def test_a_disk_that_fails_fails_the_requests_of_its_step_alone(load: Load, tmp_
         given += [(event.request, event.token.token) for event in llm.engine.step() if event.token]
     assert given == [(second, token) for token in expected[1]]
     assert llm.engine.pool.free == llm.engine.pool.count
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_that_gives_the_model_back_ends(load: Load) -> None:
+    llm = load("1MB")
+    expected = tokens(llm)
+    child = os.fork()
+    if child == 0:
+        store = weakref.ref(llm.weights.store)
+        llm.close()
+        gc.collect()
+        os._exit(3 if store() is None else 1)  # its threads are not here, and nobody waits for them
+    end = time.monotonic() + 20
+    while (done := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < end:
+        time.sleep(0.01)
+    if done[0] == 0:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(done[1]) == 3
+    assert tokens(llm) == expected

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from sampan.core.errors import UnsupportedModel
 from sampan.core.memory import available_memory
 from sampan.core.settings import Settings
 from sampan.kernels.backend import AdapterRoom, CacheSize, Needs, Notice, Tensors
@@ -127,6 +128,9 @@ class CpuBackend:
         """Have the plan's experts read from disk, where they stay there."""
         if plan.stored and weights.store is None:
             weights.store = open_store(plan, weights, self.settings, telling)
+        labels = tuple(layer.label for layer in plan.stored)
+        if weights.store and weights.store.labels != labels:
+            raise UnsupportedModel(f"{weights.tensors.where}: experts on disk serve one graph, not another")
 
     def _plan(self, graph: Graph, layout: Layout, max_rows: int, room: AdapterRoom | None) -> Plan:
         """The last one is kept until it is compiled: loading asks for what it needs, tunes and compiles."""

@@ -19,9 +19,10 @@ from sampan.kernels.experts import ExpertReads
 
 @dataclass(frozen=True)
 class ExpertStore:
-    """`native`: what reads; `slots` experts are in memory at once, of `bytes_each`."""
+    """`native`: what reads, by `labels` of layers; `slots` experts are in memory at once, of `bytes_each`."""
 
     native: Any
+    labels: tuple[str, ...]
     slots: int
     bytes_each: int
 
@@ -61,4 +62,6 @@ def open_store(plan: Plan, weights: Any, settings: Settings, telling: Telling) -
         raise out_of_memory(f"{plan.expert_slots} experts") from e
     except RuntimeError as e:
         raise WeightsError(f"{e}: the experts cannot be read") from e
-    return ExpertStore(native, plan.expert_slots, plan.expert_bytes)
+    return ExpertStore(
+        native, tuple(layer.label for layer in plan.stored), plan.expert_slots, plan.expert_bytes
+    )

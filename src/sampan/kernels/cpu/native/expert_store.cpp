@@ -28,7 +28,7 @@ static int open_file(const std::string& path, bool wanted, bool& direct) {
 
 ExpertStore::ExpertStore(const std::string& path, const std::vector<std::vector<ExpertRecord>>& layers,
                          std::vector<std::string> labels, int slots, const StoreOptions& options)
-    : path_(path), labels_(std::move(labels)), options_(options) {
+    : path_(path), labels_(std::move(labels)), options_(options), process_(getpid()) {
   for (const std::vector<ExpertRecord>& layer : layers) {
     first_.push_back(static_cast<int>(experts_.size()));
     for (const ExpertRecord& record : layer) {
@@ -54,12 +54,17 @@ ExpertStore::ExpertStore(const std::string& path, const std::vector<std::vector<
 ExpertStore::~ExpertStore() { stop(); }
 
 void ExpertStore::stop() {
-  {
-    const std::lock_guard lock(door_);
-    stop_ = true;
+  if (getpid() != process_) {  // nobody is there to be waited for, and what they waited on stays
+    static_cast<void>(new std::vector<std::thread>(std::move(threads_)));
+    static_cast<void>(work_.release());
+  } else {
+    {
+      const std::lock_guard lock(door_);
+      stop_ = true;
+    }
+    work_->notify_all();
+    for (std::thread& thread : threads_) thread.join();
   }
-  work_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
   close(file_);
 }
 
@@ -79,7 +84,7 @@ void ExpertStore::begin(int layer, const std::vector<int32_t>& experts, const st
     for (size_t i = 0; i < experts.size(); ++i) use(first_[at(layer)] + experts[i], rows[i], *uses[i]);
     if (asked_.empty()) return;
   }
-  work_.notify_all();
+  work_->notify_all();
 }
 
 void ExpertStore::use(int id, int rows, ExpertUse& use) {
@@ -118,7 +123,7 @@ void ExpertStore::end(const ExpertUse& use) {
     if (use.slot < 0) return;  // it failed
     if (--slots_[at(use.slot)].pins > 0 || asked_.empty()) return;
   }
-  work_.notify_one();
+  work_->notify_one();
 }
 
 void ExpertStore::read_ahead(int layer, const std::vector<int32_t>& experts) {
@@ -137,7 +142,7 @@ void ExpertStore::read_ahead(int layer, const std::vector<int32_t>& experts) {
     }
     if (expected_.empty()) return;
   }
-  work_.notify_all();
+  work_->notify_all();
 }
 
 void ExpertStore::count_tokens(int tokens) {
@@ -202,7 +207,7 @@ void ExpertStore::read() {
   while (true) {
     int id = -1, s = -1;
     bool ahead = false;
-    work_.wait(lock, [&] { return stop_ || next(id, ahead, s); });
+    work_->wait(lock, [&] { return stop_ || next(id, ahead, s); });
     if (stop_) return;
     Slot& slot = slots_[at(s)];
     Expert& expert = experts_[at(id)];

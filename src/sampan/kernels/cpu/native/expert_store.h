@@ -2,11 +2,14 @@
 // what gives way. An expert is one aligned read.
 #pragma once
 
+#include <sys/types.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -117,7 +120,8 @@ class ExpertStore {
   std::vector<Slot> slots_;
   std::deque<int> asked_, expected_;
   std::mutex door_;
-  std::condition_variable work_;
+  std::unique_ptr<std::condition_variable> work_ = std::make_unique<std::condition_variable>();
+  const pid_t process_;  // whose threads read: a fork has none of them
   ExpertCounts counts_;
   uint32_t expectations_ = 0;
   bool stop_ = false;
