@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,7 @@ from sampan.core.settings import Settings
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.machine import out_of_memory
 from sampan.kernels.cpu.plan import Plan
-from sampan.kernels.cpu.stored import in_place
-from sampan.kernels.experts import ExpertReads
-
-
-@dataclass(frozen=True)
-class ExpertStore:
-    """`native`: what reads, by `labels` of layers; `slots` experts are in memory at once, of `bytes_each`."""
-
-    native: Any
-    labels: tuple[str, ...]
-    slots: int
-    bytes_each: int
-
-    def reads(self) -> ExpertReads:
-        """Since the start."""
-        counts = self.native.counts()
-        return ExpertReads(slots=self.slots, bytes_each=self.bytes_each, direct=self.native.direct, **counts)
-
+from sampan.kernels.cpu.stored import ExpertStore, in_place
 
 Telling = Callable[[], AbstractContextManager[object]]
 """Says that experts are being packed."""

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from sampan.core.errors import UnsupportedModel, WeightsError
 from sampan.kernels.backend import Floats, Tensors
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
-from sampan.kernels.cpu.expert_store import ExpertStore
 from sampan.kernels.cpu.layout import STORES, Layout, Segment, kind_of, some_rows, stacked
 from sampan.kernels.cpu.machine import Machine, out_of_memory, padded
-from sampan.kernels.cpu.stored import StoredMatrix
+from sampan.kernels.cpu.stored import ExpertStore, StoredMatrix
 from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.formats import Form, TensorType
 from sampan.kernels.ops import Weight

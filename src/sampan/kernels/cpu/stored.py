@@ -6,14 +6,14 @@ one aligned read brings it. `expert_file.py` writes such files; a folder of pack
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sampan.core.errors import OutOfMemory, UsageError
 from sampan.core.memory import megabytes
 from sampan.kernels.backend import Tensors
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.layout import Segment
-from sampan.kernels.experts import ExpertRoom
+from sampan.kernels.experts import ExpertReads, ExpertRoom
 from sampan.kernels.formats import ALIGNMENT
 
 BLOCK: int = _native.DISK_BLOCK
@@ -66,6 +66,21 @@ class Record(NamedTuple):
         offset = start // BLOCK * BLOCK
         base, end = start - offset, start - offset + nbytes
         return cls(offset, -(-end // BLOCK) * BLOCK, base, end)
+
+
+@dataclass(frozen=True)
+class ExpertStore:
+    """`native`: what reads, by `labels` of layers; `slots` experts are in memory at once, of `bytes_each`."""
+
+    native: Any
+    labels: tuple[str, ...]
+    slots: int
+    bytes_each: int
+
+    def reads(self) -> ExpertReads:
+        """Since the start."""
+        counts = self.native.counts()
+        return ExpertReads(slots=self.slots, bytes_each=self.bytes_each, direct=self.native.direct, **counts)
 
 
 def in_place(layers: Sequence[StoredLayer], tensors: Tensors) -> list[list[Record]] | None:
