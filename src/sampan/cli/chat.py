@@ -44,6 +44,7 @@ def command(
     threads: o.Threads = None,
     context: o.Context = None,
     memory: o.Memory = None,
+    expert_memory: o.ExpertMemory = None,
     cache: o.CacheType = None,
     backend: o.Backend = "cpu",
     device: o.Device = None,
@@ -54,7 +55,14 @@ def command(
         "temperature": temperature, "seed": seed,
     }  # fmt: skip
     with open_model(
-        model, threads=threads, context=context, memory=memory, cache=cache, backend=backend, device=device
+        model,
+        threads=threads,
+        context=context,
+        memory=memory,
+        expert_memory=expert_memory,
+        cache=cache,
+        backend=backend,
+        device=device,
     ) as llm:
         if llm.template is None:
             raise RequestError(f"{model} has no chat template: use `sampan run --raw`")

@@ -21,6 +21,12 @@ Memory = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="What weights, cache and workspace stay under: 4GiB, 800MB."),
 ]
+ExpertMemory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE", help="Leave a mixture's experts on disk, but for so much: 4GiB. Answers are the same."
+    ),
+]
 CacheType = Annotated[
     str | None,
     typer.Option("--cache", metavar="TYPE", help="bf16, int8 (half as large) or auto; bf16 unless given."),

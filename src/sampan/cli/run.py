@@ -46,6 +46,7 @@ def command(
     threads: o.Threads = None,
     context: o.Context = None,
     memory: o.Memory = None,
+    expert_memory: o.ExpertMemory = None,
     cache: o.CacheType = None,
     backend: o.Backend = "cpu",
     device: o.Device = None,
@@ -65,7 +66,14 @@ def command(
     }  # fmt: skip
     model, prompt = _model_and_prompt(words, raw)
     with open_model(
-        model, threads=threads, context=context, memory=memory, cache=cache, backend=backend, device=device
+        model,
+        threads=threads,
+        context=context,
+        memory=memory,
+        expert_memory=expert_memory,
+        cache=cache,
+        backend=backend,
+        device=device,
     ) as llm:
         sampling = given_over(llm.defaults, chosen)
         screen = Screen()

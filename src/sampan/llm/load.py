@@ -16,6 +16,7 @@ from sampan.engine import budget
 from sampan.engine.engine import Engine
 from sampan.engine.runner import Runner
 from sampan.kernels.backend import Backend, CacheSize, Tuning
+from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.graph import LOGITS, Graph
 from sampan.kernels.ops import HIDDEN
 from sampan.kernels.select import backend_named
@@ -24,6 +25,7 @@ from sampan.models.registry import describe
 from sampan.text.chat import ChatTemplate
 from sampan.text.tokenizer import Tokenizer
 from sampan.weights.checkpoint import Checkpoint, open_checkpoint
+from sampan.weights.files import state_of
 from sampan.weights.purpose import Purpose
 
 MAX_ROWS = 512  # tokens of a step: a prompt's chunk
@@ -70,14 +72,17 @@ def load(
         graph = graph_of(c, output)
         here.check(graph, checkpoint.where)
         tensors = replace(checkpoint, metadata=MappingProxyType({}))
-        needs = here.needs(graph, tensors, MAX_ROWS, wish.room)
+        experts = None
+        if wish.expert_memory is not None:
+            experts = ExpertRoom(wish.expert_memory, state_of(checkpoint.files), settings.experts_without)
+        needs = here.needs(graph, tensors, MAX_ROWS, wish.room, experts)
         plan = budget.plan(budget.Footprint.of(needs, files.name, c.context), wish)
         tokenizer, template = text_of(files, checkpoint)
         defaults = defaults_of(checkpoint.generation, files)
         # What the tokenizer was built from makes room for the weights.
         del checkpoint
         give_back_freed_memory()
-        weights = here.place(tensors, plan.weights_bytes)
+        weights = here.place(tensors, plan.weights_bytes - plan.expert_bytes, experts)
         cache = CacheSize(plan.pages, plan.cache)
         chosen = here.tune(
             lambda layers: graph if layers == c.layers else graph_of(replace(c, layers=layers), output),

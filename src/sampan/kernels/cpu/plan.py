@@ -12,6 +12,7 @@ from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.layout import Segment
 from sampan.kernels.cpu.machine import Operand, padded
 from sampan.kernels.cpu.storage import Region
+from sampan.kernels.cpu.stored import StoredLayer
 from sampan.kernels.ops import Attention, Norm, Rope, Router, Weight
 
 
@@ -110,6 +111,11 @@ class Plan:
     attentions: tuple[Attention, ...] = ()
     vocabulary: int = 0
     segments: dict[str, Segment] = field(default_factory=dict)
+    stored: list[StoredLayer] = field(default_factory=list)
+    """Experts that stay on disk, which `segments` does not have."""
+    expert_slots: int = 0
+    """Those that are in memory at once, of `expert_bytes` each."""
+    expert_bytes: int = 0
     vectors: dict[str, Weight] = field(default_factory=dict)
     adapted: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
     """Inputs and outputs of each linear that can be adapted."""
@@ -148,6 +154,7 @@ class Plan:
 
     @property
     def weight_bytes(self) -> int:
-        """Of all packed matrices and vectors."""
+        """Of all packed matrices and vectors, and of the memory that experts are read into."""
         vectors = 4 * sum(weight.shape[0] for weight in self.vectors.values())
-        return vectors + sum(segment.nbytes for segment in self.segments.values())
+        resident = sum(segment.nbytes for segment in self.segments.values())
+        return vectors + resident + self.expert_slots * self.expert_bytes

@@ -11,6 +11,7 @@ from sampan.kernels.cpu.layout import Layout, Segment
 from sampan.kernels.cpu.machine import Operand, padded
 from sampan.kernels.cpu.plan import Activations, Angles, Buffer, Instruction, Output, Place, Plan
 from sampan.kernels.cpu.storage import Region, lay_out
+from sampan.kernels.cpu.stored import slots_of
 from sampan.kernels.ops import Linear, Rope, Router, Weight
 
 _PLACES = ("x", "y", "z", "out")
@@ -30,6 +31,8 @@ class Writer:
         p = self.plan
         owners: list[Buffer | Activations | Angles] = [*p.buffers, *p.activations, *p.angles]
         p.bytes = lay_out([owner.region for owner in owners])
+        if self.layout.experts:
+            p.expert_slots, p.expert_bytes = slots_of(p.stored, self.layout.experts, self.layout.tensors)
         return p
 
     def buffer(self, width: int, rows: int | None = None) -> Place:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from sampan.core.types import Grammar, Pooling, SamplingParams, Scoring
 from sampan.engine.sequence import Event
+from sampan.kernels.experts import ExpertReads
 from sampan.server.settings import EngineSettings
 
 COMPILERS = 2
@@ -161,6 +162,7 @@ class Beat:
     accepted: int
     preempted: int
     resident_bytes: int
+    experts: ExpertReads | None = None
 
 
 def pack(message: object) -> bytes:

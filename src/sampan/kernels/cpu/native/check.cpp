@@ -148,7 +148,9 @@ std::string Program::fault(const Instruction& i) const {
     case Op::gather:
     case Op::each:
     case Op::gate_each:
-    case Op::combine: return fault_of_experts(i);
+    case Op::combine:
+    case Op::stored:
+    case Op::expect: return fault_of_experts(i);
     case Op::per_head: return fault_of_per_head(i);
     case Op::stats: return logits_ >= 0 && i.x.buffer == logits_ ? "" : "not the program's logits";
   }
