@@ -4,6 +4,7 @@ what the machine is measured with.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,9 @@ class Imagined:
     shape: tuple[int, ...]
     type: TensorType
     form: Form | None = None
+    turned: bool = False
+    file: Path = Path()  # in none
+    offset: int = 0
 
 
 @dataclass(frozen=True, eq=False)

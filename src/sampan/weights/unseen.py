@@ -44,7 +44,7 @@ def published(graph: Graph, config: Mapping[str, object]) -> ImaginedTensors:
 def of_checkpoint(graph: Graph, tensors: Tensors) -> ImaginedTensors:
     """The same of tensors that are there."""
     infos = {name: tensors.info(name) for name in graph.weights()}
-    found = {name: Imagined(info.shape, info.type, info.form) for name, info in infos.items()}
+    found = {name: Imagined(info.shape, info.type, info.form, info.turned) for name, info in infos.items()}
     return ImaginedTensors(found, tensors.packed, tensors.where)
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from sampan.kernels.backend import PAGE, CacheSize, Span
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
-from sampan.kernels.cpu.layout import Layout
+from sampan.kernels.cpu.layout import E4M3, Layout
 from sampan.kernels.cpu.machine import Machine
 from sampan.kernels.cpu.panels import PackedWeights
 from sampan.kernels.cpu.planner import make_plan
@@ -39,6 +39,7 @@ _SECONDS = 0.12  # for one measurement
 _FLOATS = {3: TensorType.F16, 4: TensorType.BF16, 5: TensorType.F32}
 _U8 = 2
 _CODES = {0: True, 1: False, 2: False}  # stores of integers, and whether a group has a minimum
+_BLOCK = 128  # inputs that share a scale of E4M3, as published
 
 
 Step = Callable[[], object]
@@ -184,6 +185,8 @@ class _Names:
 def _matrix(name: str, n: int, k: int, store: int) -> PackedMatrix:
     if store in _FLOATS:
         made = _native.Packed.of(n, k, _FLOATS[store].number)
+    elif store == E4M3:
+        made = _native.Packed(n, k, store, _BLOCK, False, False, 0)
     else:
         made = _native.Packed(n, k, store, 32, False, _CODES[store], 0 if _CODES[store] else 128)
     return PackedMatrix(
