@@ -7,7 +7,7 @@ from sampan.models import rope
 from sampan.models.config import MAX, RopeConfig, refuse_hf_variants
 from sampan.models.family import Family
 from sampan.models.fields import Fields
-from sampan.models.latent import LatentConfig, build, forward, parts
+from sampan.models.latent import DRAFT, LatentConfig, build, forward, parts
 from sampan.models.mixture import ExpertConfig, experts_of
 
 _MAX_RANK = 2**14
@@ -96,4 +96,4 @@ def _expect(fields: Fields, name: str, value: str) -> None:
         )
 
 
-FAMILY = Family(name="deepseek_v3", from_hf=read_hf, build=build, forward=forward, parts=parts, drafts=True)
+FAMILY = Family(name="deepseek_v3", from_hf=read_hf, build=build, forward=forward, parts=parts, draft=DRAFT)

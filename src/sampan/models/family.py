@@ -8,6 +8,7 @@ from typing import Any
 from sampan.kernels.ops import Batch, Ops
 from sampan.models.config import GgufModel, ModelConfig
 from sampan.models.fields import Fields
+from sampan.models.predictor import Draft
 
 # GGUF "blk.N.KEY.weight" is "model.layers.N.VALUE.weight", and so with ".bias".
 LAYER = {
@@ -49,8 +50,8 @@ class Family:
 
     `layer`, `whole`: GGUF's names of a layer's tensors and of others. `interleaved`: linears whose rows GGUF
     keeps in another order, with the field of the configuration that counts their heads. `ignored`: endings of
-    names, as a file has them, of no weights. `drafts`: files have layers behind the last one that guess
-    tokens further on, and that are passed over. `parts(config, name, shape)`: for a tensor of the file, by
+    names, as a file has them, of no weights. `draft`: the layer behind the last one that guesses a token more,
+    which a file may have. `parts(config, name, shape)`: for a tensor of the file, by
     Hugging Face's name, that holds many of ours one after another: these, each [rows, last axis]; rows are
     counted over all axes but the last, of a vector over its elements. Empty for any other tensor.
     """
@@ -67,7 +68,7 @@ class Family:
     whole: Mapping[str, str] = field(default_factory=WHOLE.copy)
     interleaved: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = (".rotary_emb.inv_freq",)
-    drafts: bool = False
+    draft: Draft | None = None
     parts: Callable[[Any, str, tuple[int, ...]], Parts] = _itself
 
     def __post_init__(self) -> None:
@@ -93,7 +94,4 @@ class Family:
     def ignores(self, name: str, config: ModelConfig) -> bool:
         """Whether a file's tensor is no weight, or a second copy of a tied head, which transformers ignores
         too."""
-        if self.drafts and name.startswith("model.layers."):
-            layer = name.split(".")[2]
-            return name.endswith(self.ignored) or (layer.isdecimal() and int(layer) >= config.layers)
         return name.endswith(self.ignored) or (config.tied_head and name == "lm_head.weight")

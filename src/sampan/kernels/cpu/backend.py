@@ -49,6 +49,7 @@ class CpuBackend:
         plan = self._plan(graph, Layout(tensors), max_rows, room)
         return Needs(
             weights=plan.weight_bytes,
+            parts=plan.parts,
             workspace=plan.workspace(self.threads),
             logits=4 * padded(plan.vocabulary),
             page={cache: plan.page_bytes(cache) for cache in CACHES},
