@@ -6,7 +6,9 @@ Every request is there from the start, with `--prompt-tokens` seeded random ids,
 `decode_tps`: tokens given after that moment / the seconds they took (null for one token each);
 `total_tps`: prompt and given tokens / all seconds; `ttft_s`: mean seconds to a sequence's first token;
 `peak_rss_bytes`: of the process so far; `load_s`: seconds to load the model, once for all sizes.
-Reuse of prefixes and speculation are off: random ids would not gain by them, and the figures should not.
+Reuse of prefixes and speculation are off: random ids would not gain by them, and the figures should not. With
+`--draft` or `--draft-model` there are drafts, and `drafts`: by who drafts, for each depth the tokens that were
+drafted and those that held.
 With `--serve URL` the load is on a running service (`load.py`).
 """
 
@@ -20,7 +22,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sampan.catalog.catalog import DEFAULT
-from sampan.cli.options import AsJson, Backend, CacheType, Device, Memory, ModelName, Seed, Threads
+from sampan.cli.options import (
+    AsJson,
+    Backend,
+    CacheType,
+    Device,
+    Draft,
+    DraftConfidence,
+    DraftModel,
+    DraftTokens,
+    Memory,
+    ModelName,
+    Seed,
+    Threads,
+)
 from sampan.cli.session import open_model
 from sampan.cli.terminal import is_terminal, token_bar
 from sampan.core.errors import RequestError, UsageError
@@ -50,6 +65,10 @@ def command(
     device: Device = None,
     memory: Memory = None,
     cache: CacheType = None,
+    draft: Draft = "none",
+    draft_model: DraftModel = None,
+    draft_tokens: DraftTokens = None,
+    draft_confidence: DraftConfidence = None,
     seed: Seed = 0,
     serve: Annotated[
         str | None,
@@ -85,14 +104,20 @@ def command(
         backend=backend,
         device=device,
         prefix_cache=False,
-        speculation=False,
+        draft="auto" if draft_model and draft == "none" else draft,
+        draft_model=draft_model,
+        draft_tokens=draft_tokens,
+        draft_confidence=draft_confidence,
     ) as llm:
         prompts = _prompts(max(sizes), prompt_tokens, llm.config.vocab, seed or 0)
         _measure(llm.engine, [prompts[0][:64]], min(decode_tokens, 2), lambda _tokens: None)  # warms up
         for place, size in enumerate(sizes):
             shown = not (as_json and is_terminal(sys.stdout))
             with token_bar(f"batch {size}", size * length, shown=shown) as advance:
+                llm.engine.counters.depths.clear()
                 row = _measure(llm.engine, prompts[:size], decode_tokens, advance)
+            if drafts := llm.engine.counters.by_depth():
+                row["drafts"] = drafts
             row |= {"prompt_tokens": prompt_tokens, "decode_tokens": decode_tokens} | _setting(llm)
             print(json.dumps(row) if as_json else _lines(row, header=place == 0), flush=True)
 

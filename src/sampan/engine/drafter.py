@@ -37,7 +37,8 @@ class Progress:
 
 class ModelDrafter:
     """`depth`: the most tokens of a draft. `confidence`: a token is drafted where its probability is at least
-    this. `states`: the model is a layer that reads the main model's. `context`: rows that it was made for."""
+    this. `states`: the model is a layer that reads the main model's. `context`: rows that it was made for.
+    `vocabulary`: tokens that it knows."""
 
     def __init__(
         self,
@@ -48,11 +49,12 @@ class ModelDrafter:
         confidence: float,
         states: bool,
         context: int,
+        vocabulary: int,
     ) -> None:
         self.executable = executable
         self.name, self.depth = name, depth
         self._least = math.log(confidence) if confidence > 0 else -math.inf
-        self._states, self._context = states, context
+        self._states, self._context, self._vocabulary = states, context, vocabulary
         self._behind = 1 if states else 0  # a row's token is so many behind it
 
     def observe(self, plan: Seq[Span], rows: Rows) -> None:
@@ -137,7 +139,10 @@ class ModelDrafter:
 
     def _span(self, sequence: Sequence, progress: Progress, end: int, sampled: int) -> backend.Span:
         start = progress.filled
-        ids = sequence.tokens[start + self._behind : end + self._behind]
+        tokens = sequence.tokens[start + self._behind : end + self._behind]
+        ids = [
+            token if token < self._vocabulary else 0 for token in tokens
+        ]  # beyond it only padding is known
         given = np.concatenate(progress.states)[: end - start] if self._states else None
         return backend.Span(ids, start, sequence.pages, sampled, -1, (), given)
 

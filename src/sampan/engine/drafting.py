@@ -44,6 +44,10 @@ class Counters:
     preempted: int = 0
     depths: dict[str, list[list[int]]] = field(default_factory=dict)
 
+    def by_depth(self) -> dict[str, list[tuple[int, int]]]:
+        """A copy of `depths`, also while another thread counts."""
+        return {source: [(drafted, held) for drafted, held in list(d)] for source, d in list(self.depths.items())}
+
     def note(self, source: str, drafted: int, accepted: int) -> None:
         """A draft that was verified."""
         self.drafted += drafted
@@ -56,13 +60,12 @@ class Counters:
 
 
 class Drafting:
-    """Fills steps of up to `rows` rows, in which a model's guess for one sequence has room whatever `rows`
-    is, but for 0: no drafts at all. `lookup`: prompt lookup is tried."""
+    """Fills steps of up to `rows` rows; 0 for no drafts at all. `lookup`: prompt lookup is tried."""
 
     def __init__(
         self, pool: BlockPool, rows: int, counters: Counters, drafter: Drafter | None, *, lookup: bool
     ) -> None:
-        self.rows = max(rows, 1 + drafter.depth) if drafter is not None and rows else rows
+        self.rows = rows
         self._pool = pool
         self._counters = counters
         self._drafter = drafter

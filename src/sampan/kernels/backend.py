@@ -251,6 +251,10 @@ class Backend(Protocol):
         """As `--backend` has it."""
 
     @property
+    def exact(self) -> bool:
+        """Whether a row's bits depend on the row alone: where not, nothing is drafted."""
+
+    @property
     def threads(self) -> int:
         """Threads that a step uses."""
 

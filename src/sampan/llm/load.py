@@ -18,6 +18,7 @@ from sampan.kernels.backend import Backend, CacheSize, Tuning
 from sampan.kernels.graph import LOGITS, Graph
 from sampan.kernels.ops import HIDDEN
 from sampan.kernels.select import backend_named
+from sampan.llm.drafts import DraftWish, beside, tokenizer_of
 from sampan.models.config import ModelConfig
 from sampan.models.registry import describe
 from sampan.text.chat import ChatTemplate
@@ -54,6 +55,7 @@ def load(
     threads: int | None,
     prefix_cache: bool,
     speculation: bool,
+    draft: DraftWish,
     progress: Progress | None = None,
 ) -> Loaded:
     """Load a model as wished; what does not fit is refused before anything is read. `progress` is told of the
@@ -66,17 +68,19 @@ def load(
             stack.callback(file.close)
         c = checkpoint.config
         output = output_of(checkpoint.purpose)
-        graph = graph_of(c, output)
+        tokenizer, template = text_of(files, checkpoint)
+        drafts = beside(checkpoint, draft, here, tokenizer, stack) if speculation else None
+        graph = drafts.main_graph(c) if drafts else graph_of(c, output)
         here.check(graph, checkpoint.where)
         tensors = replace(checkpoint, metadata=MappingProxyType({}))
-        needs = here.needs(graph, tensors, MAX_ROWS, wish.room)
+        own = here.needs(graph, tensors, MAX_ROWS, wish.room)
+        needs = drafts.needs_with(own) if drafts else own
         plan = budget.plan(budget.Footprint.of(needs, files.name, c.context), wish)
-        tokenizer, template = text_of(files, checkpoint)
         defaults = defaults_of(checkpoint.generation)
         # What the tokenizer was built from makes room for the weights.
         del checkpoint
         give_back_freed_memory()
-        weights = here.place(tensors, plan.weights_bytes)
+        weights = here.place(tensors, own.weights if drafts and drafts.tensors else plan.weights_bytes)
         cache = CacheSize(plan.pages, plan.cache)
         chosen = here.tune(
             lambda layers: graph if layers == c.layers else graph_of(replace(c, layers=layers), output),
@@ -88,7 +92,8 @@ def load(
             notice=_telling(progress or Silent()),
         )
         executable = here.compile(graph, weights, cache, MAX_ROWS, wish.room, chosen)
-    runner = Runner(executable, plan.pages, wish.room)
+        drafter = drafts.compile(here, weights, cache, chosen, draft) if drafts else None
+    runner = Runner(executable, plan.pages, wish.room, drafter)
     runner.max_rows = max(chosen.chunk_rows, min(wish.max_sequences, MAX_ROWS))
     engine = Engine(
         runner,
@@ -97,7 +102,8 @@ def load(
         eos_ids=tokenizer.eos_ids,
         max_sequences=wish.max_sequences,
         prefix_cache=prefix_cache,
-        draft_rows=chosen.draft_rows if speculation else 0,
+        draft_rows=max(chosen.draft_rows, 1 + drafter.depth if drafter else 0) if speculation else 0,
+        lookup=draft.lookup and chosen.draft_rows > 0,
     )
     return Loaded(plan, chosen, c, here, weights, engine, tensors.purpose, tokenizer, template, defaults)
 
@@ -133,10 +139,10 @@ def _import_what_stays(files: ModelFiles) -> None:
 
 def text_of(files: ModelFiles, checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate | None]:
     """The tokenizer and the chat template of a model, None where it has none."""
+    tokenizer = tokenizer_of(files, checkpoint)
     if files.kind == "gguf":
-        metadata = checkpoint.metadata
-        return Tokenizer.from_gguf(metadata), ChatTemplate.from_gguf(metadata)
-    return Tokenizer.from_folder(files.path), ChatTemplate.from_folder(files.path)
+        return tokenizer, ChatTemplate.from_gguf(checkpoint.metadata)
+    return tokenizer, ChatTemplate.from_folder(files.path)
 
 
 def defaults_of(generation: Mapping[str, object]) -> SamplingParams:

@@ -50,8 +50,8 @@ class Family:
 
     `layer`, `whole`: GGUF's names of a layer's tensors and of others. `interleaved`: linears whose rows GGUF
     keeps in another order, with the field of the configuration that counts their heads. `ignored`: endings of
-    names, as a file has them, of no weights. `draft`: the layer behind the last one that guesses a token more,
-    which a file may have. `parts(config, name, shape)`: for a tensor of the file, by
+    names, as a file has them, of no weights. `draft`: the layer that guesses a token more, where files have
+    one. `parts(config, name, shape)`: for a tensor of the file, by
     Hugging Face's name, that holds many of ours one after another: these, each [rows, last axis]; rows are
     counted over all axes but the last, of a vector over its elements. Empty for any other tensor.
     """

@@ -1,9 +1,9 @@
-"""Multi-token prediction (arXiv:2412.19437, 2.2): a layer behind a model's last one, which guesses one token more.
+"""Multi-token prediction (arXiv:2412.19437, 2.2): a layer behind a model's last one guesses a token more.
 
 Row t takes the token behind it, t+1, and the state of row t: the model's after its final norm, or from the
 second guess on the layer's own after its norm. The paper leaves open on which side of the final norm the
-state is taken; the published checkpoints are guessed with best after it. Embedding and head are the model's own:
-a checkpoint that stores them again stores copies.
+state is taken; those who serve the published checkpoints take it behind the norm. Embedding and head are the
+model's own: a checkpoint that stores them again stores copies.
 """
 
 from collections.abc import Callable

@@ -29,6 +29,7 @@ class CpuBackend:
     settings: Settings
     asked: int | None = None
     name: str = "cpu"
+    exact: bool = True
 
     def __post_init__(self) -> None:
         self.machine = machine(self.settings, self.asked)

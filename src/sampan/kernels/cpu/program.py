@@ -98,12 +98,8 @@ class NativeProgram:
         if self.plan.given is not None:
             self._give(self.plan.given, spans)
         try:
-            return NativeRows(
-                self.program,
-                self.plan.norms,
-                self.plan.outputs,
-                *self.program.run([span[:6] for span in spans]),
-            )
+            found = self.program.run([span[:6] for span in spans])
+            return NativeRows(self.program, self.plan.norms, self.plan.outputs, *found)
         except MemoryError as e:
             raise out_of_memory(f"a step of {sum(len(span.ids) for span in spans)} tokens") from e
 

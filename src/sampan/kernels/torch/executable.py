@@ -139,9 +139,7 @@ class TorchProgram:
         dtype = next(weight.dtype for weight in self.weights.values())
         values = np.concatenate([span.given for span in spans])
         shape = sum(len(span.ids) for span in spans), self._width
-        _require(
-            values.shape == shape, f"{values.shape} floats are given, and {self._width} of each row read"
-        )
+        _require(values.shape == shape, f"{values.shape} floats are given, of {shape} that are read")
         return on_device(values, self.device, dtype)
 
     def _adapted(self, spans: Sequence[Span], sampled: list[int]) -> Iterator[Adapted]:

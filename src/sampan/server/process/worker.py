@@ -104,6 +104,7 @@ class Worker:
             pages_found=counters.pages_found,
             drafted=counters.drafted,
             accepted=counters.accepted,
+            depths=counters.by_depth(),
             preempted=counters.preempted,
             resident_bytes=resident_memory(),
         )
@@ -253,6 +254,10 @@ def _open(s: EngineSettings) -> LoadedModel:
         adapter_rank=s.adapter_rank,
         backend=s.backend,
         device=s.device,
+        draft=s.draft,
+        draft_model=s.draft_model,
+        draft_tokens=s.draft_tokens,
+        draft_confidence=s.draft_confidence,
         settings=s.settings,
     )
 

@@ -98,6 +98,7 @@ class State(Collector):
         yield counter("vllm:prefix_cache_hits", "Those that were there.", found * page)
         yield counter("vllm:spec_decode_num_draft_tokens", "Tokens drafted.", drafted)
         yield counter("vllm:spec_decode_num_accepted_tokens", "Drafted tokens that held.", accepted)
+        yield from self._depths({} if beat is None else beat.depths)
         preempted = 0 if beat is None else beat.preempted
         yield counter("vllm:num_preemptions", "Requests put back for want of cache.", preempted)
         info = self._family(
@@ -106,6 +107,18 @@ class State(Collector):
         if ready is not None:
             info.add_metric([*self._who, str(page), str(ready.pages)], 1)
         yield info
+
+    def _depths(self, depths: Mapping[str, Sequence[tuple[int, int]]]) -> Iterator[Metric]:
+        """Tokens of drafts by who drafted and their place, 1 behind the sequence's own."""
+        labels = "drafter", "depth"
+        drafted = self._family(CounterMetricFamily, "sampan:draft_tokens", "Drafted, by depth.", *labels)
+        held = self._family(CounterMetricFamily, "sampan:draft_tokens_accepted", "Those that held.", *labels)
+        for drafter, rows in depths.items():
+            for depth, (tokens, accepted) in enumerate(rows, 1):
+                drafted.add_metric([*self._who, drafter, str(depth)], tokens)
+                held.add_metric([*self._who, drafter, str(depth)], accepted)
+        yield drafted
+        yield held
 
     def _tokens(self) -> Iterator[Metric]:
         counts = self._metrics.counts
