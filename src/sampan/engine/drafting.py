@@ -46,7 +46,9 @@ class Counters:
 
     def by_depth(self) -> dict[str, list[tuple[int, int]]]:
         """A copy of `depths`, also while another thread counts."""
-        return {source: [(drafted, held) for drafted, held in list(d)] for source, d in list(self.depths.items())}
+        return {
+            source: [(drafted, held) for drafted, held in list(d)] for source, d in list(self.depths.items())
+        }
 
     def note(self, source: str, drafted: int, accepted: int) -> None:
         """A draft that was verified."""

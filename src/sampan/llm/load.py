@@ -69,6 +69,7 @@ def load(
         c = checkpoint.config
         output = output_of(checkpoint.purpose)
         tokenizer, template = text_of(files, checkpoint)
+        speculation = speculation and draft.kind != "none"
         drafts = beside(checkpoint, draft, here, tokenizer, stack) if speculation else None
         graph = drafts.main_graph(c) if drafts else graph_of(c, output)
         here.check(graph, checkpoint.where)

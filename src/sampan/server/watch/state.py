@@ -1,7 +1,7 @@
 """What a service and its engine say about themselves when metrics are asked for."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
