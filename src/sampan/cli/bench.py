@@ -6,9 +6,9 @@ Every request is there from the start, with `--prompt-tokens` seeded random ids,
 `decode_tps`: tokens given after that moment / the seconds they took (null for one token each);
 `total_tps`: prompt and given tokens / all seconds; `ttft_s`: mean seconds to a sequence's first token;
 `peak_rss_bytes`: of the process so far; `load_s`: seconds to load the model, once for all sizes.
-Reuse of prefixes and speculation are off: random ids would not gain by them, and the figures should not. With
-`--draft` or `--draft-model` there are drafts, and `drafts`: by who drafts, for each depth the tokens that were
-drafted and those that held.
+Reuse of prefixes and speculation are off: random ids would not gain by them, and the figures should not.
+With `--draft` or `--draft-model` there are drafts, and `drafts`: by who drafts, for each depth the tokens
+that were drafted and those that held.
 With `--serve URL` the load is on a running service (`load.py`).
 """
 
