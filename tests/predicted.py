@@ -86,8 +86,8 @@ def random_tensors(seed: int = 0, mixed: float = 0.25) -> Arrays:
 
 
 def write(folder: Path, tensors: Mapping[str, np.ndarray] | None = None, *, copies: bool = False) -> Arrays:
-    """The model in a folder, without a tokenizer. `copies`: embedding and head are there a second time, as
-    the published files have them. Gives the tensors."""
+    """The model in a folder, with a tokenizer of bytes. `copies`: embedding and head are there a second time,
+    as the published files have them. Gives the tensors."""
     found = random_tensors() if tensors is None else dict(tensors)
     stored = dict(found)
     if copies:
@@ -96,4 +96,19 @@ def write(folder: Path, tensors: Mapping[str, np.ndarray] | None = None, *, copi
     folder.mkdir(parents=True, exist_ok=True)
     save_file(stored, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(CONFIG))
+    write_text(folder)
     return found
+
+
+def write_text(folder: Path, first: int = 0) -> None:
+    """A tokenizer of bytes, in another order where `first` is given."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    entries = {byte: n for n, byte in enumerate([*alphabet[first:], *alphabet[:first]])}
+    tokenizer = Tokenizer(models.BPE(entries, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text("{}")
+    (folder / "generation_config.json").write_text(json.dumps({"do_sample": False}))
