@@ -1,9 +1,10 @@
 """Trains a small model of DeepSeek-V3's shape with a layer for multi-token prediction, and one that drafts.
 
-The text is two modules of Python's standard library, in a vocabulary of 2,048 made for them. Both models learn
-it nearly by heart, which is what a few minutes on a CPU allow. Speed is a matter of the weights that a step
-reads, of which a model that can be trained here has too few: between the trained layers stand `PASSING` more
-of the same shape, whose outputs are zero. They are read and computed like any other and pass everything on.
+The text is two modules of Python's standard library, in a vocabulary of 2,048 made for them. Both models
+learn it nearly by heart, which is what a few minutes on a CPU allow. Speed is a matter of the weights that a
+step reads, of which a model that can be trained here has too few: between the trained layers stand `PASSING`
+more of the same shape, whose outputs are zero. They are read and computed like any other and pass everything
+on.
 """
 
 import json

@@ -122,6 +122,17 @@ def test_what_cannot_be_is_refused_by_name(
         LLM(folders[model], **SIZES, **options)
 
 
+def test_a_packed_folder_keeps_the_layer(
+    folders: dict[str, Path], tmp_path: Path, plain: dict[str, Any]
+) -> None:
+    from sampan.cli import quantize
+
+    quantize.command(str(folders["main"]), tmp_path / "packed")
+    with LLM(tmp_path / "packed", draft="mtp", **SIZES) as llm:
+        assert llm.generate(PROMPTS, GREEDY) == plain["greedy"]
+        assert llm.drafts["mtp"][0][1] > 0
+
+
 def test_a_model_without_the_layer_and_another_backend_answer_as_before(folders: dict[str, Path]) -> None:
     for options in ({}, {"backend": "torch"}):
         with LLM(folders["bare"], **SIZES, **options) as llm:
