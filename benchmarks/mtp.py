@@ -1,12 +1,13 @@
 """What drafts are worth: one sequence and a few, plain against the checkpoint's layer and a small model.
 
-    SAMPAN_TUNE=0 python benchmarks/mtp.py FOLDER [--steps 400] [--tokens 128] [--only "mtp,model"] [--threads N]
+    SAMPAN_TUNE=0 python benchmarks/mtp.py FOLDER [--steps 400] [--tokens 128] [--only "mtp,model"]
 
-The models are trained into FOLDER first where they are not there (`mtp_train.py` says what they are). Each way
-takes turns with plain decoding, prompt by prompt, and the ratio is the median of these pairs. Every answer must
-have the tokens and the log-probabilities of plain decoding, or the benchmark ends with an error. Prompts are
-pieces of the text that the models were trained on, and of modules that they have never seen. A line is one JSON
-object; `held`: by depth, the part of the drafted tokens that held; `rows`: tokens that a step gives.
+The models are trained into FOLDER first where they are not there (`mtp_train.py` says what they are). Each
+way takes turns with plain decoding, prompt by prompt, and the ratio is the median of these pairs. Every
+answer must have the tokens and the log-probabilities of plain decoding, or the benchmark ends with an error.
+Prompts are pieces of the text that the models were trained on, and of modules that they have never seen. A
+line is one JSON object; `held`: by depth, the part of the drafted tokens that held; `rows`: tokens that a
+step gives.
 """
 
 import argparse
@@ -28,15 +29,14 @@ WAYS: dict[str, dict[str, Any]] = {
     "mtp": {"draft": "mtp"},
     "mtp 4": {"draft": "mtp", "draft_tokens": 4},
     "mtp p=0": {"draft": "mtp", "draft_confidence": 0.0},
-    "mtp p=0.4": {"draft": "mtp", "draft_confidence": 0.4},
-    "mtp p=0.8": {"draft": "mtp", "draft_confidence": 0.8},
+    "mtp p=0.3": {"draft": "mtp", "draft_confidence": 0.3},
+    "mtp p=0.7": {"draft": "mtp", "draft_confidence": 0.7},
     "auto": {"draft": "auto"},
     "model": {"draft_model": "small"},
-    "model p=0.4": {"draft_model": "small", "draft_confidence": 0.4},
 }
 GREEDY = SamplingParams(temperature=0, ignore_eos=True, logprobs=0)
 SEEDED = SamplingParams(temperature=0.6, top_p=0.95, seed=1, ignore_eos=True, logprobs=0)
-PROMPT, PROMPTS, BATCH = 64, 6, 4
+PROMPT, PROMPTS, BATCH = 64, 8, 4
 SIZES = {"context": 1024, "cache_tokens": 4096, "max_sequences": BATCH, "prefix_cache": False}
 
 
@@ -104,7 +104,7 @@ def rows(
                 compare(plain, llm, [prompts[:1]], SamplingParams(max_tokens=8, temperature=0))  # warms up
                 for how, sampling in (("greedy", GREEDY), ("seeded", SEEDED)):
                     asked = SamplingParams(**{**vars(sampling), "max_tokens": args.tokens})
-                    for groups in ([[one] for one in prompts], [prompts[:BATCH]]):
+                    for groups in ([[one] for one in prompts], [prompts[:BATCH], prompts[BATCH:]]):
                         row = compare(plain, llm, groups, asked)
                         yield {"way": name, "text": kind, "sampling": how, **row}
 

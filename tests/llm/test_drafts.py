@@ -77,6 +77,22 @@ def test_answers_do_not_depend_on_who_drafts(
     assert ("lookup" in drafts) <= (way not in ("mtp", "deep", "none"))
 
 
+def test_adapters_are_drafted_for_as_well(
+    folders: dict[str, Path], tmp_path: Path, write_adapter: Make
+) -> None:
+    names = [f"model.layers.{layer}.self_attn.o_proj.weight" for layer in range(3)]
+    write_adapter(tmp_path / "own", dict.fromkeys(names, (64, 64)), targets=("o_proj",))
+    found = []
+    for draft in ("none", "mtp"):
+        with LLM(folders["main"], draft=draft, adapters=1, **SIZES) as llm:
+            llm.load_adapter("own", tmp_path / "own")
+            found.append([llm.generate(PROMPTS, GREEDY, adapter=name) for name in ("own", None)])
+            held = llm.drafts.get("mtp", [(0, 0)])[0][1]
+    assert found[0] == found[1]
+    assert found[0][0] != found[0][1]
+    assert held > 0
+
+
 def test_what_is_taken_is_what_was_planned(folders: dict[str, Path]) -> None:
     with LLM(folders["main"], draft="none", **SIZES) as llm:
         alone = llm.plan
@@ -128,7 +144,7 @@ def test_a_packed_folder_keeps_the_layer(
     from sampan.cli import quantize
 
     quantize.command(str(folders["main"]), tmp_path / "packed")
-    with LLM(tmp_path / "packed", draft="mtp", **SIZES) as llm:
+    with LLM(tmp_path / "packed", draft="mtp", draft_confidence=0.2, **SIZES) as llm:
         assert llm.generate(PROMPTS, GREEDY) == plain["greedy"]
         assert llm.drafts["mtp"][0][1] > 0
 

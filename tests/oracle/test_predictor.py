@@ -125,6 +125,25 @@ def test_the_layer_gives_the_logits_of_the_formula(
     assert LENGTH + 1 < 8 * PAGE
 
 
+@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS.keys())
+def test_states_of_another_shape_are_refused(backend: Make, folder: Path) -> None:
+    _, layer = compiled(folder, backend())
+    for shape in ((3, 64), (2, 32)):
+        with pytest.raises(ValueError, match="floats are given"):
+            layer.run([Span([1, 2], 0, pages(), 1, given=np.zeros(shape, np.float32))])
+
+
+def test_states_of_every_row_cost_no_bit_in_any_family(sparse_case: str, tiny: Make, native: Make) -> None:
+    model = tiny(sparse_case, torch.bfloat16)
+    ids, backend = model.prompt(LENGTH), CpuBackend(Settings(Path()), 1)
+    with open_checkpoint(model.files) as checkpoint:
+        graph = describe(checkpoint.config).graph(LOGITS, HIDDEN).of_every_row(HIDDEN, STATES)
+        program = backend.compile(graph, backend.place(checkpoint, 0), CacheSize(8), 128)
+    found = program.run([Span(ids, 0, pages(), LENGTH)])
+    assert np.array_equal(found.logits, native.__wrapped__(model.files, cache="bf16").logits(ids))
+    assert found.kept(STATES).shape[0] == LENGTH
+
+
 def test_states_of_every_row_cost_no_bit(folder: Path, native: Make, predicted: Any) -> None:
     files = ModelFiles(folder, "folder", "predicted", str(folder))
     ids = np.random.default_rng(2).integers(0, predicted.VOCAB, LENGTH).tolist()

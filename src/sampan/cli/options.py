@@ -43,7 +43,7 @@ DraftTokens = Annotated[
 ]
 DraftConfidence = Annotated[
     float | None,
-    typer.Option(min=0, max=1, help="The least probability of a drafted token; 0.6 unless given."),
+    typer.Option(min=0, max=1, help="The least probability of a drafted token; 0.5 unless given."),
 ]
 System = Annotated[str | None, typer.Option(help="The system message.")]
 

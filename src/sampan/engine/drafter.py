@@ -23,16 +23,26 @@ from sampan.kernels.backend import Executable, Floats, Rows
 from sampan.kernels.ops import HIDDEN, STATES
 
 _WAITING = 32  # rows of a sequence that wait to be computed
+_VAIN = 4  # times in a row that nothing is drafted or holds, before a rest
+_LONGEST_REST = 32
 
 
 @dataclass
 class Progress:
     """Of a sequence in the drafter's cache: `filled` rows are there. `states`: the main model's, of rows from
-    there on. `ahead`: tokens of rows behind, computed for a draft."""
+    there on. `ahead`: tokens of rows behind, computed for a draft. `vain`: times in a row that nothing came
+    of a draft, after which it takes a rest of so many steps, longer each time."""
 
     filled: int
     states: list[Floats] = field(default_factory=list)
     ahead: Guess = ()
+    vain: int = 0
+    rest: int = 0
+
+    def judge(self, tokens: int) -> None:
+        """So many came of a draft."""
+        self.vain = 0 if tokens else self.vain + 1
+        self.rest = min(2 ** (self.vain - _VAIN + 1), _LONGEST_REST) if self.vain >= _VAIN else 0
 
 
 class ModelDrafter:
@@ -77,9 +87,18 @@ class ModelDrafter:
             if span is not None:
                 turn.append((place, span))
                 rows += len(span.ids)
+        first = [place for place, _ in turn]
         while turn:
             turn = self._guess(turn, asked, guesses)
+        for place in first:
+            if not guesses[place]:
+                asked[place][0].progress.judge(0)
         return [tuple(guess) for guess in guesses]
+
+    def learn(self, sequence: Sequence, accepted: int) -> None:
+        """How many tokens of the last draft held."""
+        if isinstance(sequence.progress, Progress):
+            sequence.progress.judge(accepted)
 
     def _observe(self, span: Span, states: Floats | None) -> None:
         sequence = span.sequence
@@ -104,6 +123,9 @@ class ModelDrafter:
         to be had."""
         progress, end = sequence.progress, len(sequence.tokens) - self._behind
         if not isinstance(progress, Progress) or end + most > self._context:
+            return None
+        if progress.rest > 0:
+            progress.rest -= 1
             return None
         self._settle(sequence, progress)
         if end - progress.filled > room:

@@ -29,6 +29,9 @@ class Drafter(Protocol):
     def draft(self, asked: Seq[tuple[Sequence, int]]) -> list[Guess]:
         """At most so many tokens for each sequence, whose pages have room for them."""
 
+    def learn(self, sequence: Sequence, accepted: int) -> None:
+        """How many tokens of the last draft held."""
+
 
 @dataclass
 class Counters:
@@ -99,6 +102,8 @@ class Drafting:
         self._counters.note(span.source, len(span.draft), given - 1)
         if sequence.lookup is not None and span.source == "lookup":
             sequence.lookup.learn(len(span.draft), given - 1)
+        if self._drafter is not None and span.source == self._drafter.name:
+            self._drafter.learn(sequence, given - 1)
 
     def _guesses(self, sequences: list[Sequence], room: int) -> dict[int, Guess]:
         """The model's, of the sequences that a share is left for."""

@@ -24,7 +24,7 @@ from sampan.weights.checkpoint import Checkpoint, open_checkpoint
 Kind = Literal["auto", "mtp", "lookup", "none"]
 KINDS = ("auto", "mtp", "lookup", "none")
 DEPTH, MOST = 3, 8
-CONFIDENCE = 0.6
+CONFIDENCE = 0.5
 CHUNK = 256  # rows of a step of what drafts
 _AT_ONCE = 16  # sequences that it drafts for in one step, at most
 

@@ -32,7 +32,7 @@ class LoadedModel:
     "auto" is the checkpoint's layer for multi-token prediction, where it has one, and prompt lookup; "mtp"
     and "lookup" are each alone, "none" neither. `draft_model`: a small model of the same vocabulary that
     drafts; `draft_tokens`: how many at most (3); `draft_confidence`: the least probability of a drafted token
-    (0.6). `adapters`: how many LoRA adapters of at
+    (0.5). `adapters`: how many LoRA adapters of at
     most `adapter_rank` there may be at once; their memory is part of the sum. `backend`: "cpu", the native
     kernels, or "torch", which runs on any `device` that PyTorch knows ("cuda", "mps", "xpu" …).
 
