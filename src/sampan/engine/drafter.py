@@ -23,7 +23,7 @@ from sampan.kernels.backend import Executable, Floats, Rows
 from sampan.kernels.ops import HIDDEN, STATES
 
 _WAITING = 32  # rows of a sequence that wait to be computed
-_VAIN = 4  # times in a row that nothing is drafted or holds, before a rest
+_VAIN = 8  # times in a row that nothing is drafted or holds, before a rest
 _LONGEST_REST = 32
 
 
