@@ -151,11 +151,12 @@ static void give(Recorded& r, int buffer, int64_t offset,
   Program& p = *r.program;
   const Place place{buffer, offset};
   const size_t width = values.shape(1);
-  require(p.holds(place, static_cast<int64_t>(width)) &&
-              values.shape(0) <= static_cast<size_t>(p.rows(place)),
-          "give: the buffer does not hold the values");
+  require(
+      p.holds(place, static_cast<int64_t>(width)) && values.shape(0) <= static_cast<size_t>(p.rows(place)),
+      "give: the buffer does not hold the values");
   for (size_t row = 0; row < values.shape(0); ++row)
-    std::copy_n(values.data() + row * width, width, p.data(place) + row * static_cast<size_t>(p.width(place)));
+    std::copy_n(values.data() + row * width, width,
+                p.data(place) + row * static_cast<size_t>(p.width(place)));
 }
 
 void bind_run(nb::class_<Recorded>& program) {
