@@ -129,3 +129,9 @@ def sampan_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def packers() -> Any:
     """`tests/packers.py`."""
     return load_file(Path(__file__).parent / "packers.py")
+
+
+@pytest.fixture(scope="session")
+def predicted() -> Any:
+    """`predicted.py`: what writes tiny models with a layer for multi-token prediction."""
+    return load_file(Path(__file__).parent / "predicted.py")

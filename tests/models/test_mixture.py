@@ -44,13 +44,6 @@ def test_the_scale_of_deepseeks_scores_has_yarns_factor_twice() -> None:
     assert c.rope.scale == 1.0
 
 
-def test_layers_behind_the_last_one_are_passed_over() -> None:
-    family = registry.family_named("deepseek_v3", "test")
-    c = registry.from_hf(DEEPSEEK)
-    assert family.ignores("model.layers.4.eh_proj.weight", c)
-    assert not family.ignores("model.layers.3.mlp.gate.weight", c)
-
-
 @pytest.mark.parametrize(
     ("fields", "error", "said"),
     [

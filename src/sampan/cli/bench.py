@@ -9,6 +9,8 @@ Every request is there from the start, with `--prompt-tokens` seeded random ids,
 `experts`: with `--expert-memory`, `ExpertReads` of the whole measurement with its `hit_rate` and
 `bytes_per_token`, otherwise null.
 Reuse of prefixes and speculation are off: random ids would not gain by them, and the figures should not.
+With `--draft` or `--draft-model` there are drafts, and `drafts`: by who drafts, for each depth the tokens
+that were drafted and those that held.
 With `--serve URL` the load is on a running service (`load.py`).
 """
 
@@ -27,6 +29,10 @@ from sampan.cli.options import (
     Backend,
     CacheType,
     Device,
+    Draft,
+    DraftConfidence,
+    DraftModel,
+    DraftTokens,
     ExpertMemory,
     Memory,
     ModelName,
@@ -64,6 +70,10 @@ def command(
     memory: Memory = None,
     expert_memory: ExpertMemory = None,
     cache: CacheType = None,
+    draft: Draft = "none",
+    draft_model: DraftModel = None,
+    draft_tokens: DraftTokens = None,
+    draft_confidence: DraftConfidence = None,
     seed: Seed = 0,
     serve: Annotated[
         str | None,
@@ -100,7 +110,10 @@ def command(
         backend=backend,
         device=device,
         prefix_cache=False,
-        speculation=False,
+        draft="auto" if draft_model and draft == "none" else draft,
+        draft_model=draft_model,
+        draft_tokens=draft_tokens,
+        draft_confidence=draft_confidence,
     ) as llm:
         prompts = _prompts(max(sizes), prompt_tokens, llm.config.vocab, seed or 0)
         _measure(llm.engine, [prompts[0][:64]], min(decode_tokens, 2), lambda _tokens: None)  # warms up
@@ -108,7 +121,10 @@ def command(
             shown = not (as_json and is_terminal(sys.stdout))
             before = llm.expert_reads
             with token_bar(f"batch {size}", size * length, shown=shown) as advance:
+                llm.engine.counters.depths.clear()
                 row = _measure(llm.engine, prompts[:size], decode_tokens, advance)
+            if drafts := llm.engine.counters.by_depth():
+                row["drafts"] = drafts
             row |= {"prompt_tokens": prompt_tokens, "decode_tokens": decode_tokens} | _setting(llm)
             row |= {"experts": None if before is None else _experts(llm, before)}
             print(json.dumps(row) if as_json else _lines(row, header=place == 0), flush=True)

@@ -48,6 +48,10 @@ def command(
     cache: o.CacheType = None,
     backend: o.Backend = "cpu",
     device: o.Device = None,
+    draft: o.Draft = "auto",
+    draft_model: o.DraftModel = None,
+    draft_tokens: o.DraftTokens = None,
+    draft_confidence: o.DraftConfidence = None,
 ) -> None:
     """Converse with a model. /help tells what else can be typed."""
     chosen: dict[str, Any] = {
@@ -55,15 +59,10 @@ def command(
         "temperature": temperature, "seed": seed,
     }  # fmt: skip
     with open_model(
-        model,
-        threads=threads,
-        context=context,
-        memory=memory,
-        expert_memory=expert_memory,
-        cache=cache,
-        backend=backend,
-        device=device,
-    ) as llm:
+        model, threads=threads, context=context, memory=memory, expert_memory=expert_memory, cache=cache,
+        backend=backend, device=device, draft=draft, draft_model=draft_model, draft_tokens=draft_tokens,
+        draft_confidence=draft_confidence,
+    ) as llm:  # fmt: skip
         if llm.template is None:
             raise RequestError(f"{model} has no chat template: use `sampan run --raw`")
         sampling = given_over(llm.defaults, chosen)

@@ -37,6 +37,20 @@ Backend = Annotated[
 Device = Annotated[
     str | None, typer.Option(metavar="NAME", help="With --backend torch: cuda, mps, xpu, npu …")
 ]
+Draft = Annotated[
+    str,
+    typer.Option(metavar="WHO", help="Who drafts: auto, mtp (the checkpoint's own layer), lookup or none."),
+]
+DraftModel = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="A small model of the same vocabulary that drafts.")
+]
+DraftTokens = Annotated[
+    int | None, typer.Option(min=1, max=8, help="Tokens that are drafted at most; 3 unless given.")
+]
+DraftConfidence = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="The least probability of a drafted token; 0.5 unless given."),
+]
 System = Annotated[str | None, typer.Option(help="The system message.")]
 
 MaxTokens = Annotated[

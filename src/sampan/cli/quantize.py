@@ -76,13 +76,18 @@ def _pieces(checkpoint: "Checkpoint", bits: int | None, group: int | None) -> "l
     from sampan.kernels.cpu.limits import check
     from sampan.kernels.cpu.pieces import pieces
     from sampan.kernels.cpu.rounding import scheme_for
+    from sampan.kernels.graph import LOGITS
     from sampan.llm.load import graph_of, output_of
+    from sampan.models.registry import describe
 
-    graph = graph_of(checkpoint.config, output_of(checkpoint.purpose))
-    check(graph, checkpoint.where)
+    graphs = [graph_of(checkpoint.config, output_of(checkpoint.purpose))]
+    if checkpoint.drafts and (layer := describe(checkpoint.config).draft()):
+        graphs.append(layer.graph(LOGITS))
+    for graph in graphs:
+        check(graph, checkpoint.where)
     if bits is None or group is None:
-        return pieces(graph, checkpoint, lambda _weight: None)
-    found = pieces(graph, checkpoint, lambda weight: scheme_for(weight, bits, group))
+        return pieces(graphs, checkpoint, lambda _weight: None)
+    found = pieces(graphs, checkpoint, lambda weight: scheme_for(weight, bits, group))
     sizes = Counter(piece.scheme.group for piece in found if piece.scheme)
     for size, count in sorted(sizes.items()):
         if size != group:

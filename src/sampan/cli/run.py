@@ -50,6 +50,10 @@ def command(
     cache: o.CacheType = None,
     backend: o.Backend = "cpu",
     device: o.Device = None,
+    draft: o.Draft = "auto",
+    draft_model: o.DraftModel = None,
+    draft_tokens: o.DraftTokens = None,
+    draft_confidence: o.DraftConfidence = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Answer one prompt. Sampling options that are not given are the model's own."""
@@ -66,15 +70,10 @@ def command(
     }  # fmt: skip
     model, prompt = _model_and_prompt(words, raw)
     with open_model(
-        model,
-        threads=threads,
-        context=context,
-        memory=memory,
-        expert_memory=expert_memory,
-        cache=cache,
-        backend=backend,
-        device=device,
-    ) as llm:
+        model, threads=threads, context=context, memory=memory, expert_memory=expert_memory, cache=cache,
+        backend=backend, device=device, draft=draft, draft_model=draft_model, draft_tokens=draft_tokens,
+        draft_confidence=draft_confidence,
+    ) as llm:  # fmt: skip
         sampling = given_over(llm.defaults, chosen)
         screen = Screen()
         stream = llm.stream(prompt if raw else _messages(system, prompt), sampling)

@@ -71,6 +71,10 @@ def command(
     cache: o.CacheType = None,
     backend: o.Backend = "cpu",
     device: o.Device = None,
+    draft: o.Draft = "auto",
+    draft_model: o.DraftModel = None,
+    draft_tokens: o.DraftTokens = None,
+    draft_confidence: o.DraftConfidence = None,
     max_sequences: _MaxSequences = 64,
     adapter: _Adapter = None,
     max_adapters: _MaxAdapters = None,
@@ -104,10 +108,13 @@ def command(
     most = max(max_adapters or 0, len(adapters))
     limit = None if memory is None else parse_bytes(memory)
     files = resolve(model, settings, TerminalProgress())
+    small = None if draft_model is None else resolve(draft_model, settings, TerminalProgress())
     engine = EngineSettings(
         files, settings, limit, context, threads, max_sequences,
         cache,  # type: ignore[arg-type]  # checked with the budget
         most, adapter_rank, backend, device,
+        draft,  # type: ignore[arg-type]  # checked with the budget
+        small, draft_tokens, draft_confidence,
         expert_memory=None if expert_memory is None else parse_bytes(expert_memory),
     )  # fmt: skip
     service = ServeSettings(

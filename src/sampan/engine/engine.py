@@ -16,10 +16,11 @@ from sampan.core.types import Pooling, SamplingParams, Scoring
 from sampan.engine.blocks import BlockPool
 from sampan.engine.budget import SCORE_ROWS, SUMMED_ROWS
 from sampan.engine.constraint import Constraint, Guarded
+from sampan.engine.drafting import Counters
 from sampan.engine.pooling import PromptVector
 from sampan.engine.runner import Runner
 from sampan.engine.sampler import takes_best
-from sampan.engine.scheduler import Counters, Scheduler
+from sampan.engine.scheduler import Scheduler
 from sampan.engine.sequence import Event, Sequence, Span
 from sampan.kernels.backend import DRAFT_ROWS, PAGE, Adapter, NewValues
 from sampan.kernels.graph import LOGITS
@@ -32,7 +33,7 @@ class Engine:
     `context`: the longest sequence in tokens, or fewer where the runner's cache cannot hold that many.
     `eos_ids`: tokens that end a sequence unless `ignore_eos`. `prefix_cache`: full pages of known text are
     shared, not computed again. `draft_rows`: rows up to which a step that only decodes is filled with drafts
-    (`lookup.py`), 0 for none. Neither changes a bit of any answer.
+    (`drafting.py`), 0 for none; `lookup`: prompt lookup makes some. Neither changes a bit of any answer.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Engine:
         max_sequences: int,
         prefix_cache: bool = True,
         draft_rows: int = DRAFT_ROWS,
+        lookup: bool = True,
     ) -> None:
         self.runner = runner
         self.context = min(context, runner.pages * PAGE - 1)  # the scheduler admits one token more
@@ -52,7 +54,9 @@ class Engine:
         self.eos_ids = eos_ids
         self.pool = BlockPool(runner.pages, PAGE, reuse=prefix_cache)
         summed = SUMMED_ROWS if runner.executable.takes_targets else None
-        self.scheduler = Scheduler(self.pool, runner.max_rows, max_sequences, draft_rows, SCORE_ROWS, summed)
+        self.scheduler = Scheduler(
+            self.pool, runner.max_rows, max_sequences, draft_rows, SCORE_ROWS, summed, runner.drafter, lookup
+        )
         self.steps = 0
         self._ids = count()
         self.weights_version = 0

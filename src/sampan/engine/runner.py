@@ -7,6 +7,7 @@ import numpy as np
 from sampan.core.errors import RequestError
 from sampan.core.types import TokenLogprob
 from sampan.engine.adapters import AdapterTable
+from sampan.engine.drafter import ModelDrafter
 from sampan.engine.sampler import choose
 from sampan.engine.scheduler import Sampled
 from sampan.engine.scoring import score_rows
@@ -17,10 +18,18 @@ from sampan.kernels.ops import HIDDEN
 
 
 class Runner:
-    """An executable with its cache of `pages`. `max_rows`: tokens of a step. `room`: for adapters, if any."""
+    """An executable with its cache of `pages`. `max_rows`: tokens of a step. `room`: for adapters, if any.
+    `drafter`: a model that guesses what this one gives, if any."""
 
-    def __init__(self, executable: Executable, pages: int, room: AdapterRoom | None = None) -> None:
+    def __init__(
+        self,
+        executable: Executable,
+        pages: int,
+        room: AdapterRoom | None = None,
+        drafter: ModelDrafter | None = None,
+    ) -> None:
         self.executable = executable
+        self.drafter = drafter
         self.pages = pages
         self.adapters = AdapterTable(executable, room)
         self.max_rows = executable.max_rows
@@ -34,6 +43,8 @@ class Runner:
             if span.sampled:
                 results.append(self._sampled(rows, first, span))
                 first += span.sampled
+        if self.drafter is not None and plan:
+            self.drafter.observe(plan, rows)
         return results
 
     def rows(self, plan: Seq[Span], *, sample_all: bool = False) -> Rows:

@@ -14,11 +14,11 @@ behind it may go first, but never take the places of those who wait.
 from collections import deque
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, replace
 from itertools import islice
 
 from sampan.core.types import FinishReason, TokenLogprob, TokenScore
 from sampan.engine.blocks import BlockPool, Key
+from sampan.engine.drafting import Counters, Drafter, Drafting
 from sampan.engine.sequence import Event, Sequence, Span
 from sampan.engine.spans import Left, summed_rows
 
@@ -27,21 +27,11 @@ Sampled = Seq[TokenLogprob | TokenScore | str]
 nothing when it must be computed again without its draft."""
 
 
-@dataclass
-class Counters:
-    """Since the start: full pages asked for and found at admission; draft tokens; sequences that gave way."""
-
-    pages_asked: int = 0
-    pages_found: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    preempted: int = 0
-
-
 class Scheduler:
     """First come, first served over `pool`: at most `max_rows` tokens of `max_sequences` sequences a step.
 
-    `draft_rows`: rows up to which a step that only decodes is filled with drafts; 0 for none. `max_sampled`:
+    `draft_rows`: rows up to which a step that only decodes is filled with drafts; 0 for none. `drafter`: the
+    model that guesses, if there is one; `lookup`: prompt lookup guesses too. `max_sampled`:
     rows of logits in a step, `max_sequences` unless there may be more. `max_summed`: rows that are scored
     beside answers without logits being held; None where those of all are.
     """
@@ -54,16 +44,18 @@ class Scheduler:
         draft_rows: int = 0,
         max_sampled: int | None = None,
         max_summed: int | None = None,
+        drafter: Drafter | None = None,
+        lookup: bool = True,
     ) -> None:
         self.pool = pool
         self.max_rows = max_rows
         self.max_sequences = max_sequences
-        self.draft_rows = min(draft_rows, max_rows)
         self.max_sampled = max(max_sequences, max_sampled or 0)
         self.max_summed = max_summed
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.counters = Counters()
+        self.drafting = Drafting(pool, min(draft_rows, max_rows), self.counters, drafter, lookup=lookup)
 
     @property
     def idle(self) -> bool:
@@ -94,8 +86,8 @@ class Scheduler:
                 plan.append(left.take(sequence, count))
         if left.rows > 0 and self.waiting:
             self._admit(plan, left)
-        if len(plan) < self.draft_rows and all(span.sample and span.count == 1 for span in plan):
-            self._draft(plan)
+        if len(plan) < self.drafting.rows and all(span.sample and span.count == 1 for span in plan):
+            self.drafting.fill(plan)
         return plan
 
     def postprocess(self, plan: Iterable[Span], sampled: Iterable[Sampled]) -> list[Event]:
@@ -106,7 +98,7 @@ class Scheduler:
             given: Sampled = next(results) if span.sampled else ()
             taken = _take(span.sequence, [each for each in given if not isinstance(each, TokenScore)])
             if span.draft:
-                self._learn(span, len(taken))
+                self.drafting.learn(span, len(taken))
             drafted = 1 + len(span.draft) if span.sample else 0
             span.sequence.computed = span.start + span.count - drafted + min(len(taken), drafted)
             if span.sequence.scoring is not None and not (taken and taken[-1].error):
@@ -207,35 +199,6 @@ class Scheduler:
         self.waiting.remove(sequence)
         self.running.append(sequence)
 
-    def _draft(self, plan: list[Span]) -> None:
-        """Fill the step with drafts; each sequence gets its share of the rows that those before it left."""
-        room = self.draft_rows - len(plan)
-        for place, span in enumerate(plan):
-            draft, forced = self._guess(span.sequence, -(-room // (len(plan) - place)))
-            if draft:
-                plan[place] = replace(span, count=1 + len(draft), draft=draft, forced=forced)
-                room -= len(draft)
-
-    def _guess(self, sequence: Sequence, most: int) -> tuple[tuple[int, ...], bool]:
-        """A draft that its limit, the step and the free pages leave room for, and whether it is forced."""
-        most = min(most, sequence.limit - len(sequence.tokens) - 1)
-        if sequence.lookup is None or most <= 0:
-            return (), False
-        draft = tuple(sequence.constraint.forced())[:most] if sequence.constraint is not None else ()
-        forced = bool(draft)
-        draft = draft or sequence.lookup.draft(sequence.tokens, most)
-        room = self.pool.extend(sequence.pages, len(sequence.tokens) + len(draft))
-        return draft if room else (), forced
-
-    def _learn(self, span: Span, given: int) -> None:
-        if given == 0:
-            span.sequence.lookup = None
-            return
-        self.counters.drafted += len(span.draft)
-        self.counters.accepted += given - 1
-        if span.sequence.lookup is not None and not span.forced:
-            span.sequence.lookup.learn(len(span.draft), given - 1)
-
     def _make_room(self, sequence: Sequence, count: int, plan: list[Span]) -> bool:
         """Pages for `count` more tokens, taken from younger sequences if need be."""
         while not self.pool.extend(sequence.pages, sequence.computed + count):
@@ -250,6 +213,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self.pool.release(sequence.pages)
         sequence.computed = sequence.published = 0
+        sequence.progress = None
         self.running.remove(sequence)
         self.waiting.appendleft(sequence)
         self.counters.preempted += 1

@@ -51,7 +51,11 @@ class Sequence:
     cached_tokens: int | None = None
     """Prompt tokens that another request had computed; None until it first runs."""
     lookup: Lookup | None = field(default_factory=Lookup)
-    """Where its drafts come from; None when it must not draft."""
+    """Where its drafts come from that repeat the text; None when it must not draft."""
+    drafts: bool = True
+    """Whether it may draft at all."""
+    progress: Any = None
+    """How far the model that drafts for it is (`drafter.py`)."""
     constraint: Guarded | None = None
     """What its tokens must obey."""
     plain: bool = False
@@ -115,16 +119,16 @@ class Sequence:
 class Span:
     """Work of one step: `count` rows of a sequence from `start` on; `sample` when they reach its end.
 
-    The last rows are those of `draft`, tokens that are guessed to follow the sequence's own; `forced` where
-    the guess is its constraint's. `scored`: the last rows but those that a token is chosen from, each of
-    which scores the token behind it. `pooled`: the last rows, whose hidden states are wanted alone."""
+    The last rows are those of `draft`, tokens that are guessed to follow the sequence's own, by `source`:
+    "grammar", "lookup" or a model's name. `scored`: the last rows but those that a token is chosen from, each
+    of which scores the token behind it. `pooled`: the last rows, whose hidden states are wanted alone."""
 
     sequence: Sequence
     start: int
     count: int
     sample: bool
     draft: tuple[int, ...] = ()
-    forced: bool = False
+    source: str = ""
     scored: int = 0
     pooled: int = 0
 

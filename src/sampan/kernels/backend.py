@@ -6,7 +6,7 @@ by name, before memory is filled. Shapes: T tokens of a step, S sampled rows.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -109,7 +109,8 @@ class Needs:
     """Bytes that a plan takes. `workspace`: of the largest step, without logits; `logits`: of one row of
     them; `page`: of one page of the cache in all layers, by the cache's type; `dtype`: the type that suits
     the weights; `adapters`: of all adapters that there is room for; `experts`: the part of `weights` that
-    experts on disk are read into."""
+    experts on disk are read into; `parts`: of each of the other weights, by a name: graphs that are compiled
+    on the same weights share what has one name."""
 
     weights: int
     workspace: int
@@ -118,6 +119,7 @@ class Needs:
     dtype: str
     adapters: int = 0
     experts: int = 0
+    parts: Mapping[str, int] = field(default_factory=dict)
 
 
 DRAFT_ROWS = 8
@@ -140,8 +142,9 @@ Notice = Callable[[str], AbstractContextManager[object]]
 
 class Span(NamedTuple):
     """Rows of one sequence in a step: their tokens, how many are before them, the sequence's pages, how many
-    of the last rows are sampled, the slot of its adapter (-1: none), and tokens whose logits are all that is
-    wanted of the first sampled rows, one of each."""
+    of the last rows are sampled, the slot of its adapter (-1: none), tokens whose logits are all that is
+    wanted of the first sampled rows, one of each, and the floats [rows, width] that the model reads beside
+    tokens, if it does."""
 
     ids: list[int]
     before: int
@@ -149,6 +152,7 @@ class Span(NamedTuple):
     sampled: int
     slot: int = -1
     targets: Sequence[int] = ()
+    given: Any = None
 
 
 class Rows(Protocol):
@@ -266,6 +270,10 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """As `--backend` has it."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether a row's bits depend on the row alone: where not, nothing is drafted."""
 
     @property
     def threads(self) -> int:

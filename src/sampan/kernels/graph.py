@@ -57,6 +57,28 @@ class Graph:
                 needed.update(node.inputs)
         return Graph(tuple(node for node in self.nodes if node in needed), wanted)
 
+    def of_every_row(self, name: str, called: str) -> "Graph":
+        """The same logits, beside which the output `name` of every row of the step is kept, `called` so: the
+        sample is taken just before the head."""
+        made: dict[Node, Node] = {}
+        nodes: list[Node] = []
+        for node in self.nodes:
+            if node.op == "rows":
+                made[node] = made[node.inputs[0]]
+                continue
+            inputs = tuple(made[source] for source in node.inputs)
+            if node.op == "head":
+                inputs = (Node("rows", inputs, inputs[0].width, sampled=True),)
+                nodes += inputs
+            made[node] = Node(node.op, inputs, node.width, node.op == "head", node.detail)
+            nodes.append(made[node])
+        return Graph(tuple(nodes), {LOGITS: made[self.outputs[LOGITS]], called: made[self.outputs[name]]})
+
+    @property
+    def given(self) -> Node | None:
+        """What a step is given beside its tokens, if it is."""
+        return next((node for node in self.nodes if node.op == "given"), None)
+
     def weights(self) -> dict[str, Weight]:
         """Every tensor that it reads, by name."""
         return {weight.name: weight for node in self.nodes for weight in _weights(node)}
@@ -95,6 +117,11 @@ class Recorder:
 
     def embed(self, table: Weight, ids: object) -> Value:
         return self._value("embed", (), table.shape[1], table, sampled=False)
+
+    def given(self, values: object, width: int) -> Value:
+        taken = any(node.op == "given" for node in self._nodes)
+        _require(width > 0 and not taken, "given", None, f"{width} features, once in a model")
+        return self._value("given", (), width, sampled=False)
 
     def norm(self, x: Value, norm: Norm) -> Value:
         size = norm.weight.shape[0]

@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 
 HIDDEN = "hidden"
 """What families keep beside the logits: the sampled rows after the final norm, which the head reads."""
+STATES = "states"
+"""The same of every row of a step, which a draft is made from."""
 
 
 @dataclass(frozen=True)
@@ -157,12 +159,14 @@ class Experts:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's inputs as a backend understands them; a recorded graph takes the real ones when it runs."""
+    """One step's inputs as a backend understands them; a recorded graph takes the real ones when it runs.
+    `given`: floats of each row, for a model that reads some."""
 
     ids: Any
     positions: Any
     sampled: Any
     cache: Any
+    given: Any = None
 
 
 class Ops(Protocol):
@@ -170,6 +174,9 @@ class Ops(Protocol):
 
     def embed(self, table: Weight, ids: Any) -> Any:
         """Rows of `table` [T, H]."""
+
+    def given(self, values: Any, width: int) -> Any:
+        """What a step is given beside its tokens: [T, width] floats."""
 
     def norm(self, x: Any, norm: Norm) -> Any:
         """RMSNorm over the last axis, or over each run of features that is as long as the norm's weight."""

@@ -20,6 +20,7 @@ from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.graph import LOGITS, Graph
 from sampan.kernels.ops import HIDDEN
 from sampan.kernels.select import backend_named
+from sampan.llm.drafts import DraftWish, beside, tokenizer_of
 from sampan.models.config import ModelConfig
 from sampan.models.registry import describe
 from sampan.text.chat import ChatTemplate
@@ -57,6 +58,7 @@ def load(
     threads: int | None,
     prefix_cache: bool,
     speculation: bool,
+    draft: DraftWish,
     progress: Progress | None = None,
 ) -> Loaded:
     """Load a model as wished; what does not fit is refused before anything is read. `progress` is told of the
@@ -69,20 +71,26 @@ def load(
             stack.callback(file.close)
         c = checkpoint.config
         output = output_of(checkpoint.purpose)
-        graph = graph_of(c, output)
-        here.check(graph, checkpoint.where)
-        tensors = replace(checkpoint, metadata=MappingProxyType({}))
+        tokenizer, template = text_of(files, checkpoint)
+        speculation = speculation and draft.kind != "none"
         experts = None
         if wish.expert_memory is not None:
             experts = ExpertRoom(wish.expert_memory, state_of(checkpoint.files), settings.experts_without)
-        needs = here.needs(graph, tensors, MAX_ROWS, wish.room, experts)
+        drafts = None
+        if speculation:
+            drafts = beside(checkpoint, draft, here, tokenizer, stack, on_disk=experts is not None)
+        graph = drafts.main_graph(c) if drafts else graph_of(c, output)
+        here.check(graph, checkpoint.where)
+        tensors = replace(checkpoint, metadata=MappingProxyType({}))
+        own = here.needs(graph, tensors, MAX_ROWS, wish.room, experts)
+        needs = drafts.needs_with(own) if drafts else own
         plan = budget.plan(budget.Footprint.of(needs, files.name, c.context), wish)
-        tokenizer, template = text_of(files, checkpoint)
         defaults = defaults_of(checkpoint.generation, files)
         # What the tokenizer was built from makes room for the weights.
         del checkpoint
         give_back_freed_memory()
-        weights = here.place(tensors, plan.weights_bytes - plan.expert_bytes, experts)
+        resident = own.weights if drafts and drafts.tensors else plan.weights_bytes
+        weights = here.place(tensors, resident - plan.expert_bytes, experts)
         cache = CacheSize(plan.pages, plan.cache)
         chosen = here.tune(
             lambda layers: graph if layers == c.layers else graph_of(replace(c, layers=layers), output),
@@ -94,7 +102,8 @@ def load(
             notice=_telling(progress or Silent()),
         )
         executable = here.compile(graph, weights, cache, MAX_ROWS, wish.room, chosen)
-    runner = Runner(executable, plan.pages, wish.room)
+        drafter = drafts.compile(here, weights, cache, chosen, draft) if drafts else None
+    runner = Runner(executable, plan.pages, wish.room, drafter)
     runner.max_rows = max(chosen.chunk_rows, min(wish.max_sequences, MAX_ROWS))
     engine = Engine(
         runner,
@@ -103,7 +112,8 @@ def load(
         eos_ids=tokenizer.eos_ids,
         max_sequences=wish.max_sequences,
         prefix_cache=prefix_cache,
-        draft_rows=chosen.draft_rows if speculation else 0,
+        draft_rows=max(chosen.draft_rows, 1 + drafter.depth if drafter else 0) if speculation else 0,
+        lookup=draft.lookup and chosen.draft_rows > 0,
     )
     return Loaded(plan, chosen, c, here, weights, engine, tensors.purpose, tokenizer, template, defaults)
 
@@ -139,10 +149,10 @@ def _import_what_stays(files: ModelFiles) -> None:
 
 def text_of(files: ModelFiles, checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate | None]:
     """The tokenizer and the chat template of a model, None where it has none."""
+    tokenizer = tokenizer_of(files, checkpoint)
     if files.kind == "gguf":
-        metadata = checkpoint.metadata
-        return Tokenizer.from_gguf(metadata), ChatTemplate.from_gguf(metadata)
-    return Tokenizer.from_folder(files.path), ChatTemplate.from_folder(files.path)
+        return tokenizer, ChatTemplate.from_gguf(checkpoint.metadata)
+    return tokenizer, ChatTemplate.from_folder(files.path)
 
 
 def defaults_of(generation: Mapping[str, object], files: ModelFiles) -> SamplingParams:

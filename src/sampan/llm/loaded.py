@@ -13,6 +13,7 @@ from sampan.core.types import Grammar, ModelFiles, Pooling, SamplingParams, Scor
 from sampan.engine.constraint import Constraint
 from sampan.kernels.experts import ExpertReads
 from sampan.llm.changes import Adapters, When, update_weights
+from sampan.llm.drafts import DraftWish, Kind, check_draft
 from sampan.llm.driver import Driver, Request
 from sampan.llm.load import load
 from sampan.llm.options import check_rest, model_of, wish_of
@@ -29,10 +30,14 @@ class LoadedModel:
     the longest sequence; without it, the model's own or what fits. `threads`: every core unless given.
     `max_sequences`: how many run side by side. `cache`: "bf16", "int8" (half the bytes, some quality), or
     "auto": int8 where bf16 does not fit. `cache_tokens`: tokens of all sequences in the cache together.
-    `prefix_cache` and `speculation` save work and change no answer. `adapters`: how many LoRA adapters of at
-    most `adapter_rank` there may be at once; their memory is part of the sum. `expert_memory`: bytes, or a
-    text, for the experts of a mixture, which then stay on disk but for so much; no answer changes. `backend`:
-    "cpu", the native kernels, or "torch", which runs on any `device` that PyTorch knows ("cuda", "mps" …).
+    `prefix_cache` and `speculation` save work and change no answer. `draft`: who drafts, with speculation:
+    "auto" is the checkpoint's layer for multi-token prediction, where it has one, and prompt lookup; "mtp"
+    and "lookup" are each alone, "none" neither. `draft_model`: a small model of the same vocabulary that
+    drafts; `draft_tokens`: how many at most (3); `draft_confidence`: the least probability of a drafted token
+    (0.5). `adapters`: how many LoRA adapters of at most `adapter_rank` there may be at once; their memory is
+    part of the sum. `expert_memory`: bytes, or a text, for the experts of a mixture, which then stay on disk
+    but for so much; no answer changes. `backend`: "cpu", the native kernels, or "torch", which runs on any
+    `device` that PyTorch knows ("cuda", "mps" …).
 
     Raises `OutOfMemory` with the numbers for what does not fit, before loading it; `ModelNotFound`,
     `WeightsError`, `UnsupportedModel` and `UsageError` as they apply.
@@ -55,6 +60,10 @@ class LoadedModel:
         cache_tokens: int | None = None,
         prefix_cache: bool = True,
         speculation: bool = True,
+        draft: Kind = "auto",
+        draft_model: str | Path | ModelFiles | None = None,
+        draft_tokens: int | None = None,
+        draft_confidence: float | None = None,
         adapters: int = 0,
         adapter_rank: int = 64,
         expert_memory: int | str | None = None,
@@ -69,8 +78,14 @@ class LoadedModel:
         )
         flags: dict[str, object] = {"prefix_cache": prefix_cache, "speculation": speculation}
         check_rest(threads, flags, settings, progress)
+        check_draft(draft, draft_model, draft_tokens, draft_confidence, speculation=speculation)
         settings = settings or Settings.from_env()
-        self.files = named if isinstance(named, ModelFiles) else resolve(named, settings, progress)
+
+        def found(named: str | ModelFiles) -> ModelFiles:
+            return named if isinstance(named, ModelFiles) else resolve(named, settings, progress)
+
+        self.files = found(named)
+        small = None if draft_model is None else found(model_of(draft_model))
         started = time.perf_counter()
         loaded = load(
             self.files,
@@ -81,6 +96,7 @@ class LoadedModel:
             threads=threads,
             prefix_cache=prefix_cache,
             speculation=speculation,
+            draft=DraftWish(draft, small, draft_tokens, draft_confidence),
             progress=progress,
         )
         self.backend, self.plan, self.config = loaded.backend, loaded.plan, loaded.config
@@ -161,6 +177,12 @@ class LoadedModel:
     def expert_reads(self) -> ExpertReads | None:
         """What reading experts from disk has taken so far; None without `expert_memory`."""
         return self.engine.runner.executable.expert_reads
+
+    @property
+    def drafts(self) -> dict[str, list[tuple[int, int]]]:
+        """By who drafts ("mtp", "model", "lookup", "grammar"), for each place of a draft the tokens that were
+        drafted there since the start and those of them that held."""
+        return self.engine.counters.by_depth()
 
     @property
     def weights_version(self) -> int:

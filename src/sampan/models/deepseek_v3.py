@@ -7,7 +7,7 @@ from sampan.models import rope
 from sampan.models.config import MAX, GgufModel, RopeConfig, refuse_hf_variants
 from sampan.models.family import Family
 from sampan.models.fields import Fields
-from sampan.models.latent import LatentConfig, build, forward, parts
+from sampan.models.latent import DRAFT, LatentConfig, build, forward, parts
 from sampan.models.latent_gguf import LAYER, TURNED, experts_from_gguf, latent_from_gguf
 from sampan.models.mixture import ExpertConfig, experts_of
 
@@ -114,5 +114,5 @@ FAMILY = Family(
     build=build,
     forward=forward,
     parts=parts,
-    drafts=True,
+    draft=DRAFT,
 )

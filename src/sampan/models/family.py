@@ -8,6 +8,7 @@ from typing import Any
 from sampan.kernels.ops import Batch, Ops
 from sampan.models.config import GgufModel, ModelConfig
 from sampan.models.fields import Fields
+from sampan.models.predictor import Draft
 
 # GGUF "blk.N.KEY.weight" is "model.layers.N.VALUE.weight", and so with ".bias".
 LAYER = {
@@ -52,7 +53,7 @@ class Family:
     whether a file is its own. `turned`: endings, by Hugging Face's names, of tensors whose `parts` lie
     [inputs, outputs]. `interleaved`: linears whose rows GGUF keeps in another order, with the field of the
     configuration that counts their heads. `ignored`: endings of names, as a file has them, of no weights.
-    `drafts`: files have layers behind the last one that guess tokens further on, and that are passed over.
+    `draft`: the layer behind the last one that guesses a token more, where files have one.
     `parts(config, name, shape)`: for a tensor of the file, by Hugging Face's name, that holds many of ours
     one after another: these, each [rows, last axis]; rows are counted over all axes but the last, of a vector
     over its elements. Empty for any other tensor.
@@ -70,7 +71,7 @@ class Family:
     whole: Mapping[str, str] = field(default_factory=WHOLE.copy)
     interleaved: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = (".rotary_emb.inv_freq",)
-    drafts: bool = False
+    draft: Draft | None = None
     special: Callable[[GgufModel], bool] | None = None
     turned: tuple[str, ...] = ()
     parts: Callable[[Any, str, tuple[int, ...]], Parts] = _itself
@@ -102,7 +103,7 @@ class Family:
     def ignores(self, name: str, config: ModelConfig) -> bool:
         """Whether a file's tensor is no weight, or a second copy of a tied head, which transformers ignores
         too."""
-        if self.drafts and name.startswith(("model.layers.", "blk.")):
-            layer = name.removeprefix("model.").split(".")[1]
+        if self.draft and name.startswith("blk."):  # GGUF names parts of this layer otherwise: it is not read
+            layer = name.split(".")[1]
             return name.endswith(self.ignored) or (layer.isdecimal() and int(layer) >= config.layers)
         return name.endswith(self.ignored) or (config.tied_head and name == "lm_head.weight")

@@ -14,6 +14,7 @@ from sampan.kernels.ops import HIDDEN, Attention, Batch, Form, Linear, Norm, Ops
 from sampan.models.config import ModelConfig, RopeConfig
 from sampan.models.mixture import ExpertConfig, Mixture, Mlp, Names, mixture, mlp, run
 from sampan.models.mixture import parts as experts_parts
+from sampan.models.predictor import Draft, Predictor, begun, behind_the_last, ended
 
 NAMES = Names(shared="mlp.shared_experts.")
 
@@ -42,14 +43,17 @@ class LatentConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class Layer:
-    """One decoder layer. `query`: from the norm's output, or from the queries' latent vector."""
+    """One decoder layer. `query`: from the norm's output, or from the queries' latent vector; `query_rope`,
+    `key_rope`: rotations of queries and keys."""
 
     attn_norm: Norm
     query_down: Linear | None
     query_norm: Norm | None
     query: Linear
+    query_rope: Rope
     latent: Linear
     latent_norm: Norm
+    key_rope: Rope
     keys: PerHead
     attention: Attention
     values: PerHead
@@ -60,37 +64,41 @@ class Layer:
 
 @dataclass(frozen=True)
 class Model:
-    """Embedding, layers, final norm and head; the rotations of queries and keys."""
+    """Embedding, layers, final norm and head."""
 
     embed: Weight
     layers: tuple[Layer, ...]
     norm: Norm
     head: Linear
-    query_rope: Rope
-    key_rope: Rope
-    latent: int
-    rotated: int
 
 
 def build(c: LatentConfig) -> Model:
     """The weights by their Hugging Face names."""
+    layers = tuple(_layer(c, index) for index in range(c.layers))
+    norm = Norm(Weight("model.norm.weight", (c.hidden,)), c.norm_eps)
+    embed, head = _ends(c)
+    return Model(embed, layers, norm, head)
+
+
+def _ends(c: LatentConfig) -> tuple[Weight, Linear]:
+    """Embedding and head."""
     embed = Weight("model.embed_tokens.weight", (c.vocab, c.hidden))
     name = embed.name if c.tied_head else "lm_head.weight"
-    rope = (c.rope.inv_freq,)
-    return Model(
-        embed,
-        tuple(_layer(c, index) for index in range(c.layers)),
-        Norm(Weight("model.norm.weight", (c.hidden,)), c.norm_eps),
-        Linear((Weight(name, (c.vocab, c.hidden), fine=True),)),
-        Rope(*rope, c.plain + c.rotated, c.rope.scale, c.form, c.plain),
-        Rope(*rope, c.rotated, c.rope.scale, c.form),
-        c.latent,
-        c.rotated,
-    )
+    return embed, Linear((Weight(name, (c.vocab, c.hidden), fine=True),))
+
+
+def build_draft(c: LatentConfig) -> Predictor[Layer]:
+    """The layer for drafts."""
+    at = f"model.layers.{c.layers}."
+    names = ("enorm", "hnorm", "shared_head.norm")
+    embed_norm, state_norm, norm = (Norm(Weight(f"{at}{n}.weight", (c.hidden,)), c.norm_eps) for n in names)
+    mix = Linear.of(at + "eh_proj", sizes=(c.hidden,), inputs=2 * c.hidden)
+    embed, head = _ends(c)
+    return Predictor(embed, embed_norm, state_norm, mix, _layer(c, c.layers), norm, head)
 
 
 def _layer(c: LatentConfig, index: int) -> Layer:
-    at, last = f"model.layers.{index}.", index == c.layers - 1
+    at, last = f"model.layers.{index}.", index >= c.layers - 1
     attn = at + "self_attn."
     head = c.plain + c.rotated
     # Queries and keys pass products one behind another: 8 bits in each add up (docs/numerics.md).
@@ -109,8 +117,10 @@ def _layer(c: LatentConfig, index: int) -> Layer:
         query=linear(
             "q_b_proj" if down else "q_proj", c.heads * head, c.query or c.hidden, fine=down or last
         ),
+        query_rope=Rope(c.rope.inv_freq, head, c.rope.scale, c.form, c.plain),
         latent=linear("kv_a_proj_with_mqa", c.latent + c.rotated, c.hidden, bias=c.bias, fine=True),
         latent_norm=norm(attn + "kv_a_layernorm", c.latent),
+        key_rope=Rope(c.rope.inv_freq, c.rotated, c.rope.scale, c.form),
         keys=PerHead(_up(attn, "k", c, c.plain), head, transposed=True),
         attention=Attention(index, c.heads, 1, c.latent + c.rotated, c.latent, c.scale, latent=True),
         values=PerHead(_up(attn, "v", c, c.value), c.latent),
@@ -131,17 +141,29 @@ def forward(ops: Ops, model: Model, batch: Batch) -> Any:
     """Logits of the sampled rows."""
     x = ops.embed(model.embed, batch.ids)
     for layer in model.layers:
-        h = ops.norm(x, layer.attn_norm)
-        latent, key = ops.split(ops.linear(h, layer.latent), (model.latent, model.rotated))
-        key = ops.rope(key, batch.positions, model.key_rope)
-        keys = ops.concat((ops.norm(latent, layer.latent_norm), key))
-        q = ops.rope(ops.linear(_query(ops, h, layer), layer.query), batch.positions, model.query_rope)
-        y = ops.attend(ops.per_head(q, layer.keys), keys, None, batch.cache, layer.attention)
-        if layer is model.layers[-1]:  # nothing reads the other rows any more
-            x, y = ops.rows(x, batch.sampled), ops.rows(y, batch.sampled)
-        x = x + ops.linear(ops.per_head(y, layer.values), layer.out)
-        x = x + run(ops, ops.norm(x, layer.mlp_norm), layer.mlp)
+        x = _through(ops, x, layer, batch, last=layer is model.layers[-1])
     return ops.head(ops.keep(ops.norm(x, model.norm), HIDDEN), model.head)
+
+
+def draft(ops: Ops, model: Predictor[Layer], batch: Batch) -> Any:
+    """Logits of the token after the next one."""
+    x = _through(ops, begun(ops, model, batch), model.layer, batch, last=True)
+    return ended(ops, model, x)
+
+
+def _through(ops: Ops, x: Any, layer: Layer, batch: Batch, *, last: bool) -> Any:
+    """What a layer makes of x [T, H]; of the `last` one nothing but the sampled rows is read."""
+    h = ops.norm(x, layer.attn_norm)
+    sizes = layer.attention.value_size, layer.key_rope.head_size
+    latent, key = ops.split(ops.linear(h, layer.latent), sizes)
+    key = ops.rope(key, batch.positions, layer.key_rope)
+    keys = ops.concat((ops.norm(latent, layer.latent_norm), key))
+    q = ops.rope(ops.linear(_query(ops, h, layer), layer.query), batch.positions, layer.query_rope)
+    y = ops.attend(ops.per_head(q, layer.keys), keys, None, batch.cache, layer.attention)
+    if last:
+        x, y = ops.rows(x, batch.sampled), ops.rows(y, batch.sampled)
+    x = x + ops.linear(ops.per_head(y, layer.values), layer.out)
+    return x + run(ops, ops.norm(x, layer.mlp_norm), layer.mlp)
 
 
 def _query(ops: Ops, h: Any, layer: Layer) -> Any:
@@ -149,6 +171,9 @@ def _query(ops: Ops, h: Any, layer: Layer) -> Any:
     if layer.query_down is None or layer.query_norm is None:
         return h
     return ops.norm(ops.linear(h, layer.query_down), layer.query_norm)
+
+
+DRAFT = Draft(build=build_draft, forward=draft, owns=behind_the_last)
 
 
 def parts(c: LatentConfig, name: str, shape: tuple[int, ...]) -> Mapping[str, int]:

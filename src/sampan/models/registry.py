@@ -9,7 +9,7 @@ import pkgutil
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +40,14 @@ class Model:
     def weights(self) -> dict[str, Weight]:
         """Every tensor the model needs, by name."""
         return {w.name: w for w in _weights(self.description)}
+
+    def draft(self) -> "Model | None":
+        """Its layer for drafts as a model of its own, None where the family has none."""
+        draft = self.family.draft
+        if draft is None:
+            return None
+        family = replace(self.family, build=draft.build, forward=draft.forward, draft=None)
+        return Model(self.config, draft.build(self.config), family)
 
     def graph(self, *outputs: str) -> Graph:
         """What it computes to give these outputs."""

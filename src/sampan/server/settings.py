@@ -24,6 +24,10 @@ class EngineSettings:
     adapter_rank: int = 64
     backend: str = "cpu"
     device: str | None = None
+    draft: Literal["auto", "mtp", "lookup", "none"] = "auto"
+    draft_model: ModelFiles | None = None
+    draft_tokens: int | None = None
+    draft_confidence: float | None = None
     expert_memory: int | None = None
 
 

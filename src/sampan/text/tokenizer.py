@@ -116,6 +116,11 @@ class Tokenizer:
         self._check(token)
         return self._entry(token)
 
+    def entries(self) -> dict[str, int]:
+        """Ids by entry, without those that only pad."""
+        known = self._backend.get_vocab(with_added_tokens=True)
+        return {entry: token for entry, token in known.items() if not entry.startswith("[PAD")}
+
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token stands for, maybe a part of a character; `b""` for an id that only pads."""
         known = self._bytes.get(token)

@@ -63,6 +63,12 @@ class Checkpoint:
         """The file or folder."""
         return str(self.path)
 
+    @property
+    def drafts(self) -> bool:
+        """Whether it has the layer that its family has for drafts."""
+        draft = describe(self.config).draft()
+        return draft is not None and draft.weights().keys() <= self.tensors.keys()
+
     def info(self, name: str) -> TensorInfo:
         """Shape, type and place of a tensor."""
         if name not in self.tensors:
@@ -275,7 +281,8 @@ def _read_plain(
     if method is None:
         return {name: info for shard in shards for name, info in shard.tensors.items()}, files
     model = describe(config)
-    needed = model.weights()
+    draft = model.draft()
+    needed = model.weights() | (draft.weights() if draft else {})
 
     def reads(name: str, shape: tuple[int, ...]) -> bool:
         return name in needed or bool(model.family.parts(config, name, shape))

@@ -73,10 +73,16 @@ def complete(
     purpose: Purpose,
 ) -> Mapping[str, TensorInfo]:
     """Every tensor that the model needs, in its shape, and no other; what differs is listed by name. A vector
-    where the model has a matrix of one row is that row."""
+    where the model has a matrix of one row is that row. A layer for drafts is there whole, or not at all."""
     model = describe(config)
     expected = model.weights()
     needed = expected if purpose.pooling is None else model.graph(HIDDEN).weights()
+    if (draft := model.draft()) and model.family.draft:
+        owns, own = model.family.draft.owns, draft.weights()
+        others = {name for name in tensors if name not in own and owns(name, config)}  # copies, more layers
+        tensors = {name: info for name, info in tensors.items() if name not in others}
+        if (own.keys() - expected.keys()) & tensors.keys():
+            expected, needed = expected | own, needed | own
     missing = [name for name in needed if name not in tensors]
     if missing:
         raise WeightsError(f"{where}: tensor {listed(missing)} is missing: the file is incomplete")
@@ -95,4 +101,4 @@ def complete(
     if extra:
         given, family = listed([quoted(name) for name in extra]), config.family
         raise UnsupportedModel(f"{where}: tensor {given} has no place in a {family} model")
-    return MappingProxyType({**tensors, **rows}) if rows else tensors
+    return MappingProxyType({**tensors, **rows})

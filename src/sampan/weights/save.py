@@ -65,7 +65,10 @@ class PackedFile:
         self._pieces = pieces
         self._matrices = {piece.name: piece.described(checkpoint) for piece in pieces}
         model = describe(checkpoint.config)
-        self._vectors = {w.name: w.shape[0] for w in model.weights().values() if len(w.shape) == 1}
+        weights = model.weights()
+        if checkpoint.drafts and (layer := model.draft()):
+            weights = weights | layer.weights()
+        self._vectors = {w.name: w.shape[0] for w in weights.values() if len(w.shape) == 1}
         self._header = header(self._matrices, self._vectors)
         stored = sum(matrix.stored for matrix in self._matrices.values())
         self.bytes = len(self._header) + stored + 4 * sum(self._vectors.values())

@@ -126,7 +126,7 @@ def test_a_span_without_a_result_is_done_again_without_its_draft(simulation: Sim
     assert span.draft
     assert run.scheduler.postprocess([span], [[]]) == []
     (again,) = run.scheduler.schedule()
-    assert again == replace(span, count=1, draft=())
+    assert again == replace(span, count=1, draft=(), source="")
     assert run.scheduler.counters.drafted == 0
 
 

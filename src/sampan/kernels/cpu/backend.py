@@ -33,6 +33,7 @@ class CpuBackend:
     settings: Settings
     asked: int | None = None
     name: str = "cpu"
+    exact: bool = True
 
     def __post_init__(self) -> None:
         self.machine = machine(self.settings, self.asked)
@@ -56,6 +57,7 @@ class CpuBackend:
         plan = self._plan(graph, Layout(tensors, experts), max_rows, room)
         return Needs(
             weights=plan.weight_bytes,
+            parts=plan.parts,
             workspace=plan.workspace(self.threads),
             logits=4 * padded(plan.vocabulary),
             page={cache: plan.page_bytes(cache) for cache in CACHES},

@@ -107,6 +107,8 @@ class Plan:
     norms: list[str] = field(default_factory=list)
     sites: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, Output] = field(default_factory=dict)
+    given: Output | None = None
+    """Where a step finds what it is given beside its tokens."""
     routers: list[Router] = field(default_factory=list)
     attentions: tuple[Attention, ...] = ()
     vocabulary: int = 0
@@ -155,6 +157,10 @@ class Plan:
     @property
     def weight_bytes(self) -> int:
         """Of all packed matrices and vectors, and of the memory that experts are read into."""
-        vectors = 4 * sum(weight.shape[0] for weight in self.vectors.values())
-        resident = sum(segment.nbytes for segment in self.segments.values())
-        return vectors + resident + self.expert_slots * self.expert_bytes
+        return sum(self.parts.values()) + self.expert_slots * self.expert_bytes
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes of each packed matrix and vector."""
+        vectors = {name: 4 * weight.shape[0] for name, weight in self.vectors.items()}
+        return vectors | {name: segment.nbytes for name, segment in self.segments.items()}

@@ -70,6 +70,10 @@ class _Planner:
         beside = bool(begun) and begun[-1].op == "angles"
         self._writer.emit("embed", node.label, joined=beside, matrix=segment, out=self._places[node])
 
+    def _given(self, node: Node) -> None:
+        self._places[node] = self._writer.buffer(node.width)
+        self._writer.give(Output(self._places[node], node.width, sampled=False))
+
     def _slice(self, node: Node) -> None:
         """A view."""
 

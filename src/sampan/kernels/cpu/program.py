@@ -103,12 +103,21 @@ class NativeProgram:
 
     def run(self, spans: Sequence[Span]) -> NativeRows:
         """One step."""
+        if self.plan.given is not None:
+            self._give(self.plan.given, spans)
         try:
-            return NativeRows(self.program, self.plan.norms, self.plan.outputs, *self.program.run(spans))
+            found = self.program.run([span[:6] for span in spans])
+            return NativeRows(self.program, self.plan.norms, self.plan.outputs, *found)
         except MemoryError as e:
             raise out_of_memory(f"a step of {sum(len(span.ids) for span in spans)} tokens") from e
         except RuntimeError as e:  # an expert could not be read
             raise WeightsError(str(e)) from e
+
+    def _give(self, to: Output, spans: Sequence[Span]) -> None:
+        values = np.concatenate([span.given for span in spans])
+        if values.shape != (sum(len(span.ids) for span in spans), to.width):
+            raise ValueError(f"run: {values.shape} floats are given, and {to.width} of each row are read")
+        self.program.give(*to.place, np.ascontiguousarray(values, np.float32))
 
     def update(self, values: NewValues) -> None:
         """New values for weights, in place."""

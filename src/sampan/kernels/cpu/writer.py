@@ -90,6 +90,11 @@ class Writer:
         self.plan.outputs[name] = output
         self.plan.buffers[output.place.buffer].region.touch(inf)
 
+    def give(self, output: Output) -> None:
+        """A value that is there when the step begins."""
+        self.plan.given = output
+        self.plan.buffers[output.place.buffer].region.touch(-1)
+
     def emit(self, op: str, label: str, *, joined: bool = False, **fields: Any) -> None:
         """One more instruction; what its fields name lives in its phase."""
         self._phase += not joined

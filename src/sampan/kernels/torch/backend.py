@@ -37,6 +37,7 @@ class TorchBackend:
     """
 
     name = "torch"
+    exact = False
 
     def __init__(self, device: str = "cpu", threads: int | None = None, dtype: str | None = None) -> None:
         if dtype is not None and dtype not in DTYPES:

@@ -47,6 +47,7 @@ class TorchProgram:
         self._adapters: dict[int, LowRanks] = {}
         tables = [node.detail.shape[0] for node in graph.nodes if node.op == "embed"]
         self._vocabulary = min(tables, default=2**31)
+        self._width = 0 if graph.given is None else graph.given.width
         self._sampled = {name for name, node in graph.outputs.items() if node.sampled}
 
     @property
@@ -136,7 +137,16 @@ class TorchProgram:
             sampled += range(first - span.sampled, first)
         index, attend = self._cache.index, self._cache.step(spans).attend
         adapters = list(self._adapted(spans, sampled))
-        return Step(index(ids), torch.tensor(positions), index(sampled), attend, adapters)
+        given = self._given(spans) if self._width else None
+        return Step(index(ids), torch.tensor(positions), index(sampled), attend, adapters, given)
+
+    def _given(self, spans: Sequence[Span]) -> Tensor:
+        """What the model reads beside tokens [T, width]."""
+        dtype = next(weight.dtype for weight in self.weights.values())
+        values = np.concatenate([span.given for span in spans])
+        shape = sum(len(span.ids) for span in spans), self._width
+        _require(values.shape == shape, f"{values.shape} floats are given, of {shape} that are read")
+        return on_device(values, self.device, dtype)
 
     def _adapted(self, spans: Sequence[Span], sampled: list[int]) -> Iterator[Adapted]:
         slots = np.repeat([span.slot for span in spans], [len(span.ids) for span in spans])

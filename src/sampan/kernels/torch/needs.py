@@ -24,8 +24,10 @@ def needs_of(
     """See `backend.Needs`. `dtype`: of weights and values."""
     head = max((node.width for node in graph.nodes if node.op == "head"), default=0)
     numbers = sum(shape.cached for shape in graph.attentions())
+    parts = {name: prod(weight.shape) * dtype.itemsize for name, weight in graph.weights().items()}
     return Needs(
-        weights=sum(prod(weight.shape) for weight in graph.weights().values()) * dtype.itemsize,
+        weights=sum(parts.values()),
+        parts=parts,
         workspace=_workspace(graph, dtype, device, max_rows),
         logits=head * (_WIDE if dtype.itemsize == _WIDE else _WIDE + dtype.itemsize),
         page={name: PAGE * numbers * kind.itemsize for name, kind in DTYPES.items()},

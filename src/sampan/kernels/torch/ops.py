@@ -40,6 +40,7 @@ class Step:
     sampled: Tensor
     attend: Attend
     adapters: Sequence[Adapted] = ()
+    given: Tensor | None = None
 
 
 Watch = Callable[[Node, Tensor], None]
@@ -75,6 +76,10 @@ class Walk:
     def embed(self, node: Node) -> Tensor:
         table: Weight = node.detail
         return functional.embedding(self._step.ids, self._weights[table.name])
+
+    def given(self, _node: Node) -> Tensor:
+        assert self._step.given is not None
+        return self._step.given
 
     def norm(self, node: Node, x: Tensor) -> Tensor:
         norm: Norm = node.detail

@@ -149,7 +149,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Beat:
-    """A sign of life. `steps` since the start; `busy`: there is work, so steps must grow."""
+    """A sign of life. `steps` since the start; `busy`: there is work, so steps must grow. `depths`: as the
+    engine's counters have them."""
 
     steps: int
     busy: bool
@@ -160,6 +161,7 @@ class Beat:
     pages_found: int
     drafted: int
     accepted: int
+    depths: dict[str, list[tuple[int, int]]]
     preempted: int
     resident_bytes: int
     experts: ExpertReads | None = None

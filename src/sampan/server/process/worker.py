@@ -104,6 +104,7 @@ class Worker:
             pages_found=counters.pages_found,
             drafted=counters.drafted,
             accepted=counters.accepted,
+            depths=counters.by_depth(),
             preempted=counters.preempted,
             resident_bytes=resident_memory(),
             experts=self._llm.expert_reads,
@@ -256,6 +257,10 @@ def _open(s: EngineSettings) -> LoadedModel:
         expert_memory=s.expert_memory,
         backend=s.backend,
         device=s.device,
+        draft=s.draft,
+        draft_model=s.draft_model,
+        draft_tokens=s.draft_tokens,
+        draft_confidence=s.draft_confidence,
         settings=s.settings,
     )
 

@@ -1,7 +1,7 @@
 """What a service and its engine say about themselves when metrics are asked for."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -99,6 +99,7 @@ class State(Collector):
         yield counter("vllm:prefix_cache_hits", "Those that were there.", found * page)
         yield counter("vllm:spec_decode_num_draft_tokens", "Tokens drafted.", drafted)
         yield counter("vllm:spec_decode_num_accepted_tokens", "Drafted tokens that held.", accepted)
+        yield from self._depths({} if beat is None else beat.depths)
         preempted = 0 if beat is None else beat.preempted
         yield counter("vllm:num_preemptions", "Requests put back for want of cache.", preempted)
         info = self._family(
@@ -127,6 +128,18 @@ class State(Collector):
             text = "Part of the uses, 1 is all."
             yield self._gauge("sampan:expert_hit_rate", text, reads.hit_rate)
             yield self._gauge("sampan:expert_bytes_per_token", "Bytes read.", reads.bytes_per_token)
+
+    def _depths(self, depths: Mapping[str, Sequence[tuple[int, int]]]) -> Iterator[Metric]:
+        """Tokens of drafts by who drafted and their place, 1 behind the sequence's own."""
+        labels = "drafter", "depth"
+        drafted = self._family(CounterMetricFamily, "sampan:draft_tokens", "Drafted, by depth.", *labels)
+        held = self._family(CounterMetricFamily, "sampan:draft_tokens_accepted", "Those that held.", *labels)
+        for drafter, rows in depths.items():
+            for depth, (tokens, accepted) in enumerate(rows, 1):
+                drafted.add_metric([*self._who, drafter, str(depth)], tokens)
+                held.add_metric([*self._who, drafter, str(depth)], accepted)
+        yield drafted
+        yield held
 
     def _tokens(self) -> Iterator[Metric]:
         counts = self._metrics.counts

@@ -146,9 +146,24 @@ static nb::ndarray<nb::numpy, const float> kept(nb::handle self, int buffer, int
   return {p.data(place), {rows, static_cast<size_t>(width)}, self, {p.width(place), 1}};
 }
 
+// What the next step reads beside its tokens: [rows][width].
+static void give(Recorded& r, int buffer, int64_t offset,
+                 const nb::ndarray<nb::numpy, const float, nb::ndim<2>, nb::c_contig>& values) {
+  Program& p = *r.program;
+  const Place place{buffer, offset};
+  const size_t width = values.shape(1);
+  require(
+      p.holds(place, static_cast<int64_t>(width)) && values.shape(0) <= static_cast<size_t>(p.rows(place)),
+      "give: the buffer does not hold the values");
+  for (size_t row = 0; row < values.shape(0); ++row)
+    std::copy_n(values.data() + row * width, width,
+                p.data(place) + row * static_cast<size_t>(p.width(place)));
+}
+
 void bind_run(nb::class_<Recorded>& program) {
   program.def("run", &run_program, nb::arg("spans"))
       .def("kept", &kept, nb::arg("buffer"), nb::arg("offset"), nb::arg("width"), nb::arg("sampled"))
+      .def("give", &give, nb::arg("buffer"), nb::arg("offset"), nb::arg("values"))
       .def_prop_ro("sampled_logits", &logits_of);
 }
 

@@ -167,6 +167,8 @@ class Program {
   int logits_width() const { return buffers_[static_cast<size_t>(logits_)].width; }
   bool holds(const Place& place, int64_t count) const;  // features inside the buffer
   const float* data(const Place& place) const { return at(place); }
+  float* data(const Place& place) { return at(place); }
+  int rows(const Place& place) const { return buffers_[static_cast<size_t>(place.buffer)].rows; }
   int width(const Place& place) const { return buffers_[static_cast<size_t>(place.buffer)].width; }
   bool ok() const { return ok_; }  // all memory was granted
   void set_vocabulary(int n) { vocabulary_ = n; }
