@@ -225,9 +225,11 @@ void ExpertStore::read() {
     lock.unlock();
     const std::string fault = fetch(record, data(s), id);
     lock.lock();
-    ++counts_.reads;
-    counts_.ahead += ahead;
-    counts_.bytes += fault.empty() ? record.bytes : 0;
+    if (fault.empty()) {
+      ++counts_.reads;
+      counts_.ahead += ahead;
+      counts_.bytes += record.bytes;
+    }
     settle(s, fault);
   }
 }
