@@ -1,18 +1,32 @@
-"""A service whose model has its experts on disk: it answers, and `/metrics` tells what reading takes."""
+"""A service whose model has its experts on disk: it answers, `/metrics` tells what reading takes, and a disk
+that fails ends a request alone."""
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 
-def test_metrics_tell_what_reading_experts_takes(
-    serve: Any, service: Any, mixture: Path, tmp_path: Path
-) -> None:
+def test_metrics_and_a_disk_that_fails(serve: Any, service: Any, mixture: Path, tmp_path: Path) -> None:
     options = ("--expert-memory", "400kB", "--context", "128", "--memory", "300MB", "--name", "mixture")
     with serve(*options, name=str(mixture), SAMPAN_HOME=str(tmp_path)) as running:
         running.model = "mixture"
         assert running.complete(max_tokens=9, temperature=0, ignore_eos=True).status_code == 200
+        (experts,) = (tmp_path / "experts").iterdir()
+        whole = experts.read_bytes()
+        os.truncate(experts, 4096)
+        failed = running.complete(prompt="something else", max_tokens=9, temperature=0)
+        assert failed.status_code == 500
+        assert "could not be read at offset" in failed.text
+        with experts.open("r+b") as file:
+            file.write(whole)
+        assert running.answers()
+        assert running.metric("sampan:engine_restarts_total") == 0
+        end = time.monotonic() + 10
+        while running.metric("sampan:expert_uses_total") == 0 and time.monotonic() < end:
+            time.sleep(0.05)  # the engine tells it four times a second
         lines = httpx.get(f"{running.url}/metrics").text.splitlines()
     found = {
         line.split("{")[0]: float(line.split()[-1]) for line in lines if line.startswith("sampan:expert_")

@@ -106,12 +106,12 @@ void ExpertStore::use(int id, int rows, ExpertUse& use) {
   Slot& slot = slots_[at(expert.slot)];
   use.slot = expert.slot;
   ++slot.pins;
-  counts_.ahead_used += slot.ahead;
-  slot.ahead = false;
   if (slot.status == Status::reading) {
     slot.waiting.push_back(&use);
     return;
   }
+  counts_.ahead_used += slot.ahead;
+  slot.ahead = false;
   ++counts_.found;
   use.data = data(use.slot) + expert.record.base;
   use.state.store(ExpertUse::ready, std::memory_order_release);
@@ -225,9 +225,11 @@ void ExpertStore::read() {
     lock.unlock();
     const std::string fault = fetch(record, data(s), id);
     lock.lock();
-    ++counts_.reads;
-    counts_.ahead += ahead;
-    counts_.bytes += fault.empty() ? record.bytes : 0;
+    if (fault.empty()) {
+      ++counts_.reads;
+      counts_.ahead += ahead;
+      counts_.bytes += record.bytes;
+    }
     settle(s, fault);
   }
 }
@@ -245,6 +247,10 @@ void ExpertStore::settle(int s, const std::string& fault) {
       use->slot = -1;
     }
     use->state.store(fault.empty() ? ExpertUse::ready : ExpertUse::failed, std::memory_order_release);
+  }
+  if (fault.empty() && !slot.waiting.empty()) {
+    counts_.ahead_used += slot.ahead;
+    slot.ahead = false;
   }
   slot.waiting.clear();
   if (!fault.empty()) {
