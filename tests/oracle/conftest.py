@@ -6,7 +6,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, cycle
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,27 @@ SPARSE: dict[str, dict[str, object]] = {
         "rope_parameters": MSCALE,
     },
 }  # fmt: skip
+DELTA = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 32,
+    "linear_value_head_dim": 64, "head_dim": 64, "num_hidden_layers": 4,
+}  # fmt: skip
+# The gated delta rule in most layers.
+HYBRID: dict[str, dict[str, object]] = {
+    "qwen3_next": {
+        "model_type": "qwen3_next", "shared_expert_intermediate_size": 96, "decoder_sparse_step": 2, **MIXED,
+        **DELTA,
+    },
+    "qwen3_5": {"model_type": "qwen3_5_text", **DELTA, "linear_conv_kernel_dim": 3, "vocab_size": 333},
+    "qwen3_5-last": {
+        "model_type": "qwen3_5_text", **DELTA, "layer_types": ["full_attention", "linear_attention"],
+        "num_hidden_layers": 2, "linear_num_key_heads": 4, "tie_word_embeddings": True,
+    },
+    "qwen3_5_moe": {
+        "model_type": "qwen3_5_moe_text", "shared_expert_intermediate_size": 96, **MIXED, **DELTA,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+    },
+}  # fmt: skip
+STATES = 8  # slots
 
 
 def round_inputs(module: torch.nn.Module) -> None:
@@ -136,14 +157,15 @@ class Native:
         backend = backend or CpuBackend(Settings(Path()), threads)
         with open_checkpoint(files) as checkpoint:
             self.weights = describe(checkpoint.config).weights()
-            placed, size = backend.place(checkpoint, 0), CacheSize(PAGES, cache)
+            placed, size = backend.place(checkpoint, 0), CacheSize(PAGES, cache, STATES)
             program = backend.compile(graph_of(checkpoint.config), placed, size, CONTEXT, room)
         self.runner = Runner(program, PAGES, room)
         self.pool = BlockPool(PAGES, PAGE)
+        self._slots = cycle(range(STATES))
 
     def sequence(self, tokens: list[int], adapter: int = 0) -> Sequence:
         sequence = Sequence(0, tokens, len(tokens), SamplingParams(), 0, CONTEXT, frozenset())
-        sequence.adapter = adapter
+        sequence.adapter, sequence.writes = adapter, next(self._slots)
         return sequence
 
     def step(self, *work: tuple[Sequence, int]) -> list[np.ndarray]:
@@ -154,6 +176,8 @@ class Native:
             plan.append(Span(sequence, sequence.computed, count, sample=True))
             sequence.computed += count
         rows = self.runner.rows(plan, sample_all=True)
+        for sequence, _ in work:
+            sequence.reads = sequence.writes
         assert not rows.unsound
         return np.split(rows.logits.copy(), list(accumulate(count for _, count in work))[:-1])
 
@@ -183,7 +207,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tiny]:
 
     @cache
     def make(case: str, dtype: torch.dtype = torch.float32, shard: str = "1GB") -> Tiny:
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SMALL | (CASES | SPARSE)[case]))
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(**SMALL | (CASES | SPARSE | HYBRID)[case])
+        )
         randomise(model, dtype)
         folder = tmp_path_factory.mktemp(case)
         model.save_pretrained(folder, max_shard_size=shard)
@@ -203,12 +229,17 @@ def case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=[*CASES, *SPARSE])
+@pytest.fixture(params=[*CASES, *SPARSE, *HYBRID])
 def any_case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=SPARSE)
+@pytest.fixture(params=HYBRID)
+def hybrid_case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=[*SPARSE, *HYBRID])
 def sparse_case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

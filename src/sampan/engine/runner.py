@@ -47,6 +47,8 @@ class Runner:
                 s.count if sample_all else s.sampled,
                 slot(s.sequence.adapter),
                 s.targets if targets and _summed(s) else (),
+                s.sequence.reads,
+                s.sequence.writes,
             )
             for s in plan
         ]

@@ -70,6 +70,10 @@ class Sequence:
     """How many of them were told."""
     pooled: Pooled | None = None
     """The vector that its prompt becomes."""
+    reads: int = -1
+    """The slot with its state behind the first `computed` tokens; -1 for none."""
+    writes: int = -1
+    """The slot that its next rows leave their state in."""
     _blocks: list[bytes] = field(default_factory=list)
 
     @property

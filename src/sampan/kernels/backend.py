@@ -84,17 +84,19 @@ class AdapterRoom:
 
 @dataclass(frozen=True)
 class CacheSize:
-    """The paged cache: how many pages, and the type of its numbers."""
+    """The paged cache: how many pages, and the type of its numbers; and how many states beside it."""
 
     pages: int
     dtype: str = "bf16"
+    states: int = 0
 
 
 @dataclass(frozen=True)
 class Needs:
     """Bytes that a plan takes. `workspace`: of the largest step, without logits; `logits`: of one row of
     them; `page`: of one page of the cache in all layers, by the cache's type; `dtype`: the type that suits
-    the weights; `adapters`: of all adapters that there is room for."""
+    the weights; `adapters`: of all adapters that there is room for; `state`: of what a sequence carries
+    besides its pages."""
 
     weights: int
     workspace: int
@@ -102,6 +104,7 @@ class Needs:
     page: Mapping[str, int]
     dtype: str
     adapters: int = 0
+    state: int = 0
 
 
 DRAFT_ROWS = 8
@@ -125,7 +128,10 @@ Notice = Callable[[str], AbstractContextManager[object]]
 class Span(NamedTuple):
     """Rows of one sequence in a step: their tokens, how many are before them, the sequence's pages, how many
     of the last rows are sampled, the slot of its adapter (-1: none), and tokens whose logits are all that is
-    wanted of the first sampled rows, one of each."""
+    wanted of the first sampled rows, one of each.
+
+    Where the graph has states: the one before the rows is read from one slot (-1: zeros), and the one behind
+    them is written to another or the same, which no other span of the step reads or writes."""
 
     ids: list[int]
     before: int
@@ -133,6 +139,8 @@ class Span(NamedTuple):
     sampled: int
     slot: int = -1
     targets: Sequence[int] = ()
+    reads: int = -1
+    writes: int = -1
 
 
 class Rows(Protocol):

@@ -50,7 +50,8 @@ class Family:
     `layer`, `whole`: GGUF's names of a layer's tensors and of others. `interleaved`: linears whose rows GGUF
     keeps in another order, with the field of the configuration that counts their heads. `ignored`: endings of
     names, as a file has them, of no weights. `drafts`: files have layers behind the last one that guess
-    tokens further on, and that are passed over. `parts(config, name, shape)`: for a tensor of the file, by
+    tokens further on, and that are passed over. `beside`: beginnings of names of what a file may hold beside
+    the model, which is passed over: heads that guess tokens, encoders of pictures. `parts(config, name, shape)`: for a tensor of the file, by
     Hugging Face's name, that holds many of ours one after another: these, each [rows, last axis]; rows are
     counted over all axes but the last, of a vector over its elements. Empty for any other tensor.
     """
@@ -68,6 +69,7 @@ class Family:
     interleaved: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = (".rotary_emb.inv_freq",)
     drafts: bool = False
+    beside: tuple[str, ...] = ()
     parts: Callable[[Any, str, tuple[int, ...]], Parts] = _itself
 
     def __post_init__(self) -> None:
@@ -93,6 +95,8 @@ class Family:
     def ignores(self, name: str, config: ModelConfig) -> bool:
         """Whether a file's tensor is no weight, or a second copy of a tied head, which transformers ignores
         too."""
+        if self.beside and name.startswith(self.beside):
+            return True
         if self.drafts and name.startswith("model.layers."):
             layer = name.split(".")[2]
             return name.endswith(self.ignored) or (layer.isdecimal() and int(layer) >= config.layers)
