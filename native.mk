@@ -32,7 +32,7 @@ vectors_arm64 := neon
 
 kernels_files := test_kernels linear rows maps attention dispatch scalar
 pool_files := test_pool plan pool program program_experts program_head program_heads program_memory program_products \
-  adapters attention_plan check experts memory dispatch scalar
+  program_states   adapters attention_plan check experts memory dispatch scalar
 
 # $(1) variant, $(2) compiler, $(3) flags, $(4) instruction sets
 define native_variant

@@ -124,8 +124,7 @@ class Recorder:
         for part in parts:
             fits = part.shape[1] == x.node.width
             _require(fits, "linear", weight, f"{part.name} reads {part.shape[1]} features of {x.node.width}")
-        joined = sum(weight.joined or (len(parts),)) == len(parts)
-        _require(joined, "linear", weight, f"joins {sum(weight.joined)} of {len(parts)} parts")
+        _require(sum(weight.joined) in (0, len(parts)), "linear", weight, f"joins {weight.joined} parts")
         whole = self._value("linear", (x,), sum(part.shape[0] for part in parts), weight)
         return whole if len(weight.outputs) == 1 else self.split(whole, weight.outputs)
 
@@ -191,8 +190,6 @@ class Recorder:
         for name, value, width in (("x", x, rule.width), ("b", b, rule.heads), ("a", a, rule.heads)):
             fits = value.node.width == width and not value.node.sampled
             _require(fits, "delta", rule, f"{name} has {value.node.width} features, its heads {width}")
-        for vector in (rule.decay, rule.bias):
-            _require(vector.shape == (rule.heads,), "delta", rule, f"{vector.name} is {vector.shape}")
         return self._stateful("delta", (x, b, a), rule.heads * rule.value_size, rule)
 
     def _stateful(self, op: str, inputs: Sequence[Value], width: int, detail: State) -> Value:
@@ -289,8 +286,7 @@ def _label(op: str, detail: Any) -> str:
         return f"{op} {detail.parts[0].name.removesuffix('.weight')} …"
     if isinstance(detail, Experts):
         return f"{op} of {detail.router.weight.name.removesuffix('.weight')}"
-    layered = isinstance(detail, Attention | Convolution | DeltaRule)
-    return f"{op} of layer {detail.layer}" if layered else op
+    return f"{op} of layer {detail.layer}" if hasattr(detail, "layer") else op
 
 
 def _require(holds: bool, op: str, detail: Any, problem: str) -> None:

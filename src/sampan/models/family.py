@@ -51,7 +51,9 @@ class Family:
     keeps in another order, with the field of the configuration that counts their heads. `ignored`: endings of
     names, as a file has them, of no weights. `drafts`: files have layers behind the last one that guess
     tokens further on, and that are passed over. `beside`: beginnings of names of what a file may hold beside
-    the model, which is passed over: heads that guess tokens, encoders of pictures. `parts(config, name, shape)`: for a tensor of the file, by
+    the model, and what is passed over: layers that guess, encoders of pictures.
+
+    `parts(config, name, shape)`: for a tensor of the file, by
     Hugging Face's name, that holds many of ours one after another: these, each [rows, last axis]; rows are
     counted over all axes but the last, of a vector over its elements. Empty for any other tensor.
     """

@@ -1,4 +1,4 @@
-"""The decoder of Qwen's hybrids: most layers carry a state by the gated delta rule (arXiv:2412.06464) where the
+"""The decoder of Qwen's hybrids: most layers carry a state by the gated delta rule (arXiv:2412.06464), the
 others, every fourth as published, attend.
 
 A layer's mixer is followed by an MLP or by experts. Norms of the residual stream, and of q and k, multiply by

@@ -1,5 +1,5 @@
-"""Qwen3.5, with an MLP in each layer or with experts: Qwen3.5-9B, Qwen3.5-35B-A3B. Hybrids (`hybrid.py`) of which
-the part that reads and writes text is run; the encoder of pictures is passed over."""
+"""Qwen3.5, with an MLP in each layer or with experts: Qwen3.5-9B, Qwen3.5-35B-A3B. Hybrids (`hybrid.py`), of
+which the part that reads and writes text is run; the encoder of pictures is passed over."""
 
 from collections.abc import Mapping
 

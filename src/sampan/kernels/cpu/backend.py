@@ -54,6 +54,7 @@ class CpuBackend:
             page={cache: plan.page_bytes(cache) for cache in CACHES},
             dtype="f32" if _types(plan, tensors) == {TensorType.F32} else "bf16",
             adapters=plan.adapter_bytes,
+            state=4 * plan.state_floats,
         )
 
     def place(self, tensors: Tensors, weights_bytes: int | None = None) -> PackedWeights:

@@ -2,9 +2,11 @@
 
 from sampan.core.errors import UnsupportedModel
 from sampan.kernels.graph import Graph, Node
+from sampan.kernels.ops import Convolution, State
 
 _INPUTS = 32  # features that share an activation's scale
 _LANES = 16
+_TAPS, _KEYS = 16, 256  # at most
 
 
 def check(graph: Graph, where: str) -> None:
@@ -23,6 +25,18 @@ def _problem_of_experts(node: Node) -> str | None:
     return None
 
 
+def _problem_of_state(detail: State) -> str | None:
+    if isinstance(detail, Convolution):
+        channels, taps = detail.weight.shape
+        if channels % _LANES or taps > _TAPS:
+            return f"{channels} channels are no multiple of {_LANES}, or {taps} taps more than {_TAPS}"
+        return None
+    for name, size in (("key", detail.key_size), ("value", detail.value_size)):
+        if size % _LANES:
+            return f"{name} size {size} is not a multiple of {_LANES}"
+    return f"keys of {detail.key_size}: {_KEYS} at most" if detail.key_size > _KEYS else None
+
+
 def _problem(node: Node) -> str | None:
     match node.op:
         case "per_head":
@@ -33,6 +47,10 @@ def _problem(node: Node) -> str | None:
             return None
         case "experts":
             return _problem_of_experts(node)
+        case "convolve" | "delta":
+            return _problem_of_state(node.detail)
+        case "linear" if node.detail.joined and any(p.shape[0] % _LANES for p in node.detail.parts[:-1]):
+            return f"joined parts are no multiples of {_LANES}"
         case "linear" | "head":
             inputs = node.inputs[0].width
             return f"{inputs} inputs are not a multiple of {_INPUTS}" if inputs % _INPUTS else None

@@ -5,6 +5,7 @@ A plan is made without weights or memory, and says exactly what both will take.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, NamedTuple
 
 from sampan.kernels.backend import AdapterRoom
@@ -12,7 +13,7 @@ from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.layout import Segment
 from sampan.kernels.cpu.machine import Operand, padded
 from sampan.kernels.cpu.storage import Region
-from sampan.kernels.ops import Attention, Norm, Rope, Router, Weight
+from sampan.kernels.ops import Attention, Norm, Rope, Router, State, Weight
 
 
 class Place(NamedTuple):
@@ -108,6 +109,7 @@ class Plan:
     outputs: dict[str, Output] = field(default_factory=dict)
     routers: list[Router] = field(default_factory=list)
     attentions: tuple[Attention, ...] = ()
+    states: tuple[State, ...] = ()
     vocabulary: int = 0
     segments: dict[str, Segment] = field(default_factory=dict)
     vectors: dict[str, Weight] = field(default_factory=dict)
@@ -145,7 +147,12 @@ class Plan:
         return int(sum(runs)) // int(_native.RUN)
 
     @property
+    def state_floats(self) -> int:
+        """What a sequence carries besides its pages."""
+        return sum(prod(state.state) for state in self.states)
+
+    @property
     def weight_bytes(self) -> int:
         """Of all packed matrices and vectors."""
-        vectors = 4 * sum(weight.shape[0] for weight in self.vectors.values())
+        vectors = 4 * sum(prod(weight.shape) for weight in self.vectors.values())
         return vectors + sum(segment.nbytes for segment in self.segments.values())

@@ -15,12 +15,9 @@ _EPS = 1e-6  # beside squared lengths of q and k
 
 def convolved(weight: Tensor, state: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """`weight` [channels, taps], `state` [taps - 1, channels], `rows` [n, channels]."""
-    count, taps = len(rows), weight.shape[1]
     seen = torch.cat((state, rows.to(state.dtype)))
-    sums = sum(
-        (seen[tap : tap + count] * weight[:, tap] for tap in range(1, taps)), seen[:count] * weight[:, 0]
-    )
-    return functional.silu(sums).to(rows.dtype), seen[count:]
+    sums = (seen.unfold(0, weight.shape[1], 1) * weight).sum(-1)
+    return functional.silu(sums).to(rows.dtype), seen[len(rows) :]
 
 
 def delta_rule(

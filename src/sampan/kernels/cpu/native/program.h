@@ -19,7 +19,8 @@ namespace sampan {
 // clang-format off
 #define SAMPAN_EACH_OP(X) \
   X(embed) X(angles) X(prepare) X(linear) X(gated) X(norm) X(map) X(rotate) X(append) X(attend) X(stats) \
-  X(shrink) X(expand) X(route) X(sort) X(gather) X(each) X(gate_each) X(combine) X(per_head)
+  X(shrink) X(expand) X(route) X(sort) X(gather) X(each) X(gate_each) X(combine) X(per_head) \
+  X(convolve) X(delta)
 // clang-format on
 
 enum class Op : int32_t {
@@ -70,7 +71,9 @@ struct Instruction {
   float eps = 0.0f, factor = 1.0f;
   bool accumulate = false, single = false;
   int width = 0, size = 0;  // features, and those of a run or a head
-  int heads = 0, layer = 0, table = -1;
+  int heads = 0, key_heads = 0, layer = 0, table = -1;
+  const float* bias = nullptr;  // delta: beside its decay
+  int64_t state = 0;            // convolve, delta: where theirs begins in a slot, in floats
   Turning turn{}, k_turn{};
   int next_product = -1;  // of a product: the one after it
   int site = -1;          // shrink and expand: the linear that they adapt
@@ -89,6 +92,9 @@ struct Step {
   std::vector<Span> spans;
   uint8_t* cache = nullptr;
   std::vector<int32_t> slots{};  // of the spans: their adapters, -1 for none; empty: no span has one
+  // Of the spans: the slots that their states are read from (-1: zeros) and left in.
+  std::vector<int32_t> reads{}, writes{};
+  float* states = nullptr;
   // Of the sampled rows: the token whose logit alone is wanted, or -1 for all of them; empty: all of every
   // row.
   std::vector<int32_t> targets{};
@@ -120,6 +126,8 @@ class Program {
   int activations(size_t offset, int k, Operand operand, int rows = 0);
   int angles(size_t offset, std::vector<double> inverse_frequency, float scale);
   int logits(int width);  // [rows whose logits are wanted][width], grown on demand
+  void set_state(size_t floats) { state_floats_ = floats; }  // of one slot
+  size_t state_floats() const { return state_floats_; }
   int router(const Router& router);
   int group(std::vector<Matrix> matrices);  // of all experts of a layer
 
@@ -244,6 +252,13 @@ class Program {
   void combine(const Instruction& i, int begin, int end);
   std::string fault_of_per_head(const Instruction& i) const;
   void per_head(const Instruction& i, const Step& step, int begin, int end, int thread);
+  const float* state_before(const Instruction& i, const Step& step, size_t span) const;
+  float* state_behind(const Instruction& i, const Step& step, size_t span) const;
+  bool has_state(const Instruction& i, int64_t floats) const;
+  std::string fault_of_convolve(const Instruction& i) const;
+  std::string fault_of_delta(const Instruction& i) const;
+  void convolve(const Instruction& i, const Step& step, int begin, int end);
+  void delta(const Instruction& i, const Step& step, int begin, int end);
 
   Pool& pool_;
   const Kernels& kernels_;
@@ -251,7 +266,7 @@ class Program {
   const Cache type_;
   const std::vector<CacheShape> shapes_;
   std::vector<ptrdiff_t> layer_offset_;
-  size_t run_bytes_ = 0;
+  size_t run_bytes_ = 0, state_floats_ = 0;
   uint8_t* cache_ = nullptr;
   Memory arena_, logits_memory_;
   std::vector<Instruction> instructions_;
