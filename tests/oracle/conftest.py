@@ -73,13 +73,13 @@ class Native:
             self.weights = describe(checkpoint.config).weights()
             placed, size = backend.place(checkpoint, 0), CacheSize(PAGES, cache, STATES)
             program = backend.compile(graph_of(checkpoint.config), placed, size, CONTEXT, room)
-        self.runner = Runner(program, PAGES, room)
+        self.runner = Runner(program, PAGES, room, STATES)
         self.pool = BlockPool(PAGES, PAGE)
         self._slots = cycle(range(STATES))
 
     def sequence(self, tokens: list[int], adapter: int = 0) -> Sequence:
         sequence = Sequence(0, tokens, len(tokens), SamplingParams(), 0, CONTEXT, frozenset())
-        sequence.adapter, sequence.writes = adapter, next(self._slots)
+        sequence.adapter, sequence.state.writes = adapter, next(self._slots)
         return sequence
 
     def step(self, *work: tuple[Sequence, int]) -> list[np.ndarray]:
@@ -91,7 +91,7 @@ class Native:
             sequence.computed += count
         rows = self.runner.rows(plan, sample_all=True)
         for sequence, _ in work:
-            sequence.reads = sequence.writes
+            sequence.state.reads = sequence.state.writes
         assert not rows.unsound
         return np.split(rows.logits.copy(), list(accumulate(count for _, count in work))[:-1])
 

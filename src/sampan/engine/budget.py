@@ -29,8 +29,9 @@ class Footprint(Needs):
         return cls(**vars(needs), name=name, context=context)
 
     def fixed(self, max_sequences: int) -> int:
-        """Everything but the cache."""
-        return self.weights + self.adapters + self.workspace + self.logits * max(max_sequences, SCORE_ROWS)
+        """Everything but the cache, with a state for one sequence."""
+        rows = max(max_sequences, SCORE_ROWS)
+        return self.weights + self.adapters + self.workspace + self.logits * rows + self.state
 
     def tokens(self, memory: int, max_sequences: int, dtype: str) -> int:
         """Tokens of a cache that fits into `memory` beside all else; negative when even that does not."""
@@ -73,7 +74,8 @@ class Wish:
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes to load a model with, and the bytes that it then takes."""
+    """Sizes to load a model with, and the bytes that it then takes; those of the cache are for pages and
+    `states`, slots for what sequences carry besides their pages."""
 
     context: int
     pages: int
@@ -82,6 +84,7 @@ class Plan:
     workspace_bytes: int
     cache_bytes: int
     adapter_bytes: int = 0
+    states: int = 0
 
     @property
     def cache_tokens(self) -> int:
@@ -97,6 +100,9 @@ def plan(model: Footprint, wish: Wish) -> Plan:
         raise UsageError(f"a context of {wish.context} tokens was asked for: {model.name} holds {most}")
     limit = wish.memory or available_memory()
     room = None if limit is None else limit - model.fixed(wish.max_sequences)
+    states = _states(model, wish, room)
+    if room is not None and states:
+        room -= (states - 1) * model.state
     needed = _pages(wish.cache_tokens or wish.context or min(LEAST_CONTEXT, most))
     dtypes = _dtypes(model, wish)
     fitting = [d for d in dtypes if room is None or needed * model.page[d] <= room]
@@ -113,10 +119,19 @@ def plan(model: Footprint, wish: Wish) -> Plan:
         pages=pages,
         cache=dtype,
         weights_bytes=model.weights,
-        workspace_bytes=model.fixed(wish.max_sequences) - model.weights - model.adapters,
-        cache_bytes=pages * model.page[dtype],
+        workspace_bytes=model.fixed(wish.max_sequences) - model.weights - model.adapters - model.state,
+        cache_bytes=pages * model.page[dtype] + states * model.state,
         adapter_bytes=model.adapters,
+        states=states,
     )
+
+
+def _states(model: Footprint, wish: Wish, room: int | None) -> int:
+    """Slots for states: two of each sequence, one to write and one to keep, in a quarter of the room."""
+    if not model.state:
+        return 0
+    most = 2 * wish.max_sequences
+    return most if room is None else max(1, min(most, room // 4 // model.state))
 
 
 def _dtypes(model: Footprint, wish: Wish) -> list[str]:
@@ -148,7 +163,8 @@ def _pages(tokens: int) -> int:
 
 def _refusal(model: Footprint, wish: Wish, limit: int, needed: int, dtype: str) -> str:
     """One line: what is asked, what there is, and what would fit."""
-    fixed, cache = model.fixed(wish.max_sequences), needed * model.page[dtype]
+    fixed, cache = model.fixed(wish.max_sequences), needed * model.page[dtype] + model.state
+    fixed -= model.state
     sequences = "1 sequence" if wish.max_sequences == 1 else f"{wish.max_sequences} sequences"
     asked = f"{(needed - 1) * PAGE} tokens of {dtype} cache and {sequences}"
     adapters = f"{megabytes(model.adapters)} of adapters, " if model.adapters else ""

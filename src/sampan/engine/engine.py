@@ -52,7 +52,9 @@ class Engine:
         self.eos_ids = eos_ids
         self.pool = BlockPool(runner.pages, PAGE, reuse=prefix_cache)
         summed = SUMMED_ROWS if runner.executable.takes_targets else None
-        self.scheduler = Scheduler(self.pool, runner.max_rows, max_sequences, draft_rows, SCORE_ROWS, summed)
+        self.scheduler = Scheduler(
+            self.pool, runner.max_rows, max_sequences, draft_rows, SCORE_ROWS, summed, runner.states
+        )
         self.steps = 0
         self._ids = count()
         self.weights_version = 0

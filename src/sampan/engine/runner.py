@@ -17,11 +17,14 @@ from sampan.kernels.ops import HIDDEN
 
 
 class Runner:
-    """An executable with its cache of `pages`. `max_rows`: tokens of a step. `room`: for adapters, if any."""
+    """An executable with its cache of `pages`, and `states` beside it. `max_rows`: tokens of a step. `room`:
+    for adapters, if any."""
 
-    def __init__(self, executable: Executable, pages: int, room: AdapterRoom | None = None) -> None:
+    def __init__(
+        self, executable: Executable, pages: int, room: AdapterRoom | None = None, states: int = 0
+    ) -> None:
         self.executable = executable
-        self.pages = pages
+        self.pages, self.states = pages, states
         self.adapters = AdapterTable(executable, room)
         self.max_rows = executable.max_rows
 
@@ -47,8 +50,8 @@ class Runner:
                 s.count if sample_all else s.sampled,
                 slot(s.sequence.adapter),
                 s.targets if targets and _summed(s) else (),
-                s.sequence.reads,
-                s.sequence.writes,
+                s.sequence.state.reads,
+                s.sequence.state.writes,
             )
             for s in plan
         ]

@@ -21,6 +21,8 @@ from sampan.core.types import FinishReason, TokenLogprob, TokenScore
 from sampan.engine.blocks import BlockPool, Key
 from sampan.engine.sequence import Event, Sequence, Span
 from sampan.engine.spans import Left, summed_rows
+from sampan.engine.states import StatePool
+from sampan.engine.told import told_scores, told_vector
 
 Sampled = Seq[TokenLogprob | TokenScore | str]
 """What a span gave: scores, then a token for each row up to the first that its draft missed, or an error;
@@ -43,7 +45,8 @@ class Scheduler:
 
     `draft_rows`: rows up to which a step that only decodes is filled with drafts; 0 for none. `max_sampled`:
     rows of logits in a step, `max_sequences` unless there may be more. `max_summed`: rows that are scored
-    beside answers without logits being held; None where those of all are.
+    beside answers without logits being held; None where those of all are. `states`: slots for what sequences
+    carry besides their pages, 0 where they carry nothing.
     """
 
     def __init__(
@@ -54,8 +57,10 @@ class Scheduler:
         draft_rows: int = 0,
         max_sampled: int | None = None,
         max_summed: int | None = None,
+        states: int = 0,
     ) -> None:
         self.pool = pool
+        self.states = StatePool(states, pool)
         self.max_rows = max_rows
         self.max_sequences = max_sequences
         self.draft_rows = min(draft_rows, max_rows)
@@ -94,7 +99,7 @@ class Scheduler:
                 plan.append(left.take(sequence, count))
         if left.rows > 0 and self.waiting:
             self._admit(plan, left)
-        if len(plan) < self.draft_rows and all(span.sample and span.count == 1 for span in plan):
+        if sum(span.count for span in plan) < self.draft_rows and all(span.answers for span in plan):
             self._draft(plan)
         return plan
 
@@ -108,20 +113,24 @@ class Scheduler:
             if span.draft:
                 self._learn(span, len(taken))
             drafted = 1 + len(span.draft) if span.sample else 0
-            span.sequence.computed = span.start + span.count - drafted + min(len(taken), drafted)
+            missed = drafted - min(len(taken), drafted)
+            redone = span.count if missed and self.states.count else missed  # a state cannot be cut
+            span.sequence.computed = span.start + span.count - redone
             if span.sequence.scoring is not None and not (taken and taken[-1].error):
-                taken = _scored(span.sequence, given) + taken
+                taken = told_scores(span.sequence, given) + taken
             if span.sequence.pooled is not None and not taken:
-                taken = _pooled(span.sequence)
-            self._settle(span.sequence, taken)
+                taken = told_vector(span.sequence)
+            self._settle(span.sequence, taken, advanced=missed == 0)
             events += taken
         return events
 
-    def _settle(self, sequence: Sequence, taken: list[Event]) -> None:
+    def _settle(self, sequence: Sequence, taken: list[Event], *, advanced: bool) -> None:
         """Publish what was computed, and let the sequence go if it has ended."""
         last = taken[-1] if taken else None
         if last is None or last.error is None:
             self._publish(sequence)
+            if advanced:
+                self.states.advance(sequence)
         if last is not None and last.finish_reason is not None:
             self._drop(sequence)
 
@@ -173,8 +182,10 @@ class Scheduler:
                 continue
             if sequence.scoring is not None or sequence.pooled is not None:
                 found = found[: self._recall(sequence, found)]
+            found = self.states.usable(sequence, found)
             missing = self.pool.needed(len(sequence.tokens) + 1) - len(found)
-            if left.rows == 0 or left.sampled == 0 or missing > self.pool.free_without(found):
+            full = self.states.full or missing > self.pool.free_without(found)
+            if left.rows == 0 or left.sampled == 0 or full:
                 return
             self._start(sequence, found)
             self.counters.pages_asked += len(blocks)
@@ -203,29 +214,30 @@ class Scheduler:
         sequence.computed = min(len(found) * self.pool.size, sequence.next_scored - 1)
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.computed
+        self.states.start(sequence)
         self.pool.extend(sequence.pages, len(sequence.tokens))
         self.waiting.remove(sequence)
         self.running.append(sequence)
 
     def _draft(self, plan: list[Span]) -> None:
         """Fill the step with drafts; each sequence gets its share of the rows that those before it left."""
-        room = self.draft_rows - len(plan)
+        room = self.draft_rows - sum(span.count for span in plan)
         for place, span in enumerate(plan):
             draft, forced = self._guess(span.sequence, -(-room // (len(plan) - place)))
             if draft:
-                plan[place] = replace(span, count=1 + len(draft), draft=draft, forced=forced)
+                plan[place] = replace(span, count=span.count + len(draft), draft=draft, forced=forced)
                 room -= len(draft)
 
     def _guess(self, sequence: Sequence, most: int) -> tuple[tuple[int, ...], bool]:
         """A draft that its limit, the step and the free pages leave room for, and whether it is forced."""
-        most = min(most, sequence.limit - len(sequence.tokens) - 1)
+        most = min(most, min(sequence.limit - 1, sequence.state.ends) - len(sequence.tokens))
         if sequence.lookup is None or most <= 0:
             return (), False
         draft = tuple(sequence.constraint.forced())[:most] if sequence.constraint is not None else ()
         forced = bool(draft)
         draft = draft or sequence.lookup.draft(sequence.tokens, most)
         room = self.pool.extend(sequence.pages, len(sequence.tokens) + len(draft))
-        return draft if room else (), forced
+        return draft if room and draft and self.states.branch(sequence) else (), forced
 
     def _learn(self, span: Span, given: int) -> None:
         if given == 0:
@@ -249,6 +261,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self.pool.release(sequence.pages)
+        self.states.release(sequence)
         sequence.computed = sequence.published = 0
         self.running.remove(sequence)
         self.waiting.appendleft(sequence)
@@ -256,26 +269,8 @@ class Scheduler:
 
     def _drop(self, sequence: Sequence) -> None:
         self.pool.release(sequence.pages)
+        self.states.release(sequence)
         (self.running if sequence in self.running else self.waiting).remove(sequence)
-
-
-def _scored(sequence: Sequence, given: Sampled) -> list[Event]:
-    """What there is to tell of the prompt's tokens."""
-    sequence.scored += [score for score in given if isinstance(score, TokenScore)]
-    fresh = tuple(sequence.scored[sequence.told :])
-    sequence.told += len(fresh)
-    ends: FinishReason | None = "length" if not sequence.generates and sequence.remaining <= 0 else None
-    if not fresh and ends is None:
-        return []
-    return [Event(sequence.id, None, ends, None, sequence.cached_tokens or 0, scores=fresh)]
-
-
-def _pooled(sequence: Sequence) -> list[Event]:
-    """The prompt's vector, once all of it is known."""
-    if sequence.remaining > 0 or sequence.pooled is None:
-        return []
-    vector = sequence.pooled.vector()
-    return [Event(sequence.id, None, "length", None, sequence.cached_tokens or 0, vector=vector)]
 
 
 def _take(sequence: Sequence, results: Seq[TokenLogprob | str]) -> list[Event]:

@@ -77,7 +77,7 @@ def load(
         del checkpoint
         give_back_freed_memory()
         weights = here.place(tensors, plan.weights_bytes)
-        cache = CacheSize(plan.pages, plan.cache)
+        cache = CacheSize(plan.pages, plan.cache, plan.states)
         chosen = here.tune(
             lambda layers: graph if layers == c.layers else graph_of(replace(c, layers=layers), output),
             c.layers,
@@ -88,7 +88,7 @@ def load(
             notice=_telling(progress or Silent()),
         )
         executable = here.compile(graph, weights, cache, MAX_ROWS, wish.room, chosen)
-    runner = Runner(executable, plan.pages, wish.room)
+    runner = Runner(executable, plan.pages, wish.room, plan.states)
     runner.max_rows = max(chosen.chunk_rows, min(wish.max_sequences, MAX_ROWS))
     engine = Engine(
         runner,

@@ -1,5 +1,5 @@
-"""Qwen3-Next: Qwen3-Next-80B-A3B. A hybrid (`hybrid.py`) with experts in every layer, in whose files what a key
-head's inputs are made of lies together."""
+"""Qwen3-Next: Qwen3-Next-80B-A3B. A hybrid (`hybrid.py`) with experts in every layer, whose files keep a key
+head's inputs together."""
 
 from collections.abc import Mapping
 

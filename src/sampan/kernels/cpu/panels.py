@@ -25,7 +25,7 @@ _STRIDE = 2**23  # bytes of a file that are packed before they are given back
 
 @dataclass(frozen=True)
 class Place:
-    """Where a weight is kept: rows of a packed matrix from `first` on, or vectors that hold copies of it, each
+    """Where a weight is kept: rows of a packed matrix from `first` on, or vectors that hold copies of it,
     `offset` larger."""
 
     matrix: Any = None
