@@ -1,8 +1,10 @@
 """What the native kernels are written for. Anything else is refused by name, before weights are read."""
 
+from itertools import accumulate
+
 from sampan.core.errors import UnsupportedModel
 from sampan.kernels.graph import Graph, Node
-from sampan.kernels.ops import Convolution, State
+from sampan.kernels.ops import Convolution, Linear, State
 
 _INPUTS = 32  # features that share an activation's scale
 _LANES = 16
@@ -37,6 +39,12 @@ def _problem_of_state(detail: State) -> str | None:
     return f"keys of {detail.key_size}: {_KEYS} at most" if detail.key_size > _KEYS else None
 
 
+def _in_place(linear: Linear) -> bool:
+    """Whether parts that are joined lie one behind the other in a buffer, where each begins a panel."""
+    ends = set(accumulate(linear.joined or (1,) * len(linear.parts)))
+    return all(n in ends or part.shape[0] % _LANES == 0 for n, part in enumerate(linear.parts, 1))
+
+
 def _problem(node: Node) -> str | None:
     match node.op:
         case "per_head":
@@ -49,7 +57,7 @@ def _problem(node: Node) -> str | None:
             return _problem_of_experts(node)
         case "convolve" | "delta":
             return _problem_of_state(node.detail)
-        case "linear" if node.detail.joined and any(p.shape[0] % _LANES for p in node.detail.parts[:-1]):
+        case "linear" if not _in_place(node.detail):
             return f"joined parts are no multiples of {_LANES}"
         case "linear" | "head":
             inputs = node.inputs[0].width

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sampan.kernels.ops import Attention, State
-from sampan.kernels.torch.ops import Advance, Block, Step, attention
+from sampan.kernels.torch.ops import Advance, Block, Step, attention, wide
 
 
 @dataclass(eq=False)
@@ -64,7 +64,7 @@ def step_of(
         for history, start, stop in spans:
             before = history.states.get(state)
             if before is None:
-                before = torch.zeros(state.state, dtype=torch.float32, device=rows.device)
+                before = wide(rows[:0]).new_zeros(state.state)
             part, history.states[state] = advance(before, rows[start:stop])
             parts.append(part)
         return torch.cat(parts)

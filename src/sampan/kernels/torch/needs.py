@@ -82,7 +82,7 @@ def _temporary(node: Node, device: torch.device, rows: int) -> int:
             return rows * _WIDE * (4 * node.width + chosen * (3 * inner + node.width))
         case "convolve" | "delta":  # the state before and behind a row, and what is added to it
             wide = sum(source.width for source in node.inputs) + node.width
-            return _WIDE * (4 * rows * wide + 4 * prod(node.detail.state))
+            return _WIDE * 4 * (rows * wide + int(prod(node.detail.state)))
         case "linear":  # its parts, the whole, and with adapters their products and rows
             return rows * _WIDE * (3 * node.width + node.inputs[0].width)
         case _:

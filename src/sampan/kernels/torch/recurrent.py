@@ -25,11 +25,10 @@ def delta_rule(
 ) -> tuple[Tensor, Tensor]:
     """`decay`, `bias` [heads]; `state` [heads, key size, value size]; `rows` [n, rule.width + 2 * heads]."""
     keys = rule.key_heads * rule.key_size
-    q, k, v, b, a = rows.to(state.dtype).split(
-        (keys, keys, rule.heads * rule.value_size, rule.heads, rule.heads), -1
-    )
-    q, k = (_unit(x.unflatten(-1, (rule.key_heads, -1)), rule.heads) for x in (q, k))
-    q, v = q * rule.key_size**-0.5, v.unflatten(-1, (rule.heads, -1))
+    sizes = [keys, keys, rule.heads * rule.value_size, rule.heads, rule.heads]
+    q, k, v, b, a = torch.split(rows.to(state.dtype), sizes, -1)
+    q, k = (_unit(x.reshape(len(x), rule.key_heads, -1), rule.heads) for x in (q, k))
+    q, v = q * rule.key_size**-0.5, v.reshape(len(v), rule.heads, -1)
     kept = (-decay.exp() * functional.softplus(a + bias)).exp()
     beta, done = b.sigmoid(), []
     for row in range(len(rows)):

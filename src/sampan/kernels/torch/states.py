@@ -34,10 +34,11 @@ class StateSlots:
 
     def step(self, spans: Sequence[Span]) -> Carry:
         """What lets the states of these spans go over their rows."""
+        counts = [len(span.ids) for span in spans]
 
         def carry(state: State, rows: Tensor, advance: Advance) -> Tensor:
             slots, parts = self._slots[state], []
-            for span, some in zip(spans, rows.split([len(span.ids) for span in spans]), strict=True):
+            for span, some in zip(spans, torch.split(rows, counts), strict=True):
                 before = slots[span.reads] if span.reads >= 0 else torch.zeros_like(slots[0])
                 part, after = advance(before, some)
                 slots[span.writes] = after
