@@ -30,7 +30,7 @@ vectors_x86_64 := avx2 avx512 avx512_bf16
 vectors_aarch64 := neon
 vectors_arm64 := neon
 
-kernels_files := test_kernels linear rows maps attention dispatch scalar
+kernels_files := test_kernels linear rows maps states attention dispatch scalar
 pool_files := test_pool plan pool program program_experts program_head program_heads program_memory program_products \
   program_states   adapters attention_plan check experts memory dispatch scalar
 
