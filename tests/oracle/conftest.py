@@ -171,7 +171,8 @@ def adapted(native: Callable[..., Native], write_adapter: Callable[..., Any], tm
     def load(model: Any, room: AdapterRoom, *, seed: int = 0, scale: float, **options: Any) -> Any:
         here, folder = native(model.files, room=room), tmp_path / f"{seed}"
         weights = here.weights
-        shapes = {name: weight.shape for name, weight in weights.items()}
+        linears = [(n, m) for n, m in model.oracle.named_modules() if isinstance(m, torch.nn.Linear)]
+        shapes = {f"{name}.weight": tuple(linear.weight.shape) for name, linear in linears}
         deltas = write_adapter(folder, shapes, seed=seed, **options)
         adapter = read_lora(folder, weights)
         found = here.runner.adapters.load(adapter)

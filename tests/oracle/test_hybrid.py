@@ -1,6 +1,7 @@
 """Models that carry a state, through the engine: whatever is reused, taken back or given up, every answer has
 the tokens and the log-probabilities that it has alone."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from sampan.core.settings import Settings
-from sampan.core.types import SamplingParams, TokenLogprob
+from sampan.core.types import ModelFiles, SamplingParams, TokenLogprob
 from sampan.engine.engine import Engine
 from sampan.engine.runner import Runner
-from sampan.kernels.backend import CacheSize
+from sampan.kernels.backend import AdapterRoom, CacheSize
 from sampan.kernels.cpu.backend import CpuBackend
 from sampan.llm.load import graph_of
 from sampan.weights.checkpoint import open_checkpoint
@@ -126,6 +128,39 @@ def test_scores_are_those_of_the_whole_text(case: str, tiny: Make, engine_of: Ma
     engine = engine_of(case, prefix_cache=True, max_rows=40)
     for length in (150, 100, 150):
         assert np.array_equal(engine.score(text[:length]), expected[: length - 1])
+
+
+EVERY = ("q_proj", "k_proj", "o_proj", "out_proj")
+BESIDE = ("model.visual.merger.norm.weight", "mtp.norm.weight")
+TARGETS = {
+    "qwen3_next": (*EVERY, "in_proj_qkvz", "in_proj_ba"),
+    "qwen3_5": (*EVERY, "in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b"),
+}
+
+
+def test_adapters_reach_every_linear_of_a_mixer(case: str, tiny: Make, adapted: Make, error: Make) -> None:
+    here, adapter, merged = adapted(tiny(case), AdapterRoom(1, 4), targets=TARGETS[case], scale=2.0)
+    prompt = merged.prompt(100)
+    found = here.logits(prompt, 40, adapter=adapter)
+    assert error(found, merged.expected(prompt)) < 2e-5
+    assert error(found, tiny(case).expected(prompt)) > 0.05
+    assert np.array_equal(here.logits(prompt, adapter=adapter), found)
+
+
+def test_a_model_of_text_is_read_out_of_one_of_pictures(tiny: Make, native: Make, tmp_path: Path) -> None:
+    """Qwen3.5 as it is published: the text's configuration and names inside of another, an encoder of
+    pictures and a layer that drafts beside them."""
+    model = tiny("qwen3_5")
+    found = load_file(model.files.path / "model.safetensors")
+    tensors = {name.replace("model.", "model.language_model.", 1): value for name, value in found.items()}
+    tensors |= {name: np.ones(8, np.float32) for name in BESIDE}
+    save_file(tensors, tmp_path / "model.safetensors")
+    text = json.loads((model.files.path / "config.json").read_text())
+    whole = {"model_type": "qwen3_5", "text_config": text, "vision_config": {"depth": 1}}
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    prompt = model.prompt(50)
+    other = native(ModelFiles(tmp_path, "folder", "pictures", str(tmp_path)))
+    assert np.array_equal(other.logits(prompt), native(model.files).logits(prompt))
 
 
 def test_an_aborted_request_leaves_its_slots(tiny: Make, engine_of: Make) -> None:
