@@ -63,13 +63,13 @@ class PackedWeights:
         return self._matrices[name]
 
     def vector(self, weight: Weight) -> Floats:
-        """What is no matrix of products, as float32."""
+        """What is no matrix of products, as float32; a matrix column after column."""
         if weight.name not in self._vectors:
             values = self.tensors.array(weight.name)
             if weight.offset:
                 values += np.float32(weight.offset)
-            self._vectors[weight.name] = np.ascontiguousarray(values)
-        return self._vectors[weight.name].reshape(-1)
+            self._vectors[weight.name] = np.asfortranarray(values)
+        return self._vectors[weight.name].reshape(-1, order="F")
 
     def place(self, weight: Weight) -> Place:
         """Where a weight that was asked for is kept."""

@@ -10,14 +10,13 @@ namespace sampan::SAMPAN_ISA {
 // Channels [begin, end), kConvolved at most.
 static void convolve(const ConvolveArgs& a, int begin, int end) {
   const int kept = a.taps - 1, n = end - begin;
-  float seen[kMostTaps - 1][kConvolved], weight[kMostTaps][kConvolved];
+  const float* weight = a.weight + begin;
+  float seen[kMostTaps - 1][kConvolved];
+  const size_t bytes = sizeof(float) * static_cast<size_t>(n);
   for (int t = 0; t < kept; ++t) {
-    if (a.from)
-      std::memcpy(seen[t], a.from + static_cast<ptrdiff_t>(t) * a.channels + begin, sizeof(float) * n);
-    else std::memset(seen[t], 0, sizeof(float) * n);
+    if (a.from) std::memcpy(seen[t], a.from + static_cast<ptrdiff_t>(t) * a.channels + begin, bytes);
+    else std::memset(seen[t], 0, bytes);
   }
-  for (int c = 0; c < n; ++c)
-    for (int t = 0; t < a.taps; ++t) weight[t][c] = a.weight[static_cast<ptrdiff_t>(begin + c) * a.taps + t];
   int oldest = 0;
   for (int row = 0; row < a.rows; ++row) {
     const float* x = a.x + row * a.x_stride + begin;
@@ -26,15 +25,15 @@ static void convolve(const ConvolveArgs& a, int begin, int end) {
       const F own = load(x + c);
       F sum = set1(0.0f);
       for (int t = 0, at = oldest; t < kept; ++t, at = at + 1 < kept ? at + 1 : 0)
-        sum = fma(load(seen[at] + c), load(weight[t] + c), sum);
-      sum = fma(own, load(weight[kept] + c), sum);
+        sum = fma(load(seen[at] + c), load(weight + t * a.channels + c), sum);
+      sum = fma(own, load(weight + kept * a.channels + c), sum);
       store(seen[oldest] + c, own);
       store(out + c, gated_by(sum, sum));
     }
     oldest = oldest + 1 < kept ? oldest + 1 : 0;
   }
   for (int t = 0, at = oldest; t < kept; ++t, at = at + 1 < kept ? at + 1 : 0)
-    std::memcpy(a.to + static_cast<ptrdiff_t>(t) * a.channels + begin, seen[at], sizeof(float) * n);
+    std::memcpy(a.to + static_cast<ptrdiff_t>(t) * a.channels + begin, seen[at], bytes);
 }
 
 // Some rows of one head, ready for its state.
@@ -66,24 +65,25 @@ static inline void ready(const DeltaArgs& a, int head, int row, int count, Delta
   }
 }
 
-// V vectors of values through all of a head's keys.
+// V vectors of values through all of a head's keys, whose state lies together. S^T k is two chains, of the
+// even keys and of the odd ones.
 template <int V>
-static inline void delta_tile(const DeltaArgs& a, const DeltaRows& rows, int r, const float* v, float* s,
-                              float* out) {
+static inline void delta_tile(const DeltaRows& rows, int r, int keys, const float* v, float* s, float* out) {
   const F kept = set1(rows.kept[r]), beta = set1(rows.beta[r]);
-  F change[V], sum[V];
-  for (int p = 0; p < V; ++p) change[p] = sum[p] = set1(0.0f);
-  for (int i = 0; i < a.key_size; ++i) {
-    const F k = set1(rows.k[r][i]);
-    for (int p = 0; p < V; ++p)
-      change[p] = fma(mul(load(s + i * a.value_size + p * kLanes), kept), k, change[p]);
+  F even[V], odd[V], sum[V];
+  for (int p = 0; p < V; ++p) even[p] = odd[p] = sum[p] = set1(0.0f);
+  for (int i = 0; i < keys; i += 2) {
+    const F k = set1(rows.k[r][i]), next = set1(rows.k[r][i + 1]);
+    const float* at = s + i * V * kLanes;
+    for (int p = 0; p < V; ++p) even[p] = fma(load(at + p * kLanes), k, even[p]);
+    for (int p = 0; p < V; ++p) odd[p] = fma(load(at + (V + p) * kLanes), next, odd[p]);
   }
-  for (int p = 0; p < V; ++p) change[p] = mul(beta, sub(load(v + p * kLanes), change[p]));
-  for (int i = 0; i < a.key_size; ++i) {
+  for (int p = 0; p < V; ++p) even[p] = mul(beta, sub(load(v + p * kLanes), mul(add(even[p], odd[p]), kept)));
+  for (int i = 0; i < keys; ++i) {
     const F k = set1(rows.k[r][i]), q = set1(rows.q[r][i]);
     for (int p = 0; p < V; ++p) {
-      float* at = s + i * a.value_size + p * kLanes;
-      const F now = fma(k, change[p], mul(load(at), kept));
+      float* at = s + (i * V + p) * kLanes;
+      const F now = fma(k, even[p], mul(load(at), kept));
       store(at, now);
       sum[p] = fma(now, q, sum[p]);
     }
@@ -96,12 +96,11 @@ static inline void delta_tiles(const DeltaArgs& a, const DeltaRows& rows, int he
                                int at, float* s) {
   const ptrdiff_t values = 2 * a.key_heads * a.key_size, own = head * a.value_size + at;
   for (int r = 0; r < count; ++r)
-    delta_tile<V>(a, rows, r, a.x + (row + r) * a.x_stride + values + own, s + at,
+    delta_tile<V>(rows, r, a.key_size, a.x + (row + r) * a.x_stride + values + own, s + at * a.key_size,
                   a.out + (row + r) * a.out_stride + own);
 }
 
 static void delta(const DeltaArgs& a, int begin, int end) {
-  constexpr int kTile = 4;
   const FlushDenormals flush;  // what has decayed so far is nothing, and must not be slow
   const size_t size = static_cast<size_t>(a.key_size) * static_cast<size_t>(a.value_size);
   DeltaRows rows;
@@ -113,8 +112,8 @@ static void delta(const DeltaArgs& a, int begin, int end) {
       const int count = a.rows - row < kDeltaRows ? a.rows - row : kDeltaRows;
       ready(a, head, row, count, rows);
       int at = 0;
-      for (; at + kTile * kLanes <= a.value_size; at += kTile * kLanes)
-        delta_tiles<kTile>(a, rows, head, row, count, at, s);
+      for (; at + kDeltaTile * kLanes <= a.value_size; at += kDeltaTile * kLanes)
+        delta_tiles<kDeltaTile>(a, rows, head, row, count, at, s);
       for (; at < a.value_size; at += kLanes) delta_tiles<1>(a, rows, head, row, count, at, s);
     }
   }

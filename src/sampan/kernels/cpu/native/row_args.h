@@ -6,10 +6,11 @@
 
 namespace sampan {
 
-constexpr int kConvolved = 256;  // channels of a convolution that one item computes
+constexpr int kConvolved = 512;  // channels of a convolution that one item computes
 constexpr int kMostTaps = 16;    // of a convolution
 constexpr int kMostKeys = 256;   // features of a key of the delta rule
 constexpr int kDeltaRows = 8;    // rows that go over a part of a state while it is near
+constexpr int kDeltaTile = 4;    // vectors of values in such a part, while so many are left
 
 // RMSNorm over runs of `size` features, as floats.
 struct NormArgs {
@@ -45,7 +46,7 @@ struct ConvolveArgs {
   float* out;      // [rows][out_stride]; may be x
   ptrdiff_t x_stride, out_stride;
   int32_t rows, channels, taps;
-  const float* weight;  // [channels][taps]
+  const float* weight;  // [taps][channels]
   const float* from;    // [taps - 1][channels], or null: zeros
   float* to;            // may be `from`
 };
@@ -58,8 +59,8 @@ struct DeltaArgs {
   ptrdiff_t x_stride, b_stride, a_stride, out_stride;
   int32_t rows, heads, key_heads, key_size, value_size;
   const float *decay, *bias;  // [heads]
-  const float* from;          // [heads][key_size][value_size], or null: zeros
-  float* to;                  // may be `from`
+  const float* from;          // as below, or null: zeros
+  float* to;  // [heads][tile][key_size][values of a tile], kDeltaTile vectors or one; may be `from`
 };
 
 }  // namespace sampan
