@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles, SamplingParams, TokenLogprob
+from sampan.engine import budget
 from sampan.engine.engine import Engine
 from sampan.engine.runner import Runner
 from sampan.kernels.backend import AdapterRoom, CacheSize
@@ -161,6 +162,25 @@ def test_a_model_of_text_is_read_out_of_one_of_pictures(tiny: Make, native: Make
     prompt = model.prompt(50)
     other = native(ModelFiles(tmp_path, "folder", "pictures", str(tmp_path)))
     assert np.array_equal(other.logits(prompt), native(model.files).logits(prompt))
+
+
+def test_what_is_planned_is_what_is_allocated(case: str, tiny: Make) -> None:
+    backend = CpuBackend(Settings(Path()), 1)
+    with open_checkpoint(tiny(case).files) as checkpoint:
+        graph = graph_of(checkpoint.config)
+        needs = backend.needs(graph, checkpoint, 64)
+        made = budget.plan(
+            budget.Footprint.of(needs, case, 400), budget.Wish(memory=20_000_000, max_sequences=5)
+        )
+        size = CacheSize(made.pages // 8 * 8, made.cache, made.states)
+        program = backend.compile(graph, backend.place(checkpoint), size, 64)
+    assert made.states == 10
+    assert program.program.state_bytes == made.states * needs.state
+    allocated = program.program.cache_bytes + program.program.state_bytes
+    assert allocated == made.cache_bytes - made.pages % 8 * needs.page[made.cache]
+    floats = sum(np.prod(state.state) for state in graph.states())
+    assert needs.state == 4 * floats
+    assert program.workspace_bytes == needs.workspace
 
 
 def test_an_aborted_request_leaves_its_slots(tiny: Make, engine_of: Make) -> None:

@@ -100,11 +100,11 @@ def plan(model: Footprint, wish: Wish) -> Plan:
         raise UsageError(f"a context of {wish.context} tokens was asked for: {model.name} holds {most}")
     limit = wish.memory or available_memory()
     room = None if limit is None else limit - model.fixed(wish.max_sequences)
-    states = _states(model, wish, room)
-    if room is not None and states:
-        room -= (states - 1) * model.state
     needed = _pages(wish.cache_tokens or wish.context or min(LEAST_CONTEXT, most))
     dtypes = _dtypes(model, wish)
+    states = _states(model, wish, room, [needed * model.page[d] for d in dtypes])
+    if room is not None and states:
+        room -= (states - 1) * model.state
     fitting = [d for d in dtypes if room is None or needed * model.page[d] <= room]
     if not fitting:
         assert limit is not None
@@ -126,12 +126,16 @@ def plan(model: Footprint, wish: Wish) -> Plan:
     )
 
 
-def _states(model: Footprint, wish: Wish, room: int | None) -> int:
-    """Slots for states: two of each sequence, one to write and one to keep, in a quarter of the room."""
+def _states(model: Footprint, wish: Wish, room: int | None, pages: list[int]) -> int:
+    """Slots for states: two of each sequence, one to write and one to keep, in a quarter of the room, where
+    that leaves enough for the first of these caches that fits beside one."""
     if not model.state:
         return 0
     most = 2 * wish.max_sequences
-    return most if room is None else max(1, min(most, room // 4 // model.state))
+    if room is None:
+        return most
+    left = room - next((size for size in pages if size <= room), room)
+    return max(1, min(most, room // 4 // model.state, 1 + left // model.state))
 
 
 def _dtypes(model: Footprint, wish: Wish) -> list[str]:

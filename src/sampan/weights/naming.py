@@ -6,7 +6,7 @@ from math import prod
 from types import MappingProxyType
 
 from sampan.core.errors import UnsupportedModel, WeightsError, quoted
-from sampan.kernels.ops import HIDDEN
+from sampan.kernels.ops import HIDDEN, Weight
 from sampan.models.config import ModelConfig
 from sampan.models.family import Family, Parts
 from sampan.models.registry import describe
@@ -55,6 +55,12 @@ def _parts_of_decoded(info: TensorInfo, rows: Parts) -> dict[str, TensorInfo]:
     return parts
 
 
+def weights_of(config: ModelConfig, purpose: Purpose) -> Mapping[str, Weight]:
+    """What a model needs for its purpose."""
+    model = describe(config)
+    return model.weights() if purpose.pooling is None else model.graph(HIDDEN).weights()
+
+
 def listed(tensors: list[str]) -> str:
     """Names for one line; a long list is cut and counted."""
     shown = ", ".join(tensors[:8])
@@ -70,9 +76,7 @@ def complete(
 ) -> Mapping[str, TensorInfo]:
     """Every tensor that the model needs, in its shape, and no other; what differs is listed by name. A vector
     where the model has a matrix of one row is that row."""
-    model = describe(config)
-    expected = model.weights()
-    needed = expected if purpose.pooling is None else model.graph(HIDDEN).weights()
+    expected, needed = describe(config).weights(), weights_of(config, purpose)
     missing = [name for name in needed if name not in tensors]
     if missing:
         raise WeightsError(f"{where}: tensor {listed(missing)} is missing: the file is incomplete")
