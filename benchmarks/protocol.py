@@ -63,9 +63,10 @@ def peak_memory() -> int:
     raise OSError("/proc/self/status names no VmHWM")
 
 
-def token_ids(seed: int, count: int, length: int) -> list[list[int]]:
+def token_ids(seed: int, count: int, length: int, vocabulary: int = 49000) -> list[list[int]]:
     """`count` prompts of ordinary tokens, the same for every engine; other seeds give other ones."""
-    ids: list[list[int]] = np.random.default_rng(seed).integers(100, 49000, (count, length)).tolist()
+    end = min(vocabulary, 49000)
+    ids: list[list[int]] = np.random.default_rng(seed).integers(100, end, (count, length)).tolist()
     return ids
 
 

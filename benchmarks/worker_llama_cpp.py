@@ -104,7 +104,7 @@ class Worker:
         """Seconds to the first token of a prompt that was never seen."""
         context = self.context(1, prompt)
         context.forget()
-        (ids,) = token_ids(seed, 1, prompt)
+        (ids,) = token_ids(seed, 1, prompt, context.vocabulary)
         start = time.perf_counter()
         context.prompt(_prompt(ids, 0))
         return {"value": prompt / (time.perf_counter() - start)}
@@ -113,7 +113,7 @@ class Worker:
         """Tokens a second while all sequences decode; see the module for what is kept."""
         context = self.context(sequences, prompt)
         if not context.prompted:
-            prompts = token_ids(seed, sequences, prompt)
+            prompts = token_ids(seed, sequences, prompt, context.vocabulary)
             context.prompted = context.prompt(t for s, ids in enumerate(prompts) for t in _prompt(ids, s))
         context.forget(prompt)
         start = time.perf_counter()

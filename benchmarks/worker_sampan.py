@@ -62,13 +62,16 @@ class Worker:
             raise RuntimeError(f"{clock.tokens} tokens came back, {len(prompts) * new} were asked for")
         return clock
 
+    def _ids(self, seed: int, count: int, length: int) -> list[list[int]]:
+        return token_ids(seed, count, length, self.model.tokenizer.vocab_size)
+
     def prefill(self, seed: int, prompt: int) -> Values:
         """Prompt tokens a second until the first token."""
-        return {"value": prompt / self.run(token_ids(seed, 1, prompt), 1).filled}
+        return {"value": prompt / self.run(self._ids(seed, 1, prompt), 1).filled}
 
     def decode(self, seed: int, sequences: int, prompt: int, new: int) -> Values:
         """Tokens a second while all sequences decode."""
-        return {"value": self.run(token_ids(seed, sequences, prompt), new).decode_tps}
+        return {"value": self.run(self._ids(seed, sequences, prompt), new).decode_tps}
 
     def prefix(self, seed: int, sequences: int, prefix: int, tail: int, new: int) -> Values:
         """Seconds for all requests."""

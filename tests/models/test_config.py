@@ -199,7 +199,10 @@ def test_what_is_not_implemented_is_named(change: dict[str, object], message: st
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"general.architecture": "gemma3"}, "general.architecture 'gemma3' is not supported: llama, qwen2"),
+        (
+            {"general.architecture": "gemma3"},
+            "general.architecture 'gemma3' is not supported: .*llama, qwen2",
+        ),
         ({"qwen2.expert_count": 8}, "qwen2.expert_count is not supported"),
         ({"qwen2.attention.sliding_window": 4096}, "qwen2.attention.sliding_window is not supported"),
         ({"qwen2.attention.value_length": 128}, "qwen2.attention.value_length differs from the key's 64"),

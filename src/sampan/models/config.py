@@ -39,6 +39,7 @@ _GGUF_VARIANTS = (
     "expert_count",
     "attention.sliding_window",
     "attention.scale",
+    "attention.temperature_scale",
     "logit_scale",
     "embedding_scale",
     "residual_scale",
@@ -140,7 +141,7 @@ def dense_from_gguf(
     """Of a GGUF file. Biases and an untied head exist where their tensors do. `experts`: the family has
     some."""
     fields, shapes = model.fields(), model.shapes
-    _refuse_gguf_variants(fields, ("expert_count",) if experts else ())
+    refuse_gguf_variants(fields, ("expert_count",) if experts else ())
     rows = shapes.get("token_embd.weight", (None,))[0]
     sizes = {
         size: fields.integer(name, rows if size == "vocab" else None, high=MAX[size])
@@ -199,7 +200,8 @@ def refuse_hf_variants(fields: Fields) -> None:
         raise UnsupportedModel(f"{fields.source}: sliding-window attention is not supported")
 
 
-def _refuse_gguf_variants(fields: Fields, known: tuple[str, ...]) -> None:
+def refuse_gguf_variants(fields: Fields, known: tuple[str, ...]) -> None:
+    """The same of a GGUF file; `known`: keys that the family obeys."""
     for name in _GGUF_VARIANTS:
         if name not in known and name in fields and fields.number(name, low=-1e9) != 0:
             raise UnsupportedModel(f"{fields.source}: {fields.prefix}{name} is not supported")

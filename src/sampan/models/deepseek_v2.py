@@ -1,11 +1,12 @@
 """DeepSeek-V2 and V2-Lite (arXiv:2405.04434): V3's decoder, whose router takes a softmax."""
 
 from sampan.core.errors import UnsupportedModel
-from sampan.models.config import MAX
+from sampan.models.config import MAX, GgufModel
 from sampan.models.deepseek_v3 import latent_from_hf, shared_ffn
 from sampan.models.family import Family
 from sampan.models.fields import Fields
 from sampan.models.latent import LatentConfig, build, forward, parts
+from sampan.models.latent_gguf import LAYER, TURNED, experts_from_gguf, gating, latent_from_gguf
 from sampan.models.mixture import experts_of
 
 
@@ -31,4 +32,25 @@ def read_hf(fields: Fields) -> LatentConfig:
     return latent_from_hf(fields, "deepseek_v2", experts)
 
 
-FAMILY = Family(name="deepseek_v2", from_hf=read_hf, build=build, forward=forward, parts=parts)
+def read_gguf(model: GgufModel) -> LatentConfig:
+    """Of a GGUF file whose router takes a softmax."""
+    experts = experts_from_gguf(model)
+    if experts.normalised:
+        raise UnsupportedModel(
+            f"{model.source}: {model.architecture}.expert_weights_norm is not supported with a softmax"
+        )
+    return latent_from_gguf(model, "deepseek_v2", experts)
+
+
+FAMILY = Family(
+    name="deepseek_v2",
+    from_hf=read_hf,
+    from_gguf=read_gguf,
+    architectures=("deepseek2",),
+    special=lambda model: gating(model) == "softmax",
+    layer=LAYER,
+    turned=TURNED,
+    build=build,
+    forward=forward,
+    parts=parts,
+)

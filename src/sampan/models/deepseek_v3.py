@@ -4,10 +4,11 @@ import math
 
 from sampan.core.errors import UnsupportedModel
 from sampan.models import rope
-from sampan.models.config import MAX, RopeConfig, refuse_hf_variants
+from sampan.models.config import MAX, GgufModel, RopeConfig, refuse_hf_variants
 from sampan.models.family import Family
 from sampan.models.fields import Fields
 from sampan.models.latent import LatentConfig, build, forward, parts
+from sampan.models.latent_gguf import LAYER, TURNED, experts_from_gguf, latent_from_gguf
 from sampan.models.mixture import ExpertConfig, experts_of
 
 _MAX_RANK = 2**14
@@ -34,6 +35,12 @@ def read_hf(fields: Fields) -> LatentConfig:
         scale=fields.number("routed_scaling_factor", 1.0, high=1e4),
     )
     return latent_from_hf(fields, "deepseek_v3", experts)
+
+
+def read_gguf(model: GgufModel) -> LatentConfig:
+    """Of a GGUF file whose router takes a sigmoid."""
+    experts = experts_from_gguf(model, scores="sigmoid", bias=True, group_top=2)
+    return latent_from_gguf(model, "deepseek_v3", experts)
 
 
 def shared_ffn(fields: Fields) -> int:
@@ -96,4 +103,15 @@ def _expect(fields: Fields, name: str, value: str) -> None:
         )
 
 
-FAMILY = Family(name="deepseek_v3", from_hf=read_hf, build=build, forward=forward, parts=parts, drafts=True)
+FAMILY = Family(
+    name="deepseek_v3",
+    from_hf=read_hf,
+    from_gguf=read_gguf,
+    architectures=("deepseek2",),
+    layer=LAYER,
+    turned=TURNED,
+    build=build,
+    forward=forward,
+    parts=parts,
+    drafts=True,
+)

@@ -47,15 +47,16 @@ class Family:
     a folder made from GGUF. `build`: the description of a configuration, all of whose tensors are `Weight`s
     within it; `forward`: what it computes.
 
-    `layer`, `whole`: GGUF's names of a layer's tensors and of others. `interleaved`: linears whose rows GGUF
-    keeps in another order, with the field of the configuration that counts their heads. `ignored`: endings of
-    names, as a file has them, of no weights. `drafts`: files have layers behind the last one that guess
-    tokens further on, and that are passed over. `beside`: beginnings of names of what a file may hold beside
-    the model, and what is passed over: layers that guess, encoders of pictures.
-
-    `parts(config, name, shape)`: for a tensor of the file, by
-    Hugging Face's name, that holds many of ours one after another: these, each [rows, last axis]; rows are
-    counted over all axes but the last, of a vector over its elements. Empty for any other tensor.
+    `layer`, `whole`: GGUF's names of a layer's tensors, with or without their ending, and of others; a `*` is
+    the number of an expert. `special`: of a family that shares GGUF's name of its architecture with another,
+    whether a file is its own. `turned`: endings, by Hugging Face's names, of tensors whose `parts` lie
+    [inputs, outputs]. `interleaved`: linears whose rows GGUF keeps in another order, with the field of the
+    configuration that counts their heads. `ignored`: endings of names, as a file has them, of no weights.
+    `drafts`: files have layers behind the last one that guess tokens further on, and that are passed over.
+    `beside`: beginnings of names of what else is passed over: layers that guess, encoders of pictures.
+    `parts(config, name, shape)`: for a tensor of the file, by Hugging Face's name, that holds many of ours
+    one after another: these, each [rows, last axis]; rows are counted over all axes but the last, of a vector
+    over its elements. Empty for any other tensor.
     """
 
     name: str
@@ -72,6 +73,8 @@ class Family:
     ignored: tuple[str, ...] = (".rotary_emb.inv_freq",)
     drafts: bool = False
     beside: tuple[str, ...] = ()
+    special: Callable[[GgufModel], bool] | None = None
+    turned: tuple[str, ...] = ()
     parts: Callable[[Any, str, tuple[int, ...]], Parts] = _itself
 
     def __post_init__(self) -> None:
@@ -88,10 +91,14 @@ class Family:
         if name in self.whole:
             return self.whole[name]
         match name.split("."):
-            case ["blk", layer, part, ("weight" | "bias") as kind] if (
-                layer.isdecimal() and part in self.layer
-            ):
-                return f"model.layers.{layer}.{self.layer[part]}.{kind}"
+            case ["blk", layer, part, ("weight" | "bias") as kind] if layer.isdecimal():
+                at, whole = f"model.layers.{layer}.", f"{part}.{kind}"
+                if whole in self.layer:
+                    return at + self.layer[whole]
+                return f"{at}{self.layer[part]}.{kind}" if part in self.layer else None
+            case ["blk", layer, part, expert, "weight"] if layer.isdecimal() and expert.isdecimal():
+                found = self.layer.get(f"{part}.*")
+                return None if found is None else f"model.layers.{layer}.{found.replace('*', expert)}.weight"
         return None
 
     def ignores(self, name: str, config: ModelConfig) -> bool:
@@ -99,7 +106,7 @@ class Family:
         too."""
         if self.beside and name.startswith(self.beside):
             return True
-        if self.drafts and name.startswith("model.layers."):
-            layer = name.split(".")[2]
+        if self.drafts and name.startswith(("model.layers.", "blk.")):
+            layer = name.removeprefix("model.").split(".")[1]
             return name.endswith(self.ignored) or (layer.isdecimal() and int(layer) >= config.layers)
         return name.endswith(self.ignored) or (config.tied_head and name == "lm_head.weight")

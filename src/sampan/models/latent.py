@@ -150,6 +150,10 @@ def _query(ops: Ops, h: Any, layer: Layer) -> Any:
 
 def parts(c: LatentConfig, name: str, shape: tuple[int, ...]) -> Mapping[str, int]:
     """See `Family.parts`: keys' and values' matrices of a head lie one behind the other."""
+    for kind, file, rows in (("k", ".k_b_proj.weight", c.latent), ("v", ".v_b_proj.weight", c.value)):
+        if name.endswith(file):  # GGUF
+            at = name.removesuffix(file)
+            return {f"{at}.kv_b_proj.{kind}.{head}.weight": rows for head in range(c.heads)}
     if name.endswith("kv_b_proj.weight"):
         at = name.removesuffix("weight")
         return {

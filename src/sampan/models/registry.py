@@ -74,7 +74,8 @@ def from_gguf(model: GgufModel) -> ModelConfig:
     """The configuration of a GGUF file."""
     name = model.architecture
     where = f"{model.source}: general.architecture"
-    family = _found(name, where, lambda family: family.architectures)
+    special = [f for f in families().values() if name in f.architectures and f.special and f.special(model)]
+    family = special[0] if special else _found(name, where, _general)
     if family.from_gguf is None:
         raise UnsupportedModel(
             f"{model.source}: {name} is not read from GGUF: give the folder of safetensors"
@@ -107,11 +108,16 @@ def _families(files: tuple[Path, ...]) -> Mapping[str, Family]:
         _family_of(module) for module in map(importlib.import_module, names) if hasattr(module, "FAMILY")
     ]
     found += [_family_of(load_file(path)) for path in files]
-    for names_of in (lambda f: (f.name,), lambda f: f.model_types, lambda f: f.architectures):
+    for names_of in (lambda f: (f.name,), lambda f: f.model_types, _general):
         taken = [name for family in found for name in names_of(family)]
         if twice := [name for name in taken if taken.count(name) > 1]:
             raise UsageError(f"two families are called {quoted(twice[0])}: look at SAMPAN_FAMILIES")
     return {family.name: family for family in found}
+
+
+def _general(family: Family) -> tuple[str, ...]:
+    """Architectures whose files are the family's where they are no other's."""
+    return () if family.special else family.architectures
 
 
 def _family_of(module: ModuleType) -> Family:

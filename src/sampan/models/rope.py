@@ -106,8 +106,11 @@ def from_hf(fields: Fields, head_dim: int, context: int, part: float | None = No
     )
 
 
-def from_gguf(fields: Fields, head_dim: int, context: int, factors: Floats | None) -> Rotation:
-    """From GGUF's `ARCH.rope.*` keys; `factors` is the tensor `rope_freqs.weight`, [head_dim / 2]."""
+def from_gguf(
+    fields: Fields, head_dim: int, context: int, factors: Floats | None, mscale: float = 1.0
+) -> Rotation:
+    """From GGUF's `ARCH.rope.*` keys; `factors` is the tensor `rope_freqs.weight`, [head_dim / 2]. `mscale`:
+    YaRN's, which the file does not have."""
     if fields.integer("dimension_count", head_dim, high=2**16) != head_dim:
         raise UnsupportedModel(
             f"{fields.source}: {fields.prefix}dimension_count is not the head's {head_dim}"
@@ -121,7 +124,7 @@ def from_gguf(fields: Fields, head_dim: int, context: int, factors: Floats | Non
         divisor = np.float32(factor if kind == "linear" else 1)
         rotation = Rotation(frequencies(theta, head_dim) / divisor, scale, context)
     elif kind == "yarn":
-        rotation = _yarn_from_gguf(fields, theta, head_dim, context, factor, scale)
+        rotation = _yarn_from_gguf(fields, theta, head_dim, context, factor, scale, mscale)
     else:
         raise UnsupportedModel(
             f"{fields.source}: {fields.prefix}scaling.type {kind[:40]!r} is not supported: "
@@ -190,7 +193,7 @@ def _yarn_from_hf(given: Fields, theta: float, head_dim: int, context: int, orig
 
 
 def _yarn_from_gguf(
-    fields: Fields, theta: float, head_dim: int, context: int, factor: float, scale: float
+    fields: Fields, theta: float, head_dim: int, context: int, factor: float, scale: float, mscale: float
 ) -> Rotation:
     if fields.number("scaling.yarn_ext_factor", 1.0, low=-1e9) != 1:
         raise UnsupportedModel(
@@ -202,7 +205,7 @@ def _yarn_from_gguf(
     inv_freq = yarn(theta, head_dim, factor, original, fast, slow, truncate=True)
     multiplier = fields.number("scaling.yarn_log_multiplier", 0.0, low=0)
     return Rotation(
-        inv_freq, scale * yarn_scale(factor, 1.0, multiplier), _stretched(context, original, factor)
+        inv_freq, scale * yarn_scale(factor, mscale, multiplier), _stretched(context, original, factor)
     )
 
 

@@ -58,13 +58,13 @@ LAYER = {
 
 
 def sparse_from_gguf(
-    model: GgufModel, family: str, *, qkv_bias: bool = False, head_norms: bool = False, **rest: Any
-) -> SparseConfig:
-    """Of a GGUF file. `rest`: of the experts. Layers without a router have an MLP."""
+    model: GgufModel, family: str, *, qkv_bias: bool = False, head_norms: bool = False,
+    ffn: str = "expert_feed_forward_length", **rest: Any,
+) -> SparseConfig:  # fmt: skip
+    """Of a GGUF file. `ffn`: the key of an expert's features; `rest`: of the experts. Layers without a router
+    have an MLP."""
     c = dense_from_gguf(model, family, qkv_bias=qkv_bias, experts=True)
-    experts = experts_of(
-        model.fields(), "expert_count", "expert_used_count", "expert_feed_forward_length", **rest
-    )
+    experts = experts_of(model.fields(), "expert_count", "expert_used_count", ffn, **rest)
     routed = {layer for layer in range(c.layers) if f"blk.{layer}.ffn_gate_inp.weight" in model.shapes}
     return sparse(c, experts, dense=frozenset(range(c.layers)) - routed, head_norms=head_norms)
 

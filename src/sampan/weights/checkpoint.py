@@ -92,6 +92,8 @@ class Checkpoint:
         if info.decoder:
             return self._decoded(info, 0, info.shape[0])
         values = _finite(info, dequantise(self.raw(name), info.type, info.shape))
+        if info.turned:
+            return np.ascontiguousarray(values.T)
         order = self.row_order(name)
         return values if order is None else values[order]
 
@@ -100,6 +102,8 @@ class Checkpoint:
         info = self._info(name)
         if info.decoder:
             return self._decoded(info, start, stop)
+        if info.turned:
+            return self.array(name)[start:stop]
         raw = self._rows(info, name, start, stop)
         return _finite(info, dequantise(raw, info.type, (stop - start, info.shape[1])))
 

@@ -32,6 +32,9 @@ class Decoder(Protocol):
     def codes(self, start: int, stop: int) -> Codes:
         """The same as codes, where the tensor has a form."""
 
+    def form_at(self, first: int) -> Form | None:
+        """Of the codes of rows from here on, where they have a form."""
+
     def release(self, start: int, stop: int) -> None:
         """Give the pages that hold these rows back to the system."""
 
@@ -43,7 +46,8 @@ class TensorInfo:
 
     `form`: of codes, where the kernels take those and not the bytes. `decoder`: of a tensor whose values are
     computed from several of the file's; `type` is then of what comes out, the tensor's rows are the decoder's
-    from `first` on, and `offset` and `nbytes` are where codes lie.
+    from `first` on, and `offset` and `nbytes` are where codes lie. `turned`: a matrix that lies [in, out], as
+    `shape` says.
     """
 
     name: str
@@ -55,6 +59,7 @@ class TensorInfo:
     form: Form | None = None
     decoder: Decoder | None = None
     first: int = 0
+    turned: bool = False
 
 
 def damaged(path: Path, field: str, offset: int, problem: str) -> WeightsError:

@@ -22,6 +22,8 @@ def named(
     for name, info in found:
         rows = family.parts(config, name, info.shape)
         own = _parts(info, rows) if rows else {name: info}
+        if rows and name.endswith(family.turned):
+            own = {part: replace(each, turned=True) for part, each in own.items()}
         if twice := tensors.keys() & own.keys():
             raise WeightsError(f"{info.file}: tensor {quoted(info.name)} holds {min(twice)} a second time")
         tensors |= own
@@ -48,9 +50,11 @@ def _parts(info: TensorInfo, rows: Parts) -> dict[str, TensorInfo]:
 
 
 def _parts_of_decoded(info: TensorInfo, rows: Parts) -> dict[str, TensorInfo]:
+    assert info.decoder is not None
     first, parts = info.first, {}
     for name, count in rows.items():
-        parts[name] = replace(info, shape=(count, info.shape[-1]), first=first)
+        form = info.decoder.form_at(first)
+        parts[name] = replace(info, shape=(count, info.shape[-1]), first=first, form=form)
         first += count
     return parts
 
@@ -85,8 +89,10 @@ def complete(
         info = tensors.get(name)
         if info is not None and weight.shape == (1, *info.shape):
             info = rows[name] = replace(info, shape=weight.shape)
-        turned = name in packed and info is not None and info.shape == weight.shape[::-1]
-        if info is not None and info.shape != weight.shape and not turned:  # packed as products read it
+        if info is None:
+            continue
+        turned = info.turned or name in packed  # packed as products read it
+        if info.shape != weight.shape and not (turned and info.shape == weight.shape[::-1]):
             problem = f"has shape {list(info.shape)}, the configuration says {list(weight.shape)}"
             raise WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")
     extra = sorted(tensors.keys() - expected.keys())

@@ -42,7 +42,9 @@ class Packed:
 def header(matrices: Mapping[str, PackedMatrix], vectors: Mapping[str, tuple[int, ...]]) -> bytes:
     """The first bytes of a packed file, up to its data: length and JSON; `vectors`: shapes of float32
     tensors."""
-    sizes = {name: ("U8", (matrix.stored,), matrix.stored) for name, matrix in matrices.items()}
+    sizes: dict[str, tuple[str, tuple[int, ...], int]] = {
+        name: ("U8", (matrix.stored,), matrix.stored) for name, matrix in matrices.items()
+    }
     sizes |= {name: ("F32", shape, 4 * prod(shape)) for name, shape in vectors.items()}
     ends = list(accumulate(nbytes for _, _, nbytes in sizes.values()))
     texts = {name: matrix.text() for name, matrix in matrices.items()}
@@ -113,7 +115,7 @@ def _matrix(path: Path, entry: Entry, text: str | None) -> PackedMatrix:
         n=fields.integer("n", high=_MAX_SIZE),
         k=fields.integer("k", high=_MAX_SIZE),
         store=fields.integer("store", low=0, high=255),
-        group=fields.integer("group", high=255),
+        group=fields.integer("group", high=_MAX_SIZE),
         wide=fields.flag("wide"),
         has_min=fields.flag("has_min"),
         zero=fields.integer("zero", low=0, high=255),

@@ -139,5 +139,6 @@ class _Asked(NamedTuple):
 
 
 def _types(plan: Plan, tensors: Tensors) -> set[TensorType]:
-    """Of all matrices."""
-    return {tensors.info(part.name).type for segment in plan.segments.values() for part in segment.parts}
+    """Of all matrices; E4M3 counts as bf16, whatever its products with scales take."""
+    infos = (tensors.info(part.name) for segment in plan.segments.values() for part in segment.parts)
+    return {TensorType.BF16 if info.form and info.form.rows else info.type for info in infos}

@@ -17,7 +17,7 @@ from sampan.kernels.ops import Linear, PerHead, Weight
 STORES = {4: 0, 6: 1, 8: 2}  # of kernels.h, by bits
 _TASK = 2**18  # weights that a thread reads and packs at a time
 _FLOATS = (TensorType.BF16, TensorType.F16, TensorType.F32)
-U8, BF16 = 2, 4  # stores of kernels.h: the last of the integers, and bf16
+U8, BF16, E4M3 = 2, 4, 6  # stores of kernels.h: the last of the integers, and those for rows of bf16
 
 
 @dataclass(frozen=True)
@@ -92,16 +92,23 @@ def kind_of(tensors: Tensors, part: Weight) -> tuple[TensorType, Form | None]:
     if part.exact:
         return TensorType.F32, None
     info = tensors.info(part.name)
-    if part.transposed:  # blocks along the file's rows are none along ours
+    if part.transposed and not info.turned:  # blocks along the file's rows are none along ours
+        if info.form is not None and info.form.across is not None:
+            return info.type, _e4m3(info.form.across)
         return (info.type if info.type in _FLOATS else TensorType.F32), None
-    return info.type, info.form
+    return info.type, _e4m3(info.form) if info.form is not None and info.form.rows else info.form
+
+
+def _e4m3(form: Form) -> Form:
+    """What a matrix knows of the rows that share a scale: whether a panel's do."""
+    return replace(form, rows=1 if form.wide else LANES)
 
 
 def panel_of(tensors: Tensors, part: Weight) -> tuple[int, int]:
     """The store that keeps a tensor's type without loss, and bytes of one panel of its inputs."""
     type, form = kind_of(tensors, part)
     if form is not None:
-        return STORES[form.bits], _panel_of_codes(form, part.shape[1])
+        return store_of(form), _panel_of_codes(form, part.shape[1])
     try:
         store, nbytes = _native.panel_of(part.shape[1], type.number)
     except ValueError as e:
@@ -111,8 +118,16 @@ def panel_of(tensors: Tensors, part: Weight) -> tuple[int, int]:
 
 def _panel_of_codes(form: Form, inputs: int) -> int:
     """`panel_bytes` of kernels.h."""
+    if form.rows:
+        scales = -(-inputs // form.group) * (LANES if form.wide else 1)
+        return padded(scales) * 4 + inputs * LANES
     scales = (2 if form.has_min else 1) * (4 if form.wide else 2) * (inputs // form.group)
     return LANES * (inputs * form.bits // 8 + scales)
+
+
+def store_of(form: Form) -> int:
+    """The store that keeps codes of a form."""
+    return E4M3 if form.rows else STORES[form.bits]
 
 
 def turned(part: Weight, weight: PerHead) -> Weight:
@@ -135,7 +150,7 @@ def operand_of(store: int) -> Operand:
     """The rows that a matrix is multiplied with."""
     if store <= U8:
         return Operand.INT8
-    return Operand.BF16 if store == BF16 else Operand.F32
+    return Operand.BF16 if store in (BF16, E4M3) else Operand.F32
 
 
 def stacked(rows: Sequence[int]) -> int:

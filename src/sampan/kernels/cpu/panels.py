@@ -6,7 +6,7 @@ twice. A folder of packed weights is used where it lies, with no work and no cop
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from sampan.core.errors import UnsupportedModel, WeightsError
 from sampan.kernels.backend import Floats, Tensors
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
-from sampan.kernels.cpu.layout import STORES, Layout, Segment, kind_of, some_rows, stacked
+from sampan.kernels.cpu.layout import Layout, Segment, kind_of, some_rows, stacked, store_of
 from sampan.kernels.cpu.machine import Machine, out_of_memory, padded
-from sampan.kernels.formats import Form, TensorType
+from sampan.kernels.formats import Codes, Form, TensorType
 from sampan.kernels.ops import Weight
 
 _STRIDE = 2**23  # bytes of a file that are packed before they are given back
@@ -98,9 +98,8 @@ def allocate(tensors: Tensors, parts: Sequence[Weight], arena: Any = None) -> An
     rows, inputs = stacked([part.shape[0] for part in parts]), parts[0].shape[1]
     try:
         if form is not None:
-            store = STORES[form.bits]
             return _native.Packed(
-                rows, inputs, store, form.group, form.wide, form.has_min, form.zero, None, arena
+                rows, inputs, store_of(form), form.group, form.wide, form.has_min, form.zero, None, arena
             )
         return _native.Packed.of(rows, inputs, source.number, arena)
     except MemoryError as e:
@@ -118,7 +117,7 @@ def pack(tensors: Tensors, parts: Sequence[Weight], machine: Machine, arena: Any
         return matrix
     first = 0
     for part in parts:
-        if part.exact or part.transposed:
+        if part.exact or (part.transposed and not tensors.info(part.name).turned):
             raw = _whole(tensors, part, source)
             matrix.fill(machine.pool, raw, source.number, first, part.shape[0], None)
             tensors.release(part.name)
@@ -151,7 +150,7 @@ def _whole(tensors: Tensors, part: Weight, source: TensorType) -> NDArray[np.uin
 def _fill_codes(tensors: Tensors, parts: Sequence[Weight], form: Form, machine: Machine, matrix: Any) -> None:
     def task(work: tuple[Weight, int, int, int]) -> None:
         part, first, start, stop = work
-        codes = tensors.codes(part.name, start, stop)
+        codes = _codes(tensors, part, start, stop)
         scale, minimum = (_kept(values, form) for values in (codes.scale, codes.minimum))
         matrix.fill_codes(machine.pool, np.ascontiguousarray(codes.q), scale, minimum, first + start)
 
@@ -162,8 +161,21 @@ def _fill_codes(tensors: Tensors, parts: Sequence[Weight], form: Form, machine: 
         tensors.release(part.name)
 
 
+def _codes(tensors: Tensors, part: Weight, start: int, stop: int) -> Codes:
+    """Rows [start, stop) of a matrix as products read it."""
+    info = tensors.info(part.name)
+    if not part.transposed or info.turned:
+        return tensors.codes(part.name, start, stop)
+    assert info.form is not None
+    codes = tensors.codes(part.name, 0, info.shape[0])
+    places = np.arange(start, stop) // info.form.group
+    return replace(codes, q=codes.q.T[start:stop], scale=codes.scale[:: info.form.rows, places].T)
+
+
 def _kept(values: Floats | None, form: Form) -> Any:
     """Scales or minima as the matrix has them."""
     if values is None:
         return None
-    return np.ascontiguousarray(values if form.wide else values.astype(np.float16).view(np.uint16))
+    return np.ascontiguousarray(
+        values if form.wide or form.rows else values.astype(np.float16).view(np.uint16)
+    )

@@ -61,6 +61,10 @@ class Integers:
             return Form(self.bits, size, self.zero, wide=not self.halves)
         return Form(self.bits, size, 0, wide=True, has_min=True) if self.short else None
 
+    def form_at(self, _first: int) -> Form | None:
+        """The same for all rows."""
+        return self.form()
+
     def codes(self, start: int, stop: int) -> Codes:
         """Rows [start, stop) by the form."""
         form = self.form()

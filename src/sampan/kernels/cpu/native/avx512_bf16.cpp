@@ -12,12 +12,16 @@
 
 namespace sampan {
 static void linear(const LinearArgs& a, int begin, int end, int row_begin, int row_end, uint8_t* scratch) {
-  if (a.w.store == Store::bf16) avx512_bf16::linear_bf16(a, begin, end, row_begin, row_end);
+  using namespace avx512_bf16;
+  if (a.w.store == Store::bf16) linear_paired<Store::bf16>(a, begin, end, row_begin, row_end);
+  else if (a.w.store == Store::e4m3) linear_paired<Store::e4m3>(a, begin, end, row_begin, row_end);
   else kernels_avx512()->linear(a, begin, end, row_begin, row_end, scratch);
 }
 
 static void gated(const GatedArgs& g, int begin, int end, int row_begin, int row_end, uint8_t* scratch) {
-  if (g.w.store == Store::bf16) avx512_bf16::gated_bf16(g, begin, end, row_begin, row_end);
+  using namespace avx512_bf16;
+  if (g.w.store == Store::bf16) gated_paired<Store::bf16>(g, begin, end, row_begin, row_end);
+  else if (g.w.store == Store::e4m3) gated_paired<Store::e4m3>(g, begin, end, row_begin, row_end);
   else kernels_avx512()->gated(g, begin, end, row_begin, row_end, scratch);
 }
 

@@ -16,7 +16,7 @@ namespace sampan {
 
 static Packed* make_packed(int n, int k, int store, int group, bool wide, bool has_min, int zero,
                            std::optional<Bytes> data, Arena* arena) {
-  require(n > 0 && n <= INT32_MAX - kLanes && k > 0 && store >= 0 && store <= 5,
+  require(n > 0 && n <= INT32_MAX - kLanes && k > 0 && store >= 0 && store <= 6,
           "matrix: sizes and store must be known");
   auto packed = std::make_unique<Packed>();
   Matrix& m = packed->matrix;
@@ -28,7 +28,9 @@ static Packed* make_packed(int n, int k, int store, int group, bool wide, bool h
     require(zero >= 0 && zero <= 255 && (zero == 0 || !has_min),
             "matrix: zero must be a code, and a minimum takes its place");
   }
-  require(m.store != Store::bf16 || k % 2 == 0, "matrix: k must be even in bf16");
+  require(!is_paired(m) || k % 2 == 0, "matrix: k must be even in bf16 and e4m3");
+  require(m.store != Store::e4m3 || (group > 0 && group % 2 == 0 && !has_min && zero == 0),
+          "matrix: groups of e4m3 must be even, without minima");
   if (data) {
     require(data->size() == packed->bytes(), "matrix: packed bytes do not match the shape");
     packed->owner = nb::cast(*data);
@@ -103,9 +105,10 @@ template <class Scales>
 static void fill_codes(Packed& p, Pool& pool, Codes codes, Scales scales, std::optional<Scales> mins,
                        int first) {
   const Matrix& m = p.matrix;
-  const size_t rows = codes.shape(0), groups = static_cast<size_t>(m.k / m.group);
-  require(is_integer(m) && m.wide == (sizeof(*scales.data()) == 4),
-          "fill_codes: matrix must hold integers, and scales of this type");
+  const size_t rows = codes.shape(0), groups = static_cast<size_t>(ceiling(m.k, m.group));
+  require((m.store == Store::e4m3 || (is_integer(m) && m.wide)) == (sizeof(*scales.data()) == 4) &&
+              (is_integer(m) || m.store == Store::e4m3),
+          "fill_codes: matrix must hold codes, and scales of this type");
   require(first >= 0 && first % kLanes == 0 && static_cast<int64_t>(rows) <= panels(m) * kLanes - first,
           "fill_codes: rows outside the matrix");
   require(codes.shape(1) == static_cast<size_t>(m.k) && scales.shape(0) == rows && scales.shape(1) == groups,

@@ -144,7 +144,8 @@ static void gated(const GatedArgs& g, int begin, int end, int row_begin, int row
   switch (g.w.store) {
     case Store::u4: return gated_integer<Store::u4>(g, begin, end, row_begin, row_end, scratch);
     case Store::u6: return gated_integer<Store::u6>(g, begin, end, row_begin, row_end, scratch);
-    case Store::bf16: return gated_bf16(g, begin, end, row_begin, row_end);
+    case Store::bf16: return gated_paired<Store::bf16>(g, begin, end, row_begin, row_end);
+    case Store::e4m3: return gated_paired<Store::e4m3>(g, begin, end, row_begin, row_end);
     default: return gated_integer<Store::u8>(g, begin, end, row_begin, row_end, scratch);
   }
 }
@@ -155,7 +156,8 @@ static void linear(const LinearArgs& a, int begin, int end, int row_begin, int r
     case Store::u6: return linear_integer<Store::u6>(a, begin, end, row_begin, row_end, scratch);
     case Store::u8: return linear_integer<Store::u8>(a, begin, end, row_begin, row_end, scratch);
     case Store::f16: return linear_float<Store::f16>(a, begin, end, row_begin, row_end);
-    case Store::bf16: return linear_bf16(a, begin, end, row_begin, row_end);
+    case Store::bf16: return linear_paired<Store::bf16>(a, begin, end, row_begin, row_end);
+    case Store::e4m3: return linear_paired<Store::e4m3>(a, begin, end, row_begin, row_end);
     case Store::f32: return linear_float<Store::f32>(a, begin, end, row_begin, row_end);
   }
 }

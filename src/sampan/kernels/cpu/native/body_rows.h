@@ -58,6 +58,20 @@ static inline int code_at(const Matrix& m, const uint8_t* codes, int chunk, int 
   return low | ((codes[256 + chunk / 4 * 64 + at] >> (2 * (chunk % 4))) & 3) << 4;
 }
 
+// The value of a code; those of NaN count as 480.
+static inline float e4m3_value(uint8_t code) {
+  const int exponent = code >> 3 & 15, mantissa = code & 7;
+  const float size = exponent ? std::ldexp(static_cast<float>(8 + mantissa), exponent - 10)
+                              : std::ldexp(static_cast<float>(mantissa), -9);
+  return code & 0x80 ? -size : size;
+}
+
+static inline float e4m3_scale(const Matrix& m, const uint8_t* panel, int group, int lane) {
+  float scale;
+  std::memcpy(&scale, panel + 4 * (m.wide ? group * kLanes + lane : group), 4);
+  return scale;
+}
+
 // Row `row` of a packed matrix, dequantised.
 static void unpack_row(const Matrix& m, int row, float* out) {
   const uint8_t* p = m.data + panel_bytes(m) * static_cast<size_t>(row / kLanes);
@@ -66,6 +80,9 @@ static void unpack_row(const Matrix& m, int row, float* out) {
     for (int k = 0; k < m.k; ++k) {
       if (m.store == Store::f32)
         std::memcpy(out + k, p + (static_cast<size_t>(k) * kLanes + static_cast<size_t>(lane)) * 4, 4);
+      else if (m.store == Store::e4m3)
+        out[k] = e4m3_value(p[e4m3_scale_bytes(m) + float_index(m, k, lane)]) *
+                 e4m3_scale(m, p, k / m.group, lane);
       else if (m.store == Store::f16) out[k] = half_at(p + static_cast<size_t>(k) * kLanes * 2, lane);
       else out[k] = bf16_at(p, float_index(m, k, lane));
     }

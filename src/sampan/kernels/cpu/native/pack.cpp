@@ -65,7 +65,24 @@ void pack(const Matrix& m, uint8_t* data, const PackArgs& a, int begin, int end)
   }
 }
 
+// Of rows whose panel shares its scales, those of the first.
+static void pack_e4m3(const Matrix& m, uint8_t* data, const CodesArgs& a, int begin, int end) {
+  const int groups = ceiling(m.k, m.group);
+  for (int panel = begin; panel < end; ++panel) {
+    uint8_t* out = data + panel_bytes(m) * static_cast<size_t>(a.first + panel);
+    for (int lane = 0; lane < kLanes && panel * kLanes + lane < a.rows; ++lane) {
+      const size_t row = static_cast<size_t>(panel * kLanes + lane);
+      for (int g = 0; g < groups && (m.wide || lane == 0); ++g)
+        std::memcpy(out + 4 * (m.wide ? g * kLanes + lane : g),
+                    a.scales + 4 * (row * static_cast<size_t>(groups) + static_cast<size_t>(g)), 4);
+      const uint8_t* q = a.codes + row * static_cast<size_t>(m.k);
+      for (int k = 0; k < m.k; ++k) out[e4m3_scale_bytes(m) + float_index(m, k, lane)] = q[k];
+    }
+  }
+}
+
 void pack_codes(const Matrix& m, uint8_t* data, const CodesArgs& a, int begin, int end) {
+  if (m.store == Store::e4m3) return pack_e4m3(m, data, a, begin, end);
   const int groups = m.k / m.group, blocks = superblock(m) / kBlock;
   const size_t size = m.wide ? 4 : 2;
   for (int panel = begin; panel < end; ++panel) {

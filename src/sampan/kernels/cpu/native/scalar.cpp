@@ -1,6 +1,8 @@
 // The definition of every result. Row kernels and attention are the shared bodies on plain C++ lanes; the
 // matrix product is written out here, one output at a time, against which the fast tiles are tested.
 
+#include <algorithm>
+
 #define SAMPAN_ISA scalar
 #include "vec_scalar.h"
 namespace sampan::scalar {
@@ -73,9 +75,24 @@ static float bf16_output(const Matrix& m, const uint8_t* w, const uint16_t* x, i
   return acc;
 }
 
+// The same chain over a group of inputs, and the groups' sums, each times its scale, one after another.
+static float e4m3_output(const Matrix& m, const uint8_t* w, const uint16_t* x, int lane) {
+  const uint8_t* codes = w + e4m3_scale_bytes(m);
+  float acc = 0.0f;
+  for (int k = 0, group = 0; k < m.k; ++group) {
+    float sum = 0.0f;
+    for (const int end = std::min(k + m.group, m.k); k < end; k += 2)
+      for (int i = k + 1; i >= k; --i)
+        sum = std::fma(e4m3_value(codes[float_index(m, i, lane)]), widen_bf16(x[i]), sum);
+    acc = std::fma(sum, e4m3_scale(m, w, group, lane), acc);
+  }
+  return acc;
+}
+
 static float float_output(const Matrix& m, const Activations& a, int row, int panel, int lane) {
   const uint8_t* w = m.data + panel_bytes(m) * static_cast<size_t>(panel);
   if (m.store == Store::bf16) return bf16_output(m, w, a.bf16 + static_cast<ptrdiff_t>(row) * a.k, lane);
+  if (m.store == Store::e4m3) return e4m3_output(m, w, a.bf16 + static_cast<ptrdiff_t>(row) * a.k, lane);
   const size_t stride = kLanes * (m.store == Store::f32 ? 4 : 2);
   const float* x = a.values + static_cast<ptrdiff_t>(row) * a.k;
   float acc = 0.0f;
@@ -103,7 +120,7 @@ static void outputs(const LinearArgs& a, int begin, int end, int row_begin, int 
 }
 
 static void linear(const LinearArgs& a, int begin, int end, int row_begin, int row_end, uint8_t*) {
-  if (a.w.store != Store::bf16) return outputs(a, begin, end, row_begin, row_end);
+  if (!is_paired(a.w)) return outputs(a, begin, end, row_begin, row_end);
   const FlushDenormals flush;
   outputs(a, begin, end, row_begin, row_end);
 }
@@ -130,7 +147,7 @@ static void gated_blocks(const GatedArgs& g, int begin, int end, int row_begin, 
 }
 
 static void gated(const GatedArgs& g, int begin, int end, int row_begin, int row_end, uint8_t*) {
-  if (g.w.store != Store::bf16) return gated_blocks(g, begin, end, row_begin, row_end);
+  if (!is_paired(g.w)) return gated_blocks(g, begin, end, row_begin, row_end);
   const FlushDenormals flush;
   gated_blocks(g, begin, end, row_begin, row_end);
 }

@@ -110,6 +110,18 @@ static inline B set1_pair(const uint16_t* p) {
   std::memcpy(&x, p, 4);
   return {_mm512_set1_epi32(x)};
 }
+// Exactly. A denormal's three bits are looked up.
+static inline B load_e4m3(const uint8_t* p) {
+  const __m512i code = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  const __m512i size = _mm512_and_si512(_mm512_slli_epi16(code, 4), _mm512_set1_epi16(0x7f0));
+  const __m512i small =
+      _mm512_castsi128_si512(_mm_set_epi16(0x3c60, 0x3c40, 0x3c20, 0x3c00, 0x3bc0, 0x3b80, 0x3b00, 0));
+  const __m512i normal = _mm512_add_epi16(size, _mm512_set1_epi16(0x3c00));
+  const __m512i value =
+      _mm512_mask_permutexvar_epi16(normal, _mm512_cmplt_epi16_mask(size, _mm512_set1_epi16(0x80)),
+                                    _mm512_and_si512(code, _mm512_set1_epi16(7)), small);
+  return {_mm512_ternarylogic_epi32(_mm512_slli_epi16(code, 8), _mm512_set1_epi16(-0x8000), value, 0xea)};
+}
 static inline B even_only(B x) { return {_mm512_and_si512(x.v, _mm512_set1_epi32(0xffff))}; }
 // `dot_bf16`: two multiply-adds, the odd elements first. `vdpbf16ps` is exactly that while denormals are
 // flushed. `Scalar`: as what elements to be broadcast are kept, rounded to bf16.

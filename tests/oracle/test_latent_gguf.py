@@ -1,0 +1,205 @@
+"""DeepSeek's families in GGUF, in the older and the later layout of keys and values: transformers' logits of
+the dequantised weights, and the same bits in any company. Laid out as convert_hf_to_gguf.py does."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Type
+from gguf import quants
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from sampan.core.types import ModelFiles
+from sampan.kernels.torch.backend import TorchBackend
+from sampan.models import registry
+from sampan.models.latent import LatentConfig
+from sampan.weights.checkpoint import open_checkpoint
+
+Make = Callable[..., Any]
+EXPERTS, CHOSEN, FFN, LAYERS, LENGTH, EARLY = 8, 3, 64, 3, 150, 64
+HEADS, PLAIN, ROTATED, VALUE, LATENT = 4, 64, 32, 96, 128
+FLOAT, FINE, COARSE = 3e-5, 1e-3, 0.1  # as in test_sparse_gguf.py
+YARN = {
+    "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, "rope_theta": 1e4,
+    "mscale": 0.707, "mscale_all_dim": 0.707, "beta_fast": 32, "beta_slow": 1,
+}  # fmt: skip
+CASES: dict[str, dict[str, Any]] = {
+    "deepseek_v3": {"n_group": 4, "topk_group": 2, "q_lora_rank": 96, "routed_scaling_factor": 2.5},
+    "deepseek_v2": {
+        "n_group": 1, "topk_group": 1, "q_lora_rank": None, "topk_method": "greedy", "rope_parameters": YARN,
+    },
+}  # fmt: skip
+NAMES = {
+    "self_attn.q_proj": "attn_q", "self_attn.q_a_proj": "attn_q_a",
+    "self_attn.q_a_layernorm": "attn_q_a_norm",
+    "self_attn.q_b_proj": "attn_q_b", "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+    "self_attn.kv_a_layernorm": "attn_kv_a_norm", "self_attn.o_proj": "attn_output",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate": "ffn_gate_inp",
+    "mlp.shared_experts.gate_proj": "ffn_gate_shexp", "mlp.shared_experts.up_proj": "ffn_up_shexp",
+    "mlp.shared_experts.down_proj": "ffn_down_shexp", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+WHOLE = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+LATER, OLDER = True, False
+
+
+def config(family: str) -> Any:
+    return AutoConfig.for_model(
+        family, hidden_size=128, num_hidden_layers=LAYERS, num_attention_heads=HEADS, kv_lora_rank=LATENT,
+        num_key_value_heads=HEADS, qk_nope_head_dim=PLAIN, qk_rope_head_dim=ROTATED, v_head_dim=VALUE,
+        intermediate_size=160, moe_intermediate_size=FFN, n_routed_experts=EXPERTS, n_shared_experts=2,
+        num_experts_per_tok=CHOSEN, norm_topk_prob=family == "deepseek_v3", first_k_dense_replace=1,
+        vocab_size=300, max_position_embeddings=512, rms_norm_eps=1e-5, **CASES[family],
+    )  # fmt: skip
+
+
+class Writer:
+    """Gives every tensor of the oracle the values that the file has."""
+
+    def __init__(self, path: Path, family: str, type: Type, later: bool) -> None:
+        self.type, self._later, self._rng = type, later, np.random.default_rng(5)
+        self._file = file = gguf.GGUFWriter(path, "deepseek2")
+        c, v3 = CASES[family], family == "deepseek_v3"
+        for add, value in (
+            ("block_count", LAYERS + (v3 and later)), ("context_length", 512), ("embedding_length", 128),
+            ("feed_forward_length", 160), ("head_count", HEADS), ("head_count_kv", 1 if later else HEADS),
+            ("layer_norm_rms_eps", 1e-5), ("rope_freq_base", 1e4), ("expert_used_count", CHOSEN),
+            ("expert_group_count", c["n_group"]), ("expert_group_used_count", c["topk_group"]),
+            ("expert_gating_func", gguf.ExpertGatingFuncType.SIGMOID if v3 else None),
+            ("leading_dense_block_count", 1), ("vocab_size", 300), ("q_lora_rank", c["q_lora_rank"]),
+            ("kv_lora_rank", LATENT), ("key_length", LATENT + ROTATED if later else PLAIN + ROTATED),
+            ("value_length", LATENT if later else VALUE),
+            ("key_length_mla", PLAIN + ROTATED if later else None),
+            ("value_length_mla", VALUE if later else None), ("rope_dimension_count", ROTATED),
+            ("expert_feed_forward_length", FFN), ("expert_count", EXPERTS), ("expert_shared_count", 2),
+            ("expert_weights_scale", c.get("routed_scaling_factor", 1.0)),
+            ("expert_weights_norm", v3 or None),
+        ):  # fmt: skip
+            if value is not None:
+                getattr(file, f"add_{add}")(value)
+        if v3 and later:
+            file.add_nextn_predict_layers(1)
+            file.add_tensor(f"blk.{LAYERS}.nextn.eh_proj.weight", np.zeros((128, 256), np.float32))
+        if rope := c.get("rope_parameters"):
+            file.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+            file.add_rope_scaling_factor(rope["factor"])
+            file.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+            file.add_rope_scaling_yarn_log_mul(0.1 * rope["mscale_all_dim"])
+
+    def write(self, oracle: PreTrainedModel) -> None:
+        for name, weight in [*oracle.named_parameters(), *oracle.named_buffers()]:
+            if not name.endswith("inv_freq"):
+                weight.data = torch.from_numpy(self._tensors(name, tuple(weight.shape)))
+        self._file.write_header_to_file()
+        self._file.write_kv_data_to_file()
+        self._file.write_tensors_to_file()
+        self._file.close()
+
+    def _tensors(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name in WHOLE:
+            return self._tensor(WHOLE[name], shape)
+        _, _, layer, rest = name.split(".", 3)
+        at = f"blk.{layer}."
+        match rest:
+            case "mlp.experts.gate_up_proj":
+                half = (shape[0], shape[1] // 2, shape[2])
+                return np.concatenate(
+                    [self._tensor(f"{at}ffn_{kind}_exps.weight", half) for kind in ("gate", "up")], axis=1
+                )
+            case "mlp.experts.down_proj":
+                return self._tensor(f"{at}ffn_down_exps.weight", shape)
+            case "mlp.gate.e_score_correction_bias":
+                return self._tensor(f"{at}exp_probs_b.bias", shape)
+            case "self_attn.kv_b_proj.weight" if self._later:
+                keys = self._tensor(f"{at}attn_k_b.weight", (HEADS, LATENT, PLAIN))
+                values = self._tensor(f"{at}attn_v_b.weight", (HEADS, VALUE, LATENT))
+                return np.concatenate([keys.swapaxes(1, 2), values], axis=1).reshape(shape)
+            case "self_attn.kv_b_proj.weight":
+                return self._tensor(f"{at}attn_kv_b.weight", shape)
+        part, _, kind = rest.rpartition(".")
+        return self._tensor(f"{at}{NAMES[part]}.{kind}", shape)
+
+    def _tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        vector = len(shape) == 1 or "gate_inp" in name
+        centre = 1.0 if name.endswith("norm.weight") else 0.0
+        deviation = 0.3 if len(shape) == 1 else 1.5 * shape[-1] ** -0.5
+        values = self._rng.normal(centre, deviation, shape).astype(np.float32)
+        type = Type.F32 if vector else self.type
+        raw = values if type is Type.F32 else quants.quantize(values.reshape(-1, shape[-1]), type)
+        kept = values if type is Type.F32 else quants.dequantize(raw, type).reshape(shape)
+        stored = raw if type is Type.F32 else raw.reshape(*shape[:-1], -1)
+        self._file.add_tensor(name, stored, raw_dtype=type)
+        return np.ascontiguousarray(kept)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    @cache
+    def make(family: str, type: Type, later: bool) -> tuple[ModelFiles, PreTrainedModel]:
+        path = tmp_path_factory.mktemp("latent") / "tiny.gguf"
+        oracle = AutoModelForCausalLM.from_config(config(family)).eval()
+        Writer(path, family, type, later).write(oracle)
+        return ModelFiles(path, "gguf", path.name, str(path)), oracle
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def prompt() -> list[int]:
+    return np.random.default_rng(1).integers(0, 300, LENGTH).tolist()
+
+
+@pytest.mark.parametrize("later", [LATER, OLDER], ids=["later", "older"])
+@pytest.mark.parametrize("family", CASES)
+def test_the_configuration_is_that_of_the_folder(family: str, later: bool, made: Make) -> None:
+    files, oracle = made(family, Type.F32, later)
+    with open_checkpoint(files) as checkpoint:
+        found, expected = checkpoint.config, registry.from_hf(oracle.config.to_dict())
+    assert isinstance(found, LatentConfig)
+    assert isinstance(expected, LatentConfig)
+    rounded = {name: pytest.approx(getattr(expected, name), rel=1e-7) for name in ("scale", "norm_eps")}
+    assert vars(found) == vars(expected) | rounded
+
+
+@pytest.mark.parametrize("later", [LATER, OLDER], ids=["later", "older"])
+@pytest.mark.parametrize("family", CASES)
+@pytest.mark.parametrize("type", [Type.F32, Type.F16, Type.Q8_0, Type.Q4_1], ids=lambda t: t.name)
+def test_both_layouts_give_the_logits_of_transformers(
+    family: str, later: bool, type: Type, made: Make, native: Make, error: Make, prompt: list[int]
+) -> None:
+    files, oracle = made(family, type, later)
+    with torch.no_grad():
+        expected = oracle(torch.tensor([prompt]), use_cache=False).logits[0].numpy()
+    whole = native(files).logits(prompt)
+    if type in (Type.F32, Type.F16):
+        assert error(whole, expected) < FLOAT
+        assert error(native(files, backend=TorchBackend()).logits(prompt), expected) < FLOAT
+        return
+    assert error(whole[:EARLY], expected[:EARLY]) < FINE
+    differences = np.abs(whole - expected).max(-1) / (expected.max() - expected.min())
+    assert np.quantile(differences, 0.95) < COARSE
+
+
+def test_integer_keys_and_values_give_the_same_bits_in_chunks_and_in_company(
+    made: Make, native: Make, prompt: list[int]
+) -> None:
+    files, _ = made("deepseek_v3", Type.Q8_0, LATER)
+    whole = native(files, cache="bf16", threads=2).logits(prompt)
+    for chunk in (40, 1):
+        assert np.array_equal(native(files, cache="bf16").logits(prompt, chunk), whole)
+    here = native(files, cache="bf16")
+    one, other = here.sequence(prompt[:60]), here.sequence(prompt)
+    parts = [here.step((one, 50), (other, 130)), here.step((other, 20), (one, 10))]
+    assert np.array_equal(np.concatenate([parts[0][1], parts[1][0]]), whole)
+    assert np.array_equal(np.concatenate([parts[0][0], parts[1][1]]), whole[:60])
+    for sequence in (one, other):
+        here.pool.release(sequence.pages)
