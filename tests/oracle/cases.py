@@ -86,6 +86,9 @@ HYBRID: dict[str, dict[str, object]] = {
     },
     "qwen3_5_moe": {
         "model_type": "qwen3_5_moe_text", "shared_expert_intermediate_size": 96, **MIXED, **DELTA,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5,
+            "mrope_interleaved": True, "mrope_section": [6, 5, 5],
+        },
     },
 }  # fmt: skip

@@ -18,8 +18,11 @@ from sampan.engine.engine import Engine
 from sampan.engine.runner import Runner
 from sampan.kernels.backend import AdapterRoom, CacheSize
 from sampan.kernels.cpu.backend import CpuBackend
+from sampan.kernels.graph import LOGITS
+from sampan.kernels.ops import HIDDEN
 from sampan.llm.load import graph_of
 from sampan.weights.checkpoint import open_checkpoint
+from sampan.weights.update import from_arrays
 
 Make = Callable[..., Any]
 CASES = ("qwen3_next", "qwen3_5")
@@ -34,13 +37,13 @@ def engine_of(tiny: Make) -> Make:
 
     def make(
         case: str, *, pages: int = 64, states: int = 8, max_rows: int = 64, prefix_cache: bool = False,
-        draft_rows: int = 0, max_sequences: int = 8,
+        draft_rows: int = 0, max_sequences: int = 8, output: str = LOGITS,
     ) -> Engine:  # fmt: skip
         model = tiny(case)
         backend = CpuBackend(Settings(Path()), 1)
         with open_checkpoint(model.files) as checkpoint:
             placed, size = backend.place(checkpoint), CacheSize(pages, "bf16", states)
-            program = backend.compile(graph_of(checkpoint.config), placed, size, max_rows)
+            program = backend.compile(graph_of(checkpoint.config, output), placed, size, max_rows)
         vocabulary = model.oracle.config.vocab_size
         return Engine(
             Runner(program, pages, None, states), context=400, vocabulary=vocabulary, eos_ids=frozenset(),
@@ -162,6 +165,48 @@ def test_a_model_of_text_is_read_out_of_one_of_pictures(tiny: Make, native: Make
     prompt = model.prompt(50)
     other = native(ModelFiles(tmp_path, "folder", "pictures", str(tmp_path)))
     assert np.array_equal(other.logits(prompt), native(model.files).logits(prompt))
+
+
+@pytest.mark.parametrize("how", ["mean", "last"])
+def test_vectors_are_those_of_the_whole_prompt(how: Any, tiny: Make, engine_of: Make) -> None:
+    prompts = prompts_of(tiny("qwen3_5"))
+    whole = engine_of("qwen3_5", output=HIDDEN, max_rows=512)
+    expected = [vector_of(whole, prompt, how) for prompt in prompts]
+    engine = engine_of("qwen3_5", output=HIDDEN, prefix_cache=True, max_rows=40)
+    for _ in range(2):
+        assert [vector_of(engine, prompt, how) for prompt in prompts] == expected
+    assert engine.counters.pages_found > 0
+
+
+def vector_of(engine: Engine, prompt: list[int], how: Any) -> tuple[float, ...]:
+    engine.add(prompt, SamplingParams(max_tokens=0), pooling=how)
+    (event,) = [event for _ in range(9) for event in engine.step()]
+    return event.vector
+
+
+def test_new_values_are_those_of_a_model_that_had_them(
+    case: str, tiny: Make, native: Make, tmp_path: Path
+) -> None:
+    """Also of norms that multiply by one more, and of convolutions."""
+    model = tiny(case)
+    path = model.files.path
+    tensors = load_file(path / "model.safetensors")
+    at = "model.layers.0."
+    names = (
+        "input_layernorm.weight",
+        "linear_attn.conv1d.weight",
+        "linear_attn.A_log",
+        "linear_attn.norm.weight",
+    )
+    new = {at + name: tensors[at + name] * np.float32(1.5) for name in names}
+    save_file(tensors | new, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((path / "config.json").read_text())
+    make = native.__wrapped__
+    here, other = make(model.files), make(ModelFiles(tmp_path, "folder", "new", ""))
+    flat = {name: value.reshape(len(value), -1) if value.ndim > 2 else value for name, value in new.items()}
+    here.runner.update(from_arrays(flat))
+    prompt = model.prompt(40)
+    assert np.array_equal(here.logits(prompt), other.logits(prompt))
 
 
 def test_what_is_planned_is_what_is_allocated(case: str, tiny: Make) -> None:
