@@ -24,15 +24,16 @@ QEMU ?= qemu-aarch64
 intrinsics := -Wno-unknown-warning-option -Wno-uninitialized -Wno-maybe-uninitialized
 flags_avx2 := -mavx2 -mfma -mf16c $(intrinsics)
 flags_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni $(intrinsics)
-flags_avx512_bf16 := $(flags_avx512) -mavx512bf16
+flags_avx512_bf16 := $(flags_avx512) -mavx512bf16 -mavx512vbmi
 flags_neon := -march=armv8.2-a+dotprod+fp16
 vectors_x86_64 := avx2 avx512 avx512_bf16
 vectors_aarch64 := neon
 vectors_arm64 := neon
 
 kernels_files := test_kernels linear rows maps states attention dispatch scalar
-pool_files := test_pool plan pool program program_experts program_head program_heads program_memory program_products \
-  program_states   adapters attention_plan check experts memory dispatch scalar
+pool_files := test_pool plan store mixture pool program program_experts program_head program_heads program_memory program_products \
+  program_states program_stored expert_store \
+  adapters attention_plan check experts memory dispatch scalar
 
 # $(1) variant, $(2) compiler, $(3) flags, $(4) instruction sets
 define native_variant

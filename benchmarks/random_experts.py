@@ -3,6 +3,10 @@
 Weights are Q4_1 blocks of random codes, which no kernel can tell from trained ones; routing is as good as
 uniform, so that a step touches as many experts as it can. Tokens are the default model's. The file is for
 `sampan bench` and for llama.cpp's own bench alike.
+
+`--common` gives the routing of text its skew: so many times a token's own part of its embedding is a part
+that all tokens have, which every router likes or dislikes its experts by. `--embedding` and `--layer` scale
+what the residual stream begins with and what layers add to it: in trained models it changes slowly.
 """
 
 import argparse
@@ -39,7 +43,7 @@ class Writer:
         ):  # fmt: skip
             getattr(self._file, f"add_{name}")(value)
         self._vocabulary(tokens)
-        self._matrix("token_embd", len(tokens), o.hidden)
+        self._matrix("token_embd", len(tokens), o.hidden, gain=o.embedding, common=o.common)
         self._vector("output_norm", o.hidden)
         for layer in range(o.layers):
             self._layer(f"blk.{layer}.")
@@ -60,7 +64,7 @@ class Writer:
         self._matrix(at + "attn_q", o.heads * size, o.hidden)
         self._matrix(at + "attn_k", o.kv_heads * size, o.hidden)
         self._matrix(at + "attn_v", o.kv_heads * size, o.hidden)
-        self._matrix(at + "attn_output", o.hidden, o.heads * size)
+        self._matrix(at + "attn_output", o.hidden, o.heads * size, gain=o.layer)
         router = self._draw.normal(0, o.hidden**-0.5, (o.experts, o.hidden)).astype(np.float32)
         self._file.add_tensor(at + "ffn_gate_inp.weight", router)
         for kind, rows, inputs in (
@@ -68,16 +72,23 @@ class Writer:
             ("up", o.ffn, o.hidden),
             ("down", o.hidden, o.ffn),
         ):
-            self._matrix(f"{at}ffn_{kind}_exps", rows, inputs, o.experts)
+            self._matrix(
+                f"{at}ffn_{kind}_exps", rows, inputs, o.experts, gain=o.layer if kind == "down" else 1.0
+            )
 
-    def _matrix(self, name: str, rows: int, inputs: int, count: int = 0) -> None:
-        """Of the deviation of trained weights: codes around a mean of zero."""
+    def _matrix(
+        self, name: str, rows: int, inputs: int, count: int = 0, gain: float = 1.0, common: float = 0.0
+    ) -> None:
+        """Of `gain` times the deviation of trained weights: codes around a mean of zero, or around what all
+        rows have in common, in blocks."""
         shape = (*((count,) if count else ()), rows, inputs // BLOCK * BYTES)
         data = self._draw.integers(0, 256, shape, np.uint8)
         blocks = data.reshape(-1, BYTES)
-        scale = np.float16(inputs**-0.5 / 4.6)
+        scale = np.float16(gain * inputs**-0.5 / 4.6)
         blocks[:, :2] = np.array([scale]).view(np.uint8)
-        blocks[:, 2:4] = np.array([-7.5 * scale], np.float16).view(np.uint8)
+        mean = common * gain * inputs**-0.5 * self._draw.normal(size=inputs // BLOCK) if common else 0.0
+        low = np.broadcast_to((mean - 7.5 * scale) * np.ones(inputs // BLOCK), (*shape[:-1], inputs // BLOCK))
+        blocks[:, 2:4] = np.ascontiguousarray(low, np.float16).reshape(-1, 1).view(np.uint8)
         self._file.add_tensor(f"{name}.weight", data, raw_dtype=gguf.GGMLQuantizationType.Q4_1)
 
     def _vector(self, name: str, width: int) -> None:
@@ -102,6 +113,8 @@ def main() -> None:
         ("ffn", 256),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=size)
+    for name, factor in (("common", 0.0), ("embedding", 1.0), ("layer", 1.0)):
+        parser.add_argument(f"--{name}", type=float, default=factor)
     options = parser.parse_args()
     tokens = read_gguf(resolve(DEFAULT, Settings.from_env()).path).metadata["tokenizer.ggml.tokens"]
     Writer(options).write(list(tokens))  # type: ignore[call-overload]

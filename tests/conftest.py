@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,18 @@ def write_adapter() -> Callable[..., Deltas]:
 def default_model() -> ModelFiles:
     """SmolLM2-135M-Instruct (Q4_1), through the real catalogue and into the user's real cache."""
     return resolve("smollm2-135m", Settings.from_env())
+
+
+@pytest.fixture(scope="session")
+def mixture(default_model: ModelFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random Qwen3-MoE in GGUF: 3 layers of 16 experts, of which a token goes through 4, and the
+    default model's vocabulary."""
+    assert default_model.path.is_file()
+    out = tmp_path_factory.mktemp("mixture") / "mixture.gguf"
+    sizes = "--layers 3 --hidden 128 --heads 2 --kv-heads 1 --experts 16 --chosen 4 --ffn 64"
+    writer = Path(__file__).parents[1] / "benchmarks" / "random_experts.py"
+    subprocess.run([sys.executable, str(writer), str(out), *sizes.split()], check=True, capture_output=True)
+    return out
 
 
 @pytest.fixture

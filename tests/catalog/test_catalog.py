@@ -3,10 +3,12 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sampan.catalog import catalog
 from sampan.catalog.catalog import DEFAULT, entries, find, remove, resolve
 from sampan.catalog.licence import LICENCES
 from sampan.catalog.source import parse_source
@@ -31,10 +33,12 @@ def test_every_entry_is_complete() -> None:
     aliases = [entry.alias for entry in entries()]
     assert len(set(aliases)) == len(aliases)
     for entry in entries():
+        assert entry.alias == entry.alias.lower()
+        if entry.instead:
+            continue
         source = parse_source(entry.source)
         assert source is not None
         assert source.spec == entry.source
-        assert entry.alias == entry.alias.lower()
         assert entry.terms is LICENCES[entry.licence]
         # bf16, at most with the tied head stored twice; the default is 4-bit and DeepSeek's own is 8-bit.
         if entry.source.startswith("hf:") and entry.family != "deepseek_v3":
@@ -43,17 +47,25 @@ def test_every_entry_is_complete() -> None:
 
 def test_the_promised_families_are_there() -> None:
     sizes = ("0.5b", "1.5b", "3b", "7b", "14b", "32b", "72b")
-    expected = {DEFAULT, "qwq-32b", "qwq-32b-preview", "llama-3.1-8b", "llama-3.1-70b"}
+    expected = {DEFAULT, "qwq-32b", "qwq-32b-preview", "llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b"}
     expected |= {f"qwen2.5-{size}" for size in sizes}
     expected |= {f"qwen3-{size}" for size in ("0.6b", "1.7b", "4b", "8b", "14b", "32b")}
     expected |= {f"r1-distill-qwen-{size}" for size in ("1.5b", "7b", "14b", "32b")}
     expected |= {"qwen2-57b-a14b", "qwen3-30b-a3b", "qwen3-235b-a22b"}
     expected |= {"r1-distill-llama-8b", "r1-distill-llama-70b"}
+    expected |= {"deepseek-v3", "deepseek-r1"}
     assert {entry.alias for entry in entries() if entry.supported} == expected
 
 
+def test_what_was_never_published_says_so_and_what_runs_instead() -> None:
+    (entry,) = [entry for entry in entries() if entry.instead]
+    assert (entry.alias, entry.source, entry.bytes, entry.terms) == ("qwen2.5-max", "", None, None)
+    with pytest.raises(UnsupportedModel, match=r"weights were never published.*qwen2-57b-a14b"):
+        resolve("qwen2.5-max", Settings(Path(), offline=True))
+
+
 def test_licences_say_who_may_sell() -> None:
-    closed = [entry.alias for entry in entries() if not entry.terms.commercial_use]
+    closed = [entry.alias for entry in entries() if entry.terms and not entry.terms.commercial_use]
     assert closed == ["qwen2.5-3b"]
     for licence in LICENCES.values():
         assert licence.allows.endswith(".")
@@ -71,7 +83,12 @@ def test_an_entry_is_found_by_alias_and_by_source() -> None:
 
 
 @pytest.mark.parametrize("name", ["deepseek-r1", "hf:deepseek-ai/DeepSeek-V3"])
-def test_what_cannot_run_is_not_downloaded(name: str, sampan_home: Path) -> None:
+def test_what_cannot_run_is_not_downloaded(
+    name: str, sampan_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = find(name)
+    assert entry is not None
+    monkeypatch.setattr(catalog, "find", lambda _: replace(entry, supported=False))
     with pytest.raises(UnsupportedModel, match="cannot be run yet"):
         resolve(name, Settings(home=sampan_home))
 

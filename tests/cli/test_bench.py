@@ -1,6 +1,7 @@
 """`sampan bench`: figures that fit together."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 KEYS = {"batch", "prefill_tps", "decode_tps", "total_tps", "ttft_s", "peak_rss_bytes", "load_s"}
@@ -41,3 +42,24 @@ def test_a_budget_holds_or_is_refused(sampan: Any) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "500.0 MB are allowed: " in done.stderr
     assert "sequences with bf16 cache would fit" in done.stderr
+
+
+def test_experts_on_disk_say_what_they_took(sampan: Any, mixture: Path, tmp_path: Path) -> None:
+    words = ("bench", str(mixture), "--batch", "1,2", "--prompt-tokens", "20", "--decode-tokens", "5")
+    home = {"SAMPAN_HOME": str(tmp_path)}
+    assert "packing the experts of" in sampan(*words, "--expert-memory", "1MB", **home).stderr
+    done = sampan(*words, "--expert-memory", "400kB", "--json", **home)
+    assert (done.returncode, done.stderr) == (0, "")
+    for row in map(json.loads, done.stdout.splitlines()):
+        experts = row["experts"]
+        assert experts["tokens"] == row["batch"] * 24  # the last token goes nowhere
+        assert experts["slots"] * experts["bytes_each"] <= 400_000
+        assert 0 < experts["hit_rate"] < 1
+        assert experts["bytes_per_token"] == experts["bytes_read"] / experts["tokens"] > 0
+        assert experts["waited_s"] >= 0
+    header = sampan(*words, "--expert-memory", "400kB", **home).stdout.splitlines()[0]
+    assert header.endswith("  waited s")
+    assert json.loads(sampan(*words, "--json", **home).stdout.splitlines()[0])["experts"] is None
+    refused = sampan(*words, "--expert-memory", "1kB", **home)
+    assert refused.returncode == 1
+    assert "one token goes through 12 experts in 3 layers, " in refused.stderr

@@ -24,6 +24,10 @@ def test_json_has_the_promised_keys_and_sane_figures(sampan: Any) -> None:
     assert 9e7 < capacity["weights_bytes"] < 1e8 < capacity["weights_bytes"] + capacity["workspace_bytes"]
     per_token = row["memory_available_bytes"] / capacity["cache_tokens"]["bf16"]
     assert 23_040 <= per_token < 40_000
+    planned = {each["model"]: each for each in row["plan"]}
+    assert planned["smollm2-135m"]["fits"] is True
+    assert planned["deepseek-r1"]["weights_bytes"] > planned["llama-3.1-405b"]["weights_bytes"] > 2e11
+    assert planned["deepseek-r1"]["decode_tps"] > planned["llama-3.1-405b"]["decode_tps"] > 0
     assert "llama-3.1-70b" not in row["fits"] or row["memory_bytes"] > 1.2 * 141e9
 
 
@@ -39,6 +43,8 @@ def test_words_for_people(sampan: Any) -> None:
         "models that fit",
         "cache that fits",
         "tuning",
+        "disk",
+        "planned",
     ):
         assert f"\n{name} " in out
     assert "GB/s" in out

@@ -76,7 +76,6 @@ def _is_one_line(done: tuple[int, str, str], code: int, said: tuple[str, ...]) -
         ("{files}/pipe.gguf", ("no regular file",)),
         ("~nobody-of-this-name/x.gguf", ("no such home folder",)),
         ("{files}/folder", ("lacks config.json",)),
-        ("deepseek-r1", ("cannot be run yet",)),
     ],
 )
 def test_what_is_no_model(model: str, said: tuple[str, ...], files: Path, sampan: Run) -> None:

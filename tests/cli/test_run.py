@@ -4,6 +4,7 @@ import json
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from sampan.core.types import ModelFiles
@@ -109,3 +110,15 @@ def test_interrupted_json_is_whole_and_says_abort(sampan: Any) -> None:
     assert set(row) == KEYS
     assert row["finish_reason"] == "abort"
     assert row["completion_tokens"] > 0
+
+
+def test_reasoning_ends_after_its_budget(sampan: Any, default_model: ModelFiles, tmp_path: Path) -> None:
+    folder = tmp_path / "thinker"
+    sampan("quantize", str(default_model.path), str(folder))
+    opened = "{% for m in messages %}{{ m.content }}{% endfor %}\n<think>\n"
+    (folder / "chat_template.jinja").write_text(opened)
+    words = ("run", str(folder), "A long story:", "--max-tokens", "24", "--temperature", "0", "--json")
+    free, cut = (json.loads(sampan(*words, *more).stdout) for more in ((), ("--max-reasoning-tokens", "5")))
+    assert (free["text"], free["finish_reason"]) == ("", "length")
+    assert cut["text"].strip()
+    assert free["reasoning"].startswith(cut["reasoning"].removesuffix("\n"))

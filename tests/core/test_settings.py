@@ -24,6 +24,14 @@ def test_what_is_read(tmp_path: Path) -> None:
     assert not Settings.from_env({"SAMPAN_HOME": str(tmp_path), "HF_HUB_OFFLINE": "perhaps"}).offline
 
 
+def test_what_reading_experts_does_without() -> None:
+    found = Settings.from_env({"SAMPAN_EXPERTS_WITHOUT": "direct, read-ahead,"})
+    assert found.experts_without == {"direct", "read-ahead"}
+    assert Settings.from_env({}).experts_without == frozenset()
+    with pytest.raises(UsageError, match=r"^SAMPAN_EXPERTS_WITHOUT is 'threads': give some of direct, frequ"):
+        Settings.from_env({"SAMPAN_EXPERTS_WITHOUT": "threads"})
+
+
 @pytest.mark.parametrize(
     "value", ["0", "-1", "10000", "2.0", "two", "²", "٢x", "1e2", "9" * 30, "9" * 5000, "True", "1 2"]
 )

@@ -204,7 +204,7 @@ class OneTensor:
         self._bytes, self._type, self._shape = raw.reshape(shape[0], -1), type, shape
 
     def info(self, _name: str) -> Any:
-        return SimpleNamespace(type=self._type, shape=self._shape, form=form_of(self._type))
+        return SimpleNamespace(type=self._type, shape=self._shape, form=form_of(self._type), turned=False)
 
     def raw(self, _name: str, start: int, stop: int) -> np.ndarray:
         return self._bytes[start:stop].reshape(-1)

@@ -25,7 +25,11 @@ def ints(*values: Any) -> np.ndarray:
         (0, 64, 0, 32, False, False, 0),
         (HUGE, 64, 0, 32, False, False, 0),
         (64, 0, 0, 32, False, False, 0),
-        (64, 64, 6, 32, False, False, 0),
+        (64, 64, 7, 32, False, False, 0),
+        (64, 62, 6, 32, False, False, 0),  # E4M3 goes by fours
+        (64, 64, 6, 30, False, False, 0),
+        (64, 64, 6, 0, False, False, 0),
+        (64, 64, 6, 32, False, True, 0),
         (64, 64, 0, 48, False, False, 0),
         (64, 64, 0, 128, False, False, 0),  # k is not a multiple of the group
         (64, 48, 0, 16, False, False, 0),  # nor of 32

@@ -1,7 +1,7 @@
 """Any program of the operations computes what it says: the native plan against PyTorch, node by node."""
 
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from sampan.kernels.torch.history import History, step_of
 from sampan.kernels.torch.ops import evaluate
 
 HIDDEN, VOCAB, TOKENS, SAMPLED = 64, 97, 40, 7
+FIXED = {"type": TensorType.F32, "form": None, "turned": False}
 NOISE = 2e-5  # of a value's range; measured up to 2e-6
 BACKEND = CpuBackend(Settings(Path(), tune=False), 2)
 
@@ -31,8 +32,7 @@ BACKEND = CpuBackend(Settings(Path(), tune=False), 2)
 class Memory:
     """Random float32 tensors, made when a graph first names them."""
 
-    where = "memory"
-    packed: Mapping[str, Any] = {}
+    where, packed = "memory", dict[str, Any]()
 
     def __init__(self, graph: Graph) -> None:
         self.arrays: dict[str, np.ndarray] = {}
@@ -47,7 +47,7 @@ class Memory:
         self.arrays.setdefault(weight.name, values)
 
     def info(self, name: str) -> Any:
-        return type("Info", (), {"shape": self.arrays[name].shape, "type": TensorType.F32, "form": None})
+        return type("Info", (), FIXED | {"shape": self.arrays[name].shape})
 
     def raw(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         return np.ascontiguousarray(self.arrays[name][start:stop]).reshape(-1).view(np.uint8)

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from sampan.core.errors import UnsupportedModel, WeightsError
 from sampan.core.settings import Settings
 from sampan.kernels.cpu import _native
-from sampan.kernels.cpu.layout import STORES
+from sampan.kernels.cpu.layout import E4M3, STORES
 from sampan.kernels.cpu.machine import machine
 from sampan.kernels.cpu.panels import Place
 from sampan.kernels.cpu.rounding import Scheme, quantise
@@ -84,6 +85,22 @@ def test_every_format_takes_new_values(type: TensorType) -> None:
         assert np.abs(found - x).max() <= {"F32": 0, "F16": 2.0**-11, "BF16": 2.0**-8}[type.name] * 0.5
         write(matrix, from_arrays({NAME: found}))
         assert np.array_equal(rows_of(matrix)[FIRST : FIRST + N], found)
+
+
+@pytest.mark.parametrize(("wide", "group"), [(True, 128), (False, 128), (False, 40)])
+def test_e4m3_takes_the_nearest_codes_under_the_largest_value_of_a_block(wide: bool, group: int) -> None:
+    matrix, x = _native.Packed(2 * N, K, E4M3, group, wide, False, 0), values()
+    write(matrix, from_arrays({NAME: x}))
+    found = rows_of(matrix)[FIRST : FIRST + N]
+    for at in range(0, N, 1 if wide else 16):
+        for k in range(0, K, group):
+            rows, inputs = slice(at, at + (1 if wide else 16)), slice(k, k + group)
+            scale = np.abs(x[rows, inputs]).max() / np.float32(448)
+            if scale == 0:
+                assert not found[rows, inputs].any()
+                continue
+            code = torch.from_numpy(x[rows, inputs] / scale).to(torch.float8_e4m3fn)
+            np.testing.assert_array_equal(found[rows, inputs], code.float().numpy() * scale)
 
 
 @pytest.mark.parametrize(("type", "bits"), [(TensorType.Q4_1, 4), (TensorType.Q8_0, 8)])

@@ -120,6 +120,8 @@ void test_maps(Tables& tables, Report& report, uint64_t seed);
 void test_states(Tables& tables, Report& report, uint64_t seed);
 void test_attention(Tables& tables, Report& report, uint64_t seed);
 void test_plan(Report& report, uint64_t seed);
+void test_store(Report& report, uint64_t seed);
+void test_mixture(Report& report);
 
 // What activation rows hold: floats, bf16, or codes of 8 bits (coarse), 16 bits (fine) or either, row by row.
 enum class Form { floats, bf16, coarse, fine, mixed };

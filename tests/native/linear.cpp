@@ -244,10 +244,10 @@ void test_linear(Tables& tables, Report& report, uint64_t seed) {
       for (Form form : {Form::coarse, Form::fine, Form::mixed})
         check_gated(store, group, form, random, tables, report);
     }
-  for (int group : {32, 128, 2})
+  for (int group : {32, 128, 4})
     for (bool wide : {false, true}) {
       const Matrix m{
-          nullptr, random.between(1, 7 * kLanes), 2 * random.between(1, 200), Store::e4m3, group, wide, false,
+          nullptr, random.between(1, 7 * kLanes), 4 * random.between(1, 100), Store::e4m3, group, wide, false,
           0};
       const Weights w = random_weights(random, m);
       check_product(w, Form::bf16, random, tables, report);

@@ -255,6 +255,8 @@ int main() {
   sampan::test::test_endings(report);
   sampan::test::test_program(report);
   sampan::test::test_plan(report, 20260712);
+  sampan::test::test_store(report, 20261126);
+  sampan::test::test_mixture(report);
   std::printf("%d passed, %d failed\n", report.passed, report.failed);
   return report.failed == 0 ? 0 : 1;
 }

@@ -23,6 +23,7 @@ from sampan.engine.runner import Runner
 from sampan.engine.sequence import Sequence, Span
 from sampan.kernels.backend import PAGE, AdapterRoom, Backend, CacheSize
 from sampan.kernels.cpu.backend import CpuBackend
+from sampan.kernels.experts import ExpertRoom
 from sampan.llm.load import graph_of
 from sampan.models.registry import describe, load_file
 from sampan.weights.checkpoint import open_checkpoint
@@ -66,12 +67,12 @@ class Native:
 
     def __init__(
         self, files: ModelFiles, *, cache: str = "f32", threads: int = 1, room: AdapterRoom | None = None,
-        backend: Backend | None = None,
+        backend: Backend | None = None, experts: ExpertRoom | None = None,
     ) -> None:  # fmt: skip
         backend = backend or CpuBackend(Settings(Path()), threads)
         with open_checkpoint(files) as checkpoint:
             self.weights = describe(checkpoint.config).weights()
-            placed, size = backend.place(checkpoint, 0), CacheSize(PAGES, cache, STATES)
+            placed, size = backend.place(checkpoint, 0, experts), CacheSize(PAGES, cache, STATES)
             program = backend.compile(graph_of(checkpoint.config), placed, size, CONTEXT, room)
         self.runner = Runner(program, PAGES, room, STATES)
         self.pool = BlockPool(PAGES, PAGE)

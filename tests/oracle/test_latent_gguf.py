@@ -14,6 +14,7 @@ from gguf import GGMLQuantizationType as Type
 from gguf import quants
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from sampan.core.errors import WeightsError
 from sampan.core.types import ModelFiles
 from sampan.kernels.torch.backend import TorchBackend
 from sampan.models import registry
@@ -203,3 +204,23 @@ def test_integer_keys_and_values_give_the_same_bits_in_chunks_and_in_company(
     assert np.array_equal(np.concatenate([parts[0][0], parts[1][1]]), whole[:60])
     for sequence in (one, other):
         here.pool.release(sequence.pages)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        ("blk.1.ffn_up_exps.weight", r"layers.1.mlp.experts.0.up_proj.weight, .*is missing"),
+        ("blk.2.exp_probs_b.bias", "layers.2.mlp.gate.e_score_correction_bias is missing"),
+        ("blk.0.attn_k_b.weight", r"layers.0.self_attn.kv_b_proj.k.0.weight, .*is missing"),
+    ],
+)
+def test_a_file_without_experts_or_keys_is_refused(
+    tensor: str, said: str, made: Make, tmp_path: Path
+) -> None:
+    files, _ = made("deepseek_v3", Type.F32, LATER)
+    content = files.path.read_bytes()
+    hidden = content.replace(tensor.encode(), f"blk.{LAYERS}".encode().ljust(len(tensor), b"x"), 1)
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(hidden.replace(b"blk.3xx", b"blk.3.x"))
+    with pytest.raises(WeightsError, match=said):
+        open_checkpoint(ModelFiles(path, "gguf", path.name, str(path)))

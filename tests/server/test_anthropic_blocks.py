@@ -8,13 +8,11 @@ from typing import Any
 import anthropic
 import pytest
 
-from sampan.core.types import SamplingParams, TokenLogprob
 from sampan.server.anthropic.asks import template_messages
 from sampan.server.anthropic.messages import Reply
 from sampan.server.anthropic.schemas import CountRequest
-from sampan.server.ask import Ask, Caller, CallPart, Ids, Part, Usage
+from sampan.server.ask import CallPart, Part, Usage
 from sampan.server.errors import ApiError
-from sampan.server.thinking import within_budget
 
 HI = [{"role": "user", "content": "Hi"}]
 # An answer as a larger model gives it: it thinks, says something and calls two functions.
@@ -101,40 +99,3 @@ def test_history_reaches_the_template_in_the_form_that_it_knows() -> None:
         {"role": "tool", "tool_call_id": "a", "content": "Error: no such city"},
         {"role": "user", "content": "Well?"},
     ]
-
-
-class Scripted:
-    """What `within_budget` needs of a service: the first answer only thinks, the second answers."""
-
-    def __init__(self, text: Any) -> None:
-        self.text = text
-        self.asked: list[Ask] = []
-
-    async def answer(self, ask: Ask, caller: Caller, usage: Usage) -> AsyncIterator[Part]:  # noqa: ARG002
-        self.asked.append(ask)
-        for place in range(100):
-            usage.completion_tokens += 1
-            tokens = (TokenLogprob(place, -1.0, ()),)
-            if len(self.asked) == 1:
-                usage.reasoning_tokens += 1
-                yield Part(0, reasoning="hm ", tokens=tokens)
-            else:
-                yield Part(0, text="42", tokens=tokens, finish="stop")
-                return
-
-
-def test_a_budget_ends_the_thinking_and_the_answer_follows(model_text: Any) -> None:
-    scripted, usage = Scripted(model_text), Usage(3)
-    ask = Ask(Ids("i", [1, 2, 3]), SamplingParams(max_tokens=50), "m", thinking=True)
-
-    async def run() -> list[Part]:
-        return [part async for part in within_budget(scripted, ask, Caller(), usage, 10)]
-
-    parts = asyncio.run(run())
-    assert "".join(part.reasoning for part in parts) == "hm " * 10
-    assert "".join(part.text for part in parts) == "42"
-    assert (usage.prompt_tokens, usage.completion_tokens, usage.reasoning_tokens) == (3, 11, 10)
-    rest = scripted.asked[1]
-    assert rest.ids[:13].tolist() == [1, 2, 3, *range(10)]
-    assert model_text.tokenizer.decode(rest.ids[13:]) == "\n</think>\n\n"
-    assert (rest.sampling.max_tokens, rest.thinking) == (40, False)

@@ -4,7 +4,8 @@ A model that is in the cache is found without a lock, a hash or the network: `re
 milliseconds and imports nothing that fetches.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -24,21 +25,30 @@ _LONGEST = 200
 
 @dataclass(frozen=True)
 class Entry:
-    """One model of the catalogue. `bytes`: of the download; `licence`: a key of `licence.LICENCES`."""
+    """One model of the catalogue. `bytes`: of the download; `licence`: a key of `licence.LICENCES`.
+
+    What its authors advise: `sampling`, whether it should have a `system_prompt`, and `thought_end`, the
+    words that end its reasoning early. `instead`: of a model whose weights were never published, which says
+    so and what runs in its place.
+    """
 
     alias: str
     family: str
-    parameters: int
-    licence: str
-    source: str
-    bytes: int
+    parameters: int | None = None
+    licence: str | None = None
+    source: str = ""
+    bytes: int | None = None
     sha256: str | None = None
     supported: bool = True
+    sampling: Mapping[str, float] = field(default_factory=dict, hash=False)
+    system_prompt: bool = True
+    thought_end: str | None = None
+    instead: str | None = None
 
     @property
-    def terms(self) -> Licence:
+    def terms(self) -> Licence | None:
         """The licence in words."""
-        return LICENCES[self.licence]
+        return None if self.licence is None else LICENCES[self.licence]
 
 
 @cache
@@ -48,6 +58,25 @@ def entries() -> tuple[Entry, ...]:
 
     with Path(__file__).with_name("models.toml").open("rb") as file:
         return tuple(Entry(alias=alias, **fields) for alias, fields in tomllib.load(file).items())
+
+
+@cache
+def _configurations() -> Mapping[str, dict[str, object]]:
+    import tomllib
+
+    with Path(__file__).with_name("configs.toml").open("rb") as file:
+        return tomllib.load(file)
+
+
+def configuration(alias: str) -> dict[str, object] | None:
+    """The published `config.json` of an entry, as far as it says how the model computes; None where it is not
+    known for sure."""
+    own = _configurations().get(alias)
+    if own is None:
+        return None
+    like = own.get("like")
+    shared = configuration(like) or {} if isinstance(like, str) else {}
+    return shared | {name: value for name, value in own.items() if name != "like"}
 
 
 def find(name: str) -> Entry | None:
@@ -66,6 +95,8 @@ def resolve(model: str, settings: Settings, progress: Progress | None = None) ->
     `WeightsError`.
     """
     entry = find(model)
+    if entry is not None and entry.instead:
+        raise UnsupportedModel(f"{entry.alias}: {entry.instead}")
     if entry is not None and not entry.supported:
         raise UnsupportedModel(f"{entry.alias}: models of the family {entry.family} cannot be run yet")
     source = parse_source(entry.source if entry else model)

@@ -5,7 +5,9 @@ Every request is there from the start, with `--prompt-tokens` seeded random ids,
 `prefill_tps`: prompt tokens / seconds until every sequence has its first token;
 `decode_tps`: tokens given after that moment / the seconds they took (null for one token each);
 `total_tps`: prompt and given tokens / all seconds; `ttft_s`: mean seconds to a sequence's first token;
-`peak_rss_bytes`: of the process so far; `load_s`: seconds to load the model, once for all sizes.
+`peak_rss_bytes`: of the process so far; `load_s`: seconds to load the model, once for all sizes;
+`experts`: with `--expert-memory`, `ExpertReads` of the whole measurement with its `hit_rate` and
+`bytes_per_token`, otherwise null.
 Reuse of prefixes and speculation are off: random ids would not gain by them, and the figures should not.
 With `--serve URL` the load is on a running service (`load.py`).
 """
@@ -20,7 +22,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sampan.catalog.catalog import DEFAULT
-from sampan.cli.options import AsJson, Backend, CacheType, Device, Memory, ModelName, Seed, Threads
+from sampan.cli.options import (
+    AsJson,
+    Backend,
+    CacheType,
+    Device,
+    ExpertMemory,
+    Memory,
+    ModelName,
+    Seed,
+    Threads,
+)
 from sampan.cli.session import open_model
 from sampan.cli.terminal import is_terminal, token_bar
 from sampan.core.errors import RequestError, UsageError
@@ -28,6 +40,7 @@ from sampan.core.types import SamplingParams
 
 if TYPE_CHECKING:
     from sampan.engine.engine import Engine
+    from sampan.kernels.experts import ExpertReads
     from sampan.llm import LLM
 
 Row = dict[str, Any]
@@ -49,6 +62,7 @@ def command(
     backend: Backend = "cpu",
     device: Device = None,
     memory: Memory = None,
+    expert_memory: ExpertMemory = None,
     cache: CacheType = None,
     seed: Seed = 0,
     serve: Annotated[
@@ -81,6 +95,7 @@ def command(
         max_sequences=max(sizes),
         cache_tokens=pages * PAGE,
         memory=memory,
+        expert_memory=expert_memory,
         cache=cache,
         backend=backend,
         device=device,
@@ -91,9 +106,11 @@ def command(
         _measure(llm.engine, [prompts[0][:64]], min(decode_tokens, 2), lambda _tokens: None)  # warms up
         for place, size in enumerate(sizes):
             shown = not (as_json and is_terminal(sys.stdout))
+            before = llm.expert_reads
             with token_bar(f"batch {size}", size * length, shown=shown) as advance:
                 row = _measure(llm.engine, prompts[:size], decode_tokens, advance)
             row |= {"prompt_tokens": prompt_tokens, "decode_tokens": decode_tokens} | _setting(llm)
+            row |= {"experts": None if before is None else _experts(llm, before)}
             print(json.dumps(row) if as_json else _lines(row, header=place == 0), flush=True)
 
 
@@ -110,6 +127,13 @@ def _setting(llm: "LLM") -> Row:
         "workspace_bytes": llm.plan.workspace_bytes,
         "cache_bytes": llm.plan.cache_bytes,
     }
+
+
+def _experts(llm: "LLM", before: "ExpertReads") -> Row:
+    """What reading experts from disk took."""
+    now = llm.expert_reads
+    assert now is not None
+    return now.since(before).row()
 
 
 def _sizes(text: str) -> list[int]:
@@ -173,5 +197,9 @@ def _lines(row: Row, *, header: bool) -> str:
         *("-" if row[name] is None else f"{row[name]:.1f}" for name in list(_COLUMNS)[1:]),
     ]
     cells = [*speeds, f"{row['ttft_s']:.3f}", f"{row['peak_rss_bytes'] / 1e6:.0f} MB"]
+    if experts := row["experts"]:
+        names += ["experts found", "read / token", "waited s"]
+        found, read = experts["hit_rate"] or 0.0, experts["bytes_per_token"] or 0.0
+        cells += [f"{found:.1%}", f"{read / 1e6:.2f} MB", f"{experts['waited_s']:.2f}"]
     lines = [names] * header + [cells]
     return "\n".join("  ".join(f"{cell:>13}" for cell in line) for line in lines)

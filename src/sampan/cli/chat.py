@@ -38,19 +38,31 @@ def command(
     model: o.ModelName = DEFAULT,
     system: o.System = None,
     max_tokens: o.MaxTokens = None,
+    max_reasoning_tokens: o.MaxReasoningTokens = None,
     temperature: o.Temperature = None,
     seed: o.Seed = None,
     threads: o.Threads = None,
     context: o.Context = None,
     memory: o.Memory = None,
+    expert_memory: o.ExpertMemory = None,
     cache: o.CacheType = None,
     backend: o.Backend = "cpu",
     device: o.Device = None,
 ) -> None:
     """Converse with a model. /help tells what else can be typed."""
-    chosen: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    chosen: dict[str, Any] = {
+        "max_tokens": max_tokens, "max_reasoning_tokens": max_reasoning_tokens,
+        "temperature": temperature, "seed": seed,
+    }  # fmt: skip
     with open_model(
-        model, threads=threads, context=context, memory=memory, cache=cache, backend=backend, device=device
+        model,
+        threads=threads,
+        context=context,
+        memory=memory,
+        expert_memory=expert_memory,
+        cache=cache,
+        backend=backend,
+        device=device,
     ) as llm:
         if llm.template is None:
             raise RequestError(f"{model} has no chat template: use `sampan run --raw`")

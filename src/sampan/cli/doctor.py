@@ -6,7 +6,9 @@ and an add being two, with the instructions named beside them (float ones where 
 matrix units such as AMX are not measured). Other work on the machine lowers all three. `capacity`: of the
 catalogue's models on this disk, the bytes they take and the tokens of cache that fit beside them. `tuning`:
 what a measurement at a model's first load chose here (`kernels/cpu/tuning.py`), one object for each; those of
-other machines, instruction sets and builds are left out.
+other machines, instruction sets and builds are left out. `disk_gbps`: direct reads by two threads, null where
+they cannot be measured. `plan`: for every model of the catalogue, here or not, what it takes in its smallest
+form and how fast a sequence that has just begun would be (`sampan models show` has the rest).
 """
 
 import json
@@ -17,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from sampan.catalog.catalog import cached, entries
 from sampan.catalog.disk import gigabytes
+from sampan.cli import plan_table
 from sampan.cli.options import AsJson, Threads
-from sampan.core.errors import OutOfMemory
 from sampan.core.memory import available_memory, fits, total_memory
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
@@ -41,28 +43,20 @@ def command(threads: Threads = None, as_json: AsJson = False) -> None:
 
 
 def _examine(settings: Settings, threads: int | None) -> Row:
+    from sampan.cli import planning
     from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
     from sampan.kernels.cpu.backend import CpuBackend
     from sampan.kernels.cpu.tuning import processor
 
     backend = CpuBackend(settings, threads)
     here = backend.machine
-    bandwidth = _native.read_bandwidth(here.pool)
-    if not bandwidth:
-        raise OutOfMemory("no memory to measure the read bandwidth with: it takes 128 MB or more")
-    int8, int8_instruction = _native.int8_peak(here.pool)
-    floats, float_instruction = _native.float_peak(here.pool)
     return {
         "isa": _native.isas(),
-        "kernels": here.isa,
-        "threads": here.threads,
-        "read_gbps": bandwidth / 1e9,
-        "int8_tops": int8 / 1e12,
-        "bf16_tflops": floats / 1e12,
+        **planning.limits(backend),
         "memory_bytes": total_memory(),
         "memory_available_bytes": available_memory(),
-        "int8_instruction": int8_instruction,
-        "bf16_instruction": float_instruction,
+        "disk_gbps": planning.gigabytes_a_second(planning.disk_of(settings, None)),
+        "plan": planning.outlines(backend),
         "cpu": processor(),
         "fits": [entry.alias for entry in entries() if entry.supported and fits(entry.bytes)],
         "capacity": _capacity(settings, backend),
@@ -116,6 +110,7 @@ def _words(row: Row, settings: Settings) -> dict[str, str]:
         "read bandwidth": f"{row['read_gbps']:.1f} GB/s",
         "int8 peak": f"{row['int8_tops']:.2f} TOPS ({row['int8_instruction']})",
         "bf16 peak": f"{row['bf16_tflops']:.2f} TFLOPS ({row['bf16_instruction']})",
+        "disk": "not measured" if row["disk_gbps"] is None else f"{row['disk_gbps']:.2f} GB/s",
         "memory": f"{_size(row['memory_bytes'])}, {_size(row['memory_available_bytes'])} available",
         "cache": f"{settings.home}{', offline' if settings.offline else ''}",
         "models that fit": ", ".join(row["fits"]) or "none of the catalogue",
@@ -123,6 +118,7 @@ def _words(row: Row, settings: Settings) -> dict[str, str]:
         "too large": ", ".join(alias for alias in known if alias not in row["fits"])
         or "none of the catalogue",
         "tuning": _tunings(row["tuning"], settings),
+        "planned": f"\n{'':<18}".join(plan_table.outlines(row["plan"])),
     }
 
 

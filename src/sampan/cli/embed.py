@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sampan.catalog.catalog import DEFAULT
-from sampan.cli.options import AsJson, Backend, CacheType, Context, Device, Memory, Threads
+from sampan.cli.options import AsJson, Backend, CacheType, Context, Device, ExpertMemory, Memory, Threads
 from sampan.cli.session import open_model
 from sampan.cli.terminal import printable, read_stdin
 from sampan.core.errors import RequestError
@@ -37,6 +37,7 @@ def command(
     threads: Threads = None,
     context: Context = None,
     memory: Memory = None,
+    expert_memory: ExpertMemory = None,
     cache: CacheType = None,
     backend: Backend = "cpu",
     device: Device = None,
@@ -50,6 +51,7 @@ def command(
         threads=threads,
         context=context,
         memory=memory,
+        expert_memory=expert_memory,
         cache=cache,
         backend=backend,
         device=device,

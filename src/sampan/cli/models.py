@@ -11,6 +11,8 @@ from sampan.catalog import catalog
 from sampan.catalog.catalog import Entry
 from sampan.catalog.disk import gigabytes
 from sampan.catalog.source import FORMS, parse_source
+from sampan.catalog.store import CachedModel
+from sampan.cli import plan_table
 from sampan.cli.options import AsJson
 from sampan.cli.progress import TerminalProgress
 from sampan.core.errors import UsageError
@@ -51,11 +53,9 @@ def models(action: str, model: str | None, *, as_json: bool, settings: Settings)
 
 
 def _list(settings: Settings, as_json: bool) -> None:
-    rows = [_row(entry, entry.source, settings) for entry in catalog.entries()]
+    rows = [_row(each, each.source, catalog.cached(each.source, settings)) for each in catalog.entries()]
     known = {entry.source for entry in catalog.entries()}
-    rows += [
-        _row(None, found.source, settings) for found in catalog.local(settings) if found.source not in known
-    ]
+    rows += [_row(None, each.source, each) for each in catalog.local(settings) if each.source not in known]
     if as_json:
         for row in rows:
             _json(row)
@@ -64,7 +64,17 @@ def _list(settings: Settings, as_json: bool) -> None:
 
 
 def _show(model: str, settings: Settings, as_json: bool) -> None:
-    row = _describe(model, settings)
+    from sampan.cli import planning
+
+    entry = catalog.find(model)
+    if entry is not None or parse_source(model) is not None:
+        source = entry.source if entry else model
+        found = catalog.cached(source, settings)
+        row = _row(entry, source, found)
+    else:
+        found = _own(model, settings)
+        row = _row(None, found.source, found)
+    row |= planning.show(model, entry, found, settings)
     if as_json:
         _json(row)
     else:
@@ -92,14 +102,21 @@ def _describe(model: str, settings: Settings) -> Row:
     entry = catalog.find(model)
     source = parse_source(entry.source if entry else model)
     if source is not None:
-        return _row(entry, source.spec, settings)
+        return _row(entry, source.spec, catalog.cached(source.spec, settings))
     path = catalog.resolve(model, settings).path
     raise UsageError(f"{path} is your own file, not a model of the catalogue or its cache")
 
 
-def _row(entry: Entry | None, source: str, settings: Settings) -> Row:
+def _own(model: str, settings: Settings) -> CachedModel:
+    """A user's own file or folder, as if it were cached."""
+    files = catalog.resolve(model, settings)
+    parts = files.path.iterdir() if files.path.is_dir() else [files.path]
+    size = sum(part.stat().st_size for part in parts if part.is_file())
+    return CachedModel(files.source, files.path, files.kind, size)
+
+
+def _row(entry: Entry | None, source: str, found: CachedModel | None) -> Row:
     """One line of `--json`. What is not known of a model outside the catalogue is null."""
-    found = catalog.cached(source, settings)
     terms = entry.terms if entry else None
     size = entry.bytes if entry else (found.bytes if found else None)
     return {
@@ -108,7 +125,7 @@ def _row(entry: Entry | None, source: str, settings: Settings) -> Row:
         "parameters": entry.parameters if entry else None,
         "licence": entry.licence if entry else None,
         "commercial_use": terms.commercial_use if terms else None,
-        "source": source,
+        "source": source or None,
         "bytes": size,
         "local": found is not None,
         "licence_name": terms.name if terms else None,
@@ -116,6 +133,9 @@ def _row(entry: Entry | None, source: str, settings: Settings) -> Row:
         "licence_asks": terms.asks if terms else None,
         "licence_url": terms.url if terms else None,
         "supported": entry.supported if entry else None,
+        "missing": entry.instead if entry else None,
+        "sampling": dict(entry.sampling) or None if entry else None,
+        "system_prompt": entry.system_prompt if entry else None,
         "fits": fits(size),
         "local_bytes": found.bytes if found else None,
         "path": str(found.path) if found else None,
@@ -147,7 +167,7 @@ def _table(rows: list[Row]) -> None:
 
 
 def _cells(row: Row) -> list[str]:
-    runs = "not supported yet" if row["supported"] is False else _yes_no(row["fits"])
+    runs = _not_run(row) or _yes_no(row["fits"])
     return [
         str(row["alias"] or row["source"]),
         _billions(row["parameters"]),
@@ -162,9 +182,9 @@ def _cells(row: Row) -> list[str]:
 def _words(row: Row) -> None:
     lines = {
         "model": row["alias"] or row["source"],
-        "family": f"{row['family'] or '?'}{'' if row['supported'] is not False else ', not supported yet'}",
+        "family": ", ".join(filter(None, (str(row["family"] or "?"), _not_run(row)))),
         "parameters": _billions(row["parameters"]),
-        "source": row["source"],
+        "source": row["source"] or "?",
         "download": _size(row["bytes"]),
         "fits here": f"{_yes_no(row['fits'])} (memory {_size(total_memory())}; the weights and a fifth more)",
         "licence": row["licence_name"] or "not in the catalogue: read it at the source",
@@ -172,11 +192,34 @@ def _words(row: Row) -> None:
         "allows": row["licence_allows"] or "?",
         "asks": row["licence_asks"] or "?",
         "terms": row["licence_url"] or "?",
+        "advised": _advice(row) if row["alias"] else "",
+        "sampling": _sampling(row["defaults"]),
+        "instead": row["missing"] or "",
         "on disk": f"{row['path']} ({_size(row['local_bytes'])})" if row["local"] else "no",
     }
     console = _console()
-    for name, value in lines.items():
+    for name, value in ((name, value) for name, value in lines.items() if value):
         console.print(f"{name:<11} {value}", markup=False, highlight=False, soft_wrap=True)
+    for line in plan_table.lines(row):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _not_run(row: Row) -> str:
+    """Why a model of the catalogue does not run."""
+    if row["missing"]:
+        return "never published"
+    return "not supported yet" if row["supported"] is False else ""
+
+
+def _advice(row: Row) -> str:
+    """What the authors say of sampling and of a system prompt."""
+    advised = filter(None, (_sampling(row["sampling"]), "" if row["system_prompt"] else "no system prompt"))
+    return ", ".join(advised)
+
+
+def _sampling(values: object) -> str:
+    pairs = values.items() if isinstance(values, dict) else ()
+    return ", ".join(f"{name} {value:g}" for name, value in pairs)
 
 
 def _yes_no(value: object) -> str:

@@ -21,6 +21,12 @@ Memory = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="What weights, cache and workspace stay under: 4GiB, 800MB."),
 ]
+ExpertMemory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE", help="Leave a mixture's experts on disk, but for so much: 4GiB. Answers are the same."
+    ),
+]
 CacheType = Annotated[
     str | None,
     typer.Option("--cache", metavar="TYPE", help="bf16, int8 (half as large) or auto; bf16 unless given."),
@@ -35,6 +41,10 @@ System = Annotated[str | None, typer.Option(help="The system message.")]
 
 MaxTokens = Annotated[
     int | None, typer.Option(min=1, help="Tokens of the answer; up to the context unless given.")
+]
+MaxReasoningTokens = Annotated[
+    int | None,
+    typer.Option(min=0, help="Tokens of reasoning, after which the answer begins; no limit unless given."),
 ]
 Temperature = Annotated[float | None, typer.Option(min=0, max=100, help="0 takes the most probable token.")]
 TopP = Annotated[

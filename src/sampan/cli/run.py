@@ -25,6 +25,7 @@ def command(
         ),
     ],
     max_tokens: o.MaxTokens = None,
+    max_reasoning_tokens: o.MaxReasoningTokens = None,
     temperature: o.Temperature = None,
     top_p: o.TopP = None,
     top_k: o.TopK = None,
@@ -45,6 +46,7 @@ def command(
     threads: o.Threads = None,
     context: o.Context = None,
     memory: o.Memory = None,
+    expert_memory: o.ExpertMemory = None,
     cache: o.CacheType = None,
     backend: o.Backend = "cpu",
     device: o.Device = None,
@@ -60,10 +62,18 @@ def command(
         "seed": seed, "stop": tuple(stop or ()), "repetition_penalty": repetition_penalty,
         "presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty,
         "logit_bias": o.parse_logit_bias(logit_bias or []), "logprobs": logprobs,
+        "max_reasoning_tokens": max_reasoning_tokens,
     }  # fmt: skip
     model, prompt = _model_and_prompt(words, raw)
     with open_model(
-        model, threads=threads, context=context, memory=memory, cache=cache, backend=backend, device=device
+        model,
+        threads=threads,
+        context=context,
+        memory=memory,
+        expert_memory=expert_memory,
+        cache=cache,
+        backend=backend,
+        device=device,
     ) as llm:
         sampling = given_over(llm.defaults, chosen)
         screen = Screen()

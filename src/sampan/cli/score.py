@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sampan.catalog.catalog import DEFAULT
-from sampan.cli.options import AsJson, Backend, CacheType, Context, Device, Memory, ModelName, Threads
+from sampan.cli.options import (
+    AsJson,
+    Backend,
+    CacheType,
+    Context,
+    Device,
+    ExpertMemory,
+    Memory,
+    ModelName,
+    Threads,
+)
 from sampan.cli.session import open_model
 from sampan.cli.terminal import is_terminal, token_bar
 from sampan.core.errors import RequestError, UsageError
@@ -36,6 +46,7 @@ def command(
     context: Context = None,
     threads: Threads = None,
     memory: Memory = None,
+    expert_memory: ExpertMemory = None,
     cache: CacheType = None,
     backend: Backend = "cpu",
     device: Device = None,
@@ -54,6 +65,7 @@ def command(
         threads=threads,
         context=context,
         memory=memory,
+        expert_memory=expert_memory,
         cache=cache,
         backend=backend,
         device=device,

@@ -63,6 +63,7 @@ def command(
     port: _Port = 8000,
     api_key_file: _KeyFile = None,
     memory: o.Memory = None,
+    expert_memory: o.ExpertMemory = None,
     max_queue: _MaxQueue = 4096,
     name: _Name = None,
     context: o.Context = None,
@@ -107,6 +108,7 @@ def command(
         files, settings, limit, context, threads, max_sequences,
         cache,  # type: ignore[arg-type]  # checked with the budget
         most, adapter_rank, backend, device,
+        expert_memory=None if expert_memory is None else parse_bytes(expert_memory),
     )  # fmt: skip
     service = ServeSettings(
         engine, name or model, host, port, max_queue, key_file=api_key_file, database=database,

@@ -11,6 +11,9 @@ from sampan.core.errors import UsageError, quoted
 
 _MOST_THREADS = 256  # or four for every core, where there are so many
 _YES, _NO = frozenset(("1", "true", "yes", "on")), frozenset(("0", "false", "no", "off"))
+EXPERT_READING = frozenset(("read-ahead", "second-reader", "frequency", "direct"))
+"""How experts are read from disk: the next layer's before they are asked for, by two threads, those staying
+that were used often and not only lately, and past the page cache."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Settings:
     """`home`: the cache folder. `isa`: forced kernel level or None. `threads`: None lets the machine decide.
 
     `hf_endpoint`: another hub than the default. `hf_cache`: the hub client's cache, never written. `tune`:
-    measure at a model's first load what is fastest, and use what was measured.
+    measure at a model's first load what is fastest, and use what was measured. `experts_without`: what
+    reading experts from disk does without, for measurements alone; words of `EXPERT_READING`.
     """
 
     home: Path
@@ -29,10 +33,12 @@ class Settings:
     hf_endpoint: str | None = None
     hf_cache: Path | None = None
     tune: bool = True
+    experts_without: frozenset[str] = frozenset()
 
     @classmethod
     def from_env(cls, env: dict[str, str] | None = None) -> "Settings":
-        """Read `SAMPAN_HOME`, `_ISA`, `_THREADS`, `_OFFLINE` and `_TUNE`, and the hub's `HF_*`.
+        """Read `SAMPAN_HOME`, `_ISA`, `_THREADS`, `_OFFLINE`, `_TUNE` and `_EXPERTS_WITHOUT`, and the hub's
+        `HF_*`.
 
         `UsageError` for what makes no sense.
         """
@@ -46,6 +52,7 @@ class Settings:
             hf_endpoint=values.get("HF_ENDPOINT") or None,
             hf_cache=_hf_cache(values),
             tune=_flag(values, "SAMPAN_TUNE", True),
+            experts_without=_words(values, "SAMPAN_EXPERTS_WITHOUT", EXPERT_READING),
         )
 
 
@@ -82,6 +89,14 @@ def _flag(values: dict[str, str], name: str, default: bool) -> bool:
         # Nobody may be online who believes to be offline.
         raise UsageError(f"{name} is {quoted(values[name])}: give 1 or 0")
     return word in _YES if word else default
+
+
+def _words(values: dict[str, str], name: str, known: frozenset[str]) -> frozenset[str]:
+    """Some of the known words, apart by commas."""
+    given = frozenset(word.strip() for word in values.get(name, "").split(",") if word.strip())
+    if given - known:
+        raise UsageError(f"{name} is {quoted(values[name])}: give some of {', '.join(sorted(known))}")
+    return given
 
 
 def _hub_flag(value: str | None) -> bool:

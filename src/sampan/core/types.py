@@ -32,7 +32,9 @@ class SamplingParams:
     `logprobs`: None for none, otherwise the number of alternatives reported beside the chosen token.
     `seed`: None draws a fresh one. `stop`: texts that end the answer and are not part of it; one may be given
     alone. Penalties follow the OpenAI (presence, frequency) and CTRL (repetition, arXiv:1909.05858)
-    definitions. A field of the wrong type is a `RequestError`; ranges are checked with the request.
+    definitions. `max_reasoning_tokens`: after so many in its block of reasoning that is closed and the answer
+    begins; None for as many as the model likes. A field of the wrong type is a `RequestError`; ranges are
+    checked with the request.
     """
 
     max_tokens: int | None = None
@@ -49,10 +51,12 @@ class SamplingParams:
     stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    max_reasoning_tokens: int | None = None
 
     def __post_init__(self) -> None:
         _require(self, Integral, "a whole number", "top_k")
-        _require(self, Integral, "a whole number or None", "max_tokens", "seed", "logprobs", optional=True)
+        wholes = ("max_tokens", "seed", "logprobs", "max_reasoning_tokens")
+        _require(self, Integral, "a whole number or None", *wholes, optional=True)
         _require(self, Real, "a number", "temperature", "top_p", "min_p")
         _require(self, Real, "a number", "repetition_penalty", "presence_penalty", "frequency_penalty")
         object.__setattr__(self, "stop", _tuple("stop", self.stop, str))

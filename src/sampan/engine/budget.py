@@ -44,7 +44,8 @@ class Wish:
 
     `context`: tokens of the longest sequence. `cache_tokens`: of all sequences together. `cache`: "bf16",
     "int8", "f32", or "auto": int8 where bf16 does not fit. `adapters`: how many LoRA adapters there may be at
-    once, of rank `adapter_rank` at most.
+    once, of rank `adapter_rank` at most. `expert_memory`: bytes for experts, which otherwise stay on disk;
+    None: all are in memory.
     """
 
     memory: int | None = None
@@ -54,6 +55,7 @@ class Wish:
     cache: str | None = None
     adapters: int = 0
     adapter_rank: int = 64
+    expert_memory: int | None = None
 
     @property
     def room(self) -> AdapterRoom | None:
@@ -75,7 +77,8 @@ class Wish:
 @dataclass(frozen=True)
 class Plan:
     """Sizes to load a model with, and the bytes that it then takes; those of the cache are for pages and
-    `states`, slots for what sequences carry besides their pages."""
+    `states`, slots for what sequences carry besides their pages. `expert_bytes`: the part of `weights_bytes`
+    that experts on disk are read into."""
 
     context: int
     pages: int
@@ -85,6 +88,7 @@ class Plan:
     cache_bytes: int
     adapter_bytes: int = 0
     states: int = 0
+    expert_bytes: int = 0
 
     @property
     def cache_tokens(self) -> int:
@@ -123,6 +127,7 @@ def plan(model: Footprint, wish: Wish) -> Plan:
         cache_bytes=pages * model.page[dtype] + states * model.state,
         adapter_bytes=model.adapters,
         states=states,
+        expert_bytes=model.experts,
     )
 
 

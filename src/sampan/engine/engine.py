@@ -11,7 +11,7 @@ from numbers import Integral
 import numpy as np
 import numpy.typing as npt
 
-from sampan.core.errors import ContextOverflow, RequestError, quoted
+from sampan.core.errors import ContextOverflow, RequestError, WeightsError, quoted
 from sampan.core.types import Pooling, SamplingParams, Scoring
 from sampan.engine.blocks import BlockPool
 from sampan.engine.budget import SCORE_ROWS, SUMMED_ROWS
@@ -114,11 +114,22 @@ class Engine:
         """One step of the model for everything that is running."""
         self.steps += 1
         plan = sorted(self.scheduler.schedule(), key=_by_adapter)
-        tokens = self.runner.run(plan) if plan else []
-        events = self.scheduler.postprocess(plan, tokens)
+        try:
+            tokens = self.runner.run(plan) if plan else []
+        except WeightsError as error:  # an expert could not be read: what needed it ends, all else goes on
+            events = self._fail(plan, str(error))
+        else:
+            events = self.scheduler.postprocess(plan, tokens)
         self._let_adapters_go()
         version = self.weights_version
         return [replace(event, weights_version=version) for event in events] if version else events
+
+    def _fail(self, plan: list[Span], why: str) -> list[Event]:
+        for span in plan:
+            self.scheduler.abort(span.sequence.id)
+        return [
+            Event(span.sequence.id, None, "error", why, span.sequence.cached_tokens or 0) for span in plan
+        ]
 
     def update_weights(self, values: NewValues) -> int:
         """Write new values over some or all of the weights; returns the version that they make.
@@ -245,6 +256,7 @@ def _check_sampling(p: SamplingParams, vocabulary: int, least: int) -> None:
         "presence_penalty": (-2.0, 2.0),
         "frequency_penalty": (-2.0, 2.0),
         "max_tokens": (least, 2**31),
+        "max_reasoning_tokens": (0, 2**31),
         "logprobs": (0, vocabulary),
     }
     for name, (low, high) in limits.items():

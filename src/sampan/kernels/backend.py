@@ -7,11 +7,13 @@ by name, before memory is filled. Shapes: T tokens of a step, S sampled rows.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sampan.kernels.experts import ExpertReads, ExpertRoom
 from sampan.kernels.formats import Codes, Form, PackedMatrix, TensorType
 from sampan.kernels.graph import Graph
 from sampan.kernels.ops import Weight
@@ -40,6 +42,14 @@ class TensorInfo(Protocol):
     @property
     def turned(self) -> bool:
         """Whether the file has it [inputs, outputs], and `raw` and `codes` give rows of that."""
+
+    @property
+    def file(self) -> Path:
+        """That holds it."""
+
+    @property
+    def offset(self) -> int:
+        """Of its first byte; of a packed matrix, for each of its parts."""
 
 
 class Tensors(Protocol):
@@ -100,7 +110,7 @@ class Needs:
     """Bytes that a plan takes. `workspace`: of the largest step, without logits; `logits`: of one row of
     them; `page`: of one page of the cache in all layers, by the cache's type; `dtype`: the type that suits
     the weights; `adapters`: of all adapters that there is room for; `state`: of what a sequence carries
-    besides its pages."""
+    besides its pages; `experts`: the part of `weights` that experts on disk are read into."""
 
     weights: int
     workspace: int
@@ -109,6 +119,7 @@ class Needs:
     dtype: str
     adapters: int = 0
     state: int = 0
+    experts: int = 0
 
 
 DRAFT_ROWS = 8
@@ -132,10 +143,8 @@ Notice = Callable[[str], AbstractContextManager[object]]
 class Span(NamedTuple):
     """Rows of one sequence in a step: their tokens, how many are before them, the sequence's pages, how many
     of the last rows are sampled, the slot of its adapter (-1: none), and tokens whose logits are all that is
-    wanted of the first sampled rows, one of each.
-
-    Where the graph has states: the one before the rows is read from one slot (-1: zeros), and the one behind
-    them is written to another or the same, which no other span of the step reads or writes."""
+    wanted of the first sampled rows, one of each. Where the graph has states, that before the rows is read
+    from one slot (-1: zeros), that behind them left in another or the same, which no other span has."""
 
     ids: list[int]
     before: int
@@ -238,8 +247,13 @@ class Executable(Protocol):
     def takes_targets(self) -> bool:
         """Whether spans may have targets: the logits of such rows are never held."""
 
+    @property
+    def expert_reads(self) -> ExpertReads | None:
+        """What reading experts from disk has taken; None where none stay there."""
+
     def run(self, spans: Sequence[Span]) -> Rows:
-        """One step. Raises `OutOfMemory` where its logits find no room."""
+        """One step. Raises `OutOfMemory` where its logits find no room, and `WeightsError` where an expert
+        cannot be read from disk: it has then given nothing."""
 
     def update(self, values: NewValues) -> None:
         """New values for weights, in place: all of them, or none where `WeightsError` is raised."""
@@ -265,10 +279,13 @@ class Backend(Protocol):
     def check(self, graph: Graph, where: str) -> None:
         """`UnsupportedModel` for an operation or a shape that this backend lacks. `where`: the model."""
 
-    def needs(self, graph: Graph, tensors: Tensors, max_rows: int, room: AdapterRoom | None) -> Needs:
-        """Bytes that the plan of this graph takes, exactly."""
+    def needs(
+        self, graph: Graph, tensors: Tensors, max_rows: int, room: AdapterRoom | None,
+        experts: ExpertRoom | None = None,
+    ) -> Needs:  # fmt: skip
+        """Bytes that the plan of this graph takes, exactly. `experts`: they stay on disk, but for so much."""
 
-    def place(self, tensors: Tensors, weights_bytes: int) -> Any:
+    def place(self, tensors: Tensors, weights_bytes: int, experts: ExpertRoom | None = None) -> Any:
         """Where weights come to lie; each is read when a graph that uses it is compiled."""
 
     def tune(

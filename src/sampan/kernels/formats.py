@@ -75,8 +75,8 @@ class TensorType(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """A quantised matrix [N, K] without loss: w = scale * (q - zero) + minimum, in float32; of E4M3, scale times
-    the value of the code.
+    """A quantised matrix [N, K] without loss: w = scale * (q - zero) + minimum, in float32; of E4M3, scale
+    times the value of the code.
 
     `q`: uint8 [N, K]. `scale` and `minimum`: float32 [N, K / group]; no `minimum` means none is added.
     `bits`: the smallest container of 4, 6 or 8 bits that holds every code.
@@ -109,9 +109,21 @@ class Form:
         return e4m3_form(self.group, self.rows) if self.rows else None
 
 
+def _e4m3() -> Floats:
+    """The values of the 256 codes: no infinities, and NaN where all of exponent and mantissa is set."""
+    code = np.arange(128)
+    exponent, mantissa = code >> 3, (code & 7) / 8
+    values = np.where(exponent, np.ldexp(1 + mantissa, exponent - 7), np.ldexp(mantissa, -6))
+    values[127] = np.nan
+    return np.concatenate([values, -values]).astype(np.float32)
+
+
+E4M3 = _e4m3()
+
+
 def e4m3_form(rows: int, group: int) -> Form | None:
-    """Of E4M3 with a scale for blocks of rows and inputs; the kernels take inputs by pairs."""
-    return None if group % 2 else Form(8, group, 0, wide=rows % PANEL != 0, rows=rows)
+    """Of E4M3 with a scale for blocks of rows and inputs; the kernels take four inputs at a time."""
+    return None if group % 4 else Form(8, group, 0, wide=rows % PANEL != 0, rows=rows)
 
 
 PANEL = 16

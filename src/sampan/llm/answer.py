@@ -6,19 +6,22 @@ from sampan.core.errors import RequestError
 from sampan.core.types import Completion, Delta, FinishReason, Grammar, SamplingParams, TokenLogprob
 from sampan.engine.sequence import Event
 from sampan.text.answer import AnswerText, joined
+from sampan.text.thinking import CLOSING
 from sampan.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Prompt:
     """A request on its way to the engine. `thinking`: the prompt has opened a block of reasoning. `grammar`:
-    what the answer, behind that block, must look like. `adapter`: the engine's id of the one that answers."""
+    what the answer, behind that block, must look like. `adapter`: the engine's id of the one that answers.
+    `closing`: what ends the reasoning where its budget is spent."""
 
     ids: list[int]
     sampling: SamplingParams
     thinking: bool = False
     grammar: Grammar | None = None
     adapter: int | None = None
+    closing: str = CLOSING
 
 
 class Answer:

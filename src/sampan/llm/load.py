@@ -7,6 +7,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
+from sampan.catalog.catalog import find
 from sampan.catalog.progress import Progress, Silent
 from sampan.core.memory import give_back_freed_memory
 from sampan.core.settings import Settings
@@ -15,6 +16,7 @@ from sampan.engine import budget
 from sampan.engine.engine import Engine
 from sampan.engine.runner import Runner
 from sampan.kernels.backend import Backend, CacheSize, Tuning
+from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.graph import LOGITS, Graph
 from sampan.kernels.ops import HIDDEN
 from sampan.kernels.select import backend_named
@@ -23,6 +25,7 @@ from sampan.models.registry import describe
 from sampan.text.chat import ChatTemplate
 from sampan.text.tokenizer import Tokenizer
 from sampan.weights.checkpoint import Checkpoint, open_checkpoint
+from sampan.weights.files import state_of
 from sampan.weights.purpose import Purpose
 
 MAX_ROWS = 512  # tokens of a step: a prompt's chunk
@@ -69,14 +72,17 @@ def load(
         graph = graph_of(c, output)
         here.check(graph, checkpoint.where)
         tensors = replace(checkpoint, metadata=MappingProxyType({}))
-        needs = here.needs(graph, tensors, MAX_ROWS, wish.room)
+        experts = None
+        if wish.expert_memory is not None:
+            experts = ExpertRoom(wish.expert_memory, state_of(checkpoint.files), settings.experts_without)
+        needs = here.needs(graph, tensors, MAX_ROWS, wish.room, experts)
         plan = budget.plan(budget.Footprint.of(needs, files.name, c.context), wish)
         tokenizer, template = text_of(files, checkpoint)
-        defaults = defaults_of(checkpoint.generation)
+        defaults = defaults_of(checkpoint.generation, files)
         # What the tokenizer was built from makes room for the weights.
         del checkpoint
         give_back_freed_memory()
-        weights = here.place(tensors, plan.weights_bytes)
+        weights = here.place(tensors, plan.weights_bytes - plan.expert_bytes, experts)
         cache = CacheSize(plan.pages, plan.cache, plan.states)
         chosen = here.tune(
             lambda layers: graph if layers == c.layers else graph_of(replace(c, layers=layers), output),
@@ -139,16 +145,20 @@ def text_of(files: ModelFiles, checkpoint: Checkpoint) -> tuple[Tokenizer, ChatT
     return Tokenizer.from_folder(files.path), ChatTemplate.from_folder(files.path)
 
 
-def defaults_of(generation: Mapping[str, object]) -> SamplingParams:
+def defaults_of(generation: Mapping[str, object], files: ModelFiles) -> SamplingParams:
     """The model's own sampling: `generation_config.json`, where a model that does not sample is greedy.
 
-    A GGUF file has none: then the values that users of such files know, llama.cpp's.
+    Where that says nothing of it, what its authors advise, as the catalogue has it. A GGUF file has none, and
+    for others than the catalogue's the values hold that users of such files know, llama.cpp's.
     """
-    if not generation:
-        return SamplingParams(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
     defaults = SamplingParams()
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
     given = {n: v for n in names if isinstance(v := generation.get(n), int | float)}
+    entry = find(files.source)
+    if entry is not None and entry.sampling and not given and "do_sample" not in generation:
+        return replace(defaults, **entry.sampling)  # type: ignore[arg-type]
+    if not generation:
+        return SamplingParams(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
     if not generation.get("do_sample", False):
         given["temperature"] = 0
     return replace(defaults, **given)  # type: ignore[arg-type]

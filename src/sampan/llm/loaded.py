@@ -11,10 +11,12 @@ from sampan.catalog.progress import Progress
 from sampan.core.settings import Settings
 from sampan.core.types import Grammar, ModelFiles, Pooling, SamplingParams, Scoring
 from sampan.engine.constraint import Constraint
+from sampan.kernels.experts import ExpertReads
 from sampan.llm.changes import Adapters, When, update_weights
 from sampan.llm.driver import Driver, Request
 from sampan.llm.load import load
 from sampan.llm.options import check_rest, model_of, wish_of
+from sampan.llm.thinking import closing_of, limited
 from sampan.text.grammar import GrammarCompiler, GrammarConstraint
 
 
@@ -28,8 +30,9 @@ class LoadedModel:
     `max_sequences`: how many run side by side. `cache`: "bf16", "int8" (half the bytes, some quality), or
     "auto": int8 where bf16 does not fit. `cache_tokens`: tokens of all sequences in the cache together.
     `prefix_cache` and `speculation` save work and change no answer. `adapters`: how many LoRA adapters of at
-    most `adapter_rank` there may be at once; their memory is part of the sum. `backend`: "cpu", the native
-    kernels, or "torch", which runs on any `device` that PyTorch knows ("cuda", "mps", "xpu" …).
+    most `adapter_rank` there may be at once; their memory is part of the sum. `expert_memory`: bytes, or a
+    text, for the experts of a mixture, which then stay on disk but for so much; no answer changes. `backend`:
+    "cpu", the native kernels, or "torch", which runs on any `device` that PyTorch knows ("cuda", "mps" …).
 
     Raises `OutOfMemory` with the numbers for what does not fit, before loading it; `ModelNotFound`,
     `WeightsError`, `UnsupportedModel` and `UsageError` as they apply.
@@ -54,13 +57,16 @@ class LoadedModel:
         speculation: bool = True,
         adapters: int = 0,
         adapter_rank: int = 64,
+        expert_memory: int | str | None = None,
         backend: str = "cpu",
         device: str | None = None,
         settings: Settings | None = None,
         progress: Progress | None = None,
     ) -> None:
         named = model_of(model)
-        wish = wish_of(memory, context, max_sequences, cache, cache_tokens, adapters, adapter_rank)
+        wish = wish_of(
+            memory, context, max_sequences, cache, cache_tokens, adapters, adapter_rank, expert_memory
+        )
         flags: dict[str, object] = {"prefix_cache": prefix_cache, "speculation": speculation}
         check_rest(threads, flags, settings, progress)
         settings = settings or Settings.from_env()
@@ -85,6 +91,7 @@ class LoadedModel:
         self._driver = Driver(self.engine)
         self._adapters = Adapters(self._driver, self.config)
         self._grammars = GrammarCompiler(self.tokenizer)
+        self._closing = closing_of(self.files)
         self._end = weakref.finalize(self, self._driver.close)
         self.load_seconds = time.perf_counter() - started
 
@@ -123,14 +130,17 @@ class LoadedModel:
         sampling: SamplingParams,
         *,
         constraint: Constraint | None = None,
+        thinking: bool = False,
         adapter: str | None = None,
         salt: bytes = b"",
         scoring: Scoring | None = None,
         pooling: Pooling | None = None,
     ) -> Request:
-        """Something to hand to `driver`. `salt`: only requests of the same share cached prefixes. `scoring`,
-        `pooling`: how the prompt's own tokens are scored, or become a vector."""
+        """Something to hand to `driver`. `thinking`: the prompt has opened a block of reasoning. `salt`: only
+        requests of the same share cached prefixes. `scoring`, `pooling`: how the prompt's own tokens are
+        scored, or become a vector."""
         chosen = None if adapter is None else self._adapters.named(adapter)
+        constraint = limited(self.tokenizer, sampling, constraint, thinking=thinking, closing=self._closing)
         return Request(ids, sampling, constraint, chosen, salt, scoring, pooling)
 
     def compile(self, grammar: Grammar, *, thinking: bool = False) -> GrammarConstraint:
@@ -146,6 +156,11 @@ class LoadedModel:
     def adapters(self) -> tuple[str, ...]:
         """Names of the adapters that requests can choose."""
         return self._adapters.names
+
+    @property
+    def expert_reads(self) -> ExpertReads | None:
+        """What reading experts from disk has taken so far; None without `expert_memory`."""
+        return self.engine.runner.executable.expert_reads
 
     @property
     def weights_version(self) -> int:

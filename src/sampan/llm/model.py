@@ -22,7 +22,9 @@ class LLM(LoadedModel):
     def _prompts(self) -> Prompts:
         # Made for each call: `template` and `defaults` may be set.
         name, driver = self.files.name, self._driver
-        return Prompts(name, self.tokenizer, self.template, self.defaults, self._adapters, driver)
+        return Prompts(
+            name, self.tokenizer, self.template, self.defaults, self._adapters, driver, self._closing
+        )
 
     @property
     def _vectors(self) -> Vectors:

@@ -36,6 +36,7 @@ def wish_of(
     cache_tokens: int | None,
     adapters: int,
     adapter_rank: int,
+    expert_memory: int | str | None = None,
 ) -> Wish:
     """What is asked of memory."""
     if cache is not None and not isinstance(cache, str):
@@ -48,6 +49,7 @@ def wish_of(
         cache=cache,
         adapters=whole_number("adapters", adapters, 0, 4096),
         adapter_rank=whole_number("adapter_rank", adapter_rank, 1, 4096),
+        expert_memory=None if expert_memory is None else parse_bytes(expert_memory),
     )
 
 

@@ -47,7 +47,8 @@ class ScoreOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Prompts:
-    """Makes requests of what users hand in. `name`: the model's, for errors. `defaults`: its own sampling."""
+    """Makes requests of what users hand in. `name`: the model's, for errors. `defaults`: its own sampling.
+    `closing`: what ends its reasoning."""
 
     name: str
     tokenizer: Tokenizer
@@ -55,6 +56,7 @@ class Prompts:
     defaults: SamplingParams
     adapters: Adapters
     driver: Driver
+    closing: str
 
     def rendered(self, messages: Messages, template: Mapping[str, Any]) -> str:
         """See `LLM.prompt`."""
@@ -143,7 +145,7 @@ class Prompts:
         if grammar is not None and not isinstance(grammar, Grammar):
             raise RequestError(f"grammar is {quoted(grammar)}: give a sampan.Grammar")
         thinking = templated and isinstance(item, str) and starts_inside_reasoning(item)
-        return Prompt(self._ids(item, templated), sampling, thinking, grammar, adapter)
+        return Prompt(self._ids(item, templated), sampling, thinking, grammar, adapter, self.closing)
 
     def _ids(self, item: str | Ids, templated: bool = False) -> list[int]:
         return self.tokenizer.encode(item, add_bos=not templated) if isinstance(item, str) else list(item)

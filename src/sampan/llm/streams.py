@@ -13,6 +13,7 @@ from sampan.core.types import Completion, Delta
 from sampan.engine.constraint import Constraint
 from sampan.llm.answer import Answer, Prompt
 from sampan.llm.driver import Driver, Generation, Gone, News, Request
+from sampan.llm.thinking import limited
 from sampan.text.grammar import GrammarCompiler
 
 
@@ -55,9 +56,16 @@ class Answers:
             self.start()
 
     def _constraint(self, prompt: Prompt) -> Constraint | None:
-        if prompt.grammar is None:
-            return None
-        return self._grammars.compile(prompt.grammar, thinking=prompt.thinking)
+        grammar = None
+        if prompt.grammar is not None:
+            grammar = self._grammars.compile(prompt.grammar, thinking=prompt.thinking)
+        return limited(
+            self._grammars.tokenizer,
+            prompt.sampling,
+            grammar,
+            thinking=prompt.thinking,
+            closing=prompt.closing,
+        )
 
     @property
     def finished(self) -> bool:

@@ -2,7 +2,7 @@
 
 from sampan.core.errors import UnsupportedModel
 from sampan.models.config import MAX, GgufModel
-from sampan.models.deepseek_v3 import latent_from_hf, shared_ffn
+from sampan.models.deepseek_v3 import expect, latent_from_hf, shared_ffn
 from sampan.models.family import Family
 from sampan.models.fields import Fields
 from sampan.models.latent import LatentConfig, build, forward, parts
@@ -15,6 +15,7 @@ def read_hf(fields: Fields) -> LatentConfig:
     method = fields.text("topk_method", "greedy")
     if method not in ("greedy", "group_limited_greedy"):
         raise UnsupportedModel(f"{fields.source}: topk_method {method[:40]!r} is not supported")
+    expect(fields, "scoring_func", "softmax")
     if fields.flag("norm_topk_prob", False):
         raise UnsupportedModel(f"{fields.source}: norm_topk_prob true is not supported for this family")
     groups = fields.integer("n_group", 1, high=MAX["heads"]) if method == "group_limited_greedy" else 1

@@ -17,8 +17,8 @@ _SIZES = {"plain": "qk_nope_head_dim", "rotated": "qk_rope_head_dim", "value": "
 
 def read_hf(fields: Fields) -> LatentConfig:
     """Of a `config.json`."""
-    _expect(fields, "scoring_func", "sigmoid")
-    _expect(fields, "topk_method", "noaux_tc")
+    expect(fields, "scoring_func", "sigmoid")
+    expect(fields, "topk_method", "noaux_tc")
     groups = fields.integer("n_group", 1, high=MAX["heads"])
     experts = experts_of(
         fields,
@@ -96,7 +96,8 @@ def _mscale(fields: Fields) -> float:
     return 1.0 if factor <= 1 or not all_dim else 0.1 * all_dim * math.log(factor) + 1.0
 
 
-def _expect(fields: Fields, name: str, value: str) -> None:
+def expect(fields: Fields, name: str, value: str) -> None:
+    """Refuse another value of a field than the family has."""
     if fields.text(name, value) != value:
         raise UnsupportedModel(
             f"{fields.source}: {name} {fields.text(name)[:40]!r} is not supported: {value} is"

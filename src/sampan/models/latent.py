@@ -92,25 +92,28 @@ def build(c: LatentConfig) -> Model:
 def _layer(c: LatentConfig, index: int) -> Layer:
     at, last = f"model.layers.{index}.", index == c.layers - 1
     attn = at + "self_attn."
-    head, fine = c.plain + c.rotated, (last,)
+    head = c.plain + c.rotated
+    # Queries and keys pass products one behind another: 8 bits in each add up (docs/numerics.md).
 
     def norm(name: str, size: int) -> Norm:
         return Norm(Weight(f"{name}.weight", (size,)), c.norm_eps)
 
-    def linear(name: str, size: int, inputs: int, *, bias: bool = False) -> Linear:
-        return Linear.of(attn + name, sizes=(size,), inputs=inputs, bias=bias, fine=fine)
+    def linear(name: str, size: int, inputs: int, *, bias: bool = False, fine: bool = last) -> Linear:
+        return Linear.of(attn + name, sizes=(size,), inputs=inputs, bias=bias, fine=(fine,))
 
     down = c.query > 0
     return Layer(
         attn_norm=norm(at + "input_layernorm", c.hidden),
-        query_down=linear("q_a_proj", c.query, c.hidden, bias=c.bias) if down else None,
+        query_down=linear("q_a_proj", c.query, c.hidden, bias=c.bias, fine=True) if down else None,
         query_norm=norm(attn + "q_a_layernorm", c.query) if down else None,
-        query=linear("q_b_proj" if down else "q_proj", c.heads * head, c.query or c.hidden),
-        latent=linear("kv_a_proj_with_mqa", c.latent + c.rotated, c.hidden, bias=c.bias),
+        query=linear(
+            "q_b_proj" if down else "q_proj", c.heads * head, c.query or c.hidden, fine=down or last
+        ),
+        latent=linear("kv_a_proj_with_mqa", c.latent + c.rotated, c.hidden, bias=c.bias, fine=True),
         latent_norm=norm(attn + "kv_a_layernorm", c.latent),
-        keys=PerHead(_up(attn, "k", c, c.plain, fine=last), head, transposed=True),
+        keys=PerHead(_up(attn, "k", c, c.plain), head, transposed=True),
         attention=Attention(index, c.heads, 1, c.latent + c.rotated, c.latent, c.scale, latent=True),
-        values=PerHead(_up(attn, "v", c, c.value, fine=last), c.latent),
+        values=PerHead(_up(attn, "v", c, c.value), c.latent),
         out=linear("o_proj", c.hidden, c.heads * c.value, bias=c.bias),
         mlp_norm=norm(at + "post_attention_layernorm", c.hidden),
         mlp=mlp(at + "mlp.", c.hidden, c.ffn, fine=last)
@@ -119,9 +122,9 @@ def _layer(c: LatentConfig, index: int) -> Layer:
     )
 
 
-def _up(attn: str, kind: str, c: LatentConfig, size: int, *, fine: bool) -> tuple[Weight, ...]:
+def _up(attn: str, kind: str, c: LatentConfig, size: int) -> tuple[Weight, ...]:
     at = f"{attn}kv_b_proj.{kind}."
-    return tuple(Weight(f"{at}{head}.weight", (size, c.latent), fine) for head in range(c.heads))
+    return tuple(Weight(f"{at}{head}.weight", (size, c.latent), fine=True) for head in range(c.heads))
 
 
 def forward(ops: Ops, model: Model, batch: Batch) -> Any:

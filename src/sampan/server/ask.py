@@ -105,11 +105,9 @@ class Part:
 
 @dataclass
 class Usage:
-    """Tokens of an ask so far. `cached_tokens`: of the prompt, that were not computed again. `enough`: who
-    closes the answers now wants no more of them, and has not gone."""
+    """Tokens of an ask so far. `cached_tokens`: of the prompt, that were not computed again."""
 
     prompt_tokens: int
     completion_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
-    enough: bool = False

@@ -166,7 +166,7 @@ class Service:
                     yield part
         finally:
             gone = isinstance(sys.exception(), asyncio.CancelledError | GeneratorExit)
-            mailbox.left = gone and not usage.enough
+            mailbox.left = gone
             for task in tasks:
                 task.cancel()
 
@@ -208,7 +208,9 @@ class Service:
         sampling = sample_of(ask.sampling, sample)
         adapter = None if ask.model == self.text.name else ask.model
         salt = self._salt(ask, caller)
-        return wire.Submit(0, ask.ids, sampling, grammar, adapter, salt, ask.scoring, ask.pooling)
+        return wire.Submit(
+            0, ask.ids, sampling, grammar, ask.thinking, adapter, salt, ask.scoring, ask.pooling
+        )
 
     def _salt(self, ask: Ask, caller: Caller) -> bytes:
         """What its pages in the cache depend on: only requests of one salt share them."""

@@ -10,7 +10,8 @@ from sampan.core.types import ModelFiles
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What the worker loads; the fields are those of `sampan.LLM`, and `memory` is in bytes."""
+    """What the worker loads; the fields are those of `sampan.LLM`, and `memory` and `expert_memory` are in
+    bytes."""
 
     files: ModelFiles
     settings: Settings
@@ -23,6 +24,7 @@ class EngineSettings:
     adapter_rank: int = 64
     backend: str = "cpu"
     device: str | None = None
+    expert_memory: int | None = None
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class ModelText:
         checkpoint = open_checkpoint(files)
         try:
             tokenizer, template = text_of(files, checkpoint)
-            defaults, config = defaults_of(checkpoint.generation), checkpoint.config
+            defaults, config = defaults_of(checkpoint.generation, files), checkpoint.config
             purpose = checkpoint.purpose
             text = cls(name, tokenizer, template, defaults, config.vocab, config.hidden, purpose)
         finally:

@@ -35,6 +35,16 @@ class ReasoningSplitter:
         self._inside = starts_inside
         self._held = ""
 
+    @property
+    def inside(self) -> bool:
+        """Whether the block is open."""
+        return self._inside
+
+    @property
+    def answers(self) -> bool:
+        """Whether the block is closed, or there is none: all that comes is text."""
+        return not self._inside and not self._awaits_open
+
     def push(self, text: str) -> list[Piece]:
         """The pieces that are certain now, in order; a possible beginning of a tag is held back."""
         self._held += text

@@ -6,7 +6,7 @@ Whatever a path is, what is read here is a regular file, and everything else a `
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,16 @@ def given_path(name: str, value: object) -> Path:
     if isinstance(text, str) and text:
         return Path(text)
     raise UsageError(f"{name} is {quoted(value)}: give the path of a file or folder")
+
+
+def state_of(paths: Iterable[Path]) -> str:
+    """These files as they are now: their places, sizes and times of change."""
+    found = []
+    for path in sorted(paths):
+        with reading(path):
+            status = path.stat()
+        found.append(f"{path.absolute()}: {status.st_size} bytes, {status.st_mtime_ns}")
+    return "\n".join(found)
 
 
 @contextmanager

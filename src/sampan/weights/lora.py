@@ -26,7 +26,8 @@ Floats = NDArray[np.float32]
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _NAME = re.compile(
-    r"base_model\.model\.(model\.layers\.\d+\.(?:self_attn|linear_attn|mlp)\.\w+)\.lora_([AB])(?:\.default)?\.weight"
+    r"base_model\.model\.(model\.layers\.\d+\.(?:self_attn|linear_attn|mlp|block_sparse_moe)(?:\.\w+){1,3})"
+    r"\.lora_([AB])(?:\.default)?\.weight"
 )
 _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 # What a module keeps of each head, one head behind the other, where the model has these apart.
@@ -167,10 +168,16 @@ def _parts(
     module: str, pair: _Pair, file: MappedFile, weights: Mapping[str, Weight], scales: Scales
 ) -> Iterator[LowRank]:
     """The weights that a module adapts, once its sizes fit them."""
-    adapted = [weights.get(f"{name}.weight") for name in _named(module, weights)]
+    names = _named(module, weights)
+    one = f"{module}.weight" in weights or len(names) > 1
+    if not one and any(name.startswith(f"{module}.") for name in weights):
+        raise UnsupportedModel(f"{pair.a.file}: adapts {quoted(module)}, which is many matrices here")
+    adapted = [weights.get(f"{name}.weight") for name in names]
     found = [weight for weight in adapted if weight is not None and len(weight.shape) == 2]
     if len(found) != len(adapted):
         raise _wrong(pair.a, f"has no place: the model has no linear {quoted(module)}")
+    if any(weight.exact for weight in found):
+        raise UnsupportedModel(f"{pair.a.file}: adapts {quoted(module)}: a router's choices stay as they are")
     rank, scale = scales.of(module)
     outputs, inputs = sum(weight.shape[0] for weight in found), found[0].shape[1]
     for info, shape in ((pair.a, (rank, inputs)), (pair.b, (outputs, rank))):

@@ -1,13 +1,16 @@
 """The native kernels as a backend: this machine's threads and instruction set."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from sampan.core.errors import UnsupportedModel
 from sampan.core.memory import available_memory
 from sampan.core.settings import Settings
 from sampan.kernels.backend import AdapterRoom, CacheSize, Needs, Notice, Tensors
 from sampan.kernels.cpu import _native, tuning  # type: ignore[attr-defined]
+from sampan.kernels.cpu.expert_store import Telling, open_store
 from sampan.kernels.cpu.layout import Layout
 from sampan.kernels.cpu.limits import check
 from sampan.kernels.cpu.machine import machine, padded
@@ -16,6 +19,7 @@ from sampan.kernels.cpu.plan import Plan
 from sampan.kernels.cpu.planner import make_plan
 from sampan.kernels.cpu.program import NativeProgram
 from sampan.kernels.cpu.tuning import Tuning
+from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.formats import TensorType
 from sampan.kernels.graph import Graph
 
@@ -44,9 +48,12 @@ class CpuBackend:
         """`UnsupportedModel` for a shape that the kernels are not written for, by name."""
         check(graph, where)
 
-    def needs(self, graph: Graph, tensors: Tensors, max_rows: int, room: AdapterRoom | None = None) -> Needs:
+    def needs(
+        self, graph: Graph, tensors: Tensors, max_rows: int, room: AdapterRoom | None = None,
+        experts: ExpertRoom | None = None,
+    ) -> Needs:  # fmt: skip
         """Bytes that the plan of this graph takes."""
-        plan = self._plan(graph, Layout(tensors), max_rows, room)
+        plan = self._plan(graph, Layout(tensors, experts), max_rows, room)
         return Needs(
             weights=plan.weight_bytes,
             workspace=plan.workspace(self.threads),
@@ -55,11 +62,14 @@ class CpuBackend:
             dtype="f32" if _types(plan, tensors) == {TensorType.F32} else "bf16",
             adapters=plan.adapter_bytes,
             state=4 * plan.state_floats,
+            experts=plan.expert_slots * plan.expert_bytes,
         )
 
-    def place(self, tensors: Tensors, weights_bytes: int | None = None) -> PackedWeights:
+    def place(
+        self, tensors: Tensors, weights_bytes: int | None = None, experts: ExpertRoom | None = None
+    ) -> PackedWeights:
         """Packed weights, each made when a graph that uses it is compiled."""
-        return PackedWeights(tensors, self.machine, weights_bytes)
+        return PackedWeights(tensors, self.machine, weights_bytes, experts)
 
     def compile(
         self, graph: Graph, weights: PackedWeights, cache: CacheSize, max_rows: int,
@@ -71,6 +81,7 @@ class CpuBackend:
             here = machine(self.settings, chosen.threads)
         plan = self._plan(graph, weights.layout, max_rows, room)
         self._last = None
+        self._open(plan, weights)
         program = NativeProgram(plan, weights, cache, here)
         if chosen:
             program.tune(chosen.direct_rows, chosen.row_block)
@@ -87,6 +98,10 @@ class CpuBackend:
         another time.
         """
         here, home = self.machine, self.settings.home
+        if weights.layout.experts:  # a disk's times say nothing of the kernels; a draft reads experts in vain
+            plan = self._plan(first(layers), weights.layout, tuning.CHUNKS[-1], None)
+            self._open(plan, weights, lambda: notice(f"packing the experts of {name} (once)"))
+            return Tuning(threads=here.threads, draft_rows=0)
         if not self.settings.tune:
             _native.use_huge_pages(tuning.DEFAULT.huge_pages)
             return Tuning(threads=here.threads)
@@ -110,9 +125,17 @@ class CpuBackend:
         tuning.write(home, subject, name, chosen)
         return chosen
 
+    def _open(self, plan: Plan, weights: PackedWeights, telling: Telling = nullcontext) -> None:
+        """Have the plan's experts read from disk, where they stay there."""
+        if plan.stored and weights.store is None:
+            weights.store = open_store(plan, weights, self.settings, telling)
+        labels = tuple(layer.label for layer in plan.stored)
+        if weights.store and weights.store.labels != labels:
+            raise UnsupportedModel(f"{weights.tensors.where}: experts on disk serve one graph, not another")
+
     def _plan(self, graph: Graph, layout: Layout, max_rows: int, room: AdapterRoom | None) -> Plan:
         """The last one is kept until it is compiled: loading asks for what it needs, tunes and compiles."""
-        asked = _Asked(graph, layout.tensors, max_rows, room)
+        asked = _Asked(graph, layout.tensors, max_rows, room, layout.experts)
         if self._last is None or self._last[0] != asked:
             self._last = asked, make_plan(graph, layout, max_rows, room)
         return self._last[1]
@@ -136,6 +159,7 @@ class _Asked(NamedTuple):
     tensors: Tensors
     max_rows: int
     room: AdapterRoom | None
+    experts: ExpertRoom | None
 
 
 def _types(plan: Plan, tensors: Tensors) -> set[TensorType]:

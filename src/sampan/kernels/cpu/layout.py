@@ -11,6 +11,7 @@ from sampan.core.errors import UnsupportedModel, WeightsError, shortened
 from sampan.kernels.backend import Tensors
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.machine import LANES, Operand, padded
+from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.formats import Form, TensorType
 from sampan.kernels.ops import Linear, PerHead, Weight
 
@@ -38,10 +39,11 @@ class Segment:
 
 
 class Layout:
-    """The segments of every linear of one checkpoint."""
+    """The segments of every linear of one checkpoint. `experts`: they stay on disk, but for so much."""
 
-    def __init__(self, tensors: Tensors) -> None:
+    def __init__(self, tensors: Tensors, experts: ExpertRoom | None = None) -> None:
         self.tensors = tensors
+        self.experts = experts
         self._found: dict[tuple[Weight, ...], list[Segment]] = {}
 
     def segments(self, weight: Linear) -> Sequence[Segment]:

@@ -17,6 +17,8 @@ from sampan.kernels.backend import Floats, Tensors
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.layout import Layout, Segment, kind_of, some_rows, stacked, store_of
 from sampan.kernels.cpu.machine import Machine, out_of_memory, padded
+from sampan.kernels.cpu.stored import ExpertStore, StoredMatrix
+from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.formats import Codes, Form, TensorType
 from sampan.kernels.ops import Weight
 
@@ -37,13 +39,17 @@ class Place:
 class PackedWeights:
     """A checkpoint's weights for programs; packs at the first request.
 
-    `size`: bytes that the packed weights take, where that is known.
+    `size`: bytes that the packed weights take, where that is known. `experts`: they stay on disk, but for so
+    much; `store` reads them, once a plan has said which there are.
     """
 
-    def __init__(self, tensors: Tensors, machine: Machine, size: int | None = None) -> None:
+    def __init__(
+        self, tensors: Tensors, machine: Machine, size: int | None = None, experts: ExpertRoom | None = None
+    ) -> None:
         self.tensors = tensors
         self.machine = machine
-        self.layout = Layout(tensors)
+        self.layout = Layout(tensors, experts)
+        self.store: ExpertStore | None = None
         self._arena = _native.Arena(size) if size else _native.Arena()
         self._matrices: dict[str, Any] = {}
         self._vectors: dict[str, Floats] = {}
@@ -61,6 +67,12 @@ class PackedWeights:
                 self._places[part.name] = matrix, first
                 first += padded(part.shape[0])
         return self._matrices[name]
+
+    def described(self, matrix: StoredMatrix) -> tuple[int | bool, ...]:
+        """A matrix that every expert of a layer has, as the native program takes it."""
+        name = matrix.segment.parts[0].name
+        m = self.tensors.packed.get(name) or allocate(self.tensors, matrix.segment.parts)
+        return matrix.layer, matrix.offset, m.n, m.k, m.store, m.group, m.wide, m.has_min, m.zero
 
     def vector(self, weight: Weight) -> Floats:
         """What is no matrix of products, as float32; a matrix column after column."""

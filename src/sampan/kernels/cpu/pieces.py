@@ -86,7 +86,8 @@ def _linears(graph: Graph) -> Iterator[Linear]:
             yield node.detail
         elif isinstance(node.detail, Experts):
             yield Linear((node.detail.router.weight,))
-            yield from (*node.detail.gate_up, *node.detail.down)
+            for own in zip(node.detail.gate_up, node.detail.down, strict=True):
+                yield from own  # an expert's matrices lie together: one read brings them from disk
         elif isinstance(node.detail, PerHead):
             yield from (Linear((turned(part, node.detail),)) for part in node.detail.parts)
         elif node.op == "embed":

@@ -13,6 +13,7 @@ from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.layout import Segment
 from sampan.kernels.cpu.machine import Operand, padded
 from sampan.kernels.cpu.storage import Region
+from sampan.kernels.cpu.stored import StoredLayer
 from sampan.kernels.ops import Attention, Norm, Rope, Router, State, Weight
 
 
@@ -112,9 +113,16 @@ class Plan:
     states: tuple[State, ...] = ()
     vocabulary: int = 0
     segments: dict[str, Segment] = field(default_factory=dict)
+    stored: list[StoredLayer] = field(default_factory=list)
+    """Experts that stay on disk, which `segments` does not have."""
+    expert_slots: int = 0
+    """Those that are in memory at once, of `expert_bytes` each."""
+    expert_bytes: int = 0
     vectors: dict[str, Weight] = field(default_factory=dict)
     adapted: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
     """Inputs and outputs of each linear that can be adapted."""
+    adapted_rows: int = 0
+    """The most slots of experts that can be adapted."""
     longest: int = 0
     """The most inputs of a product."""
     bytes: int = 0
@@ -128,7 +136,7 @@ class Plan:
         )
         scratch += int(_native.head_scratch(padded(self.vocabulary))) if self.vocabulary else 0
         parts = max((len(outputs) for _, outputs in self.adapted), default=0)
-        inner = 4 * parts * self.rows * padded(self.room.rank) if self.room else 0
+        inner = 4 * parts * max(self.rows, self.adapted_rows) * padded(self.room.rank) if self.room else 0
         return self.bytes + threads * scratch + inner
 
     @property
@@ -153,6 +161,7 @@ class Plan:
 
     @property
     def weight_bytes(self) -> int:
-        """Of all packed matrices and vectors."""
+        """Of all packed matrices and vectors, and of the memory that experts are read into."""
         vectors = 4 * sum(prod(weight.shape) for weight in self.vectors.values())
-        return vectors + sum(segment.nbytes for segment in self.segments.values())
+        resident = sum(segment.nbytes for segment in self.segments.values())
+        return vectors + resident + self.expert_slots * self.expert_bytes

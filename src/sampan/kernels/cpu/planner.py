@@ -37,7 +37,7 @@ class _Planner:
         self._places: dict[Node, Place] = {}
         self._pending: dict[Node, Product] = {}
         self._products = Products(self._writer, self._readers, self._place)
-        self._experts_writer = ExpertWriter(self._writer, self._products)
+        self._experts_writer = ExpertWriter(self._writer, self._products, graph)
         self._layers = {shape.layer: index for index, shape in enumerate(graph.attentions())}
         sizes = [prod(state.state) for state in graph.states()]
         self._states = dict(zip(graph.states(), accumulate(sizes, initial=0), strict=False))

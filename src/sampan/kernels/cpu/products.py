@@ -146,14 +146,18 @@ class Products:
         if self._readers.prepared(x):
             source = x.inputs[0]
             if x.op == "norm":
-                weight = self._writer.vector(x.detail.weight)
-                fields = {"prep": "norm", "weight": weight, "eps": x.detail.eps, "mark": self.mark(x)}
-            elif x.op == "rows":
+                return self.normed(source, x)
+            if x.op == "rows":
                 fields |= {"gathers": True}
             else:
                 gate, up = (self._place(half) for half in x.inputs)
                 fields = {"prep": "swiglu", "up": up.offset - gate.offset}
         return fields | {"x": self._place(source)}
+
+    def normed(self, x: Node, norm: Node) -> dict[str, Any]:
+        """How rows are made of a value under a norm."""
+        weight, eps, mark = self._writer.vector(norm.detail.weight), norm.detail.eps, self.mark(norm)
+        return {"prep": "norm", "weight": weight, "eps": eps, "mark": mark, "x": self._place(x)}
 
     def mark(self, norm: Node) -> int:
         """The number of a norm: a fault in its input is told by it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sampan.core.errors import UnsupportedModel
+from sampan.core.errors import UnsupportedModel, WeightsError
 from sampan.kernels.backend import Adapter, CacheSize, Floats, NewValues, Span
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.adapters import packed_adapter
@@ -16,6 +16,8 @@ from sampan.kernels.cpu.machine import Machine, out_of_memory, padded
 from sampan.kernels.cpu.panels import PackedWeights, Place
 from sampan.kernels.cpu.plan import Bias, Instruction, Output, Plan, Turning
 from sampan.kernels.cpu.plan import Place as Features
+from sampan.kernels.cpu.stored import StoredMatrix
+from sampan.kernels.experts import ExpertReads
 from sampan.kernels.graph import LOGITS
 from sampan.kernels.ops import Weight
 
@@ -89,6 +91,12 @@ class NativeProgram:
         """The head's pieces sum their logits up."""
         return True
 
+    @property
+    def expert_reads(self) -> ExpertReads | None:
+        """What reading experts from disk has taken."""
+        store = self.weights.store
+        return None if store is None else store.reads()
+
     def tune(self, direct_rows: int, row_block: int) -> None:
         """What a short measurement chooses; results do not depend on it."""
         self.program.tune(direct_rows, row_block)
@@ -99,11 +107,21 @@ class NativeProgram:
             return NativeRows(self.program, self.plan.norms, self.plan.outputs, *self.program.run(spans))
         except MemoryError as e:
             raise out_of_memory(f"a step of {sum(len(span.ids) for span in spans)} tokens") from e
+        except RuntimeError as e:  # an expert could not be read
+            raise WeightsError(str(e)) from e
 
     def update(self, values: NewValues) -> None:
         """New values for weights, in place."""
         from sampan.kernels.cpu.update import update  # which loading does without
 
+        stored = {
+            part.name for layer in self.plan.stored for own in layer.experts for s in own for part in s.parts
+        }
+        if names := sorted(stored & values.shapes.keys()):
+            raise UnsupportedModel(
+                f"{values.where}: {names[0]} is an expert's and stays on disk: load the model without "
+                "expert_memory to give its experts new values"
+            )
         parts = [part for segment in self.plan.segments.values() for part in segment.parts]
         known = {part.name: part for part in parts if not part.transposed}
         update(values, known | self.plan.vectors, self._place, self.machine)
@@ -143,6 +161,8 @@ class NativeProgram:
                 r.weight.shape[0], r.chosen, r.groups, r.groups_kept, r.group_top, r.scores == "sigmoid",
                 r.normalised, r.scale, bias,
             )  # fmt: skip
+        if self.weights.store:
+            program.store(self.weights.store.native)
         self._logits = -1
         if plan.vocabulary:
             self._logits = program.logits(padded(plan.vocabulary), plan.vocabulary)
@@ -159,6 +179,9 @@ class NativeProgram:
         self.program.record_for(instruction.steps)
         if instruction.op == "adapt":
             self.program.adapt(list(fields["outputs"]), fields["act"], *fields["out"], fields["sampled"])
+        elif instruction.op == "adapt_each":
+            given = list(fields["outputs"]), fields["experts"], fields["act"]
+            self.program.adapt_each(*given, *fields["out"], fields["router"])
         else:
             self.program.add(instruction.op, fields)
 
@@ -167,6 +190,8 @@ class NativeProgram:
         match value:
             case Segment():
                 return self.weights.matrix(value)
+            case StoredMatrix():
+                return self.weights.described(value)
             case [Segment(), *_]:
                 return [self.weights.matrix(segment) for segment in value]
             case Weight():

@@ -1,7 +1,8 @@
 """New values for packed weights, in place and in the formats that they have.
 
 Floats are rounded to the nearest value that the matrix can hold; integer formats get new codes and scales:
-8 bits and 4 bits with a minimum as `sampan quantize` writes them, the others by the range of each group.
+8 bits and 4 bits with a minimum as `sampan quantize` writes them, the others by the range of each group. E4M3
+gets scales that make the largest value of a block 448.
 Everything is checked before anything is written: an update is made whole or not at all.
 """
 
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 
 from sampan.core.errors import UnsupportedModel, WeightsError, quoted
 from sampan.kernels.backend import Floats, NewValues
+from sampan.kernels.cpu.layout import E4M3 as E4M3_STORE
 from sampan.kernels.cpu.machine import LANES, Machine, padded
 from sampan.kernels.cpu.panels import Place
 from sampan.kernels.cpu.rounding import Scheme, quantise
-from sampan.kernels.formats import Codes, TensorType
+from sampan.kernels.formats import E4M3, Codes, TensorType
 from sampan.kernels.ops import Weight
 
 _FLOATS = {3: TensorType.F16, 4: TensorType.BF16, 5: TensorType.F32}  # by `store` of kernels.h
@@ -89,10 +91,11 @@ def _write(machine: Machine, tensors: NewValues, place: Place, name: str, start:
         type = _FLOATS[m.store]
         m.fill(machine.pool, _rounded(values, type), type.number, first, len(values))
         return
-    codes = _codes(values, m)
-    kind = np.float32 if m.wide else np.float16
+    codes = _e4m3(values, m) if m.store == E4M3_STORE else _codes(values, m)
+    wide = m.wide or m.store == E4M3_STORE
+    kind = np.float32 if wide else np.float16
     scale, minimum = (None if x is None else x.astype(kind) for x in (codes.scale, codes.minimum))
-    if not m.wide:
+    if not wide:
         scale, minimum = (None if x is None else x.view(np.uint16) for x in (scale, minimum))
     m.fill_codes(machine.pool, codes.q, scale, minimum, first)
 
@@ -105,6 +108,21 @@ def _rounded(values: Floats, type: TensorType) -> NDArray[np.uint8]:
     elif type is TensorType.F16:
         values = values.astype(np.float16)
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+
+
+def _e4m3(values: Floats, m: Any) -> Codes:
+    """The nearest codes, even ones of two, under the scale of each block's largest value."""
+    rows, inputs = values.shape
+    height, groups = 1 if m.wide else LANES, -(-inputs // m.group)
+    blocks = np.zeros((-(-rows // height) * height, groups * m.group), np.float32)
+    blocks[:rows, :inputs] = np.abs(values)
+    top = blocks.reshape(-1, height, groups, m.group).max(axis=(1, 3)) / E4M3[126]
+    scale = np.repeat(np.maximum(top, np.finfo(np.float32).tiny), height, axis=0)[:rows]
+    size = np.abs(values) / scale[:, np.arange(inputs) // m.group]
+    middle = (E4M3[:126] + E4M3[1:127]) / 2
+    code = np.searchsorted(middle, size)
+    code += (code % 2 == 1) & (size == middle[np.minimum(code, 125)])
+    return Codes((code | np.signbit(values) << 7).astype(np.uint8), scale, None, 0, m.group, 8)
 
 
 def _codes(values: Floats, m: Any) -> Codes:

@@ -1,6 +1,6 @@
 """Writes a plan: instructions one after another, and the lives of what they touch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import inf
 from typing import Any
@@ -11,6 +11,7 @@ from sampan.kernels.cpu.layout import Layout, Segment
 from sampan.kernels.cpu.machine import Operand, padded
 from sampan.kernels.cpu.plan import Activations, Angles, Buffer, Instruction, Output, Place, Plan
 from sampan.kernels.cpu.storage import Region, lay_out
+from sampan.kernels.cpu.stored import slots_of
 from sampan.kernels.ops import Linear, Rope, Router, Weight
 
 _PLACES = ("x", "y", "z", "out")
@@ -30,6 +31,8 @@ class Writer:
         p = self.plan
         owners: list[Buffer | Activations | Angles] = [*p.buffers, *p.activations, *p.angles]
         p.bytes = lay_out([owner.region for owner in owners])
+        if self.layout.experts:
+            p.expert_slots, p.expert_bytes = slots_of(p.stored, self.layout.experts, self.layout.tensors)
         return p
 
     def buffer(self, width: int, rows: int | None = None) -> Place:
@@ -107,13 +110,26 @@ class Writer:
     def adapt(self, weight: Linear, act: int, out: Place, label: str, sampled: bool) -> None:
         """What adapters add to the linear just written: beside it A x, and B of that in a phase of its
         own."""
-        for part in weight.parts:
-            self.plan.sites[part.name] = len(self.plan.sites)
+        self._site(weight)
         outputs = tuple(part.shape[0] for part in weight.parts)
-        self.plan.adapted.append((weight.parts[0].shape[1], outputs))
         self.emit("adapt", label, joined=True, act=act, outputs=outputs, out=out, sampled=sampled)
         self._phase += 1
         self.plan.buffers[out.buffer].region.touch(self._phase)
+
+    def adapt_each(self, weights: Sequence[Linear], act: int, out: Place, label: str, router: int) -> None:
+        """The same of a layer's experts, in two phases, on their slots."""
+        for weight in weights:
+            self._site(weight)
+        outputs = tuple(part.shape[0] for part in weights[0].parts)
+        self.emit("adapt_each", label, act=act, out=out, outputs=outputs, experts=len(weights), router=router)
+        self._phase += 1
+        self.plan.buffers[out.buffer].region.touch(self._phase)
+        self.plan.adapted_rows = max(self.plan.adapted_rows, self.plan.buffers[out.buffer].rows)
+
+    def _site(self, weight: Linear) -> None:
+        for part in weight.parts:
+            self.plan.sites[part.name] = len(self.plan.sites)
+        self.plan.adapted.append((weight.parts[0].shape[1], tuple(part.shape[0] for part in weight.parts)))
 
     @contextmanager
     def steps(self, which: str) -> Iterator[None]:

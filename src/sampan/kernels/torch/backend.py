@@ -8,6 +8,7 @@ from typing import Any
 
 from sampan.core.errors import UnsupportedModel, UsageError, quoted
 from sampan.kernels.backend import AdapterRoom, CacheSize, Needs, Notice, Tensors, Tuning
+from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.formats import TensorType
 from sampan.kernels.graph import Graph
 from sampan.kernels.ops import Weight
@@ -57,11 +58,21 @@ class TorchBackend:
             if node.op not in OPERATIONS:
                 raise UnsupportedModel(f"{where}: {node.label}: the torch backend has no {node.op}")
 
-    def needs(self, graph: Graph, tensors: Tensors, max_rows: int, room: AdapterRoom | None = None) -> Needs:
+    def needs(
+        self, graph: Graph, tensors: Tensors, max_rows: int, room: AdapterRoom | None = None,
+        experts: ExpertRoom | None = None,
+    ) -> Needs:  # fmt: skip
         """Bytes of weights, pages and logits, exactly; of the workspace an upper bound (see `needs.py`)."""
+        if experts:
+            raise UnsupportedModel(
+                f"{tensors.where}: backend torch keeps all experts in memory: leave expert_memory out, or "
+                "use backend cpu"
+            )
         return needs_of(graph, self._dtype(graph, tensors), self.device, max_rows, room)
 
-    def place(self, tensors: Tensors, _weights_bytes: int | None = None) -> "TorchWeights":
+    def place(
+        self, tensors: Tensors, _weights_bytes: int | None = None, _experts: ExpertRoom | None = None
+    ) -> "TorchWeights":
         """Tensors on the device, each read once."""
         return TorchWeights(tensors, self.device)
 

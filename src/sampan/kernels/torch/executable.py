@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sampan.core.errors import WeightsError, quoted
 from sampan.kernels.backend import PAGE, Adapter, AdapterRoom, CacheSize, NewValues, Span
+from sampan.kernels.experts import ExpertReads
 from sampan.kernels.graph import LOGITS, Graph, Node
 from sampan.kernels.torch.cache import PagedCache
 from sampan.kernels.torch.device import on_device, room_for
@@ -54,6 +55,11 @@ class TorchProgram:
     def takes_targets(self) -> bool:
         """The logits of a step are held, all of them."""
         return False
+
+    @property
+    def expert_reads(self) -> ExpertReads | None:
+        """All experts are in memory."""
+        return None
 
     @torch.inference_mode()
     def run(self, spans: Sequence[Span]) -> TorchRows:

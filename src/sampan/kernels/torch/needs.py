@@ -39,7 +39,11 @@ def _adapters(graph: Graph, room: AdapterRoom | None) -> int:
     """Numbers of all adapters that there is room for."""
     if room is None:
         return 0
-    parts = [part for node in graph.nodes if node.op == "linear" for part in node.detail.parts]
+    linears = [node.detail for node in graph.nodes if node.op == "linear"]
+    for node in graph.nodes:
+        if node.op == "experts":
+            linears += [*node.detail.gate_up, *node.detail.down]
+    parts = [part for linear in linears for part in linear.parts]
     return room.count * room.rank * sum(sum(part.shape) for part in parts)
 
 

@@ -35,7 +35,8 @@ _SAME_NAME = ("max_tokens", "temperature", "top_p", "top_k")
 def sampling_of(body: MessagesRequest, text: ModelText) -> SamplingParams:
     """The request's sampling; the model's own for what is not given."""
     given = {name: value for name in _SAME_NAME if (value := getattr(body, name)) is not None}
-    return replace(text.defaults, **given, stop=tuple(body.stop_sequences or ()))
+    stop, budget = tuple(body.stop_sequences or ()), budget_of(body)
+    return replace(text.defaults, **given, stop=stop, max_reasoning_tokens=budget)
 
 
 async def ask_of(body: CountRequest, service: Service, caller: Caller, sampling: SamplingParams) -> Ask:

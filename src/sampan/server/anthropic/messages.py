@@ -9,10 +9,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from sampan.core.errors import quoted
-from sampan.server import thinking
 from sampan.server.anthropic.asks import (
     ask_of,
-    budget_of,
     sampling_of,
     template_messages,
     tools_of,
@@ -59,12 +57,9 @@ _EMPTY: dict[str, dict[str, Any]] = {
 )
 async def create(body: MessagesRequest, request: Request, service: Service_, caller: Caller_) -> Response:
     """Answer a conversation; with `stream`, as server-sent events."""
-    budget = budget_of(body)
     ask = await ask_of(body, service, caller, sampling_of(body, service.text))
     usage = Usage(len(ask.ids))
     parts = service.answer(ask, caller, usage)
-    if budget is not None:
-        parts = thinking.within_budget(service, ask, caller, usage, budget)
     reply = Reply(body.model, body.max_tokens)
     headers = {**service.headers(caller), **request_headers()}
     if body.stream:

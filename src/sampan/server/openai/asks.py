@@ -22,6 +22,7 @@ from sampan.server.openai.schemas import (
     dumped,
 )
 from sampan.server.text import ModelText
+from sampan.server.thinking import EFFORTS, Answering, variables
 
 _SAME_NAME = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
@@ -142,10 +143,20 @@ def tools_of(request: ChatRequest) -> Tools | None:
     return offer(functions, name, named=not isinstance(choice, str), parallel=parallel)
 
 
-def variables_of(request: ChatRequest) -> dict[str, Any]:
+def reasoning_of(request: ChatRequest) -> int | None:
+    """For how many tokens the model may think."""
+    if request.max_reasoning_tokens is not None:
+        return request.max_reasoning_tokens
+    return EFFORTS.get(request.reasoning_effort or "")
+
+
+def variables_of(request: ChatRequest, service: Answering) -> dict[str, Any]:
     """What else the chat template is given; what the service gives it itself cannot be replaced."""
     given = dict(request.chat_template_kwargs or {})
     own = sorted(_TEMPLATE_OWN & given.keys())
     if own:
         raise bad_request(f"chat_template_kwargs may not set {own[0]}", param="chat_template_kwargs")
-    return given
+    effort = request.reasoning_effort
+    if effort is None:
+        return given
+    return {**variables(service, effort != "none", param="reasoning_effort"), **given}

@@ -19,6 +19,7 @@ from sampan.server.errors import ApiError, bad_request
 from sampan.server.openai.asks import (
     check_scored,
     grammar_of,
+    reasoning_of,
     sampling_of,
     scoring_of,
     template_messages,
@@ -82,13 +83,13 @@ async def ask_of(body: ChatRequest, service: Service, caller: Caller) -> Ask:
         )
     ask = await service.conversation(
         template_messages(body.messages),
-        sampling_of(body, service.text, logprobs=wanted),
+        replace(sampling_of(body, service.text, logprobs=wanted), max_reasoning_tokens=reasoning_of(body)),
         caller,
         model=body.model,
         n=body.n or 1,
         grammar=grammar,
         tools=tools,
-        variables=variables_of(body),
+        variables=variables_of(body, service),
     )
     check_scored(body, len(ask.ids))
     return replace(ask, cache_salt=body.cache_salt, scoring=scoring)

@@ -34,7 +34,7 @@ async def ask_of(
     try:
         ask = await service.conversation(
             template_messages(body.instructions, items),
-            _sampling(body, service.text),
+            replace(_sampling(body, service.text), max_reasoning_tokens=_budget(body)),
             caller,
             model=body.model,
             n=1,
@@ -136,6 +136,12 @@ def _tools(body: ResponseRequest) -> Tools | None:
     named = isinstance(choice, FunctionChoice)
     name = choice.name if isinstance(choice, FunctionChoice) else choice or "auto"
     return offer(functions, name, named=named, parallel=body.parallel_tool_calls is not False)
+
+
+def _budget(body: ResponseRequest) -> int | None:
+    """For how many tokens the model may think."""
+    effort = body.reasoning.effort if body.reasoning is not None else None
+    return thinking.EFFORTS.get(effort or "")
 
 
 def _variables(body: ResponseRequest, service: Service) -> dict[str, Any]:

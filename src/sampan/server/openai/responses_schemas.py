@@ -150,9 +150,10 @@ class TextConfig(Strict):
 
 
 class Reasoning(Strict):
-    """`effort`: "none" does not think, "medium" thinks; open models know nothing between or beyond."""
+    """`effort`: "none" does not think, "minimal" and "low" do for 512 and 2,048 tokens at the most, "medium"
+    and "high" for as long as the model likes."""
 
-    effort: Literal["none", "medium"] | None = None
+    effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
     summary: None = None
 
 

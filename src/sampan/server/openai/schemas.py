@@ -36,7 +36,7 @@ class ToolCall(Strict):
 
 
 class ChatMessage(Strict):
-    """A message. `reasoning_content`: what the assistant thought."""
+    """A message. `reasoning_content`, or `reasoning`: what the assistant thought."""
 
     role: Role
     content: str | Many[TextPart] | None = None
@@ -44,6 +44,7 @@ class ChatMessage(Strict):
     tool_calls: Many[ToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
     refusal: None = None
 
 
@@ -159,6 +160,8 @@ class ChatRequest(Sampling):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, JsonValue] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    max_reasoning_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from sampan.core.types import Grammar, Pooling, SamplingParams, Scoring
 from sampan.engine.sequence import Event
+from sampan.kernels.experts import ExpertReads
 from sampan.server.settings import EngineSettings
 
 COMPILERS = 2
@@ -26,6 +27,7 @@ _LENGTH = struct.Struct("<I")
 @dataclass(frozen=True)
 class Submit:
     """Answer a prompt; `id` is the service's name for it both ways. `grammar`: the id it was compiled by.
+    `thinking`: the prompt has opened a block of reasoning.
     `salt`: only requests with the same share cached prefixes. `scoring`, `pooling`: what becomes of the
     prompt's own tokens."""
 
@@ -33,6 +35,7 @@ class Submit:
     ids: "array[int]"
     sampling: SamplingParams
     grammar: int | None = None
+    thinking: bool = False
     adapter: str | None = None
     salt: bytes = b""
     scoring: Scoring | None = None
@@ -159,6 +162,7 @@ class Beat:
     accepted: int
     preempted: int
     resident_bytes: int
+    experts: ExpertReads | None = None
 
 
 def pack(message: object) -> bytes:

@@ -106,6 +106,7 @@ class Worker:
             accepted=counters.accepted,
             preempted=counters.preempted,
             resident_bytes=resident_memory(),
+            experts=self._llm.expert_reads,
         )
 
     def _submit(self, message: wire.Submit) -> None:
@@ -121,6 +122,7 @@ class Worker:
                     message.ids,
                     message.sampling,
                     constraint=constraint,
+                    thinking=message.thinking,
                     adapter=message.adapter,
                     salt=message.salt,
                     scoring=message.scoring,
@@ -251,6 +253,7 @@ def _open(s: EngineSettings) -> LoadedModel:
         cache=s.cache,
         adapters=s.adapters,
         adapter_rank=s.adapter_rank,
+        expert_memory=s.expert_memory,
         backend=s.backend,
         device=s.device,
         settings=s.settings,

@@ -69,6 +69,7 @@ class State(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._load()
         yield from self._cache()
+        yield from self._experts()
         yield from self._tokens()
         yield from self._requests()
         yield from self._process()
@@ -106,6 +107,26 @@ class State(Collector):
         if ready is not None:
             info.add_metric([*self._who, str(page), str(ready.pages)], 1)
         yield info
+
+    def _experts(self) -> Iterator[Metric]:
+        """Of experts on disk; nothing where none stay there."""
+        beat = self._service.supervisor.beat
+        if beat is None or beat.experts is None:
+            return
+        reads, counter = beat.experts, self._counter
+        yield self._gauge("sampan:expert_slots", "Experts that are in memory at once.", reads.slots)
+        yield counter("sampan:expert_uses", "Uses of an expert by a layer of a step.", reads.asked)
+        yield counter("sampan:expert_hits", "Those whose expert was in memory.", reads.found)
+        yield counter("sampan:expert_reads", "Experts read from disk.", reads.reads)
+        yield counter("sampan:expert_reads_ahead", "Those read before they were asked for.", reads.read_ahead)
+        yield counter("sampan:expert_reads_ahead_used", "Those then asked for.", reads.read_ahead_used)
+        yield counter("sampan:expert_read_bytes", "Bytes read from disk.", reads.bytes_read)
+        yield counter("sampan:expert_tokens", "Tokens that went through the model.", reads.tokens)
+        yield counter("sampan:expert_wait_seconds", "Time that steps waited for reads.", reads.waited_s)
+        if reads.hit_rate is not None and reads.bytes_per_token is not None:
+            text = "Part of the uses, 1 is all."
+            yield self._gauge("sampan:expert_hit_rate", text, reads.hit_rate)
+            yield self._gauge("sampan:expert_bytes_per_token", "Bytes read.", reads.bytes_per_token)
 
     def _tokens(self) -> Iterator[Metric]:
         counts = self._metrics.counts

@@ -1,7 +1,7 @@
 """Matrices of FP8 (OCP 8-bit floats, E4M3) with a scale for each block of rows and inputs.
 
 A value is the float32 product of both, rounded once. The kernels take codes and scales where inputs go by
-pairs. Otherwise, where every scale is a power of two, bf16 holds all values; the rest come out as float32.
+fours. Otherwise, where every scale is a power of two, bf16 holds all values; the rest come out as float32.
 """
 
 from dataclasses import dataclass
@@ -9,23 +9,13 @@ from math import gcd, prod
 
 import numpy as np
 
-from sampan.kernels.formats import Codes, Form, TensorType, e4m3_form
+from sampan.kernels.formats import E4M3, Codes, Form, TensorType, e4m3_form
 from sampan.weights.files import Floats
 from sampan.weights.quantised.module import Stored, Weight
 
 _CHUNK = 2**20  # weights decoded at a time
 
 
-def _e4m3() -> Floats:
-    """The values of the 256 codes: no infinities, and NaN where all of exponent and mantissa is set."""
-    code = np.arange(128)
-    exponent, mantissa = code >> 3, (code & 7) / 8
-    values = np.where(exponent, np.ldexp(1 + mantissa, exponent - 7), np.ldexp(mantissa, -6))
-    values[127] = np.nan
-    return np.concatenate([values, -values]).astype(np.float32)
-
-
-_E4M3 = _e4m3()
 _MOST = np.finfo(np.float32).max / 448
 
 
@@ -50,7 +40,7 @@ class Blocks:
         *_, rows, inputs = self.stored.shape
         alike = gcd(self.block[0], first % rows)
         group = min(self.block[1], inputs)
-        return None if inputs % 2 else e4m3_form(alike, group)
+        return None if inputs % 4 else e4m3_form(alike, group)
 
     def values(self, start: int, stop: int) -> Floats:
         """Rows [start, stop), over all matrices, as float32."""
@@ -62,7 +52,7 @@ class Blocks:
             for at in range(start, stop, step):
                 end = min(at + step, stop)
                 part = out[at - start : end - start]
-                np.take(_E4M3, codes[at:end], out=part, mode="clip")
+                np.take(E4M3, codes[at:end], out=part, mode="clip")
                 part *= self._scales(at, end)[:, np.arange(inputs) // self.block[1]]
         return out
 
@@ -77,7 +67,8 @@ class Blocks:
     def _scales(self, start: int, stop: int) -> Floats:
         """Of rows [start, stop): [n, blocks of inputs]."""
         rows, number = self.stored.shape[-2], np.arange(start, stop)
-        return self.scale[number // rows * -(-rows // self.block[0]) + number % rows // self.block[0]]
+        some: Floats = self.scale[number // rows * -(-rows // self.block[0]) + number % rows // self.block[0]]
+        return some
 
     def release(self, start: int, stop: int) -> None:
         """Rows [start, stop)."""

@@ -5,7 +5,7 @@ own. Options that change values are obeyed or refused by name.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from sampan.core.errors import UnsupportedModel, WeightsError, quoted
 from sampan.models.fields import Fields
@@ -50,10 +50,10 @@ def read(
     have is left out if it is zero: AutoGPTQ writes one for every module.
     """
     modules: dict[str, dict[str, Stored]] = defaultdict(dict)
-    for shard in shards:
-        for entry in shard.entries:
-            module, _, ending = entry.name.rpartition(".")
-            modules[module][ending] = Stored(shard.file, entry)
+    every = {entry.name: Stored(shard.file, entry) for shard in shards for entry in shard.entries}
+    for name, one in every.items():
+        module, ending = _module(name, every)
+        modules[module][ending] = one
     found: dict[str, TensorInfo] = {}
     for name, tensors in modules.items():
         own = Module(name, tensors)
@@ -70,6 +70,16 @@ def read(
                 continue
             found[whole] = info
     return found
+
+
+def _module(name: str, names: Collection[str]) -> tuple[str, str]:
+    """A tensor's module, and its ending there. Merged experts are a module of their own: transformers writes
+    `gate_up_proj` and `gate_up_proj_scale_inv`."""
+    base = name.removesuffix("_scale_inv")
+    if base in names and f"{base}_scale_inv" in names and not base.endswith(".weight"):
+        return base, name.replace(base, "weight", 1)
+    module, _, ending = name.rpartition(".")
+    return module, ending
 
 
 def _weight(method: Method, module: Module) -> TensorInfo:

@@ -13,15 +13,16 @@ void Adapters::reserve(int slots, int rank, int max_rows) {
   max_rows_ = max_rows;
 }
 
-int Adapters::site(const std::vector<int>& outputs, int inputs, bool& ok) {
+int Adapters::site(const std::vector<int>& outputs, int inputs, int rows, bool& ok) {
   Site s{static_cast<int>(parts_.size()), {0}};
   for (int n : outputs) {
     parts_.push_back({ceiling(n, kLanes), inputs});
     s.starts.push_back(s.starts.back() + parts_.back().panels);
   }
   for (std::vector<LowRank>& slot : low_) slot.resize(parts_.size());
-  if (s.parts() > most_parts_) {
-    most_parts_ = s.parts();
+  if (s.parts() > most_parts_ || rows > max_rows_) {
+    most_parts_ = std::max(most_parts_, s.parts());
+    max_rows_ = std::max(max_rows_, rows);
     inner_ = Memory(static_cast<size_t>(most_parts_) * static_cast<size_t>(max_rows_) *
                     static_cast<size_t>(rank_panels_ * kLanes) * 4);
     ok = ok && inner_.data();
@@ -47,28 +48,42 @@ void Adapters::clear(int slot) {
   for (LowRank& low : low_[static_cast<size_t>(slot)]) low = {};
 }
 
+// Rows [begin, end) of one expert, or of none.
+void Adapters::collect(std::vector<Run>& runs, int begin, int end, int expert, auto slot_of) {
+  for (int i = begin; i < end; ++i) {
+    const int slot = slot_of(i);
+    if (slot < 0) continue;
+    const bool more = i > begin && !runs.empty() && runs.back().slot == slot && runs.back().end == i &&
+                      i - runs.back().begin < kRunRows;
+    if (more) ++runs.back().end;
+    else runs.push_back({slot, i, i + 1, expert});
+  }
+}
+
 void Adapters::plan(const std::vector<int32_t>& slots, int rows, const int32_t* sampled_rows, int sampled) {
-  const auto collect = [](std::vector<Run>& runs, int count, auto slot_of) {
-    runs.clear();
-    for (int i = 0; i < count; ++i) {
-      const int slot = slot_of(i);
-      if (slot < 0) continue;
-      const bool more = !runs.empty() && runs.back().slot == slot && runs.back().end == i &&
-                        i - runs.back().begin < kRunRows;
-      if (more) ++runs.back().end;
-      else runs.push_back({slot, i, i + 1});
-    }
-  };
-  collect(all_, rows, [&](int i) { return slots[static_cast<size_t>(i)]; });
-  collect(sampled_, sampled, [&](int i) { return slots[static_cast<size_t>(sampled_rows[i])]; });
+  for (std::vector<Run>& runs : runs_) runs.clear();
+  collect(runs_[0], 0, rows, 0, [&](int i) { return slots[static_cast<size_t>(i)]; });
+  collect(runs_[1], 0, sampled, 0, [&](int i) { return slots[static_cast<size_t>(sampled_rows[i])]; });
 }
 
-int Adapters::shrink_items(int site, bool sampled) const {
-  return static_cast<int>(runs(sampled).size()) * sites_[static_cast<size_t>(site)].parts() * rank_panels_;
+void Adapters::plan_slots(const Routing& routing, const std::vector<int32_t>& slots,
+                          const int32_t* sampled_rows) {
+  runs_[2].clear();
+  for (int expert : routing.used()) {
+    const int first = routing.first(expert);
+    collect(runs_[2], first, first + routing.count(expert), expert, [&](int i) {
+      const int row = routing.rows()[i];
+      return slots[static_cast<size_t>(sampled_rows ? sampled_rows[row] : row)];
+    });
+  }
 }
 
-int Adapters::expand_items(int site, bool sampled) const {
-  return static_cast<int>(runs(sampled).size()) *
+int Adapters::shrink_items(int site, Rows which) const {
+  return static_cast<int>(runs(which).size()) * sites_[static_cast<size_t>(site)].parts() * rank_panels_;
+}
+
+int Adapters::expand_items(int site, Rows which) const {
+  return static_cast<int>(runs(which).size()) *
          ceiling(sites_[static_cast<size_t>(site)].starts.back(), kSlicePanels);
 }
 
@@ -77,12 +92,13 @@ float* Adapters::inner(int part, const Run& run) const {
   return inner_.as<float>() + (static_cast<ptrdiff_t>(part) * max_rows_ + run.begin) * rank_panels_ * kLanes;
 }
 
-void Adapters::shrink(const Kernels& kernels, const Activations& x, int site, bool sampled, int begin,
+void Adapters::shrink(const Kernels& kernels, const Activations& x, int site, Rows which, int begin,
                       int end) const {
-  const Site& s = sites_[static_cast<size_t>(site)];
+  const int parts = sites_[static_cast<size_t>(site)].parts();
   for (int item = begin; item < end; ++item) {
-    const int panel = item % rank_panels_, part = item / rank_panels_ % s.parts();
-    const Run& run = runs(sampled)[static_cast<size_t>(item / rank_panels_ / s.parts())];
+    const int panel = item % rank_panels_, part = item / rank_panels_ % parts;
+    const Run& run = runs(which)[static_cast<size_t>(item / rank_panels_ / parts)];
+    const Site& s = site_of(site, run);
     const Matrix& a = low(run, s.first + part).a;
     if (!a.data || panel >= panels(a)) continue;
     kernels.linear({a, x, inner(part, run), panels(a) * kLanes, nullptr, false, false, run.begin}, panel,
@@ -90,12 +106,12 @@ void Adapters::shrink(const Kernels& kernels, const Activations& x, int site, bo
   }
 }
 
-void Adapters::expand(const Kernels& kernels, float* out, ptrdiff_t stride, int site, bool sampled, int begin,
+void Adapters::expand(const Kernels& kernels, float* out, ptrdiff_t stride, int site, Rows which, int begin,
                       int end) const {
-  const Site& s = sites_[static_cast<size_t>(site)];
-  const int slices = ceiling(s.starts.back(), kSlicePanels);
+  const int slices = ceiling(sites_[static_cast<size_t>(site)].starts.back(), kSlicePanels);
   for (int item = begin; item < end; ++item) {
-    const Run& run = runs(sampled)[static_cast<size_t>(item / slices)];
+    const Run& run = runs(which)[static_cast<size_t>(item / slices)];
+    const Site& s = site_of(site, run);
     const int from = item % slices * kSlicePanels, to = std::min(from + kSlicePanels, s.starts.back());
     for (int part = 0; part < s.parts(); ++part) {
       const int start = s.starts[static_cast<size_t>(part)];

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "experts.h"
 #include "kernels.h"
 #include "memory.h"
 
@@ -16,13 +17,17 @@ struct LowRank {
   Matrix b{};  // [outputs, rank padded to whole panels], with the adapter's scale
 };
 
+// The rows that a linear works on: the step's, the sampled ones, or the slots of experts.
+enum class Rows { all, sampled, slots };
+
 class Adapters {
  public:
   // Room for `slots` adapters of at most `rank`; before the first site.
   void reserve(int slots, int rank, int max_rows);
-  // A linear that may be adapted: outputs of its parts, which lie one after another from whole panels on.
-  // Returns its number; its parts are numbered on. `ok` is cleared when memory is refused.
-  int site(const std::vector<int>& outputs, int inputs, bool& ok);
+  // A linear that may be adapted: outputs of its parts, which lie one after another from whole panels on, for
+  // so many rows. Returns its number; its parts are numbered on. `ok` is cleared when memory is refused. The
+  // linears of a layer's experts have numbers one after another.
+  int site(const std::vector<int>& outputs, int inputs, int rows, bool& ok);
 
   const char* fault(int slot, int part, const LowRank& low) const;  // what is wrong with it, or null
   void set(int slot, int part, const LowRank& low) {
@@ -32,10 +37,12 @@ class Adapters {
 
   // `slots`: of every row, -1 for none.
   void plan(const std::vector<int32_t>& slots, int rows, const int32_t* sampled_rows, int sampled);
-  int shrink_items(int site, bool sampled) const;
-  int expand_items(int site, bool sampled) const;
-  void shrink(const Kernels& kernels, const Activations& x, int site, bool sampled, int begin, int end) const;
-  void expand(const Kernels& kernels, float* out, ptrdiff_t stride, int site, bool sampled, int begin,
+  // Of the slots of a step whose rows chose, once they are sorted. `sampled_rows`: of these, or null.
+  void plan_slots(const Routing& routing, const std::vector<int32_t>& slots, const int32_t* sampled_rows);
+  int shrink_items(int site, Rows which) const;
+  int expand_items(int site, Rows which) const;
+  void shrink(const Kernels& kernels, const Activations& x, int site, Rows which, int begin, int end) const;
+  void expand(const Kernels& kernels, float* out, ptrdiff_t stride, int site, Rows which, int begin,
               int end) const;
 
   int slots() const { return static_cast<int>(low_.size()); }
@@ -51,22 +58,27 @@ class Adapters {
   struct Part {
     int panels, inputs;
   };
-  struct Run {  // neighbouring rows of one adapter
-    int slot, begin, end;
+  struct Run {  // neighbouring rows of one adapter, and of one expert
+    int slot, begin, end, expert = 0;
   };
 
+  // Of the site that a run is of.
+  const Site& site_of(int site, const Run& run) const {
+    return sites_[static_cast<size_t>(site + run.expert)];
+  }
+  static void collect(std::vector<Run>& runs, int begin, int end, int expert, auto slot_of);
   const LowRank& low(const Run& run, int part) const {
     return low_[static_cast<size_t>(run.slot)][static_cast<size_t>(part)];
   }
-  const std::vector<Run>& runs(bool sampled) const { return sampled ? sampled_ : all_; }
+  const std::vector<Run>& runs(Rows which) const { return runs_[static_cast<size_t>(which)]; }
   float* inner(int part, const Run& run) const;
 
   int rank_panels_ = 0, max_rows_ = 0, most_parts_ = 0;
   std::vector<Site> sites_;
   std::vector<Part> parts_;
   std::vector<std::vector<LowRank>> low_;  // [slot][part]
-  std::vector<Run> all_, sampled_;
-  Memory inner_;  // A x: [part of a site][row][rank]
+  std::vector<Run> runs_[3];               // by Rows
+  Memory inner_;                           // A x: [part of a site][row][rank]
 };
 
 }  // namespace sampan

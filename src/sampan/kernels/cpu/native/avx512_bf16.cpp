@@ -1,5 +1,5 @@
-// What `vdpbf16ps` changes: attention over a bf16 cache and products of bf16 weights. Everything else is that
-// of AVX-512.
+// What `vdpbf16ps` changes: attention over a bf16 cache and products of bf16 and E4M3 weights. Everything
+// else is that of AVX-512. Processors that have it have VBMI, but for one.
 #define SAMPAN_ISA avx512_bf16
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include "vec_avx512.h"
@@ -63,7 +63,7 @@ static Kernels with_bf16(const Kernels& base) {
 
 const Kernels* kernels_avx512_bf16() {
   const Kernels* base = kernels_avx512();
-  if (!base || !__builtin_cpu_supports("avx512bf16")) return nullptr;
+  if (!base || !__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512vbmi")) return nullptr;
   static const bool defined = as_defined();
   if (!defined) return nullptr;
   static const Kernels table = with_bf16(*base);

@@ -61,6 +61,7 @@ NB_MODULE(_native, m) {
   nb::class_<Pool>(m, "Pool").def(nb::init<int>(), nb::arg("threads")).def_prop_ro("threads", &Pool::size);
   bind_weights(m);
   bind_program(m);
+  bind_store(m);
   const nb::call_guard<nb::gil_scoped_release> unlocked;
   m.def("use_huge_pages", &use_huge_pages, nb::arg("use"));
   m.def("read_bandwidth", &read_bandwidth, nb::arg("pool"), unlocked);

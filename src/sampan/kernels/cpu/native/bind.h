@@ -31,6 +31,7 @@ inline void require(bool holds, const char* what) {
 const Kernels& find_kernels(const std::string& isa);
 
 Cache cache_of(const std::string& name);  // throws where it is not known
+void check_matrix(const Matrix& m);       // throws for sizes that the kernels do not know
 
 // A packed weight and whatever keeps its bytes alive.
 struct Packed {
@@ -47,5 +48,6 @@ struct Packed {
 
 void bind_weights(nb::module_& m);
 void bind_program(nb::module_& m);
+void bind_store(nb::module_& m);
 
 }  // namespace sampan

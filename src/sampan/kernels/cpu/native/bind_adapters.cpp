@@ -21,27 +21,49 @@ static void reserve(Recorded& r, int slots, int rank) {
   r.program->adapters().reserve(slots, rank, r.program->max_rows());
 }
 
-// The linear just recorded may be adapted: `act` are its input rows as floats, `out` is where its outputs
-// are.
-static void adapt(Recorded& r, const std::vector<int>& outputs, int act, int out, int offset, bool sampled) {
+static void check(const Recorded& r, const std::vector<int>& outputs) {
   require(!r.adapters.empty(), "adapt: no room was made for adapters");
   require(!outputs.empty(), "adapt: a linear has parts");
   for (int n : outputs) require(n > 0 && n <= INT32_MAX / 64, "adapt: outputs must be positive");
-  Instruction shrink{Op::shrink};
-  shrink.when = When::adapted;
-  shrink.joined = true;
-  shrink.act = act;
-  shrink.sampled = sampled;
-  shrink.site = r.program->adapted(outputs, r.program->inputs(act));
-  Instruction expand{Op::expand};
-  expand.when = When::adapted;
-  expand.out = {out, offset};
-  expand.sampled = sampled;
-  expand.site = shrink.site;
-  const std::string fault = r.program->fault(expand);
-  if (!fault.empty()) throw std::invalid_argument(fault);
+}
+
+static void add_adapted(Recorded& r, Instruction shrink, Instruction expand) {
+  for (Instruction* i : {&shrink, &expand}) {
+    i->when = When::adapted;
+    const std::string fault = r.program->fault(*i);
+    if (!fault.empty()) throw std::invalid_argument(fault);
+  }
   add(r, shrink);
   add(r, expand);
+}
+
+// The linear just recorded may be adapted: `act` are its input rows as floats, `out` is where its outputs
+// are.
+static void adapt(Recorded& r, const std::vector<int>& outputs, int act, int out, int offset, bool sampled) {
+  check(r, outputs);
+  Instruction shrink{Op::shrink}, expand{Op::expand};
+  shrink.joined = true;
+  shrink.act = act;
+  shrink.sampled = expand.sampled = sampled;
+  shrink.site = expand.site = r.program->adapted(outputs, r.program->inputs(act));
+  expand.out = {out, offset};
+  add_adapted(r, shrink, expand);
+}
+
+// The same of a layer's experts, whose linears have the same outputs, on the slots of a router.
+static void adapt_each(Recorded& r, const std::vector<int>& outputs, int experts, int act, int out,
+                       int offset, int router) {
+  check(r, outputs);
+  require(r.program->experts(router) == experts, "adapt: the router has other experts");
+  Instruction shrink{Op::shrink}, expand{Op::expand};
+  shrink.act = act;
+  shrink.router = expand.router = router;
+  expand.out = {out, offset};
+  for (int expert = 0; expert < experts; ++expert) {
+    const int site = r.program->adapted(outputs, r.program->inputs(act), router);
+    if (expert == 0) shrink.site = expand.site = site;
+  }
+  add_adapted(r, shrink, expand);
 }
 
 static void record_for(Recorded& r, const std::string& steps) {
@@ -77,6 +99,8 @@ void bind_adapters(nb::class_<Recorded>& program) {
   program.def("adapters", &reserve, nb::arg("slots"), nb::arg("rank"))
       .def("adapt", &adapt, nb::arg("outputs"), nb::arg("act"), nb::arg("out"), nb::arg("offset"),
            nb::arg("sampled"))
+      .def("adapt_each", &adapt_each, nb::arg("outputs"), nb::arg("experts"), nb::arg("act"), nb::arg("out"),
+           nb::arg("offset"), nb::arg("router"))
       .def("record_for", &record_for, nb::arg("steps"))
       .def("set_adapter", &set_adapter, nb::arg("slot"), nb::arg("parts"))
       .def("clear_adapter", &clear_adapter, nb::arg("slot"));

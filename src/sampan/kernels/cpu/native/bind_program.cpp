@@ -149,6 +149,9 @@ static const std::unordered_map<std::string, Setter>& setters() {
       {"state", sets(&Instruction::state)},
       {"table", sets(&Instruction::table)},
       {"router", sets(&Instruction::router)},
+      {"stages", sets(&Instruction::stages)},
+      {"staged", sets(&Instruction::staged)},
+      {"ahead", sets(&Instruction::ahead)},
       {"eps", sets(&Instruction::eps)},
       {"factor", sets(&Instruction::factor)},
       {"x", sets_place(&Instruction::x)},
@@ -179,6 +182,7 @@ static void add_named(Recorded& r, const std::string& name, const nb::dict& fiel
     if (setter != setters().end()) setter->second(i, value);
     else if (field == "matrix") i.matrix = keep_matrix(r, value);
     else if (field == "matrices") i.group = keep_group(r, value);
+    else if (field == "stored") i.group = keep_stored(r, nb::cast<nb::tuple>(value));
     else if (field != "weight" && field != "bias" && field != "turn" && field != "k_turn")
       throw std::invalid_argument(name + ": no field '" + field + "'");
   }
@@ -264,6 +268,7 @@ void bind_program(nb::module_& m) {
           nb::arg("offset"), nb::arg("inverse_frequency"), nb::arg("scale"))
       .def("logits", &add_logits, nb::arg("width"), nb::arg("vocabulary"))
       .def("add", &add_named, nb::arg("op"), nb::arg("fields"))
+      .def("store", &set_store, nb::arg("store"))
       .def("tune", &tune, nb::arg("direct_rows"), nb::arg("row_block"))
       .def_prop_ro("workspace_bytes", [](const Recorded& r) { return r.program->workspace_bytes(); })
       .def_prop_ro("cache_bytes", [](const Recorded& r) { return r.cache_memory.bytes(); })

@@ -13,6 +13,7 @@ struct Recorded {
   nb::object pool_owner;
   std::unique_ptr<Program> program;
   std::vector<nb::object> keep;
+  ExpertStore* store = nullptr;                   // kept alive by `keep`
   std::vector<std::vector<nb::object>> adapters;  // [slot]
   int pages = 0, states = 0;                      // states: their slots
   Memory cache_memory, state_memory;
@@ -23,6 +24,8 @@ struct Recorded {
 // Adds an instruction that has no fault.
 void add(Recorded& r, const Instruction& i);
 
+int keep_stored(Recorded& r, const nb::tuple& matrix);  // as a group of the program
+void set_store(Recorded& r, nb::object store);
 void bind_adapters(nb::class_<Recorded>& program);
 void bind_run(nb::class_<Recorded>& program);
 

@@ -144,6 +144,7 @@ static nb::object run_program(Recorded& r, const std::vector<SpanArgs>& spans) {
     done = p.run(step);
   }
   if (!done) throw std::bad_alloc();
+  if (!p.failure().empty()) throw std::runtime_error(p.failure());
   r.rows = step.rows;
   r.sampled = step.sampled;
   return summary(p, step);

@@ -14,23 +14,28 @@
 
 namespace sampan {
 
+void check_matrix(const Matrix& m) {
+  require(m.n > 0 && m.n <= INT32_MAX - kLanes && m.k > 0, "matrix: sizes and store must be known");
+  if (is_integer(m)) {
+    require(m.group == 16 || m.group == 32 || m.group == 64 || m.group == 128,
+            "matrix: group must be 16, 32, 64 or 128");
+    require(m.k % kBlock == 0 && m.k % superblock(m) == 0, "matrix: k must be a multiple of the group");
+    require(m.zero >= 0 && m.zero <= 255 && (m.zero == 0 || !m.has_min),
+            "matrix: zero must be a code, and a minimum takes its place");
+  }
+  require(m.store != Store::bf16 || m.k % 2 == 0, "matrix: k must be even in bf16");
+  const bool quads = m.k % 4 == 0 && m.group > 0 && m.group % 4 == 0;
+  require(m.store != Store::e4m3 || (quads && !m.has_min && m.zero == 0),
+          "matrix: k and groups must be multiples of four in e4m3, without minima");
+}
+
 static Packed* make_packed(int n, int k, int store, int group, bool wide, bool has_min, int zero,
                            std::optional<Bytes> data, Arena* arena) {
-  require(n > 0 && n <= INT32_MAX - kLanes && k > 0 && store >= 0 && store <= 6,
-          "matrix: sizes and store must be known");
+  require(store >= 0 && store <= 6, "matrix: sizes and store must be known");
   auto packed = std::make_unique<Packed>();
   Matrix& m = packed->matrix;
   m = {nullptr, n, k, static_cast<Store>(store), group, wide, has_min, zero};
-  if (is_integer(m)) {
-    require(group == 16 || group == 32 || group == 64 || group == 128,
-            "matrix: group must be 16, 32, 64 or 128");
-    require(k % kBlock == 0 && k % superblock(m) == 0, "matrix: k must be a multiple of the group");
-    require(zero >= 0 && zero <= 255 && (zero == 0 || !has_min),
-            "matrix: zero must be a code, and a minimum takes its place");
-  }
-  require(!is_paired(m) || k % 2 == 0, "matrix: k must be even in bf16 and e4m3");
-  require(m.store != Store::e4m3 || (group > 0 && group % 2 == 0 && !has_min && zero == 0),
-          "matrix: groups of e4m3 must be even, without minima");
+  check_matrix(m);
   if (data) {
     require(data->size() == packed->bytes(), "matrix: packed bytes do not match the shape");
     packed->owner = nb::cast(*data);

@@ -73,13 +73,15 @@ static inline void paired_dots(F (&acc)[R][P], const Matrix& m, const uint8_t* c
     F sums[R][P];
     for (int r = 0; r < R; ++r)
       for (int p = 0; p < P; ++p) sums[r][p] = set1(0.0f);
-    for (; k < end; k += 2) {
-      B v[P];
-      for (int p = 0; p < P; ++p) v[p] = load_e4m3(w[p] + scales + static_cast<ptrdiff_t>(k) * kLanes);
-      for (int r = 0; r < R; ++r) {
-        const B s = set1_pair(x + r * stride + k);
-        for (int p = 0; p < P; ++p) sums[r][p] = dot_bf16(sums[r][p], v[p], s);
-      }
+    for (; k < end; k += 4) {
+      B v[2][P];
+      for (int p = 0; p < P; ++p)
+        load_e4m3(w[p] + scales + static_cast<ptrdiff_t>(k) * kLanes, v[0][p], v[1][p]);
+      for (int pair = 0; pair < 2; ++pair)
+        for (int r = 0; r < R; ++r) {
+          const B s = set1_pair(x + r * stride + k + 2 * pair);
+          for (int p = 0; p < P; ++p) sums[r][p] = dot_bf16(sums[r][p], v[pair][p], s);
+        }
     }
     for (int p = 0; p < P; ++p) {
       const float* at = reinterpret_cast<const float*>(w[p]);

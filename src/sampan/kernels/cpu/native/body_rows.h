@@ -58,11 +58,10 @@ static inline int code_at(const Matrix& m, const uint8_t* codes, int chunk, int 
   return low | ((codes[256 + chunk / 4 * 64 + at] >> (2 * (chunk % 4))) & 3) << 4;
 }
 
-// The value of a code; those of NaN count as 480.
 static inline float e4m3_value(uint8_t code) {
-  const int exponent = code >> 3 & 15, mantissa = code & 7;
-  const float size = exponent ? std::ldexp(static_cast<float>(8 + mantissa), exponent - 10)
-                              : std::ldexp(static_cast<float>(mantissa), -9);
+  const uint32_t bits = static_cast<uint32_t>(bf16_of_e4m3(code & 0x7f)) << 16;
+  float size;
+  std::memcpy(&size, &bits, 4);
   return code & 0x80 ? -size : size;
 }
 

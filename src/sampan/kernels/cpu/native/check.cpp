@@ -137,16 +137,20 @@ std::string Program::fault(const Instruction& i) const {
     case Op::attend: return fault_of_attend(i);
     case Op::shrink: {
       const bool floats = inputs(i.act) > 0 && activations_[static_cast<size_t>(i.act)].values;
-      return floats ? "" : "unknown activations, or no float ones";
+      if (!floats) return "unknown activations, or no float ones";
+      return i.router < 0 || has_slots(i) ? "" : "there is no room for the slots";
     }
     case Op::expand:
+      if (i.router >= 0 && (!holds(i.out, 1) || !has_slots(i))) return "there is no room for the slots";
       return holds(i.out, adapters_.outputs(i.site)) ? "" : "the buffer has no room for the outputs";
     case Op::route:
     case Op::sort:
     case Op::gather:
     case Op::each:
     case Op::gate_each:
-    case Op::combine: return fault_of_experts(i);
+    case Op::combine:
+    case Op::stored:
+    case Op::expect: return fault_of_experts(i);
     case Op::per_head: return fault_of_per_head(i);
     case Op::convolve: return fault_of_convolve(i);
     case Op::delta: return fault_of_delta(i);

@@ -66,15 +66,19 @@ static void limit(const Router& r, std::vector<float>& choice) {
     if (!kept[at(e / each)]) choice[at(e)] = -std::numeric_limits<float>::infinity();
 }
 
-void Routing::route(const Router& r, const float* scores, int row) {
-  std::vector<float> own, choice;
+std::vector<int> chosen_by(const Router& r, const float* scores, std::vector<float>& own) {
   activate(r, scores, own);
-  choice = own;
+  std::vector<float> choice = own;
   for (int e = 0; r.bias && e < r.experts; ++e) choice[at(e)] += r.bias[e];
   for (float& x : choice)  // a number that is none has no order; its weight poisons the row, and no other
     if (std::isnan(x)) x = -std::numeric_limits<float>::infinity();
   if (r.groups > 1) limit(r, choice);
-  std::vector<int> chosen = largest(choice, 0, r.experts, r.chosen);
+  return largest(choice, 0, r.experts, r.chosen);
+}
+
+void Routing::route(const Router& r, const float* scores, int row) {
+  std::vector<float> own;
+  std::vector<int> chosen = chosen_by(r, scores, own);
   float sum = 0.0f;
   for (int e : chosen) sum += own[at(e)];
   std::sort(chosen.begin(), chosen.end());

@@ -19,6 +19,9 @@ struct Router {
 // Slots of so many rows at the most.
 int most_slots(const Router& router, int rows);
 
+// Experts that a row chooses by its scores [experts], the best first; `own`: the probabilities of all.
+std::vector<int> chosen_by(const Router& router, const float* scores, std::vector<float>& own);
+
 class Routing {
  public:
   void reserve(const Router& router, int rows);

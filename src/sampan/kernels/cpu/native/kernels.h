@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "cache.h"
+#include "e4m3.h"
 #include "matrix.h"
 #include "row_args.h"
 

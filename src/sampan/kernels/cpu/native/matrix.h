@@ -23,7 +23,8 @@ enum class Store : int32_t { u4 = 0, u6 = 1, u8 = 2, f16 = 3, bf16 = 4, f32 = 5,
 // pairs of inputs, [k / 2][16][2].
 // E4M3 (OCP 8-bit floats): w = scale * code, one float32 scale per `group` inputs, the last of which may be
 // fewer, for each feature (`wide`) or for all sixteen of a panel: all scales, in whole lines of 64 bytes,
-// then codes by pairs of inputs as bf16 has them. The codes of NaN count as 480.
+// then codes by two pairs of inputs, [k / 4][4 fours of features][2 pairs][4 features][2]. NaN's codes count
+// as 480.
 struct Matrix {
   const uint8_t* data;
   int32_t n, k;
@@ -46,7 +47,10 @@ enum class Operand : int32_t { f32 = 0, int8 = 1, bf16 = 2 };
 }
 // Where a float panel has input `k` of one feature, in elements; of E4M3, behind its scales.
 [[maybe_unused]] static inline size_t float_index(const Matrix& m, int k, int lane) {
-  return static_cast<size_t>(is_paired(m) ? (k / 2 * kLanes + lane) * 2 + k % 2 : k * kLanes + lane);
+  if (m.store == Store::e4m3)
+    return static_cast<size_t>(k / 4 * 64 + lane / 4 * 16 + k % 4 / 2 * 8 + lane % 4 * 2 + k % 2);
+  const bool pairs = m.store == Store::bf16;
+  return static_cast<size_t>(pairs ? (k / 2 * kLanes + lane) * 2 + k % 2 : k * kLanes + lane);
 }
 [[maybe_unused]] static inline int panels(const Matrix& m) { return (m.n + kLanes - 1) / kLanes; }
 [[maybe_unused]] static inline int fold(const Matrix& m) { return m.group < kBlock ? m.group : kBlock; }

@@ -76,7 +76,8 @@ static void pack_e4m3(const Matrix& m, uint8_t* data, const CodesArgs& a, int be
         std::memcpy(out + 4 * (m.wide ? g * kLanes + lane : g),
                     a.scales + 4 * (row * static_cast<size_t>(groups) + static_cast<size_t>(g)), 4);
       const uint8_t* q = a.codes + row * static_cast<size_t>(m.k);
-      for (int k = 0; k < m.k; ++k) out[e4m3_scale_bytes(m) + float_index(m, k, lane)] = q[k];
+      for (int k = 0; k < m.k; k += 2)
+        std::memcpy(out + e4m3_scale_bytes(m) + float_index(m, k, lane), q + k, 2);
     }
   }
 }

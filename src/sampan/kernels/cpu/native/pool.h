@@ -1,6 +1,8 @@
 // A pool of threads that enter a step together and leave it together. Parks when idle.
 #pragma once
 
+#include <sys/types.h>
+
 #include <atomic>
 #include <functional>
 #include <mutex>
@@ -30,6 +32,7 @@ class Pool {
   void end();
 
   const int size_;
+  const pid_t process_;  // whose threads they are: a fork has none of them
   const std::function<void(int)>* job_ = nullptr;
   alignas(64) std::atomic<uint32_t> generation_{0};
   alignas(64) std::atomic<int> arrived_{0};

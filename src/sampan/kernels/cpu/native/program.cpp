@@ -45,7 +45,7 @@ void Program::add(Instruction instruction) {
   if (instruction.when == When::always) instruction.when = when_;
   const bool product = instruction.op == Op::linear || instruction.op == Op::gated;
   const int k = product                  ? instruction.matrix.k
-                : instruction.group >= 0 ? groups_[static_cast<size_t>(instruction.group)][0].k
+                : instruction.group >= 0 ? groups_[static_cast<size_t>(instruction.group)].matrices[0].k
                                          : 0;
   if (k > max_k_) {
     max_k_ = k;
@@ -69,6 +69,11 @@ void Program::add(Instruction instruction) {
       instructions_[static_cast<size_t>(last_product_)].next_product = static_cast<int>(instructions_.size());
     last_product_ = static_cast<int>(instructions_.size());
     if (logits_ >= 0 && instruction.out.buffer == logits_) head_ = head_ == -1 ? last_product_ : -2;
+  }
+  if (instruction.op == Op::stored) {
+    instruction.plan = static_cast<int>(runs_.size());
+    const size_t experts = static_cast<size_t>(routers_[static_cast<size_t>(instruction.router)].experts);
+    runs_.push_back({std::make_unique<ExpertWork[]>(experts)});
   }
   if (!instructions_.empty()) instruction.phase = instructions_.back().phase + !instruction.joined;
   instructions_.push_back(instruction);
@@ -110,6 +115,7 @@ bool Program::run(const Step& step) {
     routed_[i].value.store(0, std::memory_order_relaxed);
   }
   for (const Instruction& i : instructions_) remaining_[static_cast<size_t>(i.phase)].value += items(i, step);
+  begin_step(step.rows);
   pool_.run([&](int thread) {
     for (size_t i = 0; i < instructions_.size(); ++i) {
       if (instructions_[i].phase > 0) wait_for(instructions_[i].phase - 1);
@@ -122,24 +128,31 @@ bool Program::run(const Step& step) {
 int Program::items(const Instruction& i, const Step& step) const {
   if (!applies(i, step)) return 0;
   const int count = rows(i, step);
+  if (i.ahead && count > kRowsReadAhead) return 0;
   if (!step.targets.empty() && i.out.buffer == logits_ && i.op == Op::linear) return 0;
   switch (i.op) {
     case Op::linear:
     case Op::gated: return tiles(i, count);
     case Op::attend: return cuts_[static_cast<size_t>(i.plan)].plan->items();
     case Op::stats: return stats_chunks() * (step.targets.empty() ? count : ceiling(count, head_rows(count)));
-    case Op::shrink: return adapters_.shrink_items(i.site, i.sampled);
-    case Op::expand: return adapters_.expand_items(i.site, i.sampled);
-    case Op::sort: return std::min(count, 1);
+    case Op::shrink:
+      if (i.router < 0) return adapters_.shrink_items(i.site, rows_of(i));
+      break;
+    case Op::expand:
+      if (i.router < 0) return adapters_.expand_items(i.site, rows_of(i));
+      break;
+    case Op::sort:
+    case Op::expect: return std::min(count, 1);
     case Op::per_head: return i.heads * tiles_of(i, count);
     case Op::convolve: return static_cast<int>(step.spans.size()) * ceiling(i.width, kConvolved);
     case Op::delta: return static_cast<int>(step.spans.size()) * i.heads;
     case Op::gather:
     case Op::each:
     case Op::gate_each:
-      return routed_[static_cast<size_t>(&i - instructions_.data())].value.load(std::memory_order_relaxed);
+    case Op::stored: break;
     default: return count;
   }
+  return routed_[static_cast<size_t>(&i - instructions_.data())].value.load(std::memory_order_relaxed);
 }
 
 int Program::grain(const Instruction& i, int items) const {
@@ -163,6 +176,7 @@ int Program::grain(const Instruction& i, int items) const {
 
 void Program::execute(const Instruction& i, const Step& step, Counter& next, int thread) {
   const int n = items(i, step), g = grain(i, n);
+  if (i.op == Op::stored) return n > 0 ? stored(i, thread) : void();
   int begin, end;
   while (n > 0 && take(next.value, n, g, begin, end)) {
     piece(i, step, begin, end, thread);
@@ -189,9 +203,9 @@ void Program::piece(const Instruction& i, const Step& step, int begin, int end, 
     case Op::rotate: kernels_.rotate({at(i.x), width(i.x), i.heads, i.size, turn(i.turn)}, begin, end); break;
     case Op::append: append(i, step, begin, end); break;
     case Op::attend: attend(i, begin, end, thread); break;
-    case Op::shrink: adapters_.shrink(kernels_, acts(i.act, false), i.site, i.sampled, begin, end); break;
+    case Op::shrink: adapters_.shrink(kernels_, acts(i.act, false), i.site, rows_of(i), begin, end); break;
     case Op::expand:
-      adapters_.expand(kernels_, at(i.out), width(i.out), i.site, i.sampled, begin, end);
+      adapters_.expand(kernels_, at(i.out), width(i.out), i.site, rows_of(i), begin, end);
       break;
     case Op::stats: stats(i, step, begin, end, thread); break;
     case Op::route: route(i, begin, end); break;
@@ -202,6 +216,8 @@ void Program::piece(const Instruction& i, const Step& step, int begin, int end, 
       for (int item = begin; item < end; ++item) each(i, item, thread);
       break;
     case Op::combine: combine(i, begin, end); break;
+    case Op::expect: expect(i, rows(i, step)); break;
+    case Op::stored: break;  // its threads find their pieces themselves
     case Op::per_head: per_head(i, step, begin, end, thread); break;
     case Op::convolve: convolve(i, step, begin, end); break;
     case Op::delta: delta(i, step, begin, end); break;

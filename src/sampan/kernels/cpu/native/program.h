@@ -8,10 +8,12 @@
 
 #include "adapters.h"
 #include "attention_plan.h"
+#include "expert_run.h"
 #include "experts.h"
 #include "kernels.h"
 #include "memory.h"
 #include "pool.h"
+#include "step.h"
 
 namespace sampan {
 
@@ -20,7 +22,7 @@ namespace sampan {
 #define SAMPAN_EACH_OP(X) \
   X(embed) X(angles) X(prepare) X(linear) X(gated) X(norm) X(map) X(rotate) X(append) X(attend) X(stats) \
   X(shrink) X(expand) X(route) X(sort) X(gather) X(each) X(gate_each) X(combine) X(per_head) \
-  X(convolve) X(delta)
+  X(stored) X(expect) X(convolve) X(delta)
 // clang-format on
 
 enum class Op : int32_t {
@@ -77,41 +79,13 @@ struct Instruction {
   Turning turn{}, k_turn{};
   int next_product = -1;  // of a product: the one after it
   int site = -1;          // shrink and expand: the linear that they adapt
-  int plan = -1;          // attend: how its step is cut
-  int router = -1;        // route, sort, combine: which
+  int plan = -1;          // attend: how its step is cut; stored: its run
+  int router = -1;        // route, sort, combine, and what works on slots: which
   int group = -1;         // each, gate_each: the experts' matrices; per_head: the heads'
   int parts = 1;          // attend: of each KV head's query heads
-};
-
-// One step's inputs; spans cover the rows in order.
-struct Step {
-  int rows = 0, sampled = 0;
-  const int32_t* ids = nullptr;
-  const int32_t* positions = nullptr;
-  const int32_t* sampled_rows = nullptr;
-  std::vector<Span> spans;
-  uint8_t* cache = nullptr;
-  std::vector<int32_t> slots{};  // of the spans: their adapters, -1 for none; empty: no span has one
-  // Of the spans: the slots that their states are read from (-1: zeros) and left in.
-  std::vector<int32_t> reads{}, writes{};
-  float* states = nullptr;
-  // Of the sampled rows: the token whose logit alone is wanted, or -1 for all of them; empty: all of every
-  // row.
-  std::vector<int32_t> targets{};
-};
-
-// What a short measurement chooses; results do not depend on it.
-struct Tuning {
-  int direct_rows = 8;  // up to which weights are read in place
-  int row_block = 256;  // rows that share unpacked weights
-};
-
-// The numbers that rotations turn by: cosines and sines of the step's positions.
-struct Angles {
-  std::vector<double> inverse_frequency;  // [pairs]
-  float scale = 1.0f;
-  float* cos = nullptr;  // [max_rows][pairs]
-  float* sin = nullptr;
+  int stages = 0;       // stored: the instructions behind it that each expert goes through, once it is there
+  bool staged = false;  // one of those
+  bool ahead = false;   // part of finding out what the next layer will ask for
 };
 
 class Program {
@@ -129,14 +103,25 @@ class Program {
   void set_state(size_t floats) { state_floats_ = floats; }  // of one slot
   size_t state_floats() const { return state_floats_; }
   int router(const Router& router);
+  int experts(int router) const {  // of a router; 0: there is no such one
+    const bool there = router >= 0 && router < static_cast<int>(routers_.size());
+    return there ? routers_[static_cast<size_t>(router)].experts : 0;
+  }
   int group(std::vector<Matrix> matrices);  // of all experts of a layer
+  // The same, of experts that `store` brings: a matrix at `offset` of each of them.
+  int stored_group(const Matrix& matrix, int layer, int64_t offset);
+  void set_store(ExpertStore* store) { store_ = store; }
+  const std::string& failure() const {
+    return expert_step_.failure;
+  }  // of the last step: why it gave nothing
 
   std::string fault(const Instruction& instruction) const;  // what is wrong with it, or nothing
   int inputs(int act) const;                                // k of activations, or -1
   void add(Instruction instruction);                        // without a fault
   void record_for(When when) { when_ = when; }              // instructions from here on
   Adapters& adapters() { return adapters_; }
-  int adapted(const std::vector<int>& outputs, int inputs) { return adapters_.site(outputs, inputs, ok_); }
+  // A linear's place among those that adapters know; `router`: of an expert's linear, or -1.
+  int adapted(const std::vector<int>& outputs, int inputs, int router = -1);
   // Runs every instruction. Returns false when memory for the logits is refused.
   bool run(const Step& step);
 
@@ -152,11 +137,7 @@ class Program {
   const Stats* stats() const { return stats_.data(); }  // [sampled][chunks]
   bool has_logits() const { return logits_ >= 0; }
   const float* logits_data() const { return logits_memory_.as<float>(); }
-  bool takes_targets() const {  // one product is all that the logits are
-    if (head_ < 0) return false;
-    const Instruction& head = instructions_[static_cast<size_t>(head_)];
-    return head.op == Op::linear && head.sampled && !head.accumulate && head.out.offset == 0;
-  }
+  bool takes_targets() const;
   int held_rows() const { return held_rows_; }
   const std::vector<int32_t>& held() const { return held_; }    // the sampled rows' rows of logits, or -1
   const std::vector<float>& chosen() const { return chosen_; }  // the targets' logits
@@ -238,17 +219,26 @@ class Program {
   void append(const Instruction& i, const Step& step, int begin, int end);
   void attend(const Instruction& i, int begin, int end, int thread);
   void stats(const Instruction& i, const Step& step, int begin, int end, int thread);
-  static bool is_routed(Op op);  // works on slots, whose number `sort` finds out
+  static bool is_routed(const Instruction& i);  // works on slots, whose number `sort` finds out
+  static Rows rows_of(const Instruction& i) {
+    return i.router >= 0 ? Rows::slots : i.sampled ? Rows::sampled : Rows::all;
+  }
   int columns_of(const Instruction& i) const;
   int tiles_of(const Instruction& i, int rows) const;
   int routed_items(const Instruction& i) const;
   Activations slot_acts(int act, bool all_fine) const;
-  template <class Fn>
-  void of_expert(const Instruction& i, int item, Fn f) const;
+  void begin_step(int rows);
+  void begin_stored(const Instruction& i);
+  void stored(const Instruction& i, int thread);
+  bool advance(const Instruction& i, int thread);
+  void stage(const Instruction& part, ExpertWork& work, int item, int thread);
+  void expect(const Instruction& i, int rows);
+  std::string fault_of_stored(const Instruction& i) const;
   void route(const Instruction& i, int begin, int end);
   void sort(const Instruction& i, const Step& step);
   void gather(const Instruction& i, int begin, int end);
   void each(const Instruction& i, int item, int thread);
+  void tile_of(const Instruction& i, const Matrix& m, int expert, int item, int thread);
   void combine(const Instruction& i, int begin, int end);
   std::string fault_of_per_head(const Instruction& i) const;
   void per_head(const Instruction& i, const Step& step, int begin, int end, int thread);
@@ -275,7 +265,10 @@ class Program {
   std::vector<Angles> angles_;
   std::vector<Cut> cuts_;
   std::vector<Router> routers_;
-  std::vector<std::vector<Matrix>> groups_;
+  std::vector<ExpertGroup> groups_;
+  ExpertStore* store_ = nullptr;
+  std::vector<ExpertRun> runs_;
+  ExpertStep expert_step_;
   Routing routing_;
   std::vector<int32_t> row_page_;
   std::vector<uint8_t> fine_rows_;

@@ -10,6 +10,13 @@
 
 namespace sampan {
 
+// Whether one product is all that the logits are.
+bool Program::takes_targets() const {
+  if (head_ < 0) return false;
+  const Instruction& head = instructions_[static_cast<size_t>(head_)];
+  return head.op == Op::linear && head.sampled && !head.accumulate && head.out.offset == 0;
+}
+
 // Where each sampled row's logits are kept.
 void Program::hold(const Step& step) {
   held_.assign(static_cast<size_t>(step.sampled), -1);

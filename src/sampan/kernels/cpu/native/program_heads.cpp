@@ -27,7 +27,7 @@ void Program::per_head(const Instruction& i, const Step& step, int begin, int en
   uint8_t* scratch = linear_scratch_[static_cast<size_t>(thread)].data();
   for (int item = begin; item < end; ++item) {
     const int head = item / own, place = item % own;
-    const Matrix& m = groups_[static_cast<size_t>(i.group)][static_cast<size_t>(head)];
+    const Matrix& m = groups_[static_cast<size_t>(i.group)].matrices[static_cast<size_t>(head)];
     const int rest = i.size - m.k, out_size = m.n + rest;
     const int column = place % across * t.panels, row = place / across * t.rows;
     const int last = std::min(column + t.panels, columns), last_row = std::min(row + t.rows, count);
@@ -44,7 +44,7 @@ void Program::per_head(const Instruction& i, const Step& step, int begin, int en
 
 std::string Program::fault_of_per_head(const Instruction& i) const {
   if (i.group < 0 || i.group >= static_cast<int>(groups_.size())) return "unknown matrices";
-  const std::vector<Matrix>& all = groups_[static_cast<size_t>(i.group)];
+  const std::vector<Matrix>& all = groups_[static_cast<size_t>(i.group)].matrices;
   if (i.heads <= 0 || static_cast<int>(all.size()) != i.heads) return "not a matrix for each head";
   for (const Matrix& m : all) {
     if (!m.data || m.n != all[0].n || m.k != all[0].k) return "heads differ in their sizes";

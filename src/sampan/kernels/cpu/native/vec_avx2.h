@@ -132,22 +132,24 @@ static inline B set1_pair(const uint16_t* p) {
   std::memcpy(&x, p, 4);
   return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
 }
-// Exactly: a denormal's three bits are looked up.
-static inline __m256i widened_e4m3(const uint8_t* p) {
-  const __m256i code = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m256i size = _mm256_and_si256(_mm256_slli_epi16(code, 4), _mm256_set1_epi16(0x7f0));
+static inline __m256i widened_e4m3(__m256i code) {  // of the upper bytes; a denormal's bits are looked up
+  const __m256i size = _mm256_and_si256(_mm256_srli_epi16(code, 4), _mm256_set1_epi16(0x7f0));
   const __m256i table =
-      _mm256_broadcastsi128_si256(_mm_set_epi16(0x3c60, 0x3c40, 0x3c20, 0x3c00, 0x3bc0, 0x3b80, 0x3b00, 0));
-  const __m256i at = _mm256_slli_epi16(_mm256_and_si256(code, _mm256_set1_epi16(7)), 1);
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kE4m3Small)));
+  const __m256i at = _mm256_and_si256(_mm256_srli_epi16(code, 7), _mm256_set1_epi16(0xe));
   const __m256i both =
       _mm256_or_si256(_mm256_or_si256(at, _mm256_slli_epi16(at, 8)), _mm256_set1_epi16(0x100));
-  const __m256i normal = _mm256_add_epi16(size, _mm256_set1_epi16(0x3c00));
-  const __m256i value = _mm256_blendv_epi8(normal, _mm256_shuffle_epi8(table, both),
-                                           _mm256_cmpgt_epi16(_mm256_set1_epi16(0x80), size));
-  const __m256i sign = _mm256_and_si256(_mm256_slli_epi16(code, 8), _mm256_set1_epi16(-0x8000));
-  return _mm256_or_si256(value, sign);
+  const __m256i value =
+      _mm256_blendv_epi8(_mm256_add_epi16(size, _mm256_set1_epi16(0x3c00)), _mm256_shuffle_epi8(table, both),
+                         _mm256_cmpgt_epi16(_mm256_set1_epi16(0x80), size));
+  return _mm256_or_si256(value, _mm256_and_si256(code, _mm256_set1_epi16(-0x8000)));
 }
-static inline B load_e4m3(const uint8_t* p) { return {widened_e4m3(p), widened_e4m3(p + 16)}; }
+// Two pairs of E4M3 inputs, exactly.
+static inline void load_e4m3(const uint8_t* p, B& first, B& second) {
+  const __m256i a = at(p, 0), b = at(p, 1), zero = _mm256_setzero_si256();
+  first = {widened_e4m3(_mm256_unpacklo_epi8(zero, a)), widened_e4m3(_mm256_unpacklo_epi8(zero, b))};
+  second = {widened_e4m3(_mm256_unpackhi_epi8(zero, a)), widened_e4m3(_mm256_unpackhi_epi8(zero, b))};
+}
 static inline B even_only(B x) {
   const __m256i even = _mm256_set1_epi32(0xffff);
   return {_mm256_and_si256(x.a, even), _mm256_and_si256(x.b, even)};

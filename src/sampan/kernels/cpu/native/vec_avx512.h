@@ -110,18 +110,33 @@ static inline B set1_pair(const uint16_t* p) {
   std::memcpy(&x, p, 4);
   return {_mm512_set1_epi32(x)};
 }
-// Exactly. A denormal's three bits are looked up.
-static inline B load_e4m3(const uint8_t* p) {
-  const __m512i code = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-  const __m512i size = _mm512_and_si512(_mm512_slli_epi16(code, 4), _mm512_set1_epi16(0x7f0));
-  const __m512i small =
-      _mm512_castsi128_si512(_mm_set_epi16(0x3c60, 0x3c40, 0x3c20, 0x3c00, 0x3bc0, 0x3b80, 0x3b00, 0));
-  const __m512i normal = _mm512_add_epi16(size, _mm512_set1_epi16(0x3c00));
-  const __m512i value =
-      _mm512_mask_permutexvar_epi16(normal, _mm512_cmplt_epi16_mask(size, _mm512_set1_epi16(0x80)),
-                                    _mm512_and_si512(code, _mm512_set1_epi16(7)), small);
-  return {_mm512_ternarylogic_epi32(_mm512_slli_epi16(code, 8), _mm512_set1_epi16(-0x8000), value, 0xea)};
+// Two pairs of E4M3 inputs, exactly.
+#if defined(__AVX512VBMI__)
+static inline void load_e4m3(const uint8_t* p, B& first, B& second) {
+  const __m512i code = _mm512_loadu_si512(p);
+  const auto found = [&](const uint8_t (&table)[128]) {
+    return _mm512_permutex2var_epi8(_mm512_load_si512(table), code, _mm512_load_si512(table + 64));
+  };
+  const __m512i low = found(kE4m3.low), size = found(kE4m3.high);
+  const __m512i high = _mm512_ternarylogic_epi32(code, _mm512_set1_epi8(-0x80), size, 0xea);
+  first = {_mm512_unpacklo_epi8(low, high)};
+  second = {_mm512_unpackhi_epi8(low, high)};
 }
+#else
+static inline __m512i widened_e4m3(__m512i code) {  // of the upper bytes; a denormal's bits are looked up
+  const __m512i size = _mm512_and_si512(_mm512_srli_epi16(code, 4), _mm512_set1_epi16(0x7f0));
+  const __m512i value = _mm512_mask_permutexvar_epi16(
+      _mm512_add_epi16(size, _mm512_set1_epi16(0x3c00)),
+      _mm512_testn_epi16_mask(code, _mm512_set1_epi16(0x7800)), _mm512_srli_epi16(code, 8),
+      _mm512_castsi128_si512(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kE4m3Small))));
+  return _mm512_ternarylogic_epi32(code, _mm512_set1_epi16(-0x8000), value, 0xea);
+}
+static inline void load_e4m3(const uint8_t* p, B& first, B& second) {
+  const __m512i code = _mm512_loadu_si512(p), zero = _mm512_setzero_si512();
+  first = {widened_e4m3(_mm512_unpacklo_epi8(zero, code))};
+  second = {widened_e4m3(_mm512_unpackhi_epi8(zero, code))};
+}
+#endif
 static inline B even_only(B x) { return {_mm512_and_si512(x.v, _mm512_set1_epi32(0xffff))}; }
 // `dot_bf16`: two multiply-adds, the odd elements first. `vdpbf16ps` is exactly that while denormals are
 // flushed. `Scalar`: as what elements to be broadcast are kept, rounded to bf16.

@@ -148,21 +148,20 @@ static inline B set1_pair(const uint16_t* p) {
   SAMPAN_EACH r.v[i] = vdupq_n_u32(x);
   return r;
 }
-static inline uint16x8_t widened_e4m3(uint8x8_t p) {  // exactly: a denormal's three bits are looked up
+static inline uint32x4_t widened_e4m3(uint8x8_t p) {  // exactly: a denormal's three bits are looked up
   const uint16x8_t code = vmovl_u8(p), size = vandq_u16(vshlq_n_u16(code, 4), vdupq_n_u16(0x7f0));
-  static const uint16_t kSmall[8] = {0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60};
-  const uint8x16_t table = vreinterpretq_u8_u16(vld1q_u16(kSmall));
+  const uint8x16_t table = vreinterpretq_u8_u16(vld1q_u16(kE4m3Small));
   const uint16x8_t at = vshlq_n_u16(vandq_u16(code, vdupq_n_u16(7)), 1);
   const uint16x8_t both = vorrq_u16(vorrq_u16(at, vshlq_n_u16(at, 8)), vdupq_n_u16(0x100));
   const uint16x8_t small = vreinterpretq_u16_u8(vqtbl1q_u8(table, vreinterpretq_u8_u16(both)));
   const uint16x8_t normal = vaddq_u16(size, vdupq_n_u16(0x3c00));
   const uint16x8_t value = vbslq_u16(vcltq_u16(size, vdupq_n_u16(0x80)), small, normal);
-  return vorrq_u16(value, vandq_u16(vshlq_n_u16(code, 8), vdupq_n_u16(0x8000)));
+  const uint16x8_t sign = vandq_u16(vshlq_n_u16(code, 8), vdupq_n_u16(0x8000));
+  return vreinterpretq_u32_u16(vorrq_u16(value, sign));
 }
-static inline B load_e4m3(const uint8_t* p) {
-  B r;
-  SAMPAN_EACH r.v[i] = vreinterpretq_u32_u16(widened_e4m3(vld1_u8(p + 8 * i)));
-  return r;
+static inline void load_e4m3(const uint8_t* p, B& first, B& second) {  // two pairs of inputs
+  SAMPAN_EACH first.v[i] = widened_e4m3(vld1_u8(p + 16 * i));
+  SAMPAN_EACH second.v[i] = widened_e4m3(vld1_u8(p + 16 * i + 8));
 }
 static inline B even_only(B x) {
   SAMPAN_EACH x.v[i] = vandq_u32(x.v[i], vdupq_n_u32(0xffffu));

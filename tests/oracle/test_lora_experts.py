@@ -1,0 +1,114 @@
+"""Adapters of experts give the logits of merged weights, and every row the bits that it has alone."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from sampan.core.errors import UnsupportedModel
+from sampan.kernels.backend import AdapterRoom
+from sampan.kernels.torch.backend import TorchBackend
+from sampan.weights.lora import read_lora
+
+Make = Callable[..., Any]
+NOISE, LENGTH, ROOM = 3e-5, 100, AdapterRoom(3, 20)
+CASES = ["qwen3_moe", "qwen2_moe-some", "mixtral", "deepseek_v3"]
+
+
+@pytest.fixture
+def adapted(write_adapter: Make, tmp_path: Path) -> Any:
+    """`adapted(here, case, seed)`: an adapter of a program, loaded until the test ends; its matrices."""
+    kept: list[tuple[Any, int]] = []
+
+    def load(here: Any, case: str, seed: int, **options: Any) -> tuple[int, dict[str, Any]]:
+        folder = tmp_path / f"{case}{seed}"
+        shapes = {name: weight.shape for name, weight in here.weights.items()}
+        targets = ("w1", "w2", "w3") if case == "mixtral" else ("gate_proj", "up_proj", "down_proj")
+        deltas = write_adapter(folder, shapes, seed=seed, **{"targets": targets} | options)
+        adapter = read_lora(folder, here.weights)
+        found = here.runner.adapters.load(adapter)
+        adapter.close()
+        kept.append((here.runner, found))
+        return found, deltas
+
+    yield load
+    for runner, adapter in kept:
+        runner.adapters.unload(adapter)
+
+
+def merged(model: Any, deltas: dict[str, Any], folder: Path, scale: float) -> Any:
+    """Transformers' model of W + scale * B A."""
+    tensors = load_file(model.files.path / "model.safetensors")
+    for module, (a, b) in deltas.items():
+        tensors[f"{module}.weight"] += scale * torch.tensor(b).float() @ torch.tensor(a).float()
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text((model.files.path / "config.json").read_text())
+    oracle = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    return replace(model, oracle=oracle.eval())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_adapter_of_experts_gives_the_logits_of_merged_weights(
+    case: str, adapted: Any, tiny: Make, native: Make, error: Make, tmp_path: Path
+) -> None:
+    model = tiny(case)
+    prompt = model.prompt(LENGTH)
+    for here in (native(model.files, room=ROOM), native(model.files, room=ROOM, backend=TorchBackend())):
+        adapter, deltas = adapted(here, case, 0, rank=5, alpha=10, size=0.2)
+        found = here.logits(prompt, adapter=adapter)
+        folder = tmp_path / f"merged{id(here)}"
+        assert error(found, merged(model, deltas, folder, 2.0).expected(prompt)) < NOISE
+        assert error(found, model.expected(prompt)) > 0.01  # it does change the answer
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+def test_every_row_of_a_batch_has_its_bits(
+    dtype: torch.dtype, adapted: Any, tiny: Make, native: Make
+) -> None:
+    """With an adapter of experts, with another one, and with none, on one thread and on three."""
+    model = tiny("qwen3_moe", dtype)
+    here, three = (native(model.files, room=ROOM, threads=threads) for threads in (1, 3))
+    adapters = [0, adapted(here, "qwen3_moe", 0)[0], adapted(here, "qwen3_moe", 1, rank=18)[0]]
+    others = [0, adapted(three, "qwen3_moe", 0)[0], adapted(three, "qwen3_moe", 1, rank=18)[0]]
+    prompts = [model.prompt(LENGTH, seed=seed) for seed in range(3)]
+    alone = [here.logits(prompt, adapter=adapter) for prompt, adapter in zip(prompts, adapters, strict=True)]
+    assert np.array_equal(alone[0], native(model.files).logits(prompts[0]))
+    assert not np.array_equal(alone[1], here.logits(prompts[1]))
+    for runner, own in ((here, adapters), (three, others)):
+        sequences = [runner.sequence(prompt, each) for prompt, each in zip(prompts, own, strict=True)]
+        found: list[list[np.ndarray]] = [[] for _ in prompts]
+        for counts in [(30, 1, 40), (1, 1, 1), (69, 98, 59)]:
+            for place, logits in enumerate(runner.step(*zip(sequences, counts, strict=True))):
+                found[place].append(logits)
+        for sequence, parts, expected in zip(sequences, found, alone, strict=True):
+            assert np.array_equal(np.concatenate(parts), expected)
+            runner.pool.release(sequence.pages)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "said"),
+    [
+        ("self_attn.kv_b_proj", (384, 64), "kv_b_proj', which is many matrices here"),
+        ("mlp.gate", (8, 128), "mlp.gate': a router's choices stay as they are"),
+    ],
+)
+def test_an_adapter_of_what_has_none_is_refused_by_name(
+    module: str,
+    shape: tuple[int, int],
+    said: str,
+    tiny: Make,
+    native: Make,
+    write_adapter: Make,
+    tmp_path: Path,
+) -> None:
+    here = native(tiny("deepseek_v3").files, room=ROOM)
+    write_adapter(tmp_path, {f"model.layers.1.{module}.weight": shape}, targets=(module.split(".")[-1],))
+    with pytest.raises(UnsupportedModel, match=said):
+        read_lora(tmp_path, here.weights)
