@@ -107,10 +107,9 @@ class CacheSize:
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes that a plan takes. `workspace`: of the largest step, without logits; `logits`: of one row of
-    them; `page`: of one page of the cache in all layers, by the cache's type; `dtype`: the type that suits
-    the weights; `adapters`: of all adapters that there is room for; `state`: of what a sequence carries
-    besides its pages; `experts`: the part of `weights` that experts on disk are read into."""
+    """Bytes that a plan takes. `workspace`: of the largest step, without logits; `logits`: of a row of them;
+    `page`: of a page of all layers, by the cache's type; `dtype`: what suits the weights; `adapters`: of all
+    that there is room for; `state`: beside a sequence's pages; `experts`: of `weights`, for those on disk."""
 
     weights: int
     workspace: int
@@ -161,8 +160,7 @@ class Rows(Protocol):
 
     `best`: the most probable tokens; `logprobs`: natural logarithms of their probabilities; `log_totals`: of
     the sums of the exponentials; `unsound`: for each row with a NaN or an infinity, where that was first
-    seen; `chosen`: the logits of the rows' targets, nothing where no row has one.
-    """
+    seen; `chosen`: the logits of the rows' targets, nothing where no row has one."""
 
     @property
     def best(self) -> Sequence[int]: ...
