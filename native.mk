@@ -30,9 +30,9 @@ vectors_x86_64 := avx2 avx512 avx512_bf16
 vectors_aarch64 := neon
 vectors_arm64 := neon
 
-kernels_files := test_kernels linear rows maps attention dispatch scalar
+kernels_files := test_kernels linear rows maps states attention dispatch scalar
 pool_files := test_pool plan store mixture pool program program_experts program_head program_heads program_memory program_products \
-  program_stored expert_store \
+  program_states program_stored expert_store \
   adapters attention_plan check experts memory dispatch scalar
 
 # $(1) variant, $(2) compiler, $(3) flags, $(4) instruction sets

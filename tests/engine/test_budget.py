@@ -42,6 +42,22 @@ def least(wish: Wish) -> int:
     return MODEL.fixed(wish.max_sequences) + (-(-asked // PAGE) + 1) * smallest
 
 
+@given(wishes, st.integers(1, 80 * MB))
+def test_states_fit_beside_the_pages(wish: Wish, state: int) -> None:
+    model = replace(MODEL, state=state)
+    assert wish.memory is not None
+    if least(wish) + state > wish.memory:
+        with pytest.raises(OutOfMemory, match=r"^[^\n]*$"):
+            plan(model, wish)
+        return
+    found = plan(model, wish)
+    assert total(found) <= wish.memory
+    assert 1 <= found.states <= 2 * wish.max_sequences
+    assert found.cache_bytes == found.pages * model.page[found.cache] + found.states * state
+    room = wish.memory - model.fixed(wish.max_sequences)
+    assert found.states == 1 or found.states * state <= room / 4
+
+
 @given(wishes)
 def test_a_plan_fits_and_holds_what_was_asked(wish: Wish) -> None:
     assert wish.memory is not None

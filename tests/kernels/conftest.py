@@ -134,7 +134,7 @@ class Small:
         left = iter(range(sum(count for count, _, _ in spans)) if ids is None else ids)
         found = self.program.run(
             [
-                (list(islice(left, count)), past, array("i", pages), count, -1, targets)
+                (list(islice(left, count)), past, array("i", pages), count, -1, targets, -1, -1)
                 for count, past, pages in spans
             ]
         )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sampan.kernels.backend import Span
 from sampan.kernels.cpu import _native
 from sampan.kernels.formats import TensorType
 
@@ -69,7 +70,7 @@ class Adapted:
         chosen = slots or [-1] * len(counts)
         held = array("i", range(2))
         self.program.run(
-            [(part.tolist(), 0, held, len(part), slot, ()) for part, slot in zip(parts, chosen, strict=True)]
+            [Span(part.tolist(), 0, held, len(part), slot) for part, slot in zip(parts, chosen, strict=True)]
         )
         logits: np.ndarray = self.program.sampled_logits.copy()
         return logits

@@ -192,9 +192,9 @@ def test_a_program_without_logits_gives_what_it_kept(small: Callable[..., Any]) 
 
 def span(
     ids: Any = (0, 1), before: int = 0, pages: Any = (0, 1), sampled: int = 1, slot: int = -1,
-    targets: tuple[int, ...] = (),
+    targets: tuple[int, ...] = (), reads: int = -1, writes: int = -1,
 ) -> tuple[Any, ...]:  # fmt: skip
-    return list(ids), before, array("i", pages), sampled, slot, targets
+    return list(ids), before, array("i", pages), sampled, slot, targets, reads, writes
 
 
 @pytest.mark.parametrize(
@@ -239,12 +239,12 @@ def test_a_step_names_what_exists(spans: list[tuple[Any, ...]], what: str, small
 @pytest.mark.parametrize(
     "wrong",
     [
-        ([0.5], 0, array("i", (0,)), 1, -1, ()),
-        ([0], 0, [0], 1, -1, ()),
-        ([0], 0, array("q", (0,)), 1, -1, ()),
-        ([0], 0, array("i", (0,)), 1, -1),
-        ([0], 0, array("i", (0,)), 1, -1, (0.5,)),
-        ([2**31], 0, array("i", (0,)), 1, -1, ()),
+        ([0.5], 0, array("i", (0,)), 1, -1, (), -1, -1),
+        ([0], 0, [0], 1, -1, (), -1, -1),
+        ([0], 0, array("q", (0,)), 1, -1, (), -1, -1),
+        ([0], 0, array("i", (0,)), 1, -1, ()),
+        ([0], 0, array("i", (0,)), 1, -1, (0.5,), -1, -1),
+        ([2**31], 0, array("i", (0,)), 1, -1, (), -1, -1),
     ],
 )
 def test_a_span_is_of_whole_numbers(wrong: tuple[Any, ...], small: Callable[..., Any]) -> None:

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +75,16 @@ def check(forward: Callable[[Ops, Batch], Any], room: AdapterRoom | None = None)
     ids = np.random.default_rng(5).integers(0, VOCAB, TOKENS).tolist()
     history = History()
     double = {name: torch.from_numpy(values).double() for name, values in memory.arrays.items()}
-    step = step_of([(history, ids)])
-    step = type(step)(step.ids, step.positions, torch.arange(TOKENS - SAMPLED, TOKENS), step.attend)
+    step = replace(step_of([(history, ids)]), sampled=torch.arange(TOKENS - SAMPLED, TOKENS))
     expected = {name: values.numpy() for name, values in evaluate(graph, double, step).items()}
     pages = array("i", (2, 0))
     for backend in (BACKEND, TorchBackend()):
         backend.check(graph, "a graph")
         needs = backend.needs(graph, memory, 48, room)
-        program = backend.compile(graph, backend.place(memory), CacheSize(3, "f32"), 48, room)
+        program = backend.compile(graph, backend.place(memory), CacheSize(3, "f32", 2), 48, room)
         assert program.workspace_bytes == needs.workspace
-        program.run([Span(ids[:17], 0, pages, 0)])  # in chunks, the second of which is sampled
-        rows = program.run([Span(ids[17:], 17, pages, SAMPLED)])
+        program.run([Span(ids[:17], 0, pages, 0, writes=1)])  # in chunks, the second of which is sampled
+        rows = program.run([Span(ids[17:], 17, pages, SAMPLED, reads=1, writes=0)])
         for name, values in expected.items():
             found = rows.logits if name == "logits" else rows.kept(name)
             want = values if len(values) == SAMPLED else values[17:]

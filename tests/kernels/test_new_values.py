@@ -56,7 +56,7 @@ def rows_of(matrix: Any) -> np.ndarray:
     program.add("embed", {"matrix": matrix, "out": (buffer, 0)})
     found = []
     for row in range(2 * N):
-        program.run([([row], 0, array("i", (0,)), 1, -1, ())])
+        program.run([([row], 0, array("i", (0,)), 1, -1, (), -1, -1)])
         found.append(program.kept(buffer, 0, K, True).copy())
     return np.concatenate(found)
 

@@ -15,7 +15,8 @@ from sampan.weights.checkpoint import open_checkpoint
 
 Set = Callable[..., None]
 OURS = [
-    "deepseek_v2", "deepseek_v3", "llama", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe",
+    "deepseek_v2", "deepseek_v3", "llama", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_5", "qwen3_moe",
+    "qwen3_next",
 ]  # fmt: skip
 SOUND = """
 from __future__ import annotations
@@ -49,7 +50,7 @@ def test_a_file_brings_a_family(use: Set) -> None:
     assert list(registry.families()) == OURS
     use(SOUND)
     assert list(registry.families()) == [*OURS, "own"]
-    with pytest.raises(UnsupportedModel, match=r"model_type 'gpt' is not supported: .*qwen3_moe, own"):
+    with pytest.raises(UnsupportedModel, match=r"model_type 'gpt' is not supported: .*qwen3_next, own"):
         registry.from_hf({"model_type": "gpt"})
 
 

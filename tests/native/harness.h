@@ -117,6 +117,7 @@ void test_linear(Tables& tables, Report& report, uint64_t seed);
 void test_prepare(Tables& tables, Report& report, uint64_t seed);
 void test_stats(Tables& tables, Report& report, uint64_t seed);
 void test_maps(Tables& tables, Report& report, uint64_t seed);
+void test_states(Tables& tables, Report& report, uint64_t seed);
 void test_attention(Tables& tables, Report& report, uint64_t seed);
 void test_plan(Report& report, uint64_t seed);
 void test_store(Report& report, uint64_t seed);

@@ -19,6 +19,7 @@ int main(int argc, char** argv) {
   test::test_stats(tables, report, seed + 2);
   test::test_attention(tables, report, seed + 3);
   test::test_maps(tables, report, seed + 4);
+  test::test_states(tables, report, seed + 5);
   for (const test::Table& t : tables) std::printf("digest %s %016" PRIx64 "\n", t.kernels->name, t.digest);
   std::printf("%d passed, %d failed\n", report.passed, report.failed);
   return report.failed == 0 ? 0 : 1;

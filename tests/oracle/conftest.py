@@ -6,7 +6,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, cycle
 from pathlib import Path
 from typing import Any
 
@@ -25,82 +25,17 @@ from sampan.kernels.backend import PAGE, AdapterRoom, Backend, CacheSize
 from sampan.kernels.cpu.backend import CpuBackend
 from sampan.kernels.experts import ExpertRoom
 from sampan.llm.load import graph_of
-from sampan.models.registry import describe
+from sampan.models.registry import describe, load_file
 from sampan.weights.checkpoint import open_checkpoint
 from sampan.weights.lora import read_lora
 
 logging.disable_progress_bar()
 torch.set_num_threads(1)  # the models are tiny, and machines that test are busy
 
-CONTEXT, PAGES = 512, 64
-SMALL = {
-    "hidden_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 160,
-    "vocab_size": 256,
-    "max_position_embeddings": CONTEXT,
-}
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
-# What differs from SMALL. Vocabularies of 333 and 200 are no whole number of panels; heads of 64 with six or
-# four of them are wider than the hidden size.
-CASES: dict[str, dict[str, object]] = {
-    "llama": {"model_type": "llama", "vocab_size": 333},
-    "llama-tied": {"model_type": "llama", "tie_word_embeddings": True, "num_key_value_heads": 4},
-    "llama-biased": {"model_type": "llama", "attention_bias": True, "mlp_bias": True, "head_dim": 64},
-    "llama-llama3": {
-        "model_type": "llama",
-        "rope_parameters": LLAMA3 | {"original_max_position_embeddings": 64, "rope_theta": 1e4},
-    },
-    "llama-linear": {
-        "model_type": "llama",
-        "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4},
-    },
-    "llama-yarn": {"model_type": "llama", "rope_parameters": YARN | {"rope_theta": 1e5}},
-    "qwen2": {"model_type": "qwen2", "vocab_size": 200, "num_key_value_heads": 1},
-    "qwen2-tied": {"model_type": "qwen2", "tie_word_embeddings": True},
-    "qwen2-yarn": {"model_type": "qwen2", "rope_parameters": YARN | {"rope_theta": 1e6}},
-    "qwen3": {"model_type": "qwen3", "head_dim": 64, "vocab_size": 333, "num_attention_heads": 6},
-    "qwen3-tied": {"model_type": "qwen3", "head_dim": 32, "tie_word_embeddings": True, "hidden_size": 96},
-}
-MIXED = {"moe_intermediate_size": 64, "num_experts": 8, "num_experts_per_tok": 3}
-DEEPSEEK = {
-    "moe_intermediate_size": 64, "n_routed_experts": 8, "num_experts_per_tok": 3, "kv_lora_rank": 64,
-    "q_lora_rank": 96, "qk_nope_head_dim": 32, "qk_rope_head_dim": 32, "v_head_dim": 64,
-    "num_key_value_heads": 4,
-    "n_shared_experts": 2, "first_k_dense_replace": 1, "num_hidden_layers": 3, "pad_token_id": None,
-    "eos_token_id": 1, "bos_token_id": 0,
-}  # fmt: skip
-MSCALE = YARN | {"rope_theta": 1e4, "mscale": 1.0, "mscale_all_dim": 1.0}
-# Mixtures of experts, and latent attention.
-SPARSE: dict[str, dict[str, object]] = {
-    "qwen2_moe": {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 96, **MIXED},
-    "qwen2_moe-some": {
-        "model_type": "qwen2_moe", "shared_expert_intermediate_size": 96, "num_hidden_layers": 4,
-        "decoder_sparse_step": 2, "mlp_only_layers": [3], "norm_topk_prob": True, **MIXED,
-    },
-    "qwen3_moe": {"model_type": "qwen3_moe", "head_dim": 64, "norm_topk_prob": True, **MIXED},
-    "qwen3_moe-plain": {"model_type": "qwen3_moe", "head_dim": 32, "tie_word_embeddings": True, **MIXED},
-    "mixtral": {"model_type": "mixtral", "num_local_experts": 6, "num_experts_per_tok": 2},
-    "deepseek_v3": {"model_type": "deepseek_v3", "n_group": 4, "topk_group": 2, **DEEPSEEK},
-    "deepseek_v3-plain": {
-        "model_type": "deepseek_v3", "n_group": 1, "topk_group": 1, **DEEPSEEK, "q_lora_rank": None,
-        "norm_topk_prob": False, "attention_bias": True, "rope_interleave": False,
-    },
-    "deepseek_v3-yarn": {
-        "model_type": "deepseek_v3", "n_group": 2, "topk_group": 1, **DEEPSEEK, "rope_parameters": MSCALE
-    },
-    "deepseek_v2": {
-        "model_type": "deepseek_v2", "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2,
-        **DEEPSEEK,
-    },
-    "deepseek_v2-lite": {
-        "model_type": "deepseek_v2", "topk_method": "greedy", **DEEPSEEK, "q_lora_rank": None,
-        "rope_parameters": MSCALE,
-    },
-}  # fmt: skip
+PAGES = 64
+cases = load_file(Path(__file__).parent / "cases.py")
+CASES, SPARSE, HYBRID = cases.CASES, cases.SPARSE, cases.HYBRID
+CONTEXT, STATES = cases.CONTEXT, 8
 
 
 def round_inputs(module: torch.nn.Module) -> None:
@@ -137,14 +72,15 @@ class Native:
         backend = backend or CpuBackend(Settings(Path()), threads)
         with open_checkpoint(files) as checkpoint:
             self.weights = describe(checkpoint.config).weights()
-            placed, size = backend.place(checkpoint, 0, experts), CacheSize(PAGES, cache)
+            placed, size = backend.place(checkpoint, 0, experts), CacheSize(PAGES, cache, STATES)
             program = backend.compile(graph_of(checkpoint.config), placed, size, CONTEXT, room)
-        self.runner = Runner(program, PAGES, room)
+        self.runner = Runner(program, PAGES, room, STATES)
         self.pool = BlockPool(PAGES, PAGE)
+        self._slots = cycle(range(STATES))
 
     def sequence(self, tokens: list[int], adapter: int = 0) -> Sequence:
         sequence = Sequence(0, tokens, len(tokens), SamplingParams(), 0, CONTEXT, frozenset())
-        sequence.adapter = adapter
+        sequence.adapter, sequence.state.writes = adapter, next(self._slots)
         return sequence
 
     def step(self, *work: tuple[Sequence, int]) -> list[np.ndarray]:
@@ -155,6 +91,8 @@ class Native:
             plan.append(Span(sequence, sequence.computed, count, sample=True))
             sequence.computed += count
         rows = self.runner.rows(plan, sample_all=True)
+        for sequence, _ in work:
+            sequence.state.reads = sequence.state.writes
         assert not rows.unsound
         return np.split(rows.logits.copy(), list(accumulate(count for _, count in work))[:-1])
 
@@ -184,7 +122,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tiny]:
 
     @cache
     def make(case: str, dtype: torch.dtype = torch.float32, shard: str = "1GB") -> Tiny:
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SMALL | (CASES | SPARSE)[case]))
+        given = (CASES | SPARSE | HYBRID)[case]
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**cases.SMALL | given))
         randomise(model, dtype)
         folder = tmp_path_factory.mktemp(case)
         model.save_pretrained(folder, max_shard_size=shard)
@@ -204,12 +143,17 @@ def case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=[*CASES, *SPARSE])
+@pytest.fixture(params=[*CASES, *SPARSE, *HYBRID])
 def any_case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=SPARSE)
+@pytest.fixture(params=HYBRID)
+def hybrid_case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=[*SPARSE, *HYBRID])
 def sparse_case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -228,7 +172,8 @@ def adapted(native: Callable[..., Native], write_adapter: Callable[..., Any], tm
     def load(model: Any, room: AdapterRoom, *, seed: int = 0, scale: float, **options: Any) -> Any:
         here, folder = native(model.files, room=room), tmp_path / f"{seed}"
         weights = here.weights
-        shapes = {name: weight.shape for name, weight in weights.items()}
+        linears = [(n, m) for n, m in model.oracle.named_modules() if isinstance(m, torch.nn.Linear)]
+        shapes = {f"{name}.weight": tuple(linear.weight.shape) for name, linear in linears}
         deltas = write_adapter(folder, shapes, seed=seed, **options)
         adapter = read_lora(folder, weights)
         found = here.runner.adapters.load(adapter)

@@ -37,6 +37,16 @@ CASES = {
     "llama": ({"model_type": "llama"}, torch.bfloat16),
     "qwen2": ({"model_type": "qwen2", "tie_word_embeddings": True}, torch.float32),
 }
+HYBRID = {
+    "qwen3_5": (
+        {
+            "model_type": "qwen3_5_text", "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+            "linear_key_head_dim": 32, "linear_value_head_dim": 32, "head_dim": 64,
+            "layer_types": ["linear_attention", "full_attention"],
+        },
+        torch.bfloat16,
+    ),
+}  # fmt: skip
 IDS = np.random.default_rng(3).integers(0, 200, 80).tolist()
 
 Pack = Callable[..., Path]
@@ -114,7 +124,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ModelFil
     def make(case: str) -> ModelFiles:
         if case not in made:
             folder = tmp_path_factory.mktemp(case)
-            fields, dtype = CASES[case]
+            fields, dtype = (CASES | HYBRID)[case]
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**TINY | fields))
             generator = torch.Generator().manual_seed(17)
             for weight in model.parameters():
@@ -224,7 +234,7 @@ def test_a_rounded_model_is_close_to_the_original(
     assert np.abs(native - original).mean() < (0.03 if scheme.bits == 8 else 0.3)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *HYBRID])
 def test_without_bits_a_folder_says_exactly_the_same(
     source: Callable[[str], ModelFiles], pack: Pack, case: str
 ) -> None:

@@ -85,6 +85,10 @@ class BlockPool:
                 del self._idle[page]
             self._holders[page] += 1
 
+    def serial(self, page: int) -> int:
+        """Of a page that is known: no other has it or will."""
+        return self._serials[page]
+
     def key(self, pages: Sequence[int], index: int, block: bytes) -> Key:
         """What a page with these tokens would be known by as page `index` of `pages`."""
         return (self._serials[pages[index - 1]] if index else 0), block

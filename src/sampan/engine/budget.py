@@ -29,8 +29,9 @@ class Footprint(Needs):
         return cls(**vars(needs), name=name, context=context)
 
     def fixed(self, max_sequences: int) -> int:
-        """Everything but the cache."""
-        return self.weights + self.adapters + self.workspace + self.logits * max(max_sequences, SCORE_ROWS)
+        """Everything but the cache, with a state for one sequence."""
+        rows = max(max_sequences, SCORE_ROWS)
+        return self.weights + self.adapters + self.workspace + self.logits * rows + self.state
 
     def tokens(self, memory: int, max_sequences: int, dtype: str) -> int:
         """Tokens of a cache that fits into `memory` beside all else; negative when even that does not."""
@@ -75,8 +76,9 @@ class Wish:
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes to load a model with, and the bytes that it then takes. `expert_bytes`: the part of
-    `weights_bytes` that experts on disk are read into."""
+    """Sizes to load a model with, and the bytes that it then takes; those of the cache are for pages and
+    `states`, slots for what sequences carry besides their pages. `expert_bytes`: the part of `weights_bytes`
+    that experts on disk are read into."""
 
     context: int
     pages: int
@@ -85,6 +87,7 @@ class Plan:
     workspace_bytes: int
     cache_bytes: int
     adapter_bytes: int = 0
+    states: int = 0
     expert_bytes: int = 0
 
     @property
@@ -103,6 +106,9 @@ def plan(model: Footprint, wish: Wish) -> Plan:
     room = None if limit is None else limit - model.fixed(wish.max_sequences)
     needed = _pages(wish.cache_tokens or wish.context or min(LEAST_CONTEXT, most))
     dtypes = _dtypes(model, wish)
+    states = _states(model, wish, room, [needed * model.page[d] for d in dtypes])
+    if room is not None and states:
+        room -= (states - 1) * model.state
     fitting = [d for d in dtypes if room is None or needed * model.page[d] <= room]
     if not fitting:
         assert limit is not None
@@ -117,11 +123,24 @@ def plan(model: Footprint, wish: Wish) -> Plan:
         pages=pages,
         cache=dtype,
         weights_bytes=model.weights,
-        workspace_bytes=model.fixed(wish.max_sequences) - model.weights - model.adapters,
-        cache_bytes=pages * model.page[dtype],
+        workspace_bytes=model.fixed(wish.max_sequences) - model.weights - model.adapters - model.state,
+        cache_bytes=pages * model.page[dtype] + states * model.state,
         adapter_bytes=model.adapters,
+        states=states,
         expert_bytes=model.experts,
     )
+
+
+def _states(model: Footprint, wish: Wish, room: int | None, pages: list[int]) -> int:
+    """Slots for states: two of each sequence, one to write and one to keep, in a quarter of the room, where
+    that leaves enough for the first of these caches that fits beside one."""
+    if not model.state:
+        return 0
+    most = 2 * wish.max_sequences
+    if room is None:
+        return most
+    left = room - next((size for size in pages if size <= room), room)
+    return max(1, min(most, room // 4 // model.state, 1 + left // model.state))
 
 
 def _dtypes(model: Footprint, wish: Wish) -> list[str]:
@@ -153,7 +172,8 @@ def _pages(tokens: int) -> int:
 
 def _refusal(model: Footprint, wish: Wish, limit: int, needed: int, dtype: str) -> str:
     """One line: what is asked, what there is, and what would fit."""
-    fixed, cache = model.fixed(wish.max_sequences), needed * model.page[dtype]
+    fixed, cache = model.fixed(wish.max_sequences), needed * model.page[dtype] + model.state
+    fixed -= model.state
     sequences = "1 sequence" if wish.max_sequences == 1 else f"{wish.max_sequences} sequences"
     asked = f"{(needed - 1) * PAGE} tokens of {dtype} cache and {sequences}"
     adapters = f"{megabytes(model.adapters)} of adapters, " if model.adapters else ""

@@ -154,7 +154,9 @@ class ModelDrafter:
             if len(guess) < most:
                 given = None if states is None else states[row : row + 1]
                 before = span.before + len(span.ids)
-                following.append((place, backend.Span(guess[-1:], before, sequence.pages, 1, -1, (), given)))
+                following.append(
+                    (place, backend.Span(guess[-1:], before, sequence.pages, 1, -1, (), given=given))
+                )
                 if states is None:
                     sequence.progress.ahead = tuple(guess)
         return following
@@ -166,7 +168,7 @@ class ModelDrafter:
             token if token < self._vocabulary else 0 for token in tokens
         ]  # beyond it only padding is known
         given = np.concatenate(progress.states)[: end - start] if self._states else None
-        return backend.Span(ids, start, sequence.pages, sampled, -1, (), given)
+        return backend.Span(ids, start, sequence.pages, sampled, -1, (), given=given)
 
     def _advance(self, progress: Progress, end: int) -> None:
         if self._states:

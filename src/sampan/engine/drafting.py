@@ -11,6 +11,7 @@ from typing import Protocol
 
 from sampan.engine.blocks import BlockPool
 from sampan.engine.sequence import Sequence, Span
+from sampan.engine.states import StatePool
 
 Guess = tuple[int, ...]
 
@@ -68,17 +69,18 @@ class Drafting:
     """Fills steps of up to `rows` rows; 0 for no drafts at all. `lookup`: prompt lookup is tried."""
 
     def __init__(
-        self, pool: BlockPool, rows: int, counters: Counters, drafter: Drafter | None, *, lookup: bool
-    ) -> None:
+        self, pool: BlockPool, states: StatePool, rows: int, counters: Counters, drafter: Drafter | None,
+        *, lookup: bool,
+    ) -> None:  # fmt: skip
         self.rows = rows
-        self._pool = pool
+        self._pool, self._states = pool, states
         self._counters = counters
         self._drafter = drafter
         self._lookup = lookup
 
     def fill(self, plan: list[Span]) -> None:
         """Each sequence gets its share of the rows that those before it left."""
-        room = self.rows - len(plan)
+        room = self.rows - sum(span.count for span in plan)
         forced = {span.sequence.id: _forced(span.sequence) for span in plan}
         guesses = self._guesses([span.sequence for span in plan if not forced[span.sequence.id]], room)
         for place, span in enumerate(plan):
@@ -89,8 +91,9 @@ class Drafting:
             draft, source = forced[sequence.id][:most], "grammar"
             if not draft:
                 draft, source = self._chosen(sequence, guesses.get(sequence.id, ())[:most], most)
-            if draft and self._pool.extend(sequence.pages, len(sequence.tokens) + len(draft)):
-                plan[place] = replace(span, count=1 + len(draft), draft=draft, source=source)
+            fits = draft and self._pool.extend(sequence.pages, len(sequence.tokens) + len(draft))
+            if fits and self._states.branch(sequence):
+                plan[place] = replace(span, count=span.count + len(draft), draft=draft, source=source)
                 room -= len(draft)
 
     def learn(self, span: Span, given: int) -> None:
@@ -132,7 +135,8 @@ class Drafting:
 
 def _most(sequence: Sequence, share: int) -> int:
     """Tokens that a draft may have."""
-    return min(share, sequence.limit - len(sequence.tokens) - 1) if sequence.drafts else 0
+    end = min(sequence.limit - 1, sequence.state.ends)
+    return min(share, end - len(sequence.tokens)) if sequence.drafts else 0
 
 
 def _forced(sequence: Sequence) -> Guess:

@@ -55,7 +55,15 @@ class Engine:
         self.pool = BlockPool(runner.pages, PAGE, reuse=prefix_cache)
         summed = SUMMED_ROWS if runner.executable.takes_targets else None
         self.scheduler = Scheduler(
-            self.pool, runner.max_rows, max_sequences, draft_rows, SCORE_ROWS, summed, runner.drafter, lookup
+            self.pool,
+            runner.max_rows,
+            max_sequences,
+            draft_rows,
+            SCORE_ROWS,
+            summed,
+            runner.drafter,
+            lookup,
+            states=runner.states,
         )
         self.steps = 0
         self._ids = count()

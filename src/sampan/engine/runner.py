@@ -18,8 +18,8 @@ from sampan.kernels.ops import HIDDEN
 
 
 class Runner:
-    """An executable with its cache of `pages`. `max_rows`: tokens of a step. `room`: for adapters, if any.
-    `drafter`: a model that guesses what this one gives, if any."""
+    """An executable with its cache of `pages`, and `states` beside it. `max_rows`: tokens of a step. `room`:
+    for adapters, if any. `drafter`: a model that guesses what this one gives, if any."""
 
     def __init__(
         self,
@@ -27,10 +27,11 @@ class Runner:
         pages: int,
         room: AdapterRoom | None = None,
         drafter: ModelDrafter | None = None,
+        states: int = 0,
     ) -> None:
         self.executable = executable
         self.drafter = drafter
-        self.pages = pages
+        self.pages, self.states = pages, states
         self.adapters = AdapterTable(executable, room)
         self.max_rows = executable.max_rows
 
@@ -58,6 +59,8 @@ class Runner:
                 s.count if sample_all else s.sampled,
                 slot(s.sequence.adapter),
                 s.targets if targets and _summed(s) else (),
+                s.sequence.state.reads,
+                s.sequence.state.writes,
             )
             for s in plan
         ]

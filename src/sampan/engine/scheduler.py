@@ -21,6 +21,8 @@ from sampan.engine.blocks import BlockPool, Key
 from sampan.engine.drafting import Counters, Drafter, Drafting
 from sampan.engine.sequence import Event, Sequence, Span
 from sampan.engine.spans import Left, summed_rows
+from sampan.engine.states import StatePool
+from sampan.engine.told import told_scores, told_vector
 
 Sampled = Seq[TokenLogprob | TokenScore | str]
 """What a span gave: scores, then a token for each row up to the first that its draft missed, or an error;
@@ -33,7 +35,8 @@ class Scheduler:
     `draft_rows`: rows up to which a step that only decodes is filled with drafts; 0 for none. `drafter`: the
     model that guesses, if there is one; `lookup`: prompt lookup guesses too. `max_sampled`:
     rows of logits in a step, `max_sequences` unless there may be more. `max_summed`: rows that are scored
-    beside answers without logits being held; None where those of all are.
+    beside answers without logits being held; None where those of all are. `states`: slots for what sequences
+    carry besides their pages, 0 where they carry nothing.
     """
 
     def __init__(
@@ -46,8 +49,10 @@ class Scheduler:
         max_summed: int | None = None,
         drafter: Drafter | None = None,
         lookup: bool = True,
+        states: int = 0,
     ) -> None:
         self.pool = pool
+        self.states = StatePool(states, pool)
         self.max_rows = max_rows
         self.max_sequences = max_sequences
         self.max_sampled = max(max_sequences, max_sampled or 0)
@@ -55,7 +60,8 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.counters = Counters()
-        self.drafting = Drafting(pool, min(draft_rows, max_rows), self.counters, drafter, lookup=lookup)
+        rows = min(draft_rows, max_rows)
+        self.drafting = Drafting(pool, self.states, rows, self.counters, drafter, lookup=lookup)
 
     @property
     def idle(self) -> bool:
@@ -86,7 +92,7 @@ class Scheduler:
                 plan.append(left.take(sequence, count))
         if left.rows > 0 and self.waiting:
             self._admit(plan, left)
-        if len(plan) < self.drafting.rows and all(span.sample and span.count == 1 for span in plan):
+        if sum(span.count for span in plan) < self.drafting.rows and all(span.answers for span in plan):
             self.drafting.fill(plan)
         return plan
 
@@ -100,20 +106,24 @@ class Scheduler:
             if span.draft:
                 self.drafting.learn(span, len(taken))
             drafted = 1 + len(span.draft) if span.sample else 0
-            span.sequence.computed = span.start + span.count - drafted + min(len(taken), drafted)
+            missed = drafted - min(len(taken), drafted)
+            redone = span.count if missed and self.states.count else missed  # a state cannot be cut
+            span.sequence.computed = span.start + span.count - redone
             if span.sequence.scoring is not None and not (taken and taken[-1].error):
-                taken = _scored(span.sequence, given) + taken
+                taken = told_scores(span.sequence, given) + taken
             if span.sequence.pooled is not None and not taken:
-                taken = _pooled(span.sequence)
-            self._settle(span.sequence, taken)
+                taken = told_vector(span.sequence)
+            self._settle(span.sequence, taken, advanced=missed == 0)
             events += taken
         return events
 
-    def _settle(self, sequence: Sequence, taken: list[Event]) -> None:
+    def _settle(self, sequence: Sequence, taken: list[Event], *, advanced: bool) -> None:
         """Publish what was computed, and let the sequence go if it has ended."""
         last = taken[-1] if taken else None
         if last is None or last.error is None:
             self._publish(sequence)
+            if advanced:
+                self.states.advance(sequence)
         if last is not None and last.finish_reason is not None:
             self._drop(sequence)
 
@@ -165,8 +175,10 @@ class Scheduler:
                 continue
             if sequence.scoring is not None or sequence.pooled is not None:
                 found = found[: self._recall(sequence, found)]
+            found = self.states.usable(sequence, found)
             missing = self.pool.needed(len(sequence.tokens) + 1) - len(found)
-            if left.rows == 0 or left.sampled == 0 or missing > self.pool.free_without(found):
+            full = self.states.full or missing > self.pool.free_without(found)
+            if left.rows == 0 or left.sampled == 0 or full:
                 return
             self._start(sequence, found)
             self.counters.pages_asked += len(blocks)
@@ -195,6 +207,7 @@ class Scheduler:
         sequence.computed = min(len(found) * self.pool.size, sequence.next_scored - 1)
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.computed
+        self.states.start(sequence)
         self.pool.extend(sequence.pages, len(sequence.tokens))
         self.waiting.remove(sequence)
         self.running.append(sequence)
@@ -212,6 +225,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self.pool.release(sequence.pages)
+        self.states.release(sequence)
         sequence.computed = sequence.published = 0
         sequence.progress = None
         self.running.remove(sequence)
@@ -220,26 +234,8 @@ class Scheduler:
 
     def _drop(self, sequence: Sequence) -> None:
         self.pool.release(sequence.pages)
+        self.states.release(sequence)
         (self.running if sequence in self.running else self.waiting).remove(sequence)
-
-
-def _scored(sequence: Sequence, given: Sampled) -> list[Event]:
-    """What there is to tell of the prompt's tokens."""
-    sequence.scored += [score for score in given if isinstance(score, TokenScore)]
-    fresh = tuple(sequence.scored[sequence.told :])
-    sequence.told += len(fresh)
-    ends: FinishReason | None = "length" if not sequence.generates and sequence.remaining <= 0 else None
-    if not fresh and ends is None:
-        return []
-    return [Event(sequence.id, None, ends, None, sequence.cached_tokens or 0, scores=fresh)]
-
-
-def _pooled(sequence: Sequence) -> list[Event]:
-    """The prompt's vector, once all of it is known."""
-    if sequence.remaining > 0 or sequence.pooled is None:
-        return []
-    vector = sequence.pooled.vector()
-    return [Event(sequence.id, None, "length", None, sequence.cached_tokens or 0, vector=vector)]
 
 
 def _take(sequence: Sequence, results: Seq[TokenLogprob | str]) -> list[Event]:

@@ -32,6 +32,26 @@ class Pooled(Protocol):
         """Of the whole prompt, [width]."""
 
 
+ANYWHERE = 2**62
+"""Where a span must end that may end anywhere."""
+
+
+@dataclass(eq=False, slots=True)
+class Carried:
+    """Where a sequence's state lies (`states.py`), in tokens and slots, -1 for none. `reads`: behind its
+    `computed` tokens; `writes`: what its next rows leave. `ends`: where its next span must end, and else with
+    a page of `size`. `branch`: where the known pages end that it begins like. `kept`: the longest of its
+    snapshots that stays; `rolling`: the page before the one that does not."""
+
+    reads: int = -1
+    writes: int = -1
+    ends: int = ANYWHERE
+    size: int = 1
+    branch: int = 0
+    kept: int = 0
+    rolling: int = -1
+
+
 @dataclass(eq=False, slots=True)
 class Sequence:
     """`tokens` is the prompt and then what was sampled; the first `computed` of them are in the cache."""
@@ -74,6 +94,8 @@ class Sequence:
     """How many of them were told."""
     pooled: Pooled | None = None
     """The vector that its prompt becomes."""
+    state: Carried = field(default_factory=Carried)
+    """What it carries besides its pages, where the model has such."""
     _blocks: list[bytes] = field(default_factory=list)
 
     @property
@@ -83,6 +105,13 @@ class Sequence:
         whole = self.generates or self.pooled is not None
         rows = len(self.tokens) if whole else max(1, len(self.tokens) - 1)
         return rows - self.computed
+
+    def next_rows(self, most: int) -> int:
+        """How many of its next rows a span takes, of so many at most."""
+        done, size = self.computed, self.state.size
+        count = min(most, self.remaining, self.state.ends - done)
+        whole = (done + count) // size * size - done
+        return whole if whole > 0 and count < self.remaining else count
 
     @property
     def next_scored(self) -> int:
@@ -131,6 +160,12 @@ class Span:
     source: str = ""
     scored: int = 0
     pooled: int = 0
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is the next row of an answer, behind those alone that a draft's miss left to compute."""
+        redone = self.sequence.state.writes >= 0 and self.start >= self.sequence.prompt_tokens - 1
+        return self.sample and (self.count == 1 or redone)
 
     @property
     def tokens(self) -> list[int]:

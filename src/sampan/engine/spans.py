@@ -18,7 +18,7 @@ class Left:
     def fitting(self, sequence: Sequence, behind: int) -> int:
         """How many rows of a sequence still go into the step. A scored prompt leaves a row of logits to each
         of those `behind` it, who may begin to answer."""
-        count = min(self.rows, sequence.remaining)
+        count = sequence.next_rows(self.rows)
         span = span_of(sequence, count)
         held, summed = self._kinds(span)
         over = held - self.sampled + (behind if span.scored > summed or span.pooled else 0)

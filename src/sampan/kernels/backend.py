@@ -98,19 +98,19 @@ class AdapterRoom:
 
 @dataclass(frozen=True)
 class CacheSize:
-    """The paged cache: how many pages, and the type of its numbers."""
+    """The paged cache: how many pages, and the type of its numbers; and how many states beside it."""
 
     pages: int
     dtype: str = "bf16"
+    states: int = 0
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes that a plan takes. `workspace`: of the largest step, without logits; `logits`: of one row of
-    them; `page`: of one page of the cache in all layers, by the cache's type; `dtype`: the type that suits
-    the weights; `adapters`: of all adapters that there is room for; `experts`: the part of `weights` that
-    experts on disk are read into; `parts`: of each of the other weights, by a name: graphs that are compiled
-    on the same weights share what has one name."""
+    """Bytes that a plan takes. `workspace`: of the largest step, without logits; `logits`: of a row of them;
+    `page`: of a page of all layers, by the cache's type; `dtype`: what suits the weights; `adapters`: of all
+    that there is room for; `state`: beside a sequence's pages; `experts`: of `weights`, for those on disk;
+    `parts`: of each of the other weights, by a name: graphs on the same weights share what has one name."""
 
     weights: int
     workspace: int
@@ -118,6 +118,7 @@ class Needs:
     page: Mapping[str, int]
     dtype: str
     adapters: int = 0
+    state: int = 0
     experts: int = 0
     parts: Mapping[str, int] = field(default_factory=dict)
 
@@ -144,7 +145,8 @@ class Span(NamedTuple):
     """Rows of one sequence in a step: their tokens, how many are before them, the sequence's pages, how many
     of the last rows are sampled, the slot of its adapter (-1: none), tokens whose logits are all that is
     wanted of the first sampled rows, one of each, and the floats [rows, width] that the model reads beside
-    tokens, if it does."""
+    tokens, if it does. Where the graph has states, that before the rows is read from one slot (-1: zeros),
+    that behind them left in another or the same, which no other span has."""
 
     ids: list[int]
     before: int
@@ -152,6 +154,8 @@ class Span(NamedTuple):
     sampled: int
     slot: int = -1
     targets: Sequence[int] = ()
+    reads: int = -1
+    writes: int = -1
     given: Any = None
 
 
@@ -160,8 +164,7 @@ class Rows(Protocol):
 
     `best`: the most probable tokens; `logprobs`: natural logarithms of their probabilities; `log_totals`: of
     the sums of the exponentials; `unsound`: for each row with a NaN or an infinity, where that was first
-    seen; `chosen`: the logits of the rows' targets, nothing where no row has one.
-    """
+    seen; `chosen`: the logits of the rows' targets, nothing where no row has one."""
 
     @property
     def best(self) -> Sequence[int]: ...

@@ -10,7 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from sampan.core.errors import UnsupportedModel
-from sampan.kernels.ops import Attention, Batch, Experts, Linear, Norm, Ops, PerHead, Rope, Weight
+from sampan.kernels.ops import (
+    Attention,
+    Batch,
+    Convolution,
+    DeltaRule,
+    Experts,
+    Linear,
+    Norm,
+    Ops,
+    PerHead,
+    Rope,
+    State,
+    Weight,
+)  # fmt: skip
 
 LOGITS = "logits"
 """The name of the head's output."""
@@ -21,8 +34,9 @@ class Node:
     """A value: `op` of `inputs`, with what else the operation needs in `detail`.
 
     `detail` by operation: embed: Weight; norm: Norm; linear, head: Linear; scale: float; slice: its first
-    feature; rope: Rope; attend: Attention; per_head: PerHead; experts: Experts; otherwise None. A linear of
-    several parts is one node, of which the parts are slices. `sampled`: its rows are those of the sample.
+    feature; rope: Rope; attend: Attention; convolve: Convolution; delta: DeltaRule; per_head: PerHead;
+    experts: Experts; otherwise None. A linear of several values is one node, of which these are slices.
+    `sampled`: its rows are those of the sample.
     """
 
     op: str
@@ -88,6 +102,10 @@ class Graph:
         found = [node.detail for node in self.nodes if node.op == "attend"]
         return tuple(sorted(found, key=lambda shape: shape.layer))
 
+    def states(self) -> tuple[State, ...]:
+        """What each sequence carries besides its pages, in the order of first use."""
+        return tuple(node.detail for node in self.nodes if node.op in ("convolve", "delta"))
+
     def ropes(self) -> tuple[Rope, ...]:
         """Each rotation once, in the order of first use."""
         return tuple(dict.fromkeys(node.detail for node in self.nodes if node.op == "rope"))
@@ -133,8 +151,9 @@ class Recorder:
         for part in parts:
             fits = part.shape[1] == x.node.width
             _require(fits, "linear", weight, f"{part.name} reads {part.shape[1]} features of {x.node.width}")
+        _require(sum(weight.joined) in (0, len(parts)), "linear", weight, f"joins {weight.joined} parts")
         whole = self._value("linear", (x,), sum(part.shape[0] for part in parts), weight)
-        return whole if len(parts) == 1 else self.split(whole, [part.shape[0] for part in parts])
+        return whole if len(weight.outputs) == 1 else self.split(whole, weight.outputs)
 
     def add(self, x: Value, y: Value) -> Value:
         _same("add", x, y)
@@ -184,6 +203,26 @@ class Recorder:
             fits = value.node.width == width and not value.node.sampled
             _require(fits, "attend", shape, f"{name} has {value.node.width} features, its heads {width}")
         return self._value("attend", values, heads * shape.value_size, shape)
+
+    def convolve(self, x: Value, cache: object, weight: Convolution) -> Value:
+        channels, taps = weight.weight.shape
+        fits = x.node.width == channels and taps > 1 and not x.node.sampled
+        _require(fits, "convolve", weight, f"{channels} channels by {taps} taps, of {x.node.width}")
+        return self._stateful("convolve", (x,), channels, weight)
+
+    def delta(self, x: Value, b: Value, a: Value, cache: object, rule: DeltaRule) -> Value:
+        _require(
+            rule.heads % rule.key_heads == 0, "delta", rule, f"{rule.heads} heads share {rule.key_heads}"
+        )
+        for name, value, width in (("x", x, rule.width), ("b", b, rule.heads), ("a", a, rule.heads)):
+            fits = value.node.width == width and not value.node.sampled
+            _require(fits, "delta", rule, f"{name} has {value.node.width} features, its heads {width}")
+        return self._stateful("delta", (x, b, a), rule.heads * rule.value_size, rule)
+
+    def _stateful(self, op: str, inputs: Sequence[Value], width: int, detail: State) -> Value:
+        taken = any(node.op == op and node.detail.layer == detail.layer for node in self._nodes)
+        _require(not taken, op, detail, "the layer has a state already")
+        return self._value(op, inputs, width, detail)
 
     def per_head(self, x: Value, weight: PerHead) -> Value:
         inputs, outputs = weight.sizes
@@ -255,8 +294,10 @@ def _weights(node: Node) -> Iterator[Weight]:
                 yield from linear.parts
         case Linear(parts=parts, biases=biases):
             yield from (*parts, *biases)
-        case Norm(weight=weight):
+        case Norm(weight=weight) | Convolution(weight=weight):
             yield weight
+        case DeltaRule(decay=decay, bias=bias):
+            yield from (decay, bias)
         case Weight():
             yield node.detail
 
@@ -272,7 +313,7 @@ def _label(op: str, detail: Any) -> str:
         return f"{op} {detail.parts[0].name.removesuffix('.weight')} …"
     if isinstance(detail, Experts):
         return f"{op} of {detail.router.weight.name.removesuffix('.weight')}"
-    return f"{op} of layer {detail.layer}" if isinstance(detail, Attention) else op
+    return f"{op} of layer {detail.layer}" if hasattr(detail, "layer") else op
 
 
 def _require(holds: bool, op: str, detail: Any, problem: str) -> None:

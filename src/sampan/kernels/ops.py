@@ -7,6 +7,7 @@ operations, and `x + y` adds any two of one shape. Shapes: T tokens of a step, S
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any, Literal, Protocol
 
 HIDDEN = "hidden"
@@ -22,7 +23,7 @@ class Weight:
     `fine`: integer kernels give its input 16 bits instead of 8, because nothing after it averages an error
     out (last layer, head); docs/numerics.md has the figures. `exact`: it and its input are float32,
     whatever the file has: a router, whose choices are all or nothing. `transposed`: the file has [inputs,
-    outputs].
+    outputs]. `offset`: of a norm's weight, what is added in float32 to the file's values.
     """
 
     name: str
@@ -30,14 +31,26 @@ class Weight:
     fine: bool = False
     exact: bool = False
     transposed: bool = False
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
 class Linear:
-    """Weights [out, in] that read the same input, computed together; `biases`: none, or one for each part."""
+    """Weights [out, in] that read the same input, computed together; `biases`: none, or one for each part.
+
+    `joined`: how many neighbouring parts each value is made of, one where not given.
+    """
 
     parts: tuple[Weight, ...]
     biases: tuple[Weight, ...] = ()
+    joined: tuple[int, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Features of each value."""
+        ends = accumulate(self.joined or (1,) * len(self.parts))
+        sizes = [0, *accumulate(part.shape[0] for part in self.parts)]
+        return tuple(b - a for a, b in pairwise([0, *(sizes[end] for end in ends)]))
 
     @classmethod
     def of(
@@ -102,6 +115,55 @@ class Attention:
     def cached(self) -> int:
         """Numbers that the cache keeps of a token."""
         return self.kv_heads * (self.key_size + (0 if self.latent else self.value_size))
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A causal convolution of each channel by itself, then SiLU. `weight` [channels, taps]: the last tap is
+    of the row itself. `layer`: no other convolution has it."""
+
+    layer: int
+    weight: Weight
+
+    @property
+    def state(self) -> tuple[int, ...]:
+        """What a sequence carries from step to step: the last rows, [taps - 1, channels]."""
+        channels, taps = self.weight.shape
+        return taps - 1, channels
+
+
+@dataclass(frozen=True)
+class DeltaRule:
+    """The gated delta rule (arXiv:2412.06464), row after row in float32. With q and k of length one, q times
+    key_size^-1/2, g = -exp(decay) * softplus(a + bias) and beta = sigmoid(b), each of the `heads` does
+
+        S <- e^g S;  S <- S + k (x) beta (v - S^T k);  o = S^T q
+
+    `key_heads` divide the heads: neighbours share q and k. `decay`, `bias`: [heads]. `layer`: no other rule
+    has it.
+    """
+
+    layer: int
+    heads: int
+    key_heads: int
+    key_size: int
+    value_size: int
+    decay: Weight
+    bias: Weight
+
+    @property
+    def state(self) -> tuple[int, ...]:
+        """What a sequence carries from step to step: S of each head, [heads, key_size, value_size]."""
+        return self.heads, self.key_size, self.value_size
+
+    @property
+    def width(self) -> int:
+        """Features of q, k and v together."""
+        return 2 * self.key_heads * self.key_size + self.heads * self.value_size
+
+
+State = Convolution | DeltaRule
+"""What makes a sequence carry something besides its pages: `state`, zeros before its first token."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +244,7 @@ class Ops(Protocol):
         """RMSNorm over the last axis, or over each run of features that is as long as the norm's weight."""
 
     def linear(self, x: Any, weight: Linear) -> Any:
-        """[T, in] -> [T, out]; a tuple when `weight` has several parts."""
+        """[T, in] -> [T, out]; a tuple when `weight` gives several values."""
 
     def add(self, x: Any, y: Any) -> Any:
         """x + y, of one shape."""
@@ -209,6 +271,13 @@ class Ops(Protocol):
         """Appends k [T, kv_heads * key_size] and v [T, kv_heads * value_size] to the cache, then causal
         grouped-query attention of q [T, heads * key_size]: [T, heads * value_size]. Of a latent one, v is
         None."""
+
+    def convolve(self, x: Any, cache: Any, weight: Convolution) -> Any:
+        """Each channel of x [T, channels] with those of the sequence's rows before it."""
+
+    def delta(self, x: Any, b: Any, a: Any, cache: Any, rule: DeltaRule) -> Any:
+        """x: q and k of the key heads and v of the heads, [T, rule.width]; b, a [T, heads]: [T, heads *
+        value_size]."""
 
     def per_head(self, x: Any, weight: PerHead) -> Any:
         """[T, heads * (inputs + rest)] -> [T, heads * (outputs + rest)]."""

@@ -167,6 +167,10 @@ def _model(files: ModelFiles, backend: Backend, tokenizer: Tokenizer, stack: Exi
         )
     graph = describe(checkpoint.config).graph(LOGITS)
     backend.check(graph, checkpoint.where)
+    if graph.states():
+        raise UnsupportedModel(
+            f"draft_model {files.name} carries a state, which a draft would change: it cannot draft"
+        )
     tensors = replace(checkpoint, metadata=MappingProxyType({}))
     return Beside("model", graph, checkpoint.config, backend.needs(graph, tensors, CHUNK, None), tensors)
 

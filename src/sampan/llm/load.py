@@ -91,7 +91,7 @@ def load(
         give_back_freed_memory()
         resident = own.weights if drafts and drafts.tensors else plan.weights_bytes
         weights = here.place(tensors, resident - plan.expert_bytes, experts)
-        cache = CacheSize(plan.pages, plan.cache)
+        cache = CacheSize(plan.pages, plan.cache, plan.states)
         chosen = here.tune(
             lambda layers: graph if layers == c.layers else graph_of(replace(c, layers=layers), output),
             c.layers,
@@ -103,7 +103,7 @@ def load(
         )
         executable = here.compile(graph, weights, cache, MAX_ROWS, wish.room, chosen)
         drafter = drafts.compile(here, weights, cache, chosen, draft) if drafts else None
-    runner = Runner(executable, plan.pages, wish.room, drafter)
+    runner = Runner(executable, plan.pages, wish.room, drafter, plan.states)
     runner.max_rows = max(chosen.chunk_rows, min(wish.max_sequences, MAX_ROWS))
     engine = Engine(
         runner,

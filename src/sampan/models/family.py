@@ -54,6 +54,7 @@ class Family:
     [inputs, outputs]. `interleaved`: linears whose rows GGUF keeps in another order, with the field of the
     configuration that counts their heads. `ignored`: endings of names, as a file has them, of no weights.
     `draft`: the layer behind the last one that guesses a token more, where files have one.
+    `beside`: beginnings of names of what else is passed over: layers that guess, encoders of pictures.
     `parts(config, name, shape)`: for a tensor of the file, by Hugging Face's name, that holds many of ours
     one after another: these, each [rows, last axis]; rows are counted over all axes but the last, of a vector
     over its elements. Empty for any other tensor.
@@ -72,6 +73,7 @@ class Family:
     interleaved: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = (".rotary_emb.inv_freq",)
     draft: Draft | None = None
+    beside: tuple[str, ...] = ()
     special: Callable[[GgufModel], bool] | None = None
     turned: tuple[str, ...] = ()
     parts: Callable[[Any, str, tuple[int, ...]], Parts] = _itself
@@ -103,6 +105,8 @@ class Family:
     def ignores(self, name: str, config: ModelConfig) -> bool:
         """Whether a file's tensor is no weight, or a second copy of a tied head, which transformers ignores
         too."""
+        if self.beside and name.startswith(self.beside):
+            return True
         if self.draft and name.startswith("blk."):  # GGUF names parts of this layer otherwise: it is not read
             layer = name.split(".")[1]
             return name.endswith(self.ignored) or (layer.isdecimal() and int(layer) >= config.layers)

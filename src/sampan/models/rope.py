@@ -75,11 +75,16 @@ def yarn_scale(factor: float, mscale: float = 0.0, mscale_all_dim: float = 0.0) 
     return attention(mscale) / attention(mscale_all_dim) if mscale and mscale_all_dim else attention(1.0)
 
 
-def from_hf(fields: Fields, head_dim: int, context: int) -> Rotation:
-    """From `config.json`: `rope_scaling` beside `rope_theta`, or all of it in `rope_parameters`."""
+def from_hf(fields: Fields, head_dim: int, context: int, part: float | None = None) -> Rotation:
+    """From `config.json`: `rope_scaling` beside `rope_theta`, or all of it in `rope_parameters`. `part`: of a
+    head's features, those that are rotated where the file does not say; None: all, always."""
     given = fields.section("rope_scaling" if fields.values.get("rope_scaling") else "rope_parameters")
     theta = given.number("rope_theta", fields.number("rope_theta", 10000.0, low=1.001), low=1.001)
-    partial = given.number("partial_rotary_factor", fields.number("partial_rotary_factor", 1.0))
+    name, default = "partial_rotary_factor", 1.0 if part is None else part
+    partial = given.number(name, fields.number(name, default, high=1.0), high=1.0)
+    rotated = int(head_dim * partial)
+    if part is not None and rotated > 0 and rotated % 2 == 0:
+        head_dim, partial = rotated, 1.0
     if partial != 1 or any(isinstance(value, dict) for value in given.values.values()):
         raise UnsupportedModel(
             f"{given.source}: rotating part of a head, or some layers only, is not supported"

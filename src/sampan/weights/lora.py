@@ -2,12 +2,13 @@
 
 An adapter that reads is whole: every tensor belongs to a linear of the model's layers, has its sizes and its
 partner, and its configuration (`lora_config.py`) asks for nothing but y + scale * B (A x). Fused modules
-(`qkv_proj`, `gate_up_proj`) are taken apart.
+(`qkv_proj`, `gate_up_proj`), and those that keep several things of each head, are taken apart.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,10 +26,12 @@ Floats = NDArray[np.float32]
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _NAME = re.compile(
-    r"base_model\.model\.(model\.layers\.\d+\.(?:self_attn|mlp|block_sparse_moe)(?:\.\w+){1,3})"
+    r"base_model\.model\.(model\.layers\.\d+\.(?:self_attn|linear_attn|mlp|block_sparse_moe)(?:\.\w+){1,3})"
     r"\.lora_([AB])(?:\.default)?\.weight"
 )
 _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+# What a module keeps of each head, one head behind the other, where the model has these apart.
+_BY_HEAD = {"q_proj": ("q", "gate"), "in_proj_qkvz": ("q", "k", "v", "z")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,10 +168,11 @@ def _parts(
     module: str, pair: _Pair, file: MappedFile, weights: Mapping[str, Weight], scales: Scales
 ) -> Iterator[LowRank]:
     """The weights that a module adapts, once its sizes fit them."""
-    parent, _, last = module.rpartition(".")
-    if f"{module}.weight" not in weights and any(name.startswith(f"{module}.") for name in weights):
+    names = _named(module, weights)
+    one = f"{module}.weight" in weights or len(names) > 1
+    if not one and any(name.startswith(f"{module}.") for name in weights):
         raise UnsupportedModel(f"{pair.a.file}: adapts {quoted(module)}, which is many matrices here")
-    adapted = [weights.get(f"{parent}.{name}.weight") for name in _FUSED.get(last, (last,))]
+    adapted = [weights.get(f"{name}.weight") for name in names]
     found = [weight for weight in adapted if weight is not None and len(weight.shape) == 2]
     if len(found) != len(adapted):
         raise _wrong(pair.a, f"has no place: the model has no linear {quoted(module)}")
@@ -183,6 +187,16 @@ def _parts(
     for weight in found:
         yield LowRank(weight, file, pair.a, pair.b, first, scale)
         first += weight.shape[0]
+
+
+def _named(module: str, weights: Mapping[str, Weight]) -> list[str]:
+    """What the model calls a module's rows, in their order."""
+    parent, _, last = module.rpartition(".")
+    kinds = _BY_HEAD.get(last, ("",))
+    heads = list(takewhile(lambda head: f"{module}.{kinds[0]}.{head}.weight" in weights, count()))
+    if heads:
+        return [f"{module}.{kind}.{head}" for head in heads for kind in kinds]
+    return [f"{parent}.{name}" for name in _FUSED.get(last, (last,))]
 
 
 def _wrong(info: TensorInfo, problem: str) -> WeightsError:

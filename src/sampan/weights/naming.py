@@ -6,7 +6,7 @@ from math import prod
 from types import MappingProxyType
 
 from sampan.core.errors import UnsupportedModel, WeightsError, quoted
-from sampan.kernels.ops import HIDDEN
+from sampan.kernels.ops import HIDDEN, Weight
 from sampan.models.config import ModelConfig
 from sampan.models.family import Family, Parts
 from sampan.models.registry import describe
@@ -59,6 +59,12 @@ def _parts_of_decoded(info: TensorInfo, rows: Parts) -> dict[str, TensorInfo]:
     return parts
 
 
+def weights_of(config: ModelConfig, purpose: Purpose) -> Mapping[str, Weight]:
+    """What a model needs for its purpose."""
+    model = describe(config)
+    return model.weights() if purpose.pooling is None else model.graph(HIDDEN).weights()
+
+
 def listed(tensors: list[str]) -> str:
     """Names for one line; a long list is cut and counted."""
     shown = ", ".join(tensors[:8])
@@ -76,13 +82,13 @@ def complete(
     where the model has a matrix of one row is that row. A layer for drafts is there whole, or not at all."""
     model = describe(config)
     expected = model.weights()
-    needed = expected if purpose.pooling is None else model.graph(HIDDEN).weights()
+    needed = dict(weights_of(config, purpose))
     if (draft := model.draft()) and model.family.draft:
         owns, own = model.family.draft.owns, draft.weights()
         others = {name for name in tensors if name not in own and owns(name, config)}  # copies, more layers
         tensors = {name: info for name, info in tensors.items() if name not in others}
         if (own.keys() - expected.keys()) & tensors.keys():
-            expected, needed = expected | own, needed | own
+            expected, needed = expected | own, needed | dict(own)
     missing = [name for name in needed if name not in tensors]
     if missing:
         raise WeightsError(f"{where}: tensor {listed(missing)} is missing: the file is incomplete")

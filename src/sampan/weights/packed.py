@@ -6,8 +6,8 @@ to a multiple of 64 bytes. Under the tensor's name the `__metadata__` holds a JS
 tensors that lie one after another in the matrix, by Hugging Face's name, each from a whole panel on, with
 their rows), `n`, `k`, `store`, `group`, `wide`, `has_min`, `zero` (of kernels.h), `bytes` (without the zeros)
 and `source` (the type whose formula the codes follow: the file's own where it was kept, otherwise Q8_0 or
-Q4_1, whatever the group). Norms and biases are F32 tensors. The header is padded with spaces and the matrices
-come first, so that each starts at a multiple of 64 bytes.
+Q4_1, whatever the group). What is no matrix of products is an F32 tensor. The header is padded with spaces
+and the matrices come first, so that each starts at a multiple of 64 bytes.
 """
 
 import json
@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import accumulate
+from math import prod
 from pathlib import Path
 
 from sampan.core.errors import WeightsError, quoted
@@ -38,15 +39,18 @@ class Packed:
     matrices: dict[str, PackedMatrix]
 
 
-def header(matrices: Mapping[str, PackedMatrix], vectors: Mapping[str, int]) -> bytes:
-    """The first bytes of a packed file, up to its data: length and JSON; `vectors` gives float32 elements."""
-    sizes = {name: ("U8", matrix.stored, matrix.stored) for name, matrix in matrices.items()}
-    sizes |= {name: ("F32", size, 4 * size) for name, size in vectors.items()}
+def header(matrices: Mapping[str, PackedMatrix], vectors: Mapping[str, tuple[int, ...]]) -> bytes:
+    """The first bytes of a packed file, up to its data: length and JSON; `vectors`: shapes of float32
+    tensors."""
+    sizes: dict[str, tuple[str, tuple[int, ...], int]] = {
+        name: ("U8", (matrix.stored,), matrix.stored) for name, matrix in matrices.items()
+    }
+    sizes |= {name: ("F32", shape, 4 * prod(shape)) for name, shape in vectors.items()}
     ends = list(accumulate(nbytes for _, _, nbytes in sizes.values()))
     texts = {name: matrix.text() for name, matrix in matrices.items()}
     entries: dict[str, object] = {"__metadata__": {"format": PACKED, "version": _VERSION} | texts}
-    for end, (name, (dtype, size, nbytes)) in zip(ends, sizes.items(), strict=True):
-        entries[name] = {"dtype": dtype, "shape": [size], "data_offsets": [end - nbytes, end]}
+    for end, (name, (dtype, shape, nbytes)) in zip(ends, sizes.items(), strict=True):
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end - nbytes, end]}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % ALIGNMENT)
     return len(text).to_bytes(8, "little") + text

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -22,6 +23,7 @@ from sampan.kernels.formats import PackedMatrix
 from sampan.models import registry
 from sampan.models.registry import describe
 from sampan.weights.checkpoint import Checkpoint
+from sampan.weights.naming import weights_of
 from sampan.weights.packed import header
 
 _BLOCK = 2**23  # bytes of one write
@@ -64,14 +66,14 @@ class PackedFile:
         self._checkpoint = checkpoint
         self._pieces = pieces
         self._matrices = {piece.name: piece.described(checkpoint) for piece in pieces}
-        model = describe(checkpoint.config)
-        weights = model.weights()
-        if checkpoint.drafts and (layer := model.draft()):
-            weights = weights | layer.weights()
-        self._vectors = {w.name: w.shape[0] for w in weights.values() if len(w.shape) == 1}
+        packed = {part for matrix in self._matrices.values() for part in matrix.parts}
+        needed = dict(weights_of(checkpoint.config, checkpoint.purpose))
+        if checkpoint.drafts and (layer := describe(checkpoint.config).draft()):
+            needed |= layer.weights()
+        self._vectors = {name: weight.shape for name, weight in needed.items() if name not in packed}
         self._header = header(self._matrices, self._vectors)
         stored = sum(matrix.stored for matrix in self._matrices.values())
-        self.bytes = len(self._header) + stored + 4 * sum(self._vectors.values())
+        self.bytes = len(self._header) + stored + 4 * sum(map(prod, self._vectors.values()))
 
     def write(self, path: Path, machine: Any, advance: Callable[[int], None]) -> None:
         """Pack and write one matrix after another; `advance` is told the bytes written."""

@@ -36,7 +36,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Sizes, requests in the order of their arrival, and how far back the model looks."""
+    """Sizes, requests in the order of their arrival, and how far back the model looks; slots for states, 0
+    where sequences carry none."""
 
     pages: int
     size: int
@@ -46,16 +47,20 @@ class Traffic:
     draft_rows: int
     reuse: bool
     memory: int
+    states: int = 0
 
 
 class Simulation:
-    """Traffic through a scheduler, every step checked. A slot of the cache holds the text up to its token."""
+    """Traffic through a scheduler, every step checked. A slot of the cache holds the text up to its token, a
+    state all the text before it."""
 
     def __init__(self, check_pool: Check, traffic: Traffic) -> None:
         self.check_pool = check_pool
         self.traffic = traffic
         self.pool = BlockPool(traffic.pages, traffic.size, reuse=traffic.reuse)
-        self.scheduler = Scheduler(self.pool, traffic.max_rows, traffic.max_sequences, traffic.draft_rows)
+        sizes = traffic.max_rows, traffic.max_sequences, traffic.draft_rows
+        self.scheduler = Scheduler(self.pool, *sizes, states=traffic.states)
+        self.carried: list[tuple[int, ...]] = [()] * traffic.states
         self.memory: list[list[tuple[int, ...]]] = [[()] * traffic.size for _ in range(traffic.pages)]
         self.sequences: list[Sequence] = []
         self.events: list[list[Event]] = []
@@ -79,6 +84,7 @@ class Simulation:
                 break
             self.step()
         assert self.pool.free == self.pool.count
+        assert self.scheduler.states.free == self.traffic.states
         return self
 
     def expected(self, number: int) -> list[int]:
@@ -107,7 +113,8 @@ class Simulation:
     def patience(self) -> int:
         """Steps in which everyone is served even if, one after another, each token starts from nothing."""
         last = max((r.arrival for r in self.traffic.requests), default=0)
-        work = [r.answer * -(-r.limit // self.traffic.max_rows) for r in self.traffic.requests]
+        rows = min(self.traffic.max_rows, self.traffic.size) if self.traffic.states else self.traffic.max_rows
+        work = [r.answer * (-(-r.limit // rows) + bool(self.traffic.states)) for r in self.traffic.requests]
         return last + sum(work) + 1
 
     def add(self, prompt: Seq[int], limit: int, stops: Iterable[int] = ()) -> Sequence:
@@ -145,8 +152,9 @@ class Simulation:
             self.check_span(span)
         if any(span.draft for span in plan):
             assert rows <= self.traffic.draft_rows
-            assert all(span.count == 1 + len(span.draft) for span in plan)
+            assert self.traffic.states or all(span.count == 1 + len(span.draft) for span in plan)
         self.check_pool(self.pool, [sequence.pages for sequence in self.sequences])
+        self.check_states()
         assert not any(sequence.pages for sequence in self.scheduler.waiting)
         if len(decoding) <= self.traffic.max_rows:
             still = [sequence for sequence in decoding if sequence in self.scheduler.running]
@@ -167,8 +175,31 @@ class Simulation:
             assert holders[page] == 1
             assert page not in self.pool._keys
 
+    def check_states(self) -> None:
+        """Every slot is empty, a snapshot or held; held as often as it has holders; found by one page."""
+        states = self.scheduler.states
+        both = [{each.state.reads, each.state.writes} - {-1} for each in self.sequences]
+        held = Counter(slot for slots in both for slot in slots)
+        assert states._holders == [held[slot] for slot in range(states.count)]
+        assert {slot: serial for serial, slot in states._found.items()} == states._serials
+        assert sorted([*states._empty, *({*held} | {*states._serials})]) == list(range(states.count))
+        if states.count:
+            running = [sequence in self.scheduler.running for sequence in self.sequences]
+            assert [bool(slots) for slots in both] == running
+
+    def carry(self, span: Span, text: tuple[int, ...]) -> None:
+        """The state that a span reads is of the text before it; what it writes nobody else has, nor finds."""
+        reads, writes = span.sequence.state.reads, span.sequence.state.writes
+        assert (() if reads < 0 else self.carried[reads]) == text[: span.start]
+        assert self.scheduler.states._holders[writes] == 1
+        assert writes not in self.scheduler.states._serials
+        self.carried[writes] = text[: span.start + span.count]
+
     def compute(self, plan: list[Span]) -> list[list[TokenLogprob]]:
         texts = [(*span.sequence.tokens, *span.draft) for span in plan]
+        if self.traffic.states:
+            for span, text in zip(plan, texts, strict=True):
+                self.carry(span, text)
         for span, text in zip(plan, texts, strict=True):
             for at in range(span.start, span.start + span.count):
                 page = span.sequence.pages[at // self.traffic.size]
@@ -203,9 +234,10 @@ def simulation(check_pool: Check) -> Callable[..., Simulation]:
         draft_rows: int = 0,
         reuse: bool = True,
         memory: int = 99,
+        states: int = 0,
     ) -> Simulation:
         those = tuple(Request(*request) for request in requests)
         sizes = pages, size, max_rows, max_sequences
-        return Simulation(check_pool, Traffic(*sizes, those, draft_rows, reuse, memory))
+        return Simulation(check_pool, Traffic(*sizes, those, draft_rows, reuse, memory, states))
 
     return make

@@ -39,6 +39,7 @@ def traffic(draw: st.DrawFn, aborts: bool = True, strangers: bool = False) -> Tr
         "draft_rows": draw(st.integers(0, 12)),
         "reuse": draw(st.booleans()),
         "memory": draw(st.sampled_from([1, 2, 99])),
+        "states": draw(st.just(0) | st.integers(1, 8)),
     }
 
 

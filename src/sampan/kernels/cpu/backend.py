@@ -63,6 +63,7 @@ class CpuBackend:
             page={cache: plan.page_bytes(cache) for cache in CACHES},
             dtype="f32" if _types(plan, tensors) == {TensorType.F32} else "bf16",
             adapters=plan.adapter_bytes,
+            state=4 * plan.state_floats,
             experts=plan.expert_slots * plan.expert_bytes,
         )
 

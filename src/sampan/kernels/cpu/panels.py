@@ -27,11 +27,13 @@ _STRIDE = 2**23  # bytes of a file that are packed before they are given back
 
 @dataclass(frozen=True)
 class Place:
-    """Where a weight is kept: rows of a packed matrix from `first` on, or vectors that hold copies of it."""
+    """Where a weight is kept: rows of a packed matrix from `first` on, or vectors that hold copies of it,
+    `offset` larger."""
 
     matrix: Any = None
     first: int = 0
     vectors: tuple[Floats, ...] = ()
+    offset: float = 0.0
 
 
 class PackedWeights:
@@ -73,15 +75,18 @@ class PackedWeights:
         return matrix.layer, matrix.offset, m.n, m.k, m.store, m.group, m.wide, m.has_min, m.zero
 
     def vector(self, weight: Weight) -> Floats:
-        """A norm's weight or a bias as float32."""
+        """What is no matrix of products, as float32; a matrix column after column."""
         if weight.name not in self._vectors:
-            self._vectors[weight.name] = np.ascontiguousarray(self.tensors.array(weight.name))
-        return self._vectors[weight.name]
+            values = self.tensors.array(weight.name)
+            if weight.offset:
+                values += np.float32(weight.offset)
+            self._vectors[weight.name] = np.asfortranarray(values)
+        return self._vectors[weight.name].reshape(-1, order="F")
 
     def place(self, weight: Weight) -> Place:
         """Where a weight that was asked for is kept."""
         if weight.name in self._vectors:
-            return Place(vectors=(self._vectors[weight.name],))
+            return Place(vectors=(self._vectors[weight.name],), offset=weight.offset)
         return Place(*self._places[weight.name])
 
     def _packed(self, segment: Segment) -> Any:

@@ -5,6 +5,7 @@ A plan is made without weights or memory, and says exactly what both will take.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, NamedTuple
 
 from sampan.kernels.backend import AdapterRoom
@@ -13,7 +14,7 @@ from sampan.kernels.cpu.layout import Segment
 from sampan.kernels.cpu.machine import Operand, padded
 from sampan.kernels.cpu.storage import Region
 from sampan.kernels.cpu.stored import StoredLayer
-from sampan.kernels.ops import Attention, Norm, Rope, Router, Weight
+from sampan.kernels.ops import Attention, Norm, Rope, Router, State, Weight
 
 
 class Place(NamedTuple):
@@ -111,6 +112,7 @@ class Plan:
     """Where a step finds what it is given beside its tokens."""
     routers: list[Router] = field(default_factory=list)
     attentions: tuple[Attention, ...] = ()
+    states: tuple[State, ...] = ()
     vocabulary: int = 0
     segments: dict[str, Segment] = field(default_factory=dict)
     stored: list[StoredLayer] = field(default_factory=list)
@@ -155,6 +157,11 @@ class Plan:
         return int(sum(runs)) // int(_native.RUN)
 
     @property
+    def state_floats(self) -> int:
+        """What a sequence carries besides its pages."""
+        return sum(prod(state.state) for state in self.states)
+
+    @property
     def weight_bytes(self) -> int:
         """Of all packed matrices and vectors, and of the memory that experts are read into."""
         return sum(self.parts.values()) + self.expert_slots * self.expert_bytes
@@ -162,5 +169,5 @@ class Plan:
     @property
     def parts(self) -> dict[str, int]:
         """Bytes of each packed matrix and vector."""
-        vectors = {name: 4 * weight.shape[0] for name, weight in self.vectors.items()}
+        vectors = {name: 4 * prod(weight.shape) for name, weight in self.vectors.items()}
         return vectors | {name: segment.nbytes for name, segment in self.segments.items()}

@@ -9,6 +9,8 @@ adapter compute gate, up and SwiGLU apart, which gives the same bits, keep each 
 too, and add the low-rank products.
 """
 
+from itertools import accumulate
+from math import prod
 from typing import Any
 
 from sampan.kernels.backend import AdapterRoom
@@ -37,9 +39,12 @@ class _Planner:
         self._products = Products(self._writer, self._readers, self._place)
         self._experts_writer = ExpertWriter(self._writer, self._products, graph)
         self._layers = {shape.layer: index for index, shape in enumerate(graph.attentions())}
+        sizes = [prod(state.state) for state in graph.states()]
+        self._states = dict(zip(graph.states(), accumulate(sizes, initial=0), strict=False))
 
     def plan(self) -> Plan:
         self._writer.plan.attentions = self._graph.attentions()
+        self._writer.plan.states = self._graph.states()
         for rope in self._graph.ropes():
             self._writer.angles(rope)
         for table in range(len(self._writer.plan.angles)):
@@ -194,6 +199,25 @@ class _Planner:
         )
         out = self._places[node] = self._writer.buffer(node.width)
         self._writer.emit("attend", node.label, x=q, out=out, heads=shape.heads, layer=layer)
+
+    def _convolve(self, node: Node) -> None:
+        x, (channels, taps) = node.inputs[0], node.detail.weight.shape
+        free = self._readers.free(x, node)
+        self._places[node] = self._place(x) if free else self._writer.buffer(node.width)
+        self._writer.emit(
+            "convolve", node.label, x=self._place(x), out=self._places[node], width=channels, size=taps,
+            weight=self._writer.vector(node.detail.weight), state=self._states[node.detail],
+        )  # fmt: skip
+
+    def _delta(self, node: Node) -> None:
+        rule, (x, b, a) = node.detail, node.inputs
+        self._places[node] = self._writer.buffer(node.width)
+        self._writer.emit(
+            "delta", node.label, x=self._place(x), y=self._place(b), z=self._place(a),
+            out=self._places[node], heads=rule.heads, key_heads=rule.key_heads, size=rule.key_size,
+            width=rule.value_size, weight=self._writer.vector(rule.decay),
+            bias=self._writer.vector(rule.bias), state=self._states[rule],
+        )  # fmt: skip
 
     def _heads(self, node: Node, value: Node) -> tuple[Place, Turning]:
         """Where heads are turned in place, and how."""

@@ -1,7 +1,7 @@
 """A plan with its memory and its weights: the native program, and what runs steps on it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -106,7 +106,7 @@ class NativeProgram:
         if self.plan.given is not None:
             self._give(self.plan.given, spans)
         try:
-            found = self.program.run([span[:6] for span in spans])
+            found = self.program.run([span[:8] for span in spans])
             return NativeRows(self.program, self.plan.norms, self.plan.outputs, *found)
         except MemoryError as e:
             raise out_of_memory(f"a step of {sum(len(span.ids) for span in spans)} tokens") from e
@@ -150,7 +150,7 @@ class NativeProgram:
 
     def _place(self, weight: Weight) -> Place:
         place = self.weights.place(weight)
-        return Place(place.matrix, place.first, (*place.vectors, *self._biases.get(weight.name, ())))
+        return replace(place, vectors=(*place.vectors, *self._biases.get(weight.name, ())))
 
     def _write(self, plan: Plan) -> None:
         program = self.program
@@ -228,9 +228,13 @@ class NativeProgram:
 def _new_program(plan: Plan, machine: Machine, cache: CacheSize) -> Any:
     layers = [(a.kv_heads, a.key_size, a.value_size, int(a.latent)) for a in plan.attentions]
     try:
-        return _native.Program(machine.pool, machine.isa, plan.rows, cache.pages, cache.dtype, layers)
+        return _native.Program(
+            machine.pool, machine.isa, plan.rows, cache.pages, cache.dtype, layers, cache.states,
+            plan.state_floats,
+        )  # fmt: skip
     except MemoryError as e:
-        raise out_of_memory(f"a cache of {cache.pages * _native.PAGE} tokens") from e
+        states = f" and {cache.states} states" if cache.states else ""
+        raise out_of_memory(f"a cache of {cache.pages * _native.PAGE} tokens{states}") from e
     except ValueError as e:
         raise UnsupportedModel(str(e)) from e
 

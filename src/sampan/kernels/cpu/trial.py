@@ -92,7 +92,7 @@ class _Trial:
 
     def __init__(self, graph: Graph, weights: PackedWeights, here: Machine, cache: str) -> None:
         plan = make_plan(graph, weights.layout, t.CHUNKS[-1])
-        self._program = NativeProgram(plan, weights, CacheSize(PAGES, cache), here)
+        self._program = NativeProgram(plan, weights, CacheSize(PAGES, cache, 1), here)
         vocabulary = next(node.detail.shape[0] for node in graph.nodes if node.op == "embed")
         self._tokens = [i * 7919 % vocabulary for i in range(t.CHUNKS[-1])]
         self._pages = array("i", range(PAGES))
@@ -106,7 +106,7 @@ class _Trial:
         row_block: int = t.DEFAULT.row_block,
     ) -> Callable[[], float]:
         """Runs a step and gives its seconds; `sampled`: with the logits of every row."""
-        span = Span(self._tokens[:rows], _START, self._pages, rows if sampled else 0)
+        span = Span(self._tokens[:rows], _START, self._pages, rows if sampled else 0, writes=0)
 
         def run() -> float:
             self._program.tune(direct_rows, row_block)

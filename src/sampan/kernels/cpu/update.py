@@ -83,7 +83,7 @@ def _check_values(tensors: NewValues, place: Place, name: str, start: int, stop:
 def _write(machine: Machine, tensors: NewValues, place: Place, name: str, start: int, stop: int) -> None:
     values, m = tensors.rows(name, start, stop), place.matrix
     for vector in place.vectors:
-        vector[start:stop] = values
+        vector[start:stop] = values + np.float32(place.offset) if place.offset else values
     if m is None:
         return
     first = place.first + start

@@ -21,6 +21,7 @@ from sampan.kernels.torch.cache import PagedCache
 from sampan.kernels.torch.device import on_device, room_for
 from sampan.kernels.torch.ops import Adapted, LowRanks, Step, evaluate
 from sampan.kernels.torch.rows import TorchRows, unsound_rows
+from sampan.kernels.torch.states import StateSlots
 
 _ROWS = 2**22  # values of a tensor that are written at a time
 
@@ -44,6 +45,7 @@ class TorchProgram:
         self._slots = sizes.room.count if sizes.room else 0
         with room_for(f"a cache of {sizes.cache.pages * PAGE} tokens", device):
             self._cache = PagedCache(graph.attentions(), sizes.cache.pages, sizes.cache.dtype, device)
+            self._states = StateSlots(graph.states(), sizes.cache.states, device)
         self._adapters: dict[int, LowRanks] = {}
         tables = [node.detail.shape[0] for node in graph.nodes if node.op == "embed"]
         self._vocabulary = min(tables, default=2**31)
@@ -113,6 +115,7 @@ class TorchProgram:
         """What would read or write elsewhere, or end a device's process, is refused at the door."""
         rows = sum(len(span.ids) for span in spans)
         _require(0 < rows <= self.max_rows, f"{rows} rows, from 1 to {self.max_rows} have room")
+        self._states.check(spans, _require)
         for span in spans:
             _require(len(span.ids) > 0 and span.before >= 0, "a span without tokens, or that begins before 0")
             _require(0 <= span.sampled <= len(span.ids), "more sampled rows than rows")
@@ -138,7 +141,8 @@ class TorchProgram:
         index, attend = self._cache.index, self._cache.step(spans).attend
         adapters = list(self._adapted(spans, sampled))
         given = self._given(spans) if self._width else None
-        return Step(index(ids), torch.tensor(positions), index(sampled), attend, adapters, given)
+        carry = self._states.step(spans)
+        return Step(index(ids), torch.tensor(positions), index(sampled), attend, carry, adapters, given)
 
     def _given(self, spans: Sequence[Span]) -> Tensor:
         """What the model reads beside tokens [T, width]."""

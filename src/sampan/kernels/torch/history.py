@@ -9,20 +9,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sampan.kernels.ops import Attention
-from sampan.kernels.torch.ops import Block, Step, attention
+from sampan.kernels.ops import Attention, State
+from sampan.kernels.torch.ops import Advance, Block, Step, attention, wide
 
 
 @dataclass(eq=False)
 class History:
-    """One sequence's keys and values so far: for each layer, both [m, KV heads, size]."""
+    """One sequence's keys and values so far: for each layer, both [m, KV heads, size]; and its states.
+    `tokens`: those that went through the model, from the next step on."""
 
     layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that went through the model."""
-        return len(next(iter(self.layers.values()))[0]) if self.layers else 0
+    states: dict[State, Tensor] = field(default_factory=dict)
+    tokens: int = 0
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Adds n tokens; gives all m."""
@@ -47,6 +45,7 @@ def step_of(
     spans: list[tuple[History, int, int]] = []
     for history, tokens in work:
         spans.append((history, first, first + len(tokens)))
+        history.tokens += len(tokens)
         first += len(tokens)
         ends.append(first - 1)
 
@@ -60,6 +59,16 @@ def step_of(
             parts.append(attention(shape, q[None, start:stop], [block])[0])
         return torch.cat(parts)
 
+    def carry(state: State, rows: Tensor, advance: Advance) -> Tensor:
+        parts = []
+        for history, start, stop in spans:
+            before = history.states.get(state)
+            if before is None:
+                before = wide(rows[:0]).new_zeros(state.state)
+            part, history.states[state] = advance(before, rows[start:stop])
+            parts.append(part)
+        return torch.cat(parts)
+
     sampled = list(range(len(ids))) if sample_all else ends
     index = torch.tensor(sampled, device=device)
-    return Step(torch.tensor(ids, device=device), torch.tensor(positions), index, attend)
+    return Step(torch.tensor(ids, device=device), torch.tensor(positions), index, attend, carry)

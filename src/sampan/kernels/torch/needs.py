@@ -33,6 +33,7 @@ def needs_of(
         page={name: PAGE * numbers * kind.itemsize for name, kind in DTYPES.items()},
         dtype="f32" if dtype == torch.float32 else "bf16",
         adapters=_adapters(graph, room) * dtype.itemsize,
+        state=sum(prod(state.state) for state in graph.states()) * _WIDE,
     )
 
 
@@ -85,6 +86,9 @@ def _temporary(node: Node, device: torch.device, rows: int) -> int:
             inner = int(node.detail.gate_up[0].parts[0].shape[0])
             chosen = int(node.detail.router.chosen)
             return rows * _WIDE * (4 * node.width + chosen * (3 * inner + node.width))
+        case "convolve" | "delta":  # the state before and behind a row, and what is added to it
+            wide = sum(source.width for source in node.inputs) + node.width
+            return _WIDE * 4 * (rows * wide + int(prod(node.detail.state)))
         case "linear":  # its parts, the whole, and with adapters their products and rows
             return rows * _WIDE * (3 * node.width + node.inputs[0].width)
         case _:

@@ -13,9 +13,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from sampan.kernels.graph import Graph, Node
-from sampan.kernels.ops import Attention, Experts, Linear, Norm, PerHead, Rope, Router, Weight
+from sampan.kernels.ops import Attention, Experts, Linear, Norm, PerHead, Rope, Router, State, Weight
+from sampan.kernels.torch import recurrent
 
 Attend = Callable[[Attention, Tensor, Tensor, Tensor], Tensor]
+Advance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""A state and a sequence's next rows [n, width] to what these give [n, width], and the state behind them."""
+Carry = Callable[[State, Tensor, Advance], Tensor]
 LowRanks = Mapping[str, tuple[Tensor, Tensor]]
 """A [rank, inputs] and B [outputs, rank] by the weight's name."""
 
@@ -33,12 +37,14 @@ class Step:
     """One step's inputs. `ids` [T]; `positions` [T], on the host; `sampled` [S]: indices of rows.
 
     `attend` appends keys and values to its cache and looks at all of them: q [T, heads, key size], k [T, KV
-    heads, key size] and v to [T, heads, value size]."""
+    heads, key size] and v to [T, heads, value size]. `carry` lets each sequence's state go over its rows of
+    [T, width]."""
 
     ids: Tensor
     positions: Tensor
     sampled: Tensor
     attend: Attend
+    carry: Carry
     adapters: Sequence[Adapted] = ()
     given: Tensor | None = None
 
@@ -85,7 +91,11 @@ class Walk:
         norm: Norm = node.detail
         runs = wide(by_head(x, norm.weight.shape[0]))
         inverse = torch.rsqrt(runs.square().mean(-1, keepdim=True) + norm.eps)
-        normed: Tensor = (runs * inverse).to(x.dtype) * self._weights[norm.weight.name]
+        weight = self._weights[norm.weight.name]
+        if norm.weight.offset:
+            normed: Tensor = (runs * inverse * (wide(weight) + norm.weight.offset)).to(x.dtype)
+        else:
+            normed = (runs * inverse).to(x.dtype) * weight
         return normed.flatten(-2)
 
     def linear(self, node: Node, x: Tensor) -> Tensor:
@@ -128,6 +138,15 @@ class Walk:
         q, k = by_head(q, shape.key_size), by_head(k, shape.key_size)
         values = k[..., : shape.value_size] if v is None else by_head(v, shape.value_size)
         return self._step.attend(shape, q, k, values).flatten(-2)
+
+    def convolve(self, node: Node, x: Tensor) -> Tensor:
+        weight = self._weights[node.detail.weight.name]
+        return self._step.carry(node.detail, x, partial(recurrent.convolved, wide(weight)))
+
+    def delta(self, node: Node, x: Tensor, b: Tensor, a: Tensor) -> Tensor:
+        decay, bias = (wide(self._weights[each.name]) for each in (node.detail.decay, node.detail.bias))
+        rule = partial(recurrent.delta_rule, node.detail, decay, bias)
+        return self._step.carry(node.detail, torch.cat((x, b, a), -1), rule)
 
     def per_head(self, node: Node, x: Tensor) -> Tensor:
         weight: PerHead = node.detail

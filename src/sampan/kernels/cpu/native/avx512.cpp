@@ -4,6 +4,7 @@
 #include "body_flush.h"
 #include "body_rows.h"
 #include "body_map.h"
+#include "body_state.h"
 #include "body_turn.h"
 #include "body_float.h"
 #include "body_matmul.h"

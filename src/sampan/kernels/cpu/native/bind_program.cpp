@@ -44,8 +44,9 @@ Cache cache_of(const std::string& name) { return named(kCaches, name, "cache"); 
 using Layer = std::vector<int>;  // KV heads, key and value size, and 1 where it is latent
 
 static Recorded* make_program(nb::object pool, const std::string& isa, int max_rows, int pages,
-                              const std::string& cache, const std::vector<Layer>& layers) {
-  require(max_rows > 0 && pages > 0, "program: sizes must be positive");
+                              const std::string& cache, const std::vector<Layer>& layers, int states,
+                              size_t state_floats) {
+  require(max_rows > 0 && pages > 0 && states >= 0, "program: sizes must be positive");
   std::vector<CacheShape> shapes;
   for (const Layer& layer : layers) {
     require(layer.size() == 3 || layer.size() == 4, "program: a layer has three sizes");
@@ -64,6 +65,10 @@ static Recorded* make_program(nb::object pool, const std::string& isa, int max_r
   const size_t runs = (static_cast<size_t>(pages) + kRun - 1) / kRun;
   r->cache_memory = Memory(r->program->cache_run_bytes() * runs);
   if (r->cache_memory.bytes() > 0 && !r->cache_memory.data()) throw std::bad_alloc();
+  r->states = state_floats > 0 ? states : 0;
+  r->program->set_state(state_floats);
+  r->state_memory = Memory(static_cast<size_t>(r->states) * state_floats * sizeof(float));
+  if (r->state_memory.bytes() > 0 && !r->state_memory.data()) throw std::bad_alloc();
   return r.release();
 }
 
@@ -139,7 +144,9 @@ static const std::unordered_map<std::string, Setter>& setters() {
       {"width", sets(&Instruction::width)},
       {"size", sets(&Instruction::size)},
       {"heads", sets(&Instruction::heads)},
+      {"key_heads", sets(&Instruction::key_heads)},
       {"layer", sets(&Instruction::layer)},
+      {"state", sets(&Instruction::state)},
       {"table", sets(&Instruction::table)},
       {"router", sets(&Instruction::router)},
       {"stages", sets(&Instruction::stages)},
@@ -161,6 +168,8 @@ static const std::unordered_map<std::string, Setter>& setters() {
 // Features that the instruction's weight must have: a norm's, or a bias of whole panels.
 static int64_t weights_of(const Program& p, const Instruction& i) {
   if (i.op == Op::prepare || i.op == Op::gather) return p.inputs(i.act);
+  if (i.op == Op::convolve) return static_cast<int64_t>(i.width) * i.size;
+  if (i.op == Op::delta) return i.heads;
   return i.op == Op::norm ? i.size : static_cast<int64_t>(panels(i.matrix)) * kLanes;
 }
 
@@ -174,13 +183,14 @@ static void add_named(Recorded& r, const std::string& name, const nb::dict& fiel
     else if (field == "matrix") i.matrix = keep_matrix(r, value);
     else if (field == "matrices") i.group = keep_group(r, value);
     else if (field == "stored") i.group = keep_stored(r, nb::cast<nb::tuple>(value));
-    else if (field != "weight" && field != "turn" && field != "k_turn")
+    else if (field != "weight" && field != "bias" && field != "turn" && field != "k_turn")
       throw std::invalid_argument(name + ": no field '" + field + "'");
   }
   const bool heads = i.op == Op::append;
   const int size = heads ? r.program->key_size(i.layer) : i.size;
   if (fields.contains("weight") && !fields["weight"].is_none())
     i.weight = keep_floats(r, fields["weight"], weights_of(*r.program, i));
+  if (fields.contains("bias")) i.bias = keep_floats(r, fields["bias"], i.heads);
   if (fields.contains("turn")) i.turn = turning_of(r, fields["turn"], size);
   if (fields.contains("k_turn")) i.k_turn = turning_of(r, fields["k_turn"], size);
   add(r, i);
@@ -235,7 +245,7 @@ void bind_program(nb::module_& m) {
   nb::class_<Recorded> program(m, "Program");
   program
       .def(nb::new_(&make_program), nb::arg("pool"), nb::arg("isa"), nb::arg("max_rows"), nb::arg("pages"),
-           nb::arg("cache"), nb::arg("layers"))
+           nb::arg("cache"), nb::arg("layers"), nb::arg("states") = 0, nb::arg("state_floats") = 0)
       .def("reserve", &reserve, nb::arg("bytes"))
       .def(
           "buffer",
@@ -262,6 +272,7 @@ void bind_program(nb::module_& m) {
       .def("tune", &tune, nb::arg("direct_rows"), nb::arg("row_block"))
       .def_prop_ro("workspace_bytes", [](const Recorded& r) { return r.program->workspace_bytes(); })
       .def_prop_ro("cache_bytes", [](const Recorded& r) { return r.cache_memory.bytes(); })
+      .def_prop_ro("state_bytes", [](const Recorded& r) { return r.state_memory.bytes(); })
       .def_prop_ro("pages", [](const Recorded& r) { return r.pages; });
   bind_adapters(program);
   bind_run(program);

@@ -15,8 +15,8 @@ struct Recorded {
   std::vector<nb::object> keep;
   ExpertStore* store = nullptr;                   // kept alive by `keep`
   std::vector<std::vector<nb::object>> adapters;  // [slot]
-  int pages = 0;
-  Memory cache_memory;
+  int pages = 0, states = 0;                      // states: their slots
+  Memory cache_memory, state_memory;
   int vocabulary_in = 0;
   int rows = 0, sampled = 0;  // of the last step
 };

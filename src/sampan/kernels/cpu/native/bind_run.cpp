@@ -14,17 +14,18 @@
 namespace sampan {
 
 // A span as Python hands it over: token ids, tokens before them, pages, how many of its last rows are
-// sampled, the slot of its adapter or -1, and the first sampled rows' targets.
-using SpanArgs = std::tuple<std::vector<int32_t>, int, Ints, int, int, std::vector<int32_t>>;
+// sampled, the slot of its adapter or -1, the first sampled rows' targets, and the slots that its state is
+// read from (-1: zeros) and left in.
+using SpanArgs = std::tuple<std::vector<int32_t>, int, Ints, int, int, std::vector<int32_t>, int, int>;
 
 // What a step reads.
 struct Inputs {
-  std::vector<int32_t> ids, positions, sampled, slots, targets;
+  std::vector<int32_t> ids, positions, sampled, slots, targets, reads, writes;
   std::vector<Span> spans;
 };
 
 static void add_span(const Recorded& r, const SpanArgs& span, Inputs& to) {
-  const auto& [ids, before, pages, sampled, slot, targets] = span;
+  const auto& [ids, before, pages, sampled, slot, targets, reads, writes] = span;
   const int first = static_cast<int>(to.ids.size()), most = r.program->max_rows() - first;
   require(!ids.empty() && ids.size() <= static_cast<size_t>(most),
           "run: rows must be 1..max_rows, and some in each span");
@@ -52,6 +53,26 @@ static void add_span(const Recorded& r, const SpanArgs& span, Inputs& to) {
   }
   to.spans.push_back({first, rows, before, pages.data()});
   to.slots.push_back(slot);
+  require(r.states == 0 || (reads >= -1 && reads < r.states && writes >= 0 && writes < r.states),
+          "run: state outside the slots");
+  to.reads.push_back(reads);
+  to.writes.push_back(writes);
+}
+
+// Nobody writes what another reads or writes.
+static void check_states(const Recorded& r, const Inputs& from) {
+  if (r.program->state_floats() == 0) return;
+  require(r.states > 0, "run: the program has no slot for states");
+  std::vector<bool> written(static_cast<size_t>(r.states));
+  for (const int32_t slot : from.writes) {
+    require(!written[static_cast<size_t>(slot)], "run: two spans write one state");
+    written[static_cast<size_t>(slot)] = true;
+  }
+  for (size_t s = 0; s < from.reads.size(); ++s) {
+    const bool other = from.reads[s] >= 0 && from.reads[s] != from.writes[s];
+    require(!other || !written[static_cast<size_t>(from.reads[s])],
+            "run: a span reads a state that another writes");
+  }
 }
 
 static Step step_of(Recorded& r, Inputs& from) {
@@ -63,6 +84,9 @@ static Step step_of(Recorded& r, Inputs& from) {
   step.sampled_rows = from.sampled.data();
   step.spans = std::move(from.spans);
   step.cache = r.cache_memory.data();
+  step.states = r.state_memory.as<float>();
+  step.reads = std::move(from.reads);
+  step.writes = std::move(from.writes);
   if (std::any_of(from.slots.begin(), from.slots.end(), [](int slot) { return slot >= 0; }))
     step.slots = std::move(from.slots);
   if (std::any_of(from.targets.begin(), from.targets.end(), [](int token) { return token >= 0; }))
@@ -110,6 +134,7 @@ static nb::object run_program(Recorded& r, const std::vector<SpanArgs>& spans) {
   require(!spans.empty(), "run: rows must be 1..max_rows");
   Inputs inputs;
   for (const SpanArgs& span : spans) add_span(r, span, inputs);
+  check_states(r, inputs);
   const Step step = step_of(r, inputs);
   bool done;
   {

@@ -152,6 +152,8 @@ std::string Program::fault(const Instruction& i) const {
     case Op::stored:
     case Op::expect: return fault_of_experts(i);
     case Op::per_head: return fault_of_per_head(i);
+    case Op::convolve: return fault_of_convolve(i);
+    case Op::delta: return fault_of_delta(i);
     case Op::stats: return logits_ >= 0 && i.x.buffer == logits_ ? "" : "not the program's logits";
   }
   return "unknown instruction";

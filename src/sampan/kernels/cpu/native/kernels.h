@@ -10,6 +10,7 @@
 #include "cache.h"
 #include "e4m3.h"
 #include "matrix.h"
+#include "row_args.h"
 
 namespace sampan {
 
@@ -147,34 +148,6 @@ struct AppendArgs {
   CacheView cache;
 };
 
-// RMSNorm over runs of `size` features, as floats.
-struct NormArgs {
-  const float* in;  // [rows][in_stride]
-  float* out;       // [rows][out_stride]
-  ptrdiff_t in_stride, out_stride;
-  int32_t size, runs;
-  const float* weight;  // [size]
-  float eps;
-  int32_t* unsound;  // as PrepArgs has them
-  int32_t mark;
-  const int32_t* step_rows;
-};
-
-enum class Map : int32_t { copy = 0, scale = 1, add = 2, gate = 3, swiglu = 4 };
-
-// Feature by feature. copy: x; scale: x * factor; add: x + y; gate: x * sigmoid(y); swiglu: silu(x) * y.
-struct MapArgs {
-  Map map;
-  const float* x;  // [rows][x_stride]
-  const float* y;  // [rows][y_stride], or null
-  float* out;      // [rows][out_stride]; may be x or y
-  ptrdiff_t x_stride, y_stride, out_stride;
-  int32_t width;
-  float factor;
-  bool single;          // y has one feature, for all of x's
-  const int32_t* rows;  // row i reads x[rows[i]], or null
-};
-
 struct AttendArgs {
   const float* q;  // [rows][stride]
   ptrdiff_t q_stride;
@@ -199,9 +172,11 @@ struct Stats {     // of one chunk of logits
 };
 
 // Every kernel of the table below, once.
+// clang-format off
 #define SAMPAN_EACH_KERNEL(X) \
-  X(embed)                    \
-  X(prepare) X(linear) X(gated) X(norm) X(map) X(rotate) X(append) X(attend) X(attend_split) X(merge) X(stats)
+  X(embed) X(prepare) X(linear) X(gated) X(norm) X(map) X(rotate) X(append) X(attend) X(attend_split) X(merge) \
+  X(stats) X(convolve) X(delta)
+// clang-format on
 
 struct Kernels {
   const char* name;
@@ -224,6 +199,8 @@ struct Kernels {
   // The result of `splits` parts, as if `attend` had gone over all of them.
   void (*merge)(const AttendArgs&, const Queries&, const float* parts, int splits, float* scratch);
   void (*stats)(const float* logits, int begin, int end, Stats* out);
+  void (*convolve)(const ConvolveArgs&, int channel_begin, int channel_end);
+  void (*delta)(const DeltaArgs&, int head_begin, int head_end);
 };
 
 extern const Kernels kScalar;

@@ -144,6 +144,8 @@ int Program::items(const Instruction& i, const Step& step) const {
     case Op::sort:
     case Op::expect: return std::min(count, 1);
     case Op::per_head: return i.heads * tiles_of(i, count);
+    case Op::convolve: return static_cast<int>(step.spans.size()) * ceiling(i.width, kConvolved);
+    case Op::delta: return static_cast<int>(step.spans.size()) * i.heads;
     case Op::gather:
     case Op::each:
     case Op::gate_each:
@@ -163,6 +165,7 @@ int Program::grain(const Instruction& i, int items) const {
     case Op::expand:
     case Op::each:
     case Op::gate_each:
+    case Op::delta:
     case Op::per_head: return 1;
     case Op::prepare:  // a quad is not cut where every thread gets one
       if (items >= kQuad * pool_.size()) return ceiling(ceiling(items, 4 * pool_.size()), kQuad) * kQuad;
@@ -216,6 +219,8 @@ void Program::piece(const Instruction& i, const Step& step, int begin, int end, 
     case Op::expect: expect(i, rows(i, step)); break;
     case Op::stored: break;  // its threads find their pieces themselves
     case Op::per_head: per_head(i, step, begin, end, thread); break;
+    case Op::convolve: convolve(i, step, begin, end); break;
+    case Op::delta: delta(i, step, begin, end); break;
   }
 }
 

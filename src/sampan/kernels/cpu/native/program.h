@@ -13,6 +13,7 @@
 #include "kernels.h"
 #include "memory.h"
 #include "pool.h"
+#include "step.h"
 
 namespace sampan {
 
@@ -21,7 +22,7 @@ namespace sampan {
 #define SAMPAN_EACH_OP(X) \
   X(embed) X(angles) X(prepare) X(linear) X(gated) X(norm) X(map) X(rotate) X(append) X(attend) X(stats) \
   X(shrink) X(expand) X(route) X(sort) X(gather) X(each) X(gate_each) X(combine) X(per_head) \
-  X(stored) X(expect)
+  X(stored) X(expect) X(convolve) X(delta)
 // clang-format on
 
 enum class Op : int32_t {
@@ -72,7 +73,9 @@ struct Instruction {
   float eps = 0.0f, factor = 1.0f;
   bool accumulate = false, single = false;
   int width = 0, size = 0;  // features, and those of a run or a head
-  int heads = 0, layer = 0, table = -1;
+  int heads = 0, key_heads = 0, layer = 0, table = -1;
+  const float* bias = nullptr;  // delta: beside its decay
+  int64_t state = 0;            // convolve, delta: where theirs begins in a slot, in floats
   Turning turn{}, k_turn{};
   int next_product = -1;  // of a product: the one after it
   int site = -1;          // shrink and expand: the linear that they adapt
@@ -83,34 +86,6 @@ struct Instruction {
   int stages = 0;       // stored: the instructions behind it that each expert goes through, once it is there
   bool staged = false;  // one of those
   bool ahead = false;   // part of finding out what the next layer will ask for
-};
-
-// One step's inputs; spans cover the rows in order.
-struct Step {
-  int rows = 0, sampled = 0;
-  const int32_t* ids = nullptr;
-  const int32_t* positions = nullptr;
-  const int32_t* sampled_rows = nullptr;
-  std::vector<Span> spans;
-  uint8_t* cache = nullptr;
-  std::vector<int32_t> slots{};  // of the spans: their adapters, -1 for none; empty: no span has one
-  // Of the sampled rows: the token whose logit alone is wanted, or -1 for all of them; empty: all of every
-  // row.
-  std::vector<int32_t> targets{};
-};
-
-// What a short measurement chooses; results do not depend on it.
-struct Tuning {
-  int direct_rows = 8;  // up to which weights are read in place
-  int row_block = 256;  // rows that share unpacked weights
-};
-
-// The numbers that rotations turn by: cosines and sines of the step's positions.
-struct Angles {
-  std::vector<double> inverse_frequency;  // [pairs]
-  float scale = 1.0f;
-  float* cos = nullptr;  // [max_rows][pairs]
-  float* sin = nullptr;
 };
 
 class Program {
@@ -125,6 +100,8 @@ class Program {
   int activations(size_t offset, int k, Operand operand, int rows = 0);
   int angles(size_t offset, std::vector<double> inverse_frequency, float scale);
   int logits(int width);  // [rows whose logits are wanted][width], grown on demand
+  void set_state(size_t floats) { state_floats_ = floats; }  // of one slot
+  size_t state_floats() const { return state_floats_; }
   int router(const Router& router);
   int experts(int router) const {  // of a router; 0: there is no such one
     const bool there = router >= 0 && router < static_cast<int>(routers_.size());
@@ -267,6 +244,13 @@ class Program {
   void combine(const Instruction& i, int begin, int end);
   std::string fault_of_per_head(const Instruction& i) const;
   void per_head(const Instruction& i, const Step& step, int begin, int end, int thread);
+  const float* state_before(const Instruction& i, const Step& step, size_t span) const;
+  float* state_behind(const Instruction& i, const Step& step, size_t span) const;
+  bool has_state(const Instruction& i, int64_t floats) const;
+  std::string fault_of_convolve(const Instruction& i) const;
+  std::string fault_of_delta(const Instruction& i) const;
+  void convolve(const Instruction& i, const Step& step, int begin, int end);
+  void delta(const Instruction& i, const Step& step, int begin, int end);
 
   Pool& pool_;
   const Kernels& kernels_;
@@ -274,7 +258,7 @@ class Program {
   const Cache type_;
   const std::vector<CacheShape> shapes_;
   std::vector<ptrdiff_t> layer_offset_;
-  size_t run_bytes_ = 0;
+  size_t run_bytes_ = 0, state_floats_ = 0;
   uint8_t* cache_ = nullptr;
   Memory arena_, logits_memory_;
   std::vector<Instruction> instructions_;

@@ -19,6 +19,7 @@ static inline void with_count(int, Fn f) {
 #include "body_flush.h"
 #include "body_rows.h"
 #include "body_map.h"
+#include "body_state.h"
 #include "body_turn.h"
 #include "body_pages.h"
 #include "body_attend.h"
