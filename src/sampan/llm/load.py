@@ -54,7 +54,6 @@ def load(
     device: str | None = None,
     threads: int | None,
     prefix_cache: bool,
-    speculation: bool,
     draft: DraftWish,
     progress: Progress | None = None,
 ) -> Loaded:
@@ -69,8 +68,7 @@ def load(
         c = checkpoint.config
         output = output_of(checkpoint.purpose)
         tokenizer, template = text_of(files, checkpoint)
-        speculation = speculation and draft.kind != "none"
-        drafts = beside(checkpoint, draft, here, tokenizer, stack) if speculation else None
+        drafts = beside(checkpoint, draft, here, tokenizer, stack)
         graph = drafts.main_graph(c) if drafts else graph_of(c, output)
         here.check(graph, checkpoint.where)
         tensors = replace(checkpoint, metadata=MappingProxyType({}))
@@ -103,7 +101,7 @@ def load(
         eos_ids=tokenizer.eos_ids,
         max_sequences=wish.max_sequences,
         prefix_cache=prefix_cache,
-        draft_rows=max(chosen.draft_rows, 1 + drafter.depth if drafter else 0) if speculation else 0,
+        draft_rows=draft.rows(chosen.draft_rows, drafted=drafter is not None),
         lookup=draft.lookup and chosen.draft_rows > 0,
     )
     return Loaded(plan, chosen, c, here, weights, engine, tensors.purpose, tokenizer, template, defaults)
