@@ -115,7 +115,7 @@ def test_a_packed_folder_is_read_where_it_lies(
     folder.mkdir()
     copyfile(model.files.path / "config.json", folder / "config.json")
     with open_checkpoint(model.files) as checkpoint:
-        found = pieces((graph_of(checkpoint.config),), checkpoint, lambda weight: scheme_for(weight, 4, 32))
+        found = pieces(graph_of(checkpoint.config), checkpoint, lambda weight: scheme_for(weight, 4, 32))
         found = found if together else sorted(found, key=lambda piece: ".w2." in piece.name)
         here = machine(Settings(tmp_path), 1)
         PackedFile(checkpoint, found).write(folder / "model.safetensors", here, lambda _bytes: None)

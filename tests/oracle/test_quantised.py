@@ -79,7 +79,7 @@ def test_a_packed_copy_has_the_same_bits(case: str, quantised: Make, native: Mak
     """`sampan quantize` without --bits keeps what the kernels have."""
     files, prompt, _ = quantised(case)
     with open_checkpoint(files) as checkpoint:
-        found = pieces((graph_of(checkpoint.config),), checkpoint, lambda _weight: None)
+        found = pieces(graph_of(checkpoint.config), checkpoint, lambda _weight: None)
         writer = PackedFile(checkpoint, found)
         writer.write(tmp_path / "model.safetensors", machine(Settings(Path(), tune=False), 2), lambda _: None)
     assert (tmp_path / "model.safetensors").stat().st_size == writer.bytes

@@ -147,7 +147,7 @@ def test_missing_and_superfluous_experts_are_named(
 def test_a_packed_copy_has_the_same_bits(made: Make, native: Make, tiny: Make, tmp_path: Path) -> None:
     files, _ = made("deepseek_v3", 128)
     with open_checkpoint(files) as checkpoint:
-        found = pieces((graph_of(checkpoint.config),), checkpoint, lambda _weight: None)
+        found = pieces(graph_of(checkpoint.config), checkpoint, lambda _weight: None)
         writer = PackedFile(checkpoint, found)
         writer.write(tmp_path / "model.safetensors", machine(Settings(Path(), tune=False), 2), lambda _: None)
     copy_companions(files.path, tmp_path)

@@ -149,7 +149,7 @@ def pack(tmp_path: Path) -> Pack:
         place = tmp_path / "packed"
         with open_checkpoint(files) as checkpoint, staged(place) as folder:
             found = pieces(
-                (graph_of(checkpoint.config),),
+                graph_of(checkpoint.config),
                 checkpoint,
                 lambda weight: scheme_for(weight, bits, group) if bits else None,
             )

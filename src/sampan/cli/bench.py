@@ -64,17 +64,11 @@ def command(
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 512,
     decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens given to each prompt.")] = 128,
     batch: Annotated[str, typer.Option(metavar="N,N…", help="Sequences side by side.")] = "1,8,32,64",
-    threads: Threads = None,
-    backend: Backend = "cpu",
-    device: Device = None,
-    memory: Memory = None,
-    expert_memory: ExpertMemory = None,
-    cache: CacheType = None,
-    draft: Draft = "none",
-    draft_model: DraftModel = None,
-    draft_tokens: DraftTokens = None,
-    draft_confidence: DraftConfidence = None,
-    seed: Seed = 0,
+    threads: Threads = None, seed: Seed = 0,
+    backend: Backend = "cpu", device: Device = None,
+    memory: Memory = None, cache: CacheType = None, expert_memory: ExpertMemory = None,
+    draft: Draft = "none", draft_model: DraftModel = None,
+    draft_tokens: DraftTokens = None, draft_confidence: DraftConfidence = None,
     serve: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Measure a running service instead, as its clients see it."),
@@ -85,7 +79,7 @@ def command(
     ] = None,
     api_key: Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="With --serve.")] = None,
     as_json: AsJson = False,
-) -> None:
+) -> None:  # fmt: skip
     """Measure prefill and decoding for each batch size, or a running service."""
     if serve is not None:
         from sampan.cli.load import Load, show

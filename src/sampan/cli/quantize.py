@@ -20,8 +20,12 @@ from sampan.core.errors import UnsupportedModel, UsageError
 from sampan.core.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sampan.kernels.cpu.machine import Machine
     from sampan.kernels.cpu.pieces import Piece
+    from sampan.kernels.cpu.rounding import Scheme
+    from sampan.kernels.ops import Weight
     from sampan.weights.checkpoint import Checkpoint
 
 _GROUP = 32
@@ -85,9 +89,14 @@ def _pieces(checkpoint: "Checkpoint", bits: int | None, group: int | None) -> "l
         graphs.append(layer.graph(LOGITS))
     for graph in graphs:
         check(graph, checkpoint.where)
+
+    def whole(scheme_of: "Callable[[Weight], Scheme | None]") -> "list[Piece]":
+        each = [piece for graph in graphs for piece in pieces(graph, checkpoint, scheme_of)]
+        return list({piece.name: piece for piece in each}.values())  # what both read is written once
+
     if bits is None or group is None:
-        return pieces(graphs, checkpoint, lambda _weight: None)
-    found = pieces(graphs, checkpoint, lambda weight: scheme_for(weight, bits, group))
+        return whole(lambda _weight: None)
+    found = whole(lambda weight: scheme_for(weight, bits, group))
     sizes = Counter(piece.scheme.group for piece in found if piece.scheme)
     for size, count in sorted(sizes.items()):
         if size != group:

@@ -43,19 +43,13 @@ def command(
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the prompt as it is, without chat template.")
     ] = False,
-    threads: o.Threads = None,
-    context: o.Context = None,
-    memory: o.Memory = None,
+    threads: o.Threads = None, context: o.Context = None, memory: o.Memory = None,
     expert_memory: o.ExpertMemory = None,
-    cache: o.CacheType = None,
-    backend: o.Backend = "cpu",
-    device: o.Device = None,
-    draft: o.Draft = "auto",
-    draft_model: o.DraftModel = None,
-    draft_tokens: o.DraftTokens = None,
-    draft_confidence: o.DraftConfidence = None,
+    cache: o.CacheType = None, backend: o.Backend = "cpu", device: o.Device = None,
+    draft: o.Draft = "auto", draft_model: o.DraftModel = None,
+    draft_tokens: o.DraftTokens = None, draft_confidence: o.DraftConfidence = None,
     as_json: o.AsJson = False,
-) -> None:
+) -> None:  # fmt: skip
     """Answer one prompt. Sampling options that are not given are the model's own."""
     if raw and system is not None:
         raise UsageError("--system needs the chat template, which --raw skips: leave one of them out")

@@ -70,6 +70,7 @@ def command(
         backend=backend,
         device=device,
         max_sequences=16,
+        speculation=False,
     ) as llm:
         if ids is not None:
             _check_ids(ids, sequences, llm.config.vocab)

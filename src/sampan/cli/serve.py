@@ -66,15 +66,10 @@ def command(
     expert_memory: o.ExpertMemory = None,
     max_queue: _MaxQueue = 4096,
     name: _Name = None,
-    context: o.Context = None,
-    threads: o.Threads = None,
-    cache: o.CacheType = None,
-    backend: o.Backend = "cpu",
-    device: o.Device = None,
-    draft: o.Draft = "auto",
-    draft_model: o.DraftModel = None,
-    draft_tokens: o.DraftTokens = None,
-    draft_confidence: o.DraftConfidence = None,
+    context: o.Context = None, threads: o.Threads = None, cache: o.CacheType = None,
+    backend: o.Backend = "cpu", device: o.Device = None,
+    draft: o.Draft = "auto", draft_model: o.DraftModel = None,
+    draft_tokens: o.DraftTokens = None, draft_confidence: o.DraftConfidence = None,
     max_sequences: _MaxSequences = 64,
     adapter: _Adapter = None,
     max_adapters: _MaxAdapters = None,
@@ -85,13 +80,11 @@ def command(
     shared_cache: _SharedCache = False,
     database: _Database = None,
     price_per_hour: _Price = None,
-    stall_seconds: _Stall = 60.0,
-    write_seconds: _Write = 60.0,
-    header_seconds: _Header = 10.0,
-    body_seconds: _Body = 60.0,
+    stall_seconds: _Stall = 60.0, write_seconds: _Write = 60.0,
+    header_seconds: _Header = 10.0, body_seconds: _Body = 60.0,
     log_format: _LogFormat = "text",
     log_prompts: _LogPrompts = False,
-) -> None:
+) -> None:  # fmt: skip
     """Serve a model behind the OpenAI and Anthropic interfaces, with a page to talk to it."""
     if log_format not in ("text", "json"):
         raise UsageError(f"--log-format is {quoted(log_format)}: choose text or json")

@@ -45,6 +45,12 @@ class DraftWish:
         """Prompt lookup drafts."""
         return self.kind in ("auto", "lookup")
 
+    def rows(self, cheap: int, *, drafted: bool) -> int:
+        """Up to which a step is filled: a model's draft for one sequence always has room."""
+        if self.kind == "none":
+            return 0
+        return max(cheap, 1 + self.depth) if drafted else cheap
+
     @property
     def depth(self) -> int:
         """Tokens of a draft."""

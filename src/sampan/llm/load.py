@@ -57,7 +57,6 @@ def load(
     device: str | None = None,
     threads: int | None,
     prefix_cache: bool,
-    speculation: bool,
     draft: DraftWish,
     progress: Progress | None = None,
 ) -> Loaded:
@@ -72,13 +71,10 @@ def load(
         c = checkpoint.config
         output = output_of(checkpoint.purpose)
         tokenizer, template = text_of(files, checkpoint)
-        speculation = speculation and draft.kind != "none"
         experts = None
         if wish.expert_memory is not None:
             experts = ExpertRoom(wish.expert_memory, state_of(checkpoint.files), settings.experts_without)
-        drafts = None
-        if speculation:
-            drafts = beside(checkpoint, draft, here, tokenizer, stack, on_disk=experts is not None)
+        drafts = beside(checkpoint, draft, here, tokenizer, stack, on_disk=experts is not None)
         graph = drafts.main_graph(c) if drafts else graph_of(c, output)
         here.check(graph, checkpoint.where)
         tensors = replace(checkpoint, metadata=MappingProxyType({}))
@@ -112,7 +108,7 @@ def load(
         eos_ids=tokenizer.eos_ids,
         max_sequences=wish.max_sequences,
         prefix_cache=prefix_cache,
-        draft_rows=max(chosen.draft_rows, 1 + drafter.depth if drafter else 0) if speculation else 0,
+        draft_rows=draft.rows(chosen.draft_rows, drafted=drafter is not None),
         lookup=draft.lookup and chosen.draft_rows > 0,
     )
     return Loaded(plan, chosen, c, here, weights, engine, tensors.purpose, tokenizer, template, defaults)

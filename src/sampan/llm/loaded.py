@@ -95,8 +95,7 @@ class LoadedModel:
             device=device,
             threads=threads,
             prefix_cache=prefix_cache,
-            speculation=speculation,
-            draft=DraftWish(draft, small, draft_tokens, draft_confidence),
+            draft=DraftWish(draft if speculation else "none", small, draft_tokens, draft_confidence),
             progress=progress,
         )
         self.backend, self.plan, self.config = loaded.backend, loaded.plan, loaded.config

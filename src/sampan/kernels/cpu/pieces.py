@@ -1,8 +1,8 @@
 """A model's matrices as they are written into a folder of packed weights."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import groupby
 from typing import Any
 
 from numpy import uint8
@@ -62,10 +62,8 @@ class Piece:
         return rounding.allocate(self.parts, self.scheme)
 
 
-def pieces(
-    graphs: Iterable[Graph], tensors: Tensors, scheme_of: Callable[[Weight], Scheme | None]
-) -> list[Piece]:
-    """Every matrix of these graphs once, in the order of use; `scheme_of` says how a tensor is rounded."""
+def pieces(graph: Graph, tensors: Tensors, scheme_of: Callable[[Weight], Scheme | None]) -> list[Piece]:
+    """Every matrix of a model once, in the order of use; `scheme_of` says how a tensor is rounded."""
 
     def rounded(part: Weight) -> Scheme | None:
         return None if part.exact or part.transposed else scheme_of(part)
@@ -74,7 +72,7 @@ def pieces(
         return rounded(part) or kind_of(tensors, part), part.fine
 
     found: dict[str, Piece] = {}
-    for linear in chain.from_iterable(map(_linears, graphs)):
+    for linear in _linears(graph):
         for _, run in groupby(linear.parts, key=kind):
             parts = tuple(run)
             found.setdefault(parts[0].name, Piece(parts, rounded(parts[0])))  # a tied head comes twice

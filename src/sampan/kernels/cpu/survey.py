@@ -56,7 +56,7 @@ def survey(
 
 def rounded(graph: Graph, tensors: ImaginedTensors, bits: int) -> ImaginedTensors:
     """The tensors as `sampan quantize --bits` writes them."""
-    found = pieces((graph,), tensors, lambda weight: scheme_for(weight, bits, _GROUP))
+    found = pieces(graph, tensors, lambda weight: scheme_for(weight, bits, _GROUP))
     packed = {
         part: matrix for piece in found for matrix in [piece.described(tensors)] for part in matrix.parts
     }
