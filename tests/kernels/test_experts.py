@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from sampan.kernels.backend import CacheSize, Span
-from sampan.kernels.graph import record
+from sampan.kernels.recorder import record
 from sampan.models.registry import load_file
 
 graphs = load_file(Path(__file__).parent / "test_graph.py")

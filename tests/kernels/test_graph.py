@@ -17,8 +17,9 @@ from sampan.core.settings import Settings
 from sampan.kernels.backend import AdapterRoom, CacheSize, Span
 from sampan.kernels.cpu.backend import CpuBackend
 from sampan.kernels.formats import TensorType
-from sampan.kernels.graph import Graph, record
+from sampan.kernels.graph import Graph
 from sampan.kernels.ops import Attention, Batch, Experts, Linear, Norm, Ops, PerHead, Rope, Router, Weight
+from sampan.kernels.recorder import record
 from sampan.kernels.torch.backend import TorchBackend
 from sampan.kernels.torch.history import History, step_of
 from sampan.kernels.torch.ops import evaluate

@@ -8,8 +8,8 @@ import pytest
 from sampan.core.errors import UnsupportedModel
 from sampan.core.settings import Settings
 from sampan.kernels.cpu.backend import CpuBackend
-from sampan.kernels.graph import Recorder, record
 from sampan.kernels.ops import Attention, Batch, Linear, Norm, Ops, Rope, Weight
+from sampan.kernels.recorder import Recorder, record
 
 BACKEND = CpuBackend(Settings(Path(), tune=False), 1)
 

@@ -13,8 +13,8 @@ from sampan.core.settings import Settings
 from sampan.kernels.backend import AdapterRoom, CacheSize, Span
 from sampan.kernels.cpu import _native
 from sampan.kernels.cpu.backend import CpuBackend
-from sampan.kernels.graph import Recorder, record
 from sampan.kernels.ops import Batch, Convolution, DeltaRule, Linear, Ops, Weight
+from sampan.kernels.recorder import Recorder, record
 from sampan.kernels.torch.backend import TorchBackend
 from sampan.models.registry import load_file
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sampan.core.errors import UnsupportedModel, UsageError
-from sampan.kernels.graph import record
+from sampan.kernels.recorder import record
 from sampan.models import registry
 from sampan.weights.checkpoint import open_checkpoint
 

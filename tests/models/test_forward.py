@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from sampan.kernels.graph import Node, record
+from sampan.kernels.graph import Node
+from sampan.kernels.recorder import record
 from sampan.models import registry
 
 CONFIG = {

@@ -138,8 +138,8 @@ def test_states_of_every_row_cost_no_bit_in_any_family(sparse_case: str, tiny: M
     ids, backend = model.prompt(LENGTH), CpuBackend(Settings(Path()), 1)
     with open_checkpoint(model.files) as checkpoint:
         graph = describe(checkpoint.config).graph(LOGITS, HIDDEN).of_every_row(HIDDEN, STATES)
-        program = backend.compile(graph, backend.place(checkpoint, 0), CacheSize(8), 128)
-    found = program.run([Span(ids, 0, pages(), LENGTH)])
+        program = backend.compile(graph, backend.place(checkpoint, 0), CacheSize(8, states=1), 128)
+    found = program.run([Span(ids, 0, pages(), LENGTH, writes=0)])
     assert np.array_equal(found.logits, native.__wrapped__(model.files, cache="bf16").logits(ids))
     assert found.kept(STATES).shape[0] == LENGTH
 

@@ -19,8 +19,9 @@ import numpy as np
 from sampan.engine.drafting import Guess
 from sampan.engine.sequence import Sequence, Span
 from sampan.kernels import backend
-from sampan.kernels.backend import Executable, Floats, Rows
+from sampan.kernels.backend import Executable, Rows
 from sampan.kernels.ops import HIDDEN, STATES
+from sampan.kernels.tensors import Floats
 
 _WAITING = 32  # rows of a sequence that wait to be computed
 _VAIN = 8  # times in a row that nothing is drafted or holds, before a rest

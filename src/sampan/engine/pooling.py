@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sampan.core.types import Pooling
-from sampan.kernels.backend import PAGE, Floats
+from sampan.kernels.backend import PAGE
+from sampan.kernels.tensors import Floats
 
 Sum = npt.NDArray[np.float64]
 """Of a page's rows, [width]; kept with the page."""

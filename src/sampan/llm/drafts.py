@@ -13,9 +13,10 @@ from sampan.core.errors import UnsupportedModel, UsageError, quoted
 from sampan.core.settings import whole_number
 from sampan.core.types import ModelFiles
 from sampan.engine.drafter import ModelDrafter
-from sampan.kernels.backend import Backend, CacheSize, Needs, Tensors, Tuning
+from sampan.kernels.backend import Backend, CacheSize, Needs, Tuning
 from sampan.kernels.graph import LOGITS, Graph
 from sampan.kernels.ops import HIDDEN, STATES
+from sampan.kernels.tensors import Tensors
 from sampan.models.config import ModelConfig
 from sampan.models.registry import describe
 from sampan.text.tokenizer import Tokenizer

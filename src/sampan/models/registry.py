@@ -18,8 +18,9 @@ from typing import Any
 from sampan import models
 from sampan.core.errors import UnsupportedModel, UsageError, quoted, shortened
 from sampan.core.settings import family_files
-from sampan.kernels.graph import Graph, record
+from sampan.kernels.graph import Graph
 from sampan.kernels.ops import Batch, Ops, Weight
+from sampan.kernels.recorder import record
 from sampan.models.config import GgufModel, ModelConfig
 from sampan.models.family import Family
 from sampan.models.fields import Fields

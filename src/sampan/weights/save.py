@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampan.core.errors import SampanError, UnsupportedModel, UsageError, shortened
-from sampan.kernels.backend import Tensors
 from sampan.kernels.formats import PackedMatrix
+from sampan.kernels.tensors import Tensors
 from sampan.models import registry
 from sampan.models.registry import describe
 from sampan.weights.checkpoint import Checkpoint

@@ -11,11 +11,11 @@ from typing import Any, cast
 import numpy as np
 
 from sampan.core.errors import UnsupportedModel
-from sampan.kernels.backend import Tensors
 from sampan.kernels.formats import TensorType
 from sampan.kernels.graph import Graph
 from sampan.kernels.imagined import Imagined, ImaginedTensors
 from sampan.kernels.ops import Weight
+from sampan.kernels.tensors import Tensors
 from sampan.models.fields import Fields
 from sampan.weights.quantised.floats import Blocks
 from sampan.weights.quantised.fp8 import block_of

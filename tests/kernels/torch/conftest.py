@@ -10,8 +10,9 @@ import torch
 
 from sampan.kernels.backend import PAGE, AdapterRoom, CacheSize, Span
 from sampan.kernels.formats import TensorType
-from sampan.kernels.graph import Graph, record
+from sampan.kernels.graph import Graph
 from sampan.kernels.ops import Attention, Batch, Linear, Norm, Ops, Rope, Weight
+from sampan.kernels.recorder import record
 from sampan.kernels.torch.backend import TorchBackend
 from sampan.kernels.torch.history import History, step_of
 from sampan.kernels.torch.ops import evaluate

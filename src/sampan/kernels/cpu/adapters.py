@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampan.kernels.backend import Adapter, Floats
+from sampan.kernels.backend import Adapter
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.machine import Machine, out_of_memory, padded
 from sampan.kernels.formats import TensorType
+from sampan.kernels.tensors import Floats
 
 
 def packed_adapter(adapter: Adapter, machine: Machine) -> dict[str, tuple[Any, Any]]:

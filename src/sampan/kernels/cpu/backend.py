@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sampan.core.errors import UnsupportedModel
 from sampan.core.memory import available_memory
 from sampan.core.settings import Settings
-from sampan.kernels.backend import AdapterRoom, CacheSize, Needs, Notice, Tensors
+from sampan.kernels.backend import AdapterRoom, CacheSize, Needs, Notice
 from sampan.kernels.cpu import _native, tuning  # type: ignore[attr-defined]
 from sampan.kernels.cpu.expert_store import Telling, open_store
 from sampan.kernels.cpu.layout import Layout
@@ -22,6 +22,7 @@ from sampan.kernels.cpu.tuning import Tuning
 from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.formats import TensorType
 from sampan.kernels.graph import Graph
+from sampan.kernels.tensors import Tensors
 
 CACHES = ("bf16", "f32", "int8")
 

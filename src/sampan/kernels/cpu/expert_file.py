@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sampan.core.errors import SampanError
-from sampan.kernels.backend import Tensors
 from sampan.kernels.cpu import panels
 from sampan.kernels.cpu.layout import Segment, kind_of
 from sampan.kernels.cpu.machine import Machine
 from sampan.kernels.cpu.stored import BLOCK, Record, StoredLayer, written
+from sampan.kernels.tensors import Tensors
 
 _VERSION = 1
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from sampan.core.errors import UnsupportedModel, WeightsError, shortened
-from sampan.kernels.backend import Tensors
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.machine import LANES, Operand, padded
 from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.formats import Form, TensorType
 from sampan.kernels.ops import Linear, PerHead, Weight
+from sampan.kernels.tensors import Tensors
 
 STORES = {4: 0, 6: 1, 8: 2}  # of kernels.h, by bits
 _TASK = 2**18  # weights that a thread reads and packs at a time

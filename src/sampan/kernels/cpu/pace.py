@@ -21,9 +21,10 @@ from sampan.kernels.cpu.panels import PackedWeights
 from sampan.kernels.cpu.planner import make_plan
 from sampan.kernels.cpu.program import NativeProgram
 from sampan.kernels.formats import PackedMatrix, TensorType
-from sampan.kernels.graph import Graph, Recorder
+from sampan.kernels.graph import Graph
 from sampan.kernels.imagined import Imagined, ImaginedTensors
 from sampan.kernels.ops import Attention, Linear, Norm, Weight
+from sampan.kernels.recorder import Recorder
 
 ROWS = (1, 4, 16, 64, 512)
 """Of products that are timed; between them time grows linearly."""

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampan.core.errors import UnsupportedModel, WeightsError
-from sampan.kernels.backend import Floats, Tensors
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.layout import Layout, Segment, kind_of, some_rows, stacked, store_of
 from sampan.kernels.cpu.machine import Machine, out_of_memory, padded
@@ -21,6 +20,7 @@ from sampan.kernels.cpu.stored import ExpertStore, StoredMatrix
 from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.formats import Codes, Form, TensorType
 from sampan.kernels.ops import Weight
+from sampan.kernels.tensors import Floats, Tensors
 
 _STRIDE = 2**23  # bytes of a file that are packed before they are given back
 

@@ -8,7 +8,6 @@ from typing import Any
 from numpy import uint8
 from numpy.typing import NDArray
 
-from sampan.kernels.backend import Tensors
 from sampan.kernels.cpu import panels, rounding
 from sampan.kernels.cpu.layout import kind_of, turned
 from sampan.kernels.cpu.machine import Machine
@@ -16,6 +15,7 @@ from sampan.kernels.cpu.rounding import Scheme
 from sampan.kernels.formats import PackedMatrix
 from sampan.kernels.graph import Graph
 from sampan.kernels.ops import Experts, Linear, PerHead, Weight
+from sampan.kernels.tensors import Tensors
 
 
 @dataclass(frozen=True)

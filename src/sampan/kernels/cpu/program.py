@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sampan.core.errors import UnsupportedModel, WeightsError
-from sampan.kernels.backend import Adapter, CacheSize, Floats, NewValues, Span
+from sampan.kernels.backend import Adapter, CacheSize, NewValues, Span
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.adapters import packed_adapter
 from sampan.kernels.cpu.layout import Segment
@@ -20,6 +20,7 @@ from sampan.kernels.cpu.stored import StoredMatrix
 from sampan.kernels.experts import ExpertReads
 from sampan.kernels.graph import LOGITS
 from sampan.kernels.ops import Weight
+from sampan.kernels.tensors import Floats
 
 
 @dataclass

@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampan.core.errors import WeightsError
-from sampan.kernels.backend import Tensors
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.layout import STORES, some_rows, stacked
 from sampan.kernels.cpu.machine import Machine, out_of_memory
 from sampan.kernels.formats import Codes, TensorType
 from sampan.kernels.ops import Weight
+from sampan.kernels.tensors import Tensors
 
 Floats = NDArray[np.float32]
 

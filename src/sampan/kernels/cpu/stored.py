@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from sampan.core.errors import OutOfMemory, UsageError
 from sampan.core.memory import megabytes
-from sampan.kernels.backend import Tensors
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.layout import Segment
 from sampan.kernels.experts import ExpertReads, ExpertRoom
 from sampan.kernels.formats import ALIGNMENT
+from sampan.kernels.tensors import Tensors
 
 BLOCK: int = _native.DISK_BLOCK
 

@@ -20,9 +20,9 @@ from typing import Any
 
 from sampan.core.settings import available_cores
 from sampan.kernels import backend
-from sampan.kernels.backend import TensorInfo, Tensors
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.plan import Plan
+from sampan.kernels.tensors import TensorInfo, Tensors
 
 Seconds = Mapping[int, float]
 """Times of candidates; empty where there was no time to take them, and the default stays."""

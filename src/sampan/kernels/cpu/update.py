@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampan.core.errors import UnsupportedModel, WeightsError, quoted
-from sampan.kernels.backend import Floats, NewValues
+from sampan.kernels.backend import NewValues
 from sampan.kernels.cpu.layout import E4M3 as E4M3_STORE
 from sampan.kernels.cpu.machine import LANES, Machine, padded
 from sampan.kernels.cpu.panels import Place
 from sampan.kernels.cpu.rounding import Scheme, quantise
 from sampan.kernels.formats import E4M3, Codes, TensorType
 from sampan.kernels.ops import Weight
+from sampan.kernels.tensors import Floats
 
 _FLOATS = {3: TensorType.F16, 4: TensorType.BF16, 5: TensorType.F32}  # by `store` of kernels.h
 _BITS = {0: 4, 1: 6, 2: 8}

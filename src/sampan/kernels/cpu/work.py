@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from sampan.kernels.backend import Tensors
 from sampan.kernels.cpu.layout import Segment, panel_of
 from sampan.kernels.cpu.pace import Pace, phases
 from sampan.kernels.cpu.plan import Instruction, Plan
 from sampan.kernels.ops import Attention
+from sampan.kernels.tensors import Tensors
 
 BETWEEN = 100e-6
 """Seconds between two steps: choosing tokens, bookkeeping, handing them on (docs/performance.md)."""

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from sampan.core.errors import UnsupportedModel, UsageError, quoted
-from sampan.kernels.backend import AdapterRoom, CacheSize, Needs, Notice, Tensors, Tuning
+from sampan.kernels.backend import AdapterRoom, CacheSize, Needs, Notice, Tuning
 from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.formats import TensorType
 from sampan.kernels.graph import Graph
 from sampan.kernels.ops import Weight
+from sampan.kernels.tensors import Tensors
 
 try:
     import torch

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sampan.core.errors import OutOfMemory, UsageError, quoted
-from sampan.kernels.backend import Floats
+from sampan.kernels.tensors import Floats
 
 _PLUGINS = {"npu": "torch_npu"}
 _REFUSED = ("out of memory", "can't allocate memory", "not enough memory")

@@ -7,8 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sampan.kernels.backend import Floats
 from sampan.kernels.graph import LOGITS
+from sampan.kernels.tensors import Floats
 
 SUMMED = 4096
 """Exponentials that are summed in float32; these sums are folded in float64, which some devices lack, on the
