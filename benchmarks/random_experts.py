@@ -15,9 +15,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from sampan.catalog.catalog import DEFAULT, resolve
-from sampan.core.settings import Settings
-from sampan.weights.gguf import read_gguf
+from random_models import add_vocabulary
 
 BLOCK, BYTES = 32, 20  # of Q4_1
 
@@ -30,8 +28,8 @@ class Writer:
         self._draw = np.random.default_rng(0)
         self._o = o
 
-    def write(self, tokens: list[str]) -> None:
-        """The whole file; with these tokens."""
+    def write(self) -> None:
+        """The whole file."""
         o = self._o
         for name, value in (
             ("block_count", o.layers), ("context_length", 4096), ("embedding_length", o.hidden),
@@ -42,8 +40,7 @@ class Writer:
             ("expert_feed_forward_length", o.ffn),
         ):  # fmt: skip
             getattr(self._file, f"add_{name}")(value)
-        self._vocabulary(tokens)
-        self._matrix("token_embd", len(tokens), o.hidden, gain=o.embedding, common=o.common)
+        self._matrix("token_embd", add_vocabulary(self._file), o.hidden, gain=o.embedding, common=o.common)
         self._vector("output_norm", o.hidden)
         for layer in range(o.layers):
             self._layer(f"blk.{layer}.")
@@ -94,15 +91,6 @@ class Writer:
     def _vector(self, name: str, width: int) -> None:
         self._file.add_tensor(f"{name}.weight", np.ones(width, np.float32))
 
-    def _vocabulary(self, tokens: list[str]) -> None:
-        metadata = read_gguf(resolve(DEFAULT, Settings.from_env()).path).metadata
-        self._file.add_tokenizer_model("gpt2")
-        self._file.add_tokenizer_pre(str(metadata["tokenizer.ggml.pre"]))
-        self._file.add_token_list(tokens)
-        self._file.add_token_types([int(each) for each in metadata["tokenizer.ggml.token_type"]])  # type: ignore[attr-defined]
-        self._file.add_token_merges(list(metadata["tokenizer.ggml.merges"]))  # type: ignore[call-overload]
-        self._file.add_eos_token_id(int(metadata["tokenizer.ggml.eos_token_id"]))  # type: ignore[call-overload]
-
 
 def main() -> None:
     """The command."""
@@ -116,8 +104,7 @@ def main() -> None:
     for name, factor in (("common", 0.0), ("embedding", 1.0), ("layer", 1.0)):
         parser.add_argument(f"--{name}", type=float, default=factor)
     options = parser.parse_args()
-    tokens = read_gguf(resolve(DEFAULT, Settings.from_env()).path).metadata["tokenizer.ggml.tokens"]
-    Writer(options).write(list(tokens))  # type: ignore[call-overload]
+    Writer(options).write()
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.0f} MB")
 
 

@@ -23,6 +23,7 @@ BLOCK = 32
 # Bytes of a block, and what is added to its codes (in scales) so that they have a mean of zero.
 TYPES = {"Q4_1": (20, -7.5), "Q4_0": (18, 0.0)}
 VOCABULARY = 2048
+_BLOCKS = 1_000_003  # that are drawn: a prime, so that no two experts have the same
 Fields = Mapping[str, int | float | bool]
 
 
@@ -160,7 +161,7 @@ class Writer:
         self._file.add_vocab_size(shape.vocabulary)
         for name, value in shape.fields.items():
             self._add(f"{arch}.{name}", value)
-        self._vocabulary()
+        add_vocabulary(self._file, shape.vocabulary)
         self._matrix("token_embd.weight", (shape.vocabulary, shape.hidden))
         self._vector("output_norm.weight", shape.hidden, 1)
         self._matrix("output.weight", (shape.vocabulary, shape.hidden))
@@ -192,10 +193,11 @@ class Writer:
             self._vector(f"{at}{name}.bias", width, 0)
 
     def _matrix(self, name: str, shape: tuple[int, ...]) -> None:
-        """Of the deviation of trained weights: codes around a mean of zero. Two of one shape are the same."""
+        """Of the deviation of trained weights: codes around a mean of zero. Two of one shape are the same;
+        very large ones repeat themselves."""
         if shape not in self._drawn:
             rows, inputs = shape[:-1], shape[-1]
-            blocks = self._draw.integers(0, 256, (4096, self._bytes), np.uint8)
+            blocks = self._draw.integers(0, 256, (_BLOCKS, self._bytes), np.uint8)
             scale = np.float16(inputs**-0.5 / 4.6)
             blocks[:, :2] = np.array([scale]).view(np.uint8)
             if self._least:
@@ -206,19 +208,20 @@ class Writer:
     def _vector(self, name: str, width: int, value: float) -> None:
         self._file.add_tensor(name, np.full(width, value, np.float32))
 
-    def _vocabulary(self) -> None:
-        """The default model's first tokens, and those merges that make them."""
-        metadata = read_gguf(resolve(DEFAULT, Settings.from_env()).path).metadata
-        tokens, types = (list(metadata[f"tokenizer.ggml.{n}"]) for n in ("tokens", "token_type"))  # type: ignore[call-overload]
-        tokens, types = tokens[: self._shape.vocabulary], types[: self._shape.vocabulary]
-        known = set(tokens)
-        merges = [m for m in metadata["tokenizer.ggml.merges"] if "".join(m.split(" ")) in known]  # type: ignore[union-attr]
-        self._file.add_tokenizer_model("gpt2")
-        self._file.add_tokenizer_pre(str(metadata["tokenizer.ggml.pre"]))
-        self._file.add_token_list(tokens)
-        self._file.add_token_types([int(each) for each in types])
-        self._file.add_token_merges(merges)
-        self._file.add_eos_token_id(int(metadata["tokenizer.ggml.eos_token_id"]))  # type: ignore[call-overload]
+
+def add_vocabulary(file: gguf.GGUFWriter, count: int | None = None) -> int:
+    """The default model's tokens, or its first, and those merges that make them; how many tokens."""
+    metadata = read_gguf(resolve(DEFAULT, Settings.from_env()).path).metadata
+    tokens, types = (list(metadata[f"tokenizer.ggml.{n}"])[:count] for n in ("tokens", "token_type"))  # type: ignore[call-overload]
+    known = set(tokens)
+    merges = [m for m in metadata["tokenizer.ggml.merges"] if "".join(m.split(" ")) in known]  # type: ignore[attr-defined]
+    file.add_tokenizer_model("gpt2")
+    file.add_tokenizer_pre(str(metadata["tokenizer.ggml.pre"]))
+    file.add_token_list(tokens)
+    file.add_token_types([int(each) for each in types])
+    file.add_token_merges(merges)
+    file.add_eos_token_id(int(metadata["tokenizer.ggml.eos_token_id"]))  # type: ignore[call-overload]
+    return len(tokens)
 
 
 def main() -> None:
