@@ -49,30 +49,29 @@ def _examine(settings: Settings, threads: int | None) -> Row:
     from sampan.kernels.cpu.tuning import processor
 
     backend = CpuBackend(settings, threads)
-    here = backend.machine
+    here, free = backend.machine, available_memory()
     return {
         "isa": _native.isas(),
         **planning.limits(backend),
         "memory_bytes": total_memory(),
-        "memory_available_bytes": available_memory(),
+        "memory_available_bytes": free,
         "disk_gbps": planning.gigabytes_a_second(planning.disk_of(settings, None)),
         "plan": planning.outlines(backend),
         "cpu": processor(),
         "fits": [entry.alias for entry in entries() if entry.supported and fits(entry.bytes)],
-        "capacity": _capacity(settings, backend),
+        "capacity": _capacity(settings, backend, free),
         "tuning": _tuning(settings, here.isa),
         "version": version("sampan"),
         "python": platform.python_version(),
     }
 
 
-def _capacity(settings: Settings, backend: "CpuBackend") -> dict[str, Row]:
-    """What the local models take, and the tokens that what is free now holds beside them."""
+def _capacity(settings: Settings, backend: "CpuBackend", free: int | None) -> dict[str, Row]:
+    """What the local models take, and the tokens that so much free memory holds beside them."""
     from sampan.engine.budget import Footprint
     from sampan.llm.load import MAX_ROWS, graph_of, output_of
     from sampan.weights.checkpoint import open_checkpoint
 
-    free = available_memory()
     found = {}
     for entry in entries():
         model = cached(entry.alias, settings)
