@@ -70,7 +70,10 @@ class Adapted:
         chosen = slots or [-1] * len(counts)
         held = array("i", range(2))
         self.program.run(
-            [Span(part.tolist(), 0, held, len(part), slot) for part, slot in zip(parts, chosen, strict=True)]
+            [
+                Span(part.tolist(), 0, held, len(part), slot)[:8]
+                for part, slot in zip(parts, chosen, strict=True)
+            ]
         )
         logits: np.ndarray = self.program.sampled_logits.copy()
         return logits

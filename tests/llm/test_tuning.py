@@ -95,10 +95,10 @@ def test_the_first_load_measures_and_the_next_ones_read(default_model: ModelFile
     with load(default_model, tuned(tmp_path), progress=told) as llm:
         assert llm.tuning == other
         assert llm.engine.scheduler.max_rows == 256
-        assert llm.engine.scheduler.draft_rows == 6
+        assert llm.engine.scheduler.drafting.rows == 6
     with load(default_model, tuned(tmp_path), speculation=False, max_sequences=300) as llm:
         assert llm.engine.scheduler.max_rows == 300
-        assert llm.engine.scheduler.draft_rows == 0
+        assert llm.engine.scheduler.drafting.rows == 0
     assert len(told.said) == 1
     assert file.stat().st_mtime_ns == written
 

@@ -74,7 +74,7 @@ class Native:
             self.weights = describe(checkpoint.config).weights()
             placed, size = backend.place(checkpoint, 0, experts), CacheSize(PAGES, cache, STATES)
             program = backend.compile(graph_of(checkpoint.config), placed, size, CONTEXT, room)
-        self.runner = Runner(program, PAGES, room, STATES)
+        self.runner = Runner(program, PAGES, room, states=STATES)
         self.pool = BlockPool(PAGES, PAGE)
         self._slots = cycle(range(STATES))
 
@@ -150,6 +150,12 @@ def any_case(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=HYBRID)
 def hybrid_case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=[*SPARSE, *(case for case in HYBRID if "num_experts" in HYBRID[case])])
+def mixed_case(request: pytest.FixtureRequest) -> str:
+    """A case with experts."""
     return str(request.param)
 
 

@@ -51,9 +51,9 @@ def on_disk(native: Make, tmp_path: Path) -> Make:
 
 
 def test_no_bit_depends_on_where_experts_are(
-    sparse_case: str, tiny: Make, native: Make, on_disk: Make
+    mixed_case: str, tiny: Make, native: Make, on_disk: Make
 ) -> None:
-    model = tiny(sparse_case)
+    model = tiny(mixed_case)
     prompt = model.prompt(70)
     whole = native(model.files).logits(prompt)
     here = on_disk(model, 0)

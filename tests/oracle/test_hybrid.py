@@ -46,7 +46,7 @@ def engine_of(tiny: Make) -> Make:
             program = backend.compile(graph_of(checkpoint.config, output), placed, size, max_rows)
         vocabulary = model.oracle.config.vocab_size
         return Engine(
-            Runner(program, pages, None, states), context=400, vocabulary=vocabulary, eos_ids=frozenset(),
+            Runner(program, pages, states=states), context=400, vocabulary=vocabulary, eos_ids=frozenset(),
             max_sequences=max_sequences, prefix_cache=prefix_cache, draft_rows=draft_rows,
         )  # fmt: skip
 
