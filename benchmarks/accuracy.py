@@ -25,6 +25,7 @@ from sampan.core.types import ModelFiles, SamplingParams
 from sampan.engine.budget import Wish
 from sampan.engine.engine import Engine
 from sampan.engine.sequence import Sequence, Span
+from sampan.llm.drafts import DraftWish
 from sampan.llm.load import load
 from sampan.weights.checkpoint import open_checkpoint
 
@@ -116,7 +117,7 @@ def measure(args: argparse.Namespace, files: ModelFiles, rope_base: float) -> di
     collected: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     done = 0
     wish = Wish(context=args.context, cache=args.cache)
-    loaded = load(files, settings, wish, threads=None, prefix_cache=False, speculation=False)
+    loaded = load(files, settings, wish, threads=None, prefix_cache=False, draft=DraftWish("none"))
     for text in texts():
         ids = loaded.tokenizer.encode(text, add_bos=True)
         for start in range(0, len(ids) - 1, args.context):

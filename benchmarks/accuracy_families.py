@@ -23,6 +23,7 @@ from random_models import Shape, Tensors, Writer, attention, experts, gated
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
 from sampan.engine.budget import Wish
+from sampan.llm.drafts import DraftWish
 from sampan.llm.load import load
 from sampan.weights.checkpoint import open_checkpoint
 
@@ -126,7 +127,9 @@ def measure(make: Any, args: argparse.Namespace) -> dict[str, Any]:
         files = ModelFiles(path, "gguf", path.name, str(path))
         model = oracle(files, config, Path(name))
         wish = Wish(context=CONTEXT, cache=args.cache)
-        loaded = load(files, Settings.from_env(), wish, threads=None, prefix_cache=False, speculation=False)
+        loaded = load(
+            files, Settings.from_env(), wish, threads=None, prefix_cache=False, draft=DraftWish("none")
+        )
         draw = np.random.default_rng(1)
         for _ in range(args.tokens // CONTEXT):
             ids = draw.integers(0, VOCABULARY, CONTEXT).tolist()

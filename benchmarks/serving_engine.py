@@ -15,6 +15,7 @@ from sampan.cli.load import Load, requests
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles, SamplingParams
 from sampan.engine.budget import Wish
+from sampan.llm.drafts import DraftWish
 from sampan.llm.load import load
 from sampan.server.text import ModelText
 
@@ -25,7 +26,7 @@ class Worker:
     def __init__(self, path: Path, threads: int, sequences: int) -> None:
         files = ModelFiles(path, "gguf", path.name, str(path))
         wish = Wish(max_sequences=sequences)
-        loaded = load(files, Settings.from_env(), wish, threads=threads, prefix_cache=True, speculation=True)
+        loaded = load(files, Settings.from_env(), wish, threads=threads, prefix_cache=True, draft=DraftWish())
         self.engine = loaded.engine
         self.text = ModelText.read(files, "engine")
 

@@ -16,6 +16,7 @@ from sampan.core.types import ModelFiles, SamplingParams
 from sampan.engine.budget import Wish
 from sampan.kernels.cpu import _native
 from sampan.kernels.formats import TensorType
+from sampan.llm.drafts import DraftWish
 from sampan.llm.load import Loaded, load
 from sampan.weights.checkpoint import open_checkpoint
 
@@ -30,10 +31,15 @@ def model_files(path: Path) -> ModelFiles:
 
 
 def open_model(path: Path, threads: int, cache_tokens: int, sequences: int) -> Loaded:
-    """The model with a cache of this size, and nothing speculative."""
+    """The model with a cache of this size; what drafts is off until it is asked for."""
     wish = Wish(max_sequences=sequences, cache_tokens=cache_tokens)
     return load(
-        model_files(path), Settings.from_env(), wish, threads=threads, prefix_cache=True, speculation=False
+        model_files(path),
+        Settings.from_env(),
+        wish,
+        threads=threads,
+        prefix_cache=True,
+        draft=DraftWish("lookup"),
     )
 
 
@@ -45,6 +51,7 @@ class Worker:
         self.runtime_bytes = peak_memory()
         self.model = open_model(path, *sizes)
         self.engine = self.model.engine
+        self.engine.scheduler.drafting.rows = 0
 
     def run(self, prompts: list[list[int]], new: int, *, ignore_eos: bool = True) -> Clock:
         """All prompts to their ends, greedily."""
@@ -83,9 +90,9 @@ class Worker:
         assert self.model.template is not None
         prompt = self.model.template.render(CONVERSATIONS[text], add_generation_prompt=True)
         ids = self.model.tokenizer.encode(prompt, add_bos=False)
-        self.engine.scheduler.draft_rows = self.model.tuning.draft_rows if drafts else 0
+        self.engine.scheduler.drafting.rows = self.model.tuning.draft_rows if drafts else 0
         clock = self.run([ids], 400, ignore_eos=False)
-        self.engine.scheduler.draft_rows = 0
+        self.engine.scheduler.drafting.rows = 0
         return {"value": clock.decode_tps, "tokens": clock.tokens}
 
     def first_token(self, seed: int, prompt: int) -> Values:
