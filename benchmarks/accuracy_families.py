@@ -1,10 +1,11 @@
 """KL divergence from transformers in float32 on the same dequantised weights: random checkpoints of families.
 
-    python benchmarks/accuracy_families.py [--tokens 4096] [--cache bf16]
+    python benchmarks/accuracy_families.py [--tokens 4096] [--cache bf16] [--alike]
 
 Each family's model has the same width and depth, and Q4_1 weights of a trained model's deviation, so that
 only what a family adds differs: experts, a router, latent attention. Without training distributions are
-flat: figures compare families, and say nothing of a trained model. Needs the `test` extra.
+flat: figures compare families, and say nothing of a trained model. A router that chose otherwise than the
+oracle's shows; `--alike` leaves that out: then a choice changes nothing. Needs the `test` extra.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import transformers
 from safetensors.numpy import save_file
 
 from accuracy import native_logits
-from random_models import Shape, Tensors, Writer, attention, experts, gated
+from random_models import BLOCKS, Shape, Tensors, Writer, attention, experts, gated
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
 from sampan.engine.budget import Wish
@@ -123,7 +124,7 @@ def measure(make: Any, args: argparse.Namespace) -> dict[str, Any]:
     shape, config = make()
     with tempfile.TemporaryDirectory() as name:
         path, found, wanted = Path(name) / "model.gguf", [], []
-        Writer(shape, path, "Q4_1").write()
+        Writer(shape, path, "Q4_1", 4096 if args.alike else BLOCKS).write()
         files = ModelFiles(path, "gguf", path.name, str(path))
         model = oracle(files, config, Path(name))
         wish = Wish(context=CONTEXT, cache=args.cache)
@@ -154,6 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--cache", default="bf16")
+    parser.add_argument("--alike", action="store_true", help="all experts of a layer have the same weights")
     args = parser.parse_args()
     for make in (qwen3, qwen3_moe, deepseek_v3):
         print(json.dumps(measure(make, args)), flush=True)

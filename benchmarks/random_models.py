@@ -23,7 +23,7 @@ BLOCK = 32
 # Bytes of a block, and what is added to its codes (in scales) so that they have a mean of zero.
 TYPES = {"Q4_1": (20, -7.5), "Q4_0": (18, 0.0)}
 VOCABULARY = 2048
-_BLOCKS = 1_000_003  # that are drawn: a prime, so that no two experts have the same
+BLOCKS = 1_000_003  # that are drawn: a prime, so that no two experts are alike
 Fields = Mapping[str, int | float | bool]
 
 
@@ -144,9 +144,10 @@ SHAPES = {
 class Writer:
     """One file of a shape."""
 
-    def __init__(self, shape: Shape, out: Path, type_: str) -> None:
+    def __init__(self, shape: Shape, out: Path, type_: str, blocks: int = BLOCKS) -> None:
         self._shape, self._type = shape, gguf.GGMLQuantizationType[type_]
         self._bytes, self._least = TYPES[type_]
+        self._blocks = blocks
         self._file = gguf.GGUFWriter(out, shape.arch)
         self._draw = np.random.default_rng(0)
         self._drawn: dict[tuple[int, ...], npt.NDArray[np.uint8]] = {}
@@ -197,7 +198,7 @@ class Writer:
         very large ones repeat themselves."""
         if shape not in self._drawn:
             rows, inputs = shape[:-1], shape[-1]
-            blocks = self._draw.integers(0, 256, (_BLOCKS, self._bytes), np.uint8)
+            blocks = self._draw.integers(0, 256, (self._blocks, self._bytes), np.uint8)
             scale = np.float16(inputs**-0.5 / 4.6)
             blocks[:, :2] = np.array([scale]).view(np.uint8)
             if self._least:
