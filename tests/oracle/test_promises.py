@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from sampan import LLM, SamplingParams
 from sampan.core.types import Completion, Grammar
-from sampan.models.registry import describe
+from sampan.models.registry import describe, load_file
 
 Make = Callable[..., Any]
 SIZES: dict[str, Any] = {"context": 256, "max_sequences": 4, "cache_tokens": 1024}
@@ -102,3 +103,19 @@ def test_adapters_change_their_own_requests_alone(llm: LLM, write_adapter: Make,
     assert llm.generate(PROMPTS, GREEDY) == base
     assert llm.generate(PROMPTS, GREEDY, adapter="one") == own
     llm.unload_adapter("one")
+
+
+@pytest.mark.parametrize("any_case", ["qwen3", "qwen3_moe", "deepseek_v3", "qwen3_next"])
+def test_a_service_says_what_python_does(any_case: str, folder: Path, llm: LLM) -> None:  # noqa: ARG001
+    said = [llm.tokenizer.decode(list(answer.tokens)) for answer in llm.generate(PROMPTS, GREEDY)]
+    run_service = load_file(Path(__file__).parents[1] / "server" / "conftest.py").run_service
+    with run_service("--context", "256", name=str(folder)) as service, ThreadPoolExecutor(4) as pool:
+        model = service.openai.models.list().data[0].id
+
+        def ask(prompt: list[int]) -> str:
+            done = service.openai.completions.create(
+                model=model, prompt=prompt, max_tokens=NEW, temperature=0, extra_body={"ignore_eos": True}
+            )
+            return str(done.choices[0].text)
+
+        assert list(pool.map(ask, PROMPTS)) == said

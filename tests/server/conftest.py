@@ -118,7 +118,8 @@ Serve = Callable[..., AbstractContextManager[Running]]
 
 
 @contextmanager
-def _serve(*options: str, name: str | None = None, **environment: str) -> Iterator[Running]:
+def run_service(*options: str, name: str | None = None, **environment: str) -> Iterator[Running]:
+    """`sampan serve` with these options on a free port; it must end well."""
     model = [] if name is None else [name]
     command = [sys.executable, "-m", "sampan", "serve", *model, "--port", "0", "--threads", "2", *options]
     variables = {**os.environ, "SAMPAN_TUNE": "0", **environment}
@@ -155,14 +156,14 @@ def _serve(*options: str, name: str | None = None, **environment: str) -> Iterat
 @pytest.fixture(scope="session")
 def service(default_model: ModelFiles) -> Iterator[Running]:  # noqa: ARG001 - fetched before the server starts
     """`sampan serve` on a free port; SIGTERM ends it, and it must say that all was well."""
-    with _serve() as running:
+    with run_service() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def serve(default_model: ModelFiles) -> Serve:  # noqa: ARG001
     """Starts a service of one's own: `with serve("--option", …, name=MODEL, NAME="value") as running`."""
-    return _serve
+    return run_service
 
 
 @pytest.fixture(scope="session")
