@@ -30,12 +30,13 @@ def write_folder(source: Path, folder: Path) -> None:
         write_json(place / "config.json", hf_config(checkpoint) | ids | {"dtype": "bfloat16"})
         shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
         with (place / "model.safetensors").open("wb") as file:
-            file.write(_safetensors_header(shapes))
+            file.write(safetensors_header(shapes))
             for name in shapes:
                 file.write(_bf16(checkpoint.array(name)).tobytes())
 
 
-def _safetensors_header(shapes: dict[str, tuple[int, ...]]) -> bytes:
+def safetensors_header(shapes: dict[str, tuple[int, ...]]) -> bytes:
+    """What comes before the tensors of a file, all of them bf16."""
     header: dict[str, object] = {}
     end = 0
     for name, shape in shapes.items():

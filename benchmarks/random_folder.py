@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bf16 import safetensors_header
 from sampan.catalog.catalog import DEFAULT, configuration, resolve
 from sampan.core.settings import Settings
 from sampan.models import registry
@@ -28,15 +29,9 @@ def write(alias: str, out: Path) -> None:
     shapes = {
         name: weight.shape for name, weight in registry.describe(registry.from_hf(config)).weights().items()
     }
-    header: dict[str, object] = {}
-    end = 0
-    for name, shape in shapes.items():
-        start, end = end, end + 2 * int(np.prod(shape))
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
     draw = np.random.default_rng(0)
     with (out / "model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(safetensors_header(shapes))
         for shape in shapes.values():
             for rows in np.array_split(np.arange(shape[0]), max(1, shape[0] // 4096)):
                 size = (len(rows), *shape[1:])

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
-from gguf import quants
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sampan.core.errors import WeightsError
@@ -19,7 +18,10 @@ from sampan.core.types import ModelFiles
 from sampan.kernels.torch.backend import TorchBackend
 from sampan.models import registry
 from sampan.models.latent import LatentConfig
+from sampan.models.registry import load_file
 from sampan.weights.checkpoint import open_checkpoint
+
+GgufFile: Any = load_file(Path(__file__).parent / "gguf_file.py").GgufFile
 
 Make = Callable[..., Any]
 EXPERTS, CHOSEN, FFN, LAYERS, LENGTH, EARLY = 8, 3, 64, 3, 150, 64
@@ -63,12 +65,12 @@ def config(family: str) -> Any:
     )  # fmt: skip
 
 
-class Writer:
-    """Gives every tensor of the oracle the values that the file has."""
+class Writer(GgufFile):
+    """`later`: the file has keys' and values' matrices apart."""
 
     def __init__(self, path: Path, family: str, type: Type, later: bool) -> None:
-        self.type, self._later, self._rng = type, later, np.random.default_rng(5)
-        self._file = file = gguf.GGUFWriter(path, "deepseek2")
+        super().__init__(path, "deepseek2", type, 5)
+        self._later, file = later, self._file
         c, v3 = CASES[family], family == "deepseek_v3"
         for add, value in (
             ("block_count", LAYERS + (v3 and later)), ("context_length", 512), ("embedding_length", 128),
@@ -96,15 +98,6 @@ class Writer:
             file.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
             file.add_rope_scaling_yarn_log_mul(0.1 * rope["mscale_all_dim"])
 
-    def write(self, oracle: PreTrainedModel) -> None:
-        for name, weight in [*oracle.named_parameters(), *oracle.named_buffers()]:
-            if not name.endswith("inv_freq"):
-                weight.data = torch.from_numpy(self._tensors(name, tuple(weight.shape)))
-        self._file.write_header_to_file()
-        self._file.write_kv_data_to_file()
-        self._file.write_tensors_to_file()
-        self._file.close()
-
     def _tensors(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         if name in WHOLE:
             return self._tensor(WHOLE[name], shape)
@@ -128,18 +121,6 @@ class Writer:
                 return self._tensor(f"{at}attn_kv_b.weight", shape)
         part, _, kind = rest.rpartition(".")
         return self._tensor(f"{at}{NAMES[part]}.{kind}", shape)
-
-    def _tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        vector = len(shape) == 1 or "gate_inp" in name
-        centre = 1.0 if name.endswith("norm.weight") else 0.0
-        deviation = 0.3 if len(shape) == 1 else 1.5 * shape[-1] ** -0.5
-        values = self._rng.normal(centre, deviation, shape).astype(np.float32)
-        type = Type.F32 if vector else self.type
-        raw = values if type is Type.F32 else quants.quantize(values.reshape(-1, shape[-1]), type)
-        kept = values if type is Type.F32 else quants.dequantize(raw, type).reshape(shape)
-        stored = raw if type is Type.F32 else raw.reshape(*shape[:-1], -1)
-        self._file.add_tensor(name, stored, raw_dtype=type)
-        return np.ascontiguousarray(kept)
 
 
 @pytest.fixture(scope="module")

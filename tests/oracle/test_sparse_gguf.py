@@ -6,16 +6,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
-from gguf import quants
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sampan.core.types import ModelFiles
 from sampan.kernels.torch.backend import TorchBackend
+from sampan.models.registry import load_file
+
+GgufFile: Any = load_file(Path(__file__).parent / "gguf_file.py").GgufFile
 
 Make = Callable[..., Any]
 EXPERTS, CHOSEN, FFN, LAYERS, LENGTH, EARLY = 8, 3, 96, 3, 200, 64
@@ -49,13 +50,12 @@ def config(family: str) -> Any:
     )  # fmt: skip
 
 
-class Writer:
-    """Gives every tensor of the oracle the values that the file has. `apart`: a tensor for each expert."""
+class Writer(GgufFile):
+    """`apart`: a tensor for each expert."""
 
     def __init__(self, path: Path, family: str, type: Type, apart: bool = False) -> None:
-        self.type, self._rng, self._apart = type, np.random.default_rng(5), apart
-        self._llama = family == "mixtral"  # as which the file describes it
-        self._file = gguf.GGUFWriter(path, "llama" if self._llama else family.replace("_", ""))
+        self._apart, self._llama = apart, family == "mixtral"  # which the file describes as a llama
+        super().__init__(path, "llama" if self._llama else family.replace("_", ""), type, 5)
         for add, value in (
             ("block_count", LAYERS), ("context_length", 512), ("embedding_length", 256), ("head_count", 4),
             ("feed_forward_length", FFN if self._llama else 512), ("head_count_kv", 2), ("key_length", 64),
@@ -67,14 +67,6 @@ class Writer:
                 getattr(self._file, f"add_{add}")(value)
         if family == "qwen2_moe":
             self._file.add_expert_shared_feed_forward_length(128)
-
-    def write(self, oracle: PreTrainedModel) -> None:
-        for name, weight in oracle.named_parameters():
-            weight.data = torch.from_numpy(self._tensors(name, tuple(weight.shape)))
-        self._file.write_header_to_file()
-        self._file.write_kv_data_to_file()
-        self._file.write_tensors_to_file()
-        self._file.close()
 
     def _tensors(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         if name in WHOLE:
@@ -98,18 +90,6 @@ class Writer:
         if not self._apart:
             return self._tensor(f"{name}_exps.weight", shape)
         return np.stack([self._tensor(f"{name}.{n}.weight", shape[1:]) for n in range(shape[0])])
-
-    def _tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        vector = len(shape) == 1 or "gate_inp" in name
-        centre = 1.0 if name.endswith("norm.weight") else 0.0
-        deviation = 0.3 if len(shape) == 1 else 1.5 * shape[-1] ** -0.5
-        values = self._rng.normal(centre, deviation, shape).astype(np.float32)
-        type = Type.F32 if vector else self.type
-        raw = values if type is Type.F32 else quants.quantize(values.reshape(-1, shape[-1]), type)
-        kept = values if type is Type.F32 else quants.dequantize(raw, type).reshape(shape)
-        stored = raw if type is Type.F32 else raw.reshape(*shape[:-1], -1)
-        self._file.add_tensor(name, stored[0] if shape[0] == 1 else stored, raw_dtype=type)
-        return np.ascontiguousarray(kept)
 
 
 @pytest.fixture(scope="module")

@@ -93,22 +93,11 @@ def command(
 
     pages = -(-length // PAGE) * max(sizes)
     with open_model(
-        model,
-        threads=threads,
-        context=length,
-        max_sequences=max(sizes),
-        cache_tokens=pages * PAGE,
-        memory=memory,
-        expert_memory=expert_memory,
-        cache=cache,
-        backend=backend,
-        device=device,
-        prefix_cache=False,
-        draft="auto" if draft_model and draft == "none" else draft,
-        draft_model=draft_model,
-        draft_tokens=draft_tokens,
-        draft_confidence=draft_confidence,
-    ) as llm:
+        model, threads=threads, context=length, max_sequences=max(sizes), cache_tokens=pages * PAGE,
+        memory=memory, expert_memory=expert_memory, cache=cache, backend=backend, device=device,
+        prefix_cache=False, draft="auto" if draft_model and draft == "none" else draft,
+        draft_model=draft_model, draft_tokens=draft_tokens, draft_confidence=draft_confidence,
+    ) as llm:  # fmt: skip
         prompts = _prompts(max(sizes), prompt_tokens, llm.config.vocab, seed or 0)
         _measure(llm.engine, [prompts[0][:64]], min(decode_tokens, 2), lambda _tokens: None)  # warms up
         for place, size in enumerate(sizes):

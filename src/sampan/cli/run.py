@@ -27,14 +27,11 @@ def command(
     max_tokens: o.MaxTokens = None,
     max_reasoning_tokens: o.MaxReasoningTokens = None,
     temperature: o.Temperature = None,
-    top_p: o.TopP = None,
-    top_k: o.TopK = None,
-    min_p: o.MinP = None,
+    top_p: o.TopP = None, top_k: o.TopK = None, min_p: o.MinP = None,
     seed: o.Seed = None,
     stop: o.Stop = None,
     repetition_penalty: o.RepetitionPenalty = None,
-    presence_penalty: o.PresencePenalty = None,
-    frequency_penalty: o.FrequencyPenalty = None,
+    presence_penalty: o.PresencePenalty = None, frequency_penalty: o.FrequencyPenalty = None,
     logit_bias: o.LogitBias = None,
     logprobs: Annotated[
         int | None, typer.Option(min=0, help="With --json: log-probabilities, and of this many alternatives.")

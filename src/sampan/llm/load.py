@@ -71,9 +71,7 @@ def load(
         c = checkpoint.config
         output = output_of(checkpoint.purpose)
         tokenizer, template = text_of(files, checkpoint)
-        experts = None
-        if wish.expert_memory is not None:
-            experts = ExpertRoom(wish.expert_memory, state_of(checkpoint.files), settings.experts_without)
+        experts = _experts_of(wish, checkpoint, settings)
         drafts = beside(checkpoint, draft, here, tokenizer, stack, on_disk=experts is not None)
         graph = drafts.main_graph(c) if drafts else graph_of(c, output)
         here.check(graph, checkpoint.where)
@@ -90,13 +88,9 @@ def load(
         cache = CacheSize(plan.pages, plan.cache, plan.states)
         chosen = here.tune(
             lambda layers: graph if layers == c.layers else graph_of(replace(c, layers=layers), output),
-            c.layers,
-            weights,
-            cache,
-            name=files.name,
-            memory=wish.memory,
-            notice=_telling(progress or Silent()),
-        )
+            c.layers, weights, cache,
+            name=files.name, memory=wish.memory, notice=_telling(progress or Silent()),
+        )  # fmt: skip
         executable = here.compile(graph, weights, cache, MAX_ROWS, wish.room, chosen)
         drafter = drafts.compile(here, weights, cache, chosen, draft) if drafts else None
     runner = Runner(executable, plan.pages, wish.room, drafter, plan.states)
@@ -112,6 +106,13 @@ def load(
         lookup=draft.lookup and chosen.draft_rows > 0,
     )
     return Loaded(plan, chosen, c, here, weights, engine, tensors.purpose, tokenizer, template, defaults)
+
+
+def _experts_of(wish: budget.Wish, checkpoint: Checkpoint, settings: Settings) -> ExpertRoom | None:
+    """The memory for experts that otherwise stay on disk; None where all are in memory."""
+    if wish.expert_memory is None:
+        return None
+    return ExpertRoom(wish.expert_memory, state_of(checkpoint.files), settings.experts_without)
 
 
 def graph_of(config: ModelConfig, output: str = LOGITS) -> Graph:

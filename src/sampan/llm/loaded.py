@@ -80,12 +80,8 @@ class LoadedModel:
         check_rest(threads, flags, settings, progress)
         check_draft(draft, draft_model, draft_tokens, draft_confidence, speculation=speculation)
         settings = settings or Settings.from_env()
-
-        def found(named: str | ModelFiles) -> ModelFiles:
-            return named if isinstance(named, ModelFiles) else resolve(named, settings, progress)
-
-        self.files = found(named)
-        small = None if draft_model is None else found(model_of(draft_model))
+        self.files = _found(named, settings, progress)
+        small = None if draft_model is None else _found(model_of(draft_model), settings, progress)
         started = time.perf_counter()
         loaded = load(
             self.files,
@@ -228,3 +224,7 @@ class LoadedModel:
         import asyncio
 
         return await asyncio.to_thread(self.update_weights, source, when=when)
+
+
+def _found(named: str | ModelFiles, settings: Settings, progress: Progress | None) -> ModelFiles:
+    return named if isinstance(named, ModelFiles) else resolve(named, settings, progress)
