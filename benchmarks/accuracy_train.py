@@ -1,6 +1,6 @@
 """Small models of three families trained alike on text, as GGUF: routers that have learnt to choose.
 
-Modules of Python's standard library in a vocabulary of 2,048 made for them (`mtp_train.py`). The routers are
+Two modules of Python's standard library in a vocabulary of 2,048 made for them (`mtp_train.py`). The routers are
 balanced as those of the published models: Qwen3-MoE's by a loss beside the other (arXiv:2101.03961, as
 transformers has it), DeepSeek-V3's by its correction bias (arXiv:2412.19437, 2.1.2).
 """
@@ -15,23 +15,18 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from accuracy_shapes import COUNT, FAMILIES, Made, Sizes
-from mtp_train import VOCABULARY, fit, text_of, tokenizer_of
+from mtp_train import MODULES, UNSEEN, VOCABULARY, fit, text_of, tokenizer_of
 from random_models import Writer
 from sampan.models.registry import family_named
 
 SIZES = Sizes(hidden=256, vocabulary=VOCABULARY, heads=4, head=64, ffn=512, inner=128)
-LEARNT = (
-    "heapq", "textwrap", "argparse", "ast", "difflib", "inspect", "logging/__init__", "optparse", "pickle",
-    "shutil", "statistics", "subprocess", "tarfile", "threading", "typing", "zipfile",
-)  # fmt: skip
-UNSEEN = ("bisect", "shlex", "configparser", "fractions")
 BALANCE, NUDGE = 0.02, 0.001  # weight of the loss (halved by `fit`); step of a bias
 Say = Callable[[str], None]
 
 
 def texts() -> tuple[Tensor, Tensor]:
     """Tokens of what is learnt, and of what is not."""
-    learnt = text_of(LEARNT)
+    learnt = text_of(MODULES)
     tokenizer = tokenizer_of(learnt)
     return torch.tensor(tokenizer.encode(learnt).ids), torch.tensor(tokenizer.encode(text_of(UNSEEN)).ids)
 
