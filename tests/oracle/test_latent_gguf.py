@@ -26,6 +26,7 @@ from sampan.models import registry
 from sampan.models.latent import LatentConfig
 from sampan.models.registry import load_file
 from sampan.weights.checkpoint import open_checkpoint
+from sampan.weights.save import hf_config
 
 GgufFile: Any = load_file(Path(__file__).parent / "gguf_file.py").GgufFile
 
@@ -162,6 +163,7 @@ def test_the_configuration_is_that_of_the_folder(family: str, later: bool, made:
     files, oracle = made(family, Type.F32, later)
     with open_checkpoint(files) as checkpoint:
         found, expected = checkpoint.config, registry.from_hf(oracle.config.to_dict())
+        assert registry.from_hf(hf_config(checkpoint)) == found
     assert isinstance(found, LatentConfig)
     assert isinstance(expected, LatentConfig)
     rounded = {name: pytest.approx(getattr(expected, name), rel=1e-7) for name in ("scale", "norm_eps")}
