@@ -104,10 +104,12 @@ def test_head_is_get_without_its_body(service: "Running", path: str) -> None:
 
 def test_a_key_may_come_as_azures_clients_send_it(serve: "Serve", tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("a-key-of-16-letters\n")
-    with serve("--api-key-file", str(tmp_path / "keys"), "--log-prompts") as running:
+    options = ("--api-key-file", str(tmp_path / "keys"), "--log-prompts", "--served-name", "house-model")
+    with serve(*options) as running:
         for key, status in (("a-key-of-16-letters", 200), ("another-of-16-letters", 401)):
             answer = httpx.get(f"{running.url}/v1/models", headers={"api-key": key})
             assert answer.status_code == status
+            assert ("house-model" in answer.text) == (status == 200)
         page = httpx.get(running.url)
         assert "into its log" in page.text
         assert "none of it down" not in page.text

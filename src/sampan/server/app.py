@@ -21,6 +21,7 @@ from sampan.server.openai import chat, completions, embeddings, models, response
 from sampan.server.openai.replies import error_row
 from sampan.server.openai.responses_store import ResponseStore
 from sampan.server.openapi import Application
+from sampan.server.origins import ANY, pattern
 from sampan.server.page.routes import router as page
 from sampan.server.reports import live, metrics, usage
 from sampan.server.service import Service
@@ -63,17 +64,24 @@ def _stand_guard(app: FastAPI, service: Service) -> None:
     app.add_middleware(Heads)
     caller, most = service.admission.caller, service.texts.most_body
     app.add_middleware(Guard, caller=caller, refuse=rendered, most=most, seconds=settings.body_s)
+    origins = pattern(settings.cors_origins)
     if settings.cors_origins:
         from fastapi.middleware.cors import CORSMiddleware
 
-        origins = list(settings.cors_origins)
-        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+        every = [ANY] if ANY in settings.cors_origins else []
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=every,
+            allow_origin_regex=origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+        )
     app.add_middleware(
         Names,
         refuse=rendered,
         host=settings.host,
         given=settings.allowed_hosts,
-        origins=settings.cors_origins,
+        origins=origins,
     )
     app.add_middleware(logs.Access, ended=service.observer.metrics.ended)
 

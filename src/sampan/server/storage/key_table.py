@@ -79,8 +79,11 @@ class DatabaseKeys:
         self._closed.set()
 
     def _take(self) -> None:
-        self._ring = Keyring.of(self._read())
-        self.any = self.any or bool(self._ring.keys)
+        before, self._ring = self._ring, Keyring.of(self._read())
+        if self._ring.keys and not self.any:
+            self.any = True
+            if before is not None:
+                _log.info("there is a key now: from here on clients must show one")
 
     def _follow(self) -> None:
         while not self._closed.wait(self._every):
