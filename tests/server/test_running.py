@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,22 @@ import httpx
 import pytest
 
 from sampan.core.types import ModelFiles
+from sampan.server.errors import ApiError
+from sampan.server.text import ModelText
+from sampan.text.chat import ChatTemplate
 
 if TYPE_CHECKING:
     from conftest import Running, Serve
 
 _WITHIN_S = 5.0
+
+
+@pytest.mark.parametrize("source", ["{{ raise_exception('no') }}", "{{ 1 / 0 }}", "{% bad %}"])
+def test_a_template_that_fails_is_told_with_what_a_client_can_do(model_text: ModelText, source: str) -> None:
+    text = replace(model_text, template=ChatTemplate(source, bos="", eos=""))
+    with pytest.raises(ApiError, match=r"/v1/completions") as caught:
+        text.conversation([{"role": "user", "content": "Hi"}], (), {}, 99)
+    assert "--" not in caught.value.message
 
 
 def _keys(database: str, *words: str) -> Any:
