@@ -103,11 +103,13 @@ def command(
             raise UsageError(
                 f"{seconds} is no number of seconds or dollars: leave the option out for its own"
             )
+    from sampan.server.names import check_given
     from sampan.server.origins import pattern
     from sampan.server.run import serve
     from sampan.server.settings import EngineSettings, ServeSettings
 
-    pattern(cors_origin or ())  # refuses what is no origin, before anything is loaded
+    pattern(cors_origin or ())  # these refuse what cannot match, before anything is loaded
+    check_given(allowed_host or ())
     settings = Settings.from_env()
     adapters = dict(map(_folder, adapter or []))
     most = max(max_adapters or 0, len(adapters))

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sampan.core.errors import quoted
+from sampan.core.errors import UsageError, quoted
 from sampan.server.errors import ApiError, bad_request
 
 ANY = "*"
@@ -90,6 +90,16 @@ class Names:
             _, dot, above = above[1:].partition(".")
             above = dot + above
         return ANY in self._names
+
+
+def check_given(names: Iterable[str]) -> None:
+    """`UsageError` for what `--allowed-host` cannot be: it would match nothing, and say nothing."""
+    for name in names:
+        if name != ANY and hostname(name.removeprefix(".")) != name.removeprefix(".").lower():
+            raise UsageError(
+                f"--allowed-host {quoted(name)} is no name of a host: write models.example.com, "
+                ".example.com for all below it, or * for any, without scheme and port"
+            )
 
 
 def hostname(authority: str) -> str | None:
