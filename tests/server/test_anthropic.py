@@ -138,16 +138,12 @@ def test_a_format_gives_what_it_promises(service: Any) -> None:
         ("messages.0.content.0", {"messages": [{"role": "user", "content": [{"type": "tool_use", "id": "a",
                                                                              "name": "b", "input": {}}]}]}),
         ("messages.0.content", {"messages": [{"role": "user", "content": []}]}),
-        ("tools.0", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
         ("tool_choice", {"tool_choice": {"type": "any"}}),
         ("tool_choice", {"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "time"}}),
         ("tools", {"tools": [WEATHER, WEATHER]}),
-        ("thinking", {"thinking": {"type": "enabled", "budget_tokens": 5}}),
         ("thinking.budget_tokens", {"thinking": {"type": "enabled", "budget_tokens": 1024}}),
         ("temperature", {"extra_body": {"temperature": 1.5}}),
         ("container", {"container": "c"}),
-        ("metadata.name", {"metadata": {"name": "n"}}),
-        ("output_config.effort", {"output_config": {"effort": "low"}}),
     ],
 )  # fmt: skip
 def test_what_is_not_served_is_refused_by_name(service: Any, field: str, given: dict[str, Any]) -> None:
