@@ -35,7 +35,8 @@ def invalid(error: RequestValidationError) -> ApiError:
         return bad_request(
             f"the field {name} is not supported here: leave it out", param=name, code="unsupported_field"
         )
-    medium = _medium(row.get("input"))
+    given = row.get("input")
+    medium = _medium({"type": given} if place[-1:] == ("type",) and isinstance(given, str) else given)
     if medium is not None:
         return bad_request(f"{name}: this model reads text only: leave out {quoted(medium)}", param=name)
     if row["type"] == "missing":

@@ -236,6 +236,8 @@ class ChatRequest(Sampling):
 class CompletionRequest(Sampling):
     """`POST /v1/completions`"""
 
+    lacked = CONSTRAINTS | lacks("suffix")
+
     prompt: str | Many[str] | Many[int] | Many[Many[int]]
     max_tokens: Annotated[int, Field(ge=-1, le=2**31)] | None = None
     echo: bool | None = None
