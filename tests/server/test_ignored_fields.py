@@ -165,7 +165,6 @@ MEDIA = [
     [{"type": "input_image", "image_url": "https://example.org/a.png"}],
     [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}],
     [
-        {"type": "text", "text": "x"},
         {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
     ],
     [{"type": "file", "file": {"file_id": "f"}}],
