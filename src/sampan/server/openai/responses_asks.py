@@ -6,12 +6,19 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
+from sampan.core.errors import quoted
 from sampan.core.types import Grammar, SamplingParams
 from sampan.server.ask import Ask, Caller, Tools
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.fields import Ignored
 from sampan.server.offer import offer
-from sampan.server.openai.responses_schemas import FunctionChoice, Item, ResponseRequest, TextSchema
+from sampan.server.openai.responses_schemas import (
+    FunctionChoice,
+    Item,
+    ReferenceItem,
+    ResponseRequest,
+    TextSchema,
+)
 from sampan.server.openai.schemas import dumped
 from sampan.server.openai.sealed import unsealed
 from sampan.server.service import Service
@@ -94,13 +101,31 @@ def shortened(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     ]
 
 
-def numbered(items: Sequence[Item]) -> list[dict[str, Any]]:
-    """The items of a request as they are listed: each has an id and is complete."""
+Find = Callable[[str], Mapping[str, Any] | None]
+"""A stored item by its id."""
+
+
+def numbered(items: Sequence[Item], found: Find) -> list[dict[str, Any]]:
+    """The items of a request as they are listed: each has an id and is complete. `found`: those that stand
+    there by their ids alone."""
     rows = []
-    for item in items:
-        row = dumped(item)
-        rows.append({"id": f"{_PREFIXES[item.type]}_{uuid4().hex}", "status": "completed", **row})
+    for place, item in enumerate(items):
+        if isinstance(item, ReferenceItem):
+            rows.append(_referred(item.id, place, found))
+        else:
+            row = dumped(item)
+            rows.append({"id": f"{_PREFIXES[item.type]}_{uuid4().hex}", "status": "completed", **row})
     return rows
+
+
+def _referred(name: str, place: int, found: Find) -> dict[str, Any]:
+    item = found(name)
+    if item is None:
+        raise bad_request(
+            f"the item {quoted(name)} is not here: it was not stored, or it is too long ago",
+            param=f"input.{place}.id",
+        )
+    return dict(item)
 
 
 def with_logprobs(body: ResponseRequest) -> bool:

@@ -111,16 +111,30 @@ class ReasoningItem(Strict):
     status: Status | None = None
 
 
-Item = Annotated[MessageItem | CallItem | ResultItem | ReasoningItem, Field(discriminator="type")]
+class ReferenceItem(Strict):
+    """An item of a response that was stored, by its id."""
+
+    type: Literal["item_reference"]
+    id: str
+
+
+Item = Annotated[
+    MessageItem | CallItem | ResultItem | ReasoningItem | ReferenceItem, Field(discriminator="type")
+]
 
 
 def _as_items(value: Any) -> Any:
-    """A text is short for a message of the user; an item that does not say what it is, is a message."""
+    """A text is short for a message of the user; an item that does not say what it is, is a message or, where
+    it has an id alone, stands for another."""
     if isinstance(value, str):
         return [{"type": "message", "role": "user", "content": value}]
     if not isinstance(value, list):
         return value
-    return [{"type": "message", **item} if isinstance(item, dict) else item for item in value]
+    return [_typed(item) if isinstance(item, dict) else item for item in value]
+
+
+def _typed(item: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "item_reference" if item.keys() == {"id"} else "message", **item}
 
 
 Items = Annotated[
