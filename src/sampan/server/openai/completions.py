@@ -16,7 +16,8 @@ from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.many import token_ids
-from sampan.server.openai.asks import check_scored, grammar_of, sampling_of, scoring_of
+from sampan.server.openai.asks import check_scored, sampling_of, scoring_of
+from sampan.server.openai.constraints import grammar_of
 from sampan.server.openai.echo import Echo
 from sampan.server.openai.replies import TextCompletion, error_event, token_text, usage_row
 from sampan.server.openai.schemas import CompletionRequest
@@ -58,7 +59,7 @@ async def _asks(
 ) -> tuple[list[Ask], list[str | None]]:
     """What is asked, and the prompts' texts where they were given as texts."""
     sampling = sampling_of(body, service.text, logprobs=body.logprobs)
-    if sampling.max_tokens is None:
+    if sampling.max_tokens is None and body.max_tokens is None:
         body_tokens = 16  # as this API has always had it
         sampling = sampling_of(
             body.model_copy(update={"max_tokens": body_tokens}), service.text, logprobs=body.logprobs
