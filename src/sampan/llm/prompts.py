@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from sampan.core.errors import RequestError, TemplateError, quoted, shortened
@@ -99,7 +99,7 @@ class Prompts:
         self.driver.require_here()
         inputs = conversations_of(messages, n)
         texts = (self.rendered(item, template) for item in inputs.items)
-        return inputs, self._spread(inputs, texts, sampling, True, grammar, adapter)
+        return inputs, self._spread(inputs, texts, sampling, True, grammar, adapter, turn=True)
 
     def single(
         self,
@@ -130,12 +130,18 @@ class Prompts:
         templated: bool,
         grammar: Grammar | None,
         adapter: str | None,
+        *,
+        turn: bool = False,
     ) -> list[Prompt]:
-        """Every item as a prompt, `n` times."""
+        """Every item as a prompt, `n` times. `turn`: the answers are turns of a conversation, not more of its
+        text."""
         chosen = samplings(sampling, len(inputs.items), self.defaults)
         model = None if adapter is None else self.adapters.named(adapter)
         pairs = zip(items, chosen, strict=True)
-        return inputs.spread([self._prompt(item, each, templated, grammar, model) for item, each in pairs])
+        asked = [self._prompt(item, each, templated, grammar, model) for item, each in pairs]
+        if not turn:
+            asked = [replace(each, continues=self.tokenizer.continues(each.ids)) for each in asked]
+        return inputs.spread(asked)
 
     def _prompt(
         self,

@@ -12,7 +12,7 @@ from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError
 from sampan.server.openapi import errors
-from sampan.server.schemas import Strict
+from sampan.server.schemas import Body
 
 
 async def administrator(caller: Caller_, service: Service_) -> Caller:
@@ -30,20 +30,20 @@ router = APIRouter(
 )
 
 
-class LoadAdapter(Strict):
+class LoadAdapter(Body):
     """`lora_path`: a folder on the service's machine that PEFT wrote."""
 
     lora_name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w./:@+-]+$")]
     lora_path: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
 
 
-class UnloadAdapter(Strict):
+class UnloadAdapter(Body):
     """By the name it was loaded with."""
 
     lora_name: str
 
 
-class UpdateWeights(Strict):
+class UpdateWeights(Body):
     """`path`: a safetensors file, or a folder of them, on the service's machine."""
 
     path: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]

@@ -210,7 +210,16 @@ class Service:
         adapter = None if ask.model == self.text.name else ask.model
         salt = self._salt(ask, caller)
         return wire.Submit(
-            0, ask.ids, sampling, grammar, ask.thinking, adapter, salt, ask.scoring, ask.pooling
+            0,
+            ask.ids,
+            sampling,
+            grammar,
+            ask.thinking,
+            adapter,
+            salt,
+            ask.scoring,
+            ask.pooling,
+            ask.continues,
         )
 
     def _salt(self, ask: Ask, caller: Caller) -> bytes:

@@ -119,6 +119,8 @@ class Worker:
         self._tickets[message.id] = ticket
         try:
             constraint = None if message.grammar is None else self._grammars[message.grammar].copy()
+            if constraint is not None:
+                constraint.continues = message.continues
             ticket.requests = [
                 self._llm.request(
                     message.ids,
