@@ -103,7 +103,7 @@ def test_head_is_get_without_its_body(service: "Running", path: str) -> None:
     assert httpx.head(f"{service.url}/v1/completions").status_code == 405
 
 
-def test_a_key_may_come_as_azures_clients_send_it(serve: "Serve", tmp_path: Path) -> None:
+def test_a_key_may_come_in_azures_header(serve: "Serve", tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("a-key-of-16-letters\n")
     options = ("--api-key-file", str(tmp_path / "keys"), "--log-prompts", "--served-name", "house-model")
     with serve(*options) as running:
