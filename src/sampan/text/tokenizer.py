@@ -4,6 +4,7 @@ Decoding joins the bytes of the tokens and reads them as UTF-8, so that a text d
 is the text decoded at once; bytes that are no UTF-8 become U+FFFD.
 """
 
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -85,6 +86,18 @@ class Tokenizer:
         """The control tokens, which decoding skips by default."""
         added = self._backend.get_added_tokens_decoder()
         return frozenset(token for token, entry in added.items() if entry.special)
+
+    @cached_property
+    def control_ids(self) -> dict[str, int]:
+        """The control tokens by what they are written as."""
+        texts = {self.token_text(token): token for token in self.special_ids}
+        return {text: token for text, token in texts.items() if text}
+
+    @cached_property
+    def control(self) -> re.Pattern[str] | None:
+        """Finds control tokens in a text, one a group; None where there are none."""
+        texts = sorted(self.control_ids, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, texts))})") if texts else None
 
     def encode(
         self, text: str, *, add_bos: bool = True, special: bool = True, closed: bool = False
