@@ -118,6 +118,17 @@ class Tokenizer:
             ids += self._vocabulary.closing
         return [self.bos_id, *ids] if add_bos and self.adds_bos and self.bos_id is not None else ids
 
+    def with_marks(self, text: str) -> str:
+        """A text in which control tokens are marked as such, for `encode_marked`."""
+        return text if self.control is None else self.control.sub(lambda found: self._mark + found[0], text)
+
+    def encode_marked(self, text: str) -> list[int]:
+        """The ids of a text whose control tokens are those that are marked; others are plain text.
+
+        Raises `TokenizerError` for text that is not Unicode.
+        """
+        return self._literal.encode(text)
+
     def continues(self, ids: Iterable[int]) -> bool:
         """Whether what follows `ids` goes on with their text: a space in its place is part of the text then,
         where SentencePiece would put one before a text of its own."""
