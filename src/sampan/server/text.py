@@ -8,7 +8,8 @@ from typing import Any, Final
 from sampan.core.errors import RequestError, TemplateError, TokenizerError, UnsupportedModel
 from sampan.core.memory import give_back_freed_memory
 from sampan.core.types import ModelFiles, SamplingParams
-from sampan.llm.load import defaults_of, text_of
+from sampan.llm.generation import defaults_of
+from sampan.llm.load import text_of
 from sampan.server.errors import ApiError, bad_request
 from sampan.text.chat import ChatTemplate
 from sampan.text.reasoning import starts_inside_reasoning
@@ -44,7 +45,14 @@ class ModelText:
         checkpoint = open_checkpoint(files)
         try:
             tokenizer, template = text_of(files, checkpoint)
-            defaults, config = defaults_of(checkpoint.generation, files), checkpoint.config
+            config = checkpoint.config
+            defaults = defaults_of(  # the engine, which reads them too, says what is not obeyed
+                checkpoint.generation,
+                files,
+                vocabulary=config.vocab,
+                ends=tokenizer.eos_ids,
+                metadata=checkpoint.metadata,
+            )
             purpose = checkpoint.purpose
             text = cls(name, tokenizer, template, defaults, config.vocab, config.hidden, purpose)
         finally:
