@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from sampan.core.errors import RequestError, quoted, shortened
+from sampan.core.errors import RequestError, TemplateError, quoted, shortened
 from sampan.core.types import Grammar, SamplingParams, Score, Scoring, TokenScore
 from sampan.llm.answer import Prompt
 from sampan.llm.changes import Adapters
@@ -77,7 +77,10 @@ class Prompts:
             raise RequestError(f"{shortened(self.name)} has no chat template: give it plain text (--raw)")
         if not is_conversation(messages):
             raise not_a_conversation(messages)
-        return self.template.render(messages, add_generation_prompt=True, **template)
+        try:
+            return self.template.render(messages, add_generation_prompt=True, **template)
+        except TemplateError as error:
+            raise TemplateError(f"{error}; plain text goes past the template (--raw)") from error
 
     def generation(
         self,

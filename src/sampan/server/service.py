@@ -201,7 +201,8 @@ class Service:
         self.check_model(ask.model)
         if not ask.ids:
             raise bad_request("the prompt is empty: give at least one token", param="prompt")
-        if len(ask.ids) > self.context:
+        generates = ask.sampling.max_tokens != 0 and ask.pooling is None
+        if len(ask.ids) + generates > self.context:
             overflow = ContextOverflow(len(ask.ids), self.context)
             raise bad_request(str(overflow), code="context_length_exceeded")
 

@@ -1,6 +1,7 @@
 """What the service itself needs of a model: tokenizer, chat template and numbers, not the weights."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -16,6 +17,7 @@ from sampan.text.reasoning import starts_inside_reasoning
 from sampan.text.rerank import Judging
 from sampan.text.tokenizer import Tokenizer
 from sampan.text.tools import ToolFormat, for_template, tool_format
+from sampan.text.turns import folded
 from sampan.text.veil import Veil
 from sampan.weights.checkpoint import open_checkpoint
 from sampan.weights.purpose import Purpose
@@ -89,13 +91,28 @@ class ModelText:
             if literal:
                 messages, tools, variables = map(veil.over, (messages, tools, variables))
             ready, listed = for_template(self.tool_format, messages, tools)
-            prompt = self.template.render(ready, add_generation_prompt=True, tools=listed, **variables)
+            prompt = self._prompt(self.template, ready, tools=listed, **variables)
             if len(prompt) > SLICE:
                 self._refuse_long(veil.lifted(prompt), most)
             ids = veil.encode(prompt)
-        except (RequestError, TemplateError, TokenizerError) as error:
+        except TemplateError as error:
+            advice = "change the messages, or send /v1/completions a prompt, which goes past the template"
+            raise bad_request(f"{error}; {advice}", param="messages") from error
+        except (RequestError, TokenizerError) as error:
             raise bad_request(str(error), param="messages") from error
         return ids, starts_inside_reasoning(prompt)
+
+    def _prompt(self, template: ChatTemplate, messages: Sequence[Mapping[str, Any]], **given: Any) -> str:
+        """Of the messages as they are or, if the template refuses them, with one system message at most."""
+        try:
+            return template.render(messages, add_generation_prompt=True, **given)
+        except TemplateError:
+            again = folded(messages)
+            if again == list(messages):
+                raise
+            with suppress(TemplateError):
+                return template.render(again, add_generation_prompt=True, **given)
+            raise
 
     def encode(self, text: str, special: bool, closed: bool, most: int) -> list[int]:
         """The ids of a text; the same errors. `special`: begin as the model wants a text to begin; `closed`:

@@ -16,7 +16,8 @@ from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.many import token_ids
-from sampan.server.openai.asks import check_scored, grammar_of, sampling_of, scoring_of
+from sampan.server.openai.asks import check_scored, sampling_of, scoring_of
+from sampan.server.openai.constraints import grammar_of
 from sampan.server.openai.echo import Echo
 from sampan.server.openai.replies import TextCompletion, error_event, token_text, usage_row
 from sampan.server.openai.schemas import CompletionRequest
