@@ -147,6 +147,7 @@ class PackedMatrix:
     zero: int
     bytes: int
     source: TensorType
+    inputs: int
 
     @property
     def stored(self) -> int:
@@ -155,7 +156,10 @@ class PackedMatrix:
 
     def text(self) -> str:
         """The JSON object."""
-        return json.dumps(vars(self) | {"parts": dict(self.parts), "source": self.source.name})
+        given = vars(self) | {"parts": dict(self.parts), "source": self.source.name}
+        if self.inputs == self.k:
+            del given["inputs"]
+        return json.dumps(given)
 
 
 def form_of(type: TensorType) -> Form | None:

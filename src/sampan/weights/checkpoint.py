@@ -25,7 +25,7 @@ from sampan.models.fields import Fields
 from sampan.models.registry import describe
 from sampan.weights.files import MappedFile, TensorInfo, is_there
 from sampan.weights.gguf import Gguf, read_gguf_parts
-from sampan.weights.naming import complete, named
+from sampan.weights.naming import complete, named, row_order
 from sampan.weights.packed import read_packed
 from sampan.weights.purpose import Purpose, of_folder, of_gguf
 from sampan.weights.quantised import reader as quantised
@@ -129,11 +129,7 @@ class Checkpoint:
     def row_order(self, name: str) -> NDArray[np.intp] | None:
         """Where Hugging Face's rows lie: its row i is the file's row order[i]. None: in the same order."""
         info = self._info(name)
-        linear = name.rpartition(".")[0].rpartition(".")[2]
-        if linear not in self.interleaved:
-            return None
-        heads: int = getattr(self.config, self.interleaved[linear])
-        return np.arange(info.shape[0]).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+        return row_order(self.interleaved, self.config, name, info.shape[0])
 
     def panels(self, name: str) -> NDArray[np.uint8]:
         """The packed matrix that holds this tensor, as it lies in the file, read-only and not copied."""
