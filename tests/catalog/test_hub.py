@@ -45,7 +45,10 @@ def test_a_folder_is_fetched_once_and_only_what_is_needed(hub: Any, settings: Se
     wanted = {
         "tokenizer_config.json": b"{}",
         "generation_config.json": b"{}",
+        "special_tokens_map.json": b"{}",
+        "added_tokens.json": b"{}",
         "chat_template.jinja": b"{{ x }}",
+        "additional_chat_templates/tool_use.jinja": b"{{ y }}",
         "modules.json": b"[]",
         "1_Pooling/config.json": b"{}",
     }

@@ -1,9 +1,11 @@
 """Models already on disk: a user's own file or folder, and the hub client's cache (never written)."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from sampan.catalog.quantisations import choose
 from sampan.catalog.source import HubSource, split_parts
 from sampan.core.errors import ModelNotFound, WeightsError
 
@@ -44,14 +46,27 @@ def in_hub_cache(cache: Path | None, source: HubSource) -> tuple[Path, Kind, int
     ref = repo / "refs" / source.revision
     commit = ref.read_text().strip() if ref.is_file() else source.revision
     snapshot = repo / "snapshots" / commit
-    if source.file is not None:
-        parts = [snapshot / name for name in split_parts(source.file)]
+    file = source.file or _quantised(snapshot, source)
+    if file is not None:
+        parts = [snapshot / name for name in split_parts(file)]
         complete = all(part.is_file() for part in parts)
         total = sum(part.stat().st_size for part in parts) if complete else 0
-        return (snapshot / source.file, "gguf", total) if complete else None
+        return (snapshot / file, "gguf", total) if complete else None
+    if source.quantisation is not None:
+        return None
     if not snapshot.is_dir() or missing(snapshot):
         return None
     return snapshot, "folder", sum(file.stat().st_size for file in snapshot.glob("*") if file.is_file())
+
+
+def _quantised(snapshot: Path, source: HubSource) -> str | None:
+    """The file of the quantisation that is asked for, None where a snapshot has none or several."""
+    if source.quantisation is None:
+        return None
+    names = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*.gguf")]
+    with suppress(ModelNotFound):
+        return choose(names, source.quantisation, source.spec)
+    return None
 
 
 def _check_folder(folder: Path) -> None:
