@@ -91,6 +91,13 @@ def test_one_gguf_of_many(hub: Any, settings: Settings, repo: Make) -> None:
     assert not hub.fetched("model.safetensors")
 
 
+def test_a_whole_model_is_not_fetched_twice(hub: Any, settings: Settings, repo: Make) -> None:
+    parts = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    hub.repos["a/b"] = repo(**dict.fromkeys((*parts, "model.safetensors.index.json"), b"{}"))
+    found = resolve("hf:a/b", settings).path.glob("*.safetensors*")
+    assert [path.name for path in found] == ["model.safetensors"]
+
+
 def test_a_commit_is_a_revision(hub: Any, settings: Settings, repo: Make) -> None:
     hub.repos["a/b"] = repo()
     assert resolve(f"hf:a/b@{hub.repos['a/b'].commit}", settings).kind == "folder"

@@ -133,7 +133,11 @@ def _choose(listing: _Listing, source: HubSource) -> tuple[str, list[_File]]:
         return source.file, _parts(listing, source, source.file)
     wanted = [file for file in listing.files if any(fnmatch(file.name, form) for form in _WANTED)]
     wanted = [file for file in wanted if _is_ours(file.name)]
-    if any(file.name.startswith("model") and file.name.endswith(".safetensors") for file in wanted):
+    if "model.safetensors" in names:  # the whole model: shards beside it hold it once more
+        wanted = [
+            file for file in wanted if ".safetensors" not in file.name or file.name == "model.safetensors"
+        ]
+    elif any(file.name.startswith("model") and file.name.endswith(".safetensors") for file in wanted):
         # Some repositories hold the same weights twice, as model*.safetensors and consolidated*.safetensors.
         wanted = [file for file in wanted if ".safetensors" not in file.name or file.name.startswith("model")]
     absent = [name for name in ("config.json", "tokenizer.json") if name not in names]

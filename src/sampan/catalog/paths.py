@@ -10,6 +10,7 @@ from sampan.catalog.source import HubSource, split_parts
 from sampan.core.errors import ModelNotFound, WeightsError
 
 Kind = Literal["gguf", "folder"]
+WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
@@ -28,6 +29,8 @@ def open_path(path: Path) -> Kind:
 def missing(folder: Path) -> list[str]:
     """The files that a model folder lacks, by name; every shard counts. Empty when it is complete."""
     absent = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    if (folder / WHOLE).is_file():
+        return absent
     if (folder / INDEX).is_file():
         return absent + [name for name in _shards(folder / INDEX) if not (folder / name).is_file()]
     if not any(folder.glob("*.safetensors")):

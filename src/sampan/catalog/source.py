@@ -99,7 +99,7 @@ def _hub(text: str) -> HubSource:
         )
     file, quantisation = match["file"], None
     if file is not None and re.fullmatch(QUANTISATION, file, re.IGNORECASE):
-        file, quantisation = None, file.upper()
+        quantisation, file = file.upper(), None
     if file is not None and not (safe_member(file) and file.endswith(".gguf")):
         raise UsageError(
             f"{quoted(text)}: the FILE of a hub model is one .gguf, or a quantisation such as Q4_K_M; "

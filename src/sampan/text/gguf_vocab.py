@@ -5,6 +5,7 @@ The keys are llama.cpp's `tokenizer.ggml.*`; values are plain Python or numpy. A
 Contradictions are `TokenizerError`s that name the key and the entry.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import itemgetter
@@ -71,7 +72,7 @@ def read_gguf(values: Mapping[str, object]) -> Vocabulary:
 
 
 def _read_entries(metadata: Metadata, *, sentencepiece: bool) -> _Entries:
-    tokens = metadata.strings(_TOKENS)
+    tokens = _without_empty(metadata.strings(_TOKENS))
     ids = dict(zip(tokens, range(len(tokens)), strict=True))
     if len(ids) != len(tokens):
         first = next(place for place, token in enumerate(tokens) if ids[token] != place)
@@ -90,6 +91,17 @@ def _read_entries(metadata: Metadata, *, sentencepiece: bool) -> _Entries:
     ends = {token for token in (eos, named("eot"), named("eom")) if token is not None}
     ends |= {ids[text] for text in TURN_ENDS if text in ids}
     return _Entries(tokens, ids, types or [_NORMAL] * len(tokens), bos, eos, unknown, frozenset(ends))
+
+
+def _without_empty(tokens: list[str]) -> list[str]:
+    """Entries, of which empty ones are called as llama.cpp calls them: no text leads to these."""
+    empty = [token for token, text in enumerate(tokens) if not text]
+    if empty:
+        warnings.warn(
+            f"GGUF key {_TOKENS}: passed over {len(empty)} empty entries, the first at [{empty[0]}]",
+            stacklevel=2,
+        )
+    return [text or f"[EMPTY_{token}]" for token, text in enumerate(tokens)]
 
 
 def _byte_level(metadata: Metadata, entries: _Entries) -> "tuple[Backend, Spelling, bool]":
