@@ -205,14 +205,19 @@ def test_plain_text_tokens_outside_ascii_are_shown_as_they_are(small):
     [
         (None, "empty"),
         ({"type": "WordPiece", "prefix": "##", "cleanup": True}, "WordPiece"),
-        ({"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]}, "ByteFallback"),
+        (
+            {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+            r"ByteFallback \+ Fuse",
+        ),
         ({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}, "Metaspace"),
     ],
 )
-def test_a_decoder_that_is_not_implemented_is_named(small, decoder, name):
+def test_without_a_decoder_that_is_known_ids_are_ids_and_no_text(small, decoder, name):
     change(small, "tokenizer.json", decoder=decoder)
-    with pytest.raises(UnsupportedModel, match=f"decoder is {name}"):
-        Tokenizer.from_folder(small)
+    tokenizer = Tokenizer.from_folder(small)
+    assert tokenizer.encode("ab<|im_end|>") == [0, 1, 3]
+    with pytest.raises(UnsupportedModel, match=f"decoder is {name}, so that tokens cannot be read as text"):
+        tokenizer.decode([0])
 
 
 @pytest.mark.parametrize(
@@ -235,7 +240,7 @@ def test_a_damaged_neighbour_is_named(small, name, content):
 
 
 def test_a_missing_vocabulary_is_named(tmp_path):
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json is missing"):
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json is missing, and so are tokenizer\.model, and"):
         Tokenizer.from_folder(tmp_path)
 
 

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampan.core.errors import SampanError, TokenizerError, UnsupportedModel
+from sampan.text.pretokenizers import told_by
 from sampan.text.tokenizer import Tokenizer
+from sampan.weights.gguf import read_gguf
 
 PREFIX = "tokenizer.ggml."
 
@@ -128,6 +130,30 @@ def test_a_merge_that_makes_the_library_panic_is_named():
 def test_what_is_not_implemented_is_named(changes, name):
     with pytest.raises(UnsupportedModel, match=name):
         Tokenizer.from_gguf(metadata(**changes))
+
+
+@pytest.mark.parametrize("pre", [None, "", "default"])
+def test_a_missing_way_to_cut_texts_is_told_by_the_vocabulary(default_model, corpus, pre):
+    values = read_gguf(default_model.path).metadata
+    expected = Tokenizer.from_gguf(values)
+    with pytest.warns(UserWarning, match=rf"tokenizer.ggml.pre is {pre!r}: texts are cut as smollm"):
+        found = Tokenizer.from_gguf(values | {"tokenizer.ggml.pre": pre})
+    assert all(found.encode(text) == expected.encode(text) for text in corpus)
+
+
+@pytest.mark.parametrize(
+    ("entry", "token", "name"),
+    [
+        ("<|begin_of_text|>", 128000, "llama-bpe"),
+        ("<|endoftext|>", 151643, "qwen2"),
+        ("<｜end▁of▁sentence｜>", 151643, "deepseek-r1-qwen"),
+        ("<｜begin▁of▁sentence｜>", 0, "deepseek-v3"),
+        ("<|endoftext|>", 50256, "gpt-2"),
+        ("<|endoftext|>", 100, None),
+    ],
+)
+def test_published_vocabularies_tell_their_family(entry, token, name):
+    assert told_by({entry: token, "a": 1}) == name
 
 
 ALIASES = {

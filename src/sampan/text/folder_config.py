@@ -47,16 +47,19 @@ def special_text(config: dict[str, Any], name: str) -> str | None:
     return _content(config.get(name))
 
 
-def add_tokens(backend: "Backend", folder: Path, config: dict[str, Any], rows: int) -> None:
+def add_tokens(
+    backend: "Backend", folder: Path, config: dict[str, Any], rows: int, *, normalized: bool
+) -> None:
     """Add what is matched whole and stands only beside the vocabulary, in transformers' order.
 
     `rows`: how many ids the model has, 0 where nothing says so; entries beyond are passed over. An id that
-    cannot be had is told: the vocabulary gives a new entry the next one.
+    cannot be had is told: the vocabulary gives a new entry the next one. Not `normalized`: entries are
+    matched in texts as they are, before a space is put before these.
     """
     from tokenizers import AddedToken
 
     named, listed = _special_texts(config)
-    stated = _stated(folder, config, named, listed)
+    stated = stated_tokens(folder, config)
     added = backend.get_added_tokens_decoder()
     texts = {entry.content for entry in added.values() if entry.special or entry.content not in named}
     texts |= {entry.content for _, entry in stated}
@@ -73,17 +76,16 @@ def add_tokens(backend: "Backend", folder: Path, config: dict[str, Any], rows: i
             continue
         if token not in (place, -1):
             _tell(folder, f"the id {token} of {quoted(entry.content)}: the vocabulary has it at {place}")
-        chosen.append(entry)
+        chosen.append(entry if normalized else _unnormalized(entry))
         after += known is None
     backend.add_tokens(chosen)
 
 
-def _stated(
-    folder: Path, config: dict[str, Any], named: list[str], listed: list[str]
-) -> "list[tuple[int, AddedToken]]":
-    """The entries with the ids that the files give them, in the order of these."""
+def stated_tokens(folder: Path, config: dict[str, Any]) -> "list[tuple[int, AddedToken]]":
+    """The added entries with the ids that the files give them, in the order of these."""
     from tokenizers import AddedToken
 
+    named, listed = _special_texts(config)
     given = config.get("added_tokens_decoder")
     path = folder / (_ADDED if given is None else _CONFIG)
     found: list[tuple[int, AddedToken]] = []
@@ -99,6 +101,13 @@ def _stated(
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise TokenizerError(f"{path}: the added tokens cannot be read ({error}); fetch it again") from error
     return sorted((pair for pair in found if pair[1].content), key=lambda pair: pair[0])
+
+
+def _unnormalized(entry: "AddedToken") -> "AddedToken":
+    from tokenizers import AddedToken
+
+    flags = {flag: getattr(entry, flag) for flag in _FLAGS}
+    return AddedToken(entry.content, **(flags | {"normalized": False}))
 
 
 def _special_texts(config: dict[str, Any]) -> tuple[list[str], list[str]]:

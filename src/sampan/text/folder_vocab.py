@@ -1,17 +1,20 @@
 """Reads a vocabulary from a model folder.
 
-`tokenizer.json` is the vocabulary; `tokenizer_config.json` and its neighbours name its special entries and
-those that were added (`folder_config.py`); `generation_config.json` and `config.json` list the ids that end a
-turn.
+`tokenizer.json` is the vocabulary, or what it is made from (`folder_parts.py`); `tokenizer_config.json` and
+its neighbours name special entries and those that were added (`folder_config.py`); `generation_config.json`
+and `config.json` list the ids that end a turn.
 """
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampan.core.errors import TokenizerError, quoted
 from sampan.text.folder_config import add_tokens, read_json, special_text, tokenizer_config
+from sampan.text.folder_parts import metadata_of
+from sampan.text.gguf_vocab import read_gguf
 from sampan.text.vocabulary import TURN_ENDS, Vocabulary, backend_errors, spelling_of
 
 if TYPE_CHECKING:
@@ -21,43 +24,51 @@ if TYPE_CHECKING:
 def read_folder(folder: Path) -> Vocabulary:
     """The vocabulary of a folder.
 
-    Raises `TokenizerError` for a missing or damaged `tokenizer.json` or ids outside it,
-    `UnsupportedModel` for a decoder that is not implemented.
+    Raises `TokenizerError` for missing or damaged files or ids that are none, `UnsupportedModel` for a kind
+    of tokenizer that is not implemented.
     """
-    backend = _read_backend(folder / "tokenizer.json")
-    spelling = spelling_of(_decoder(backend))
     config = tokenizer_config(folder)
+    whole = (folder / "tokenizer.json").is_file()
+    base = _read_whole(folder) if whole else read_gguf(metadata_of(folder, config))
+    backend = base.backend
     sources = [folder / "generation_config.json", folder / "config.json"]
     defaults = {path: read_json(path) for path in sources}
     rows = _rows(defaults[sources[1]])
     with backend_errors(f"{folder}: added tokens cannot be used"):
-        add_tokens(backend, folder, config, rows)
+        add_tokens(backend, folder, config, rows, normalized=not base.spelling.strip_left or whole)
     size = _size(backend, rows)
 
     def listed(name: str) -> list[int]:
         return [token for path in sources for token in _ids(path, defaults[path], f"{name}_id", size)]
 
-    bos = _named_id(backend, config, "bos_token", listed("bos_token"))
-    eos = _named_id(backend, config, "eos_token", listed("eos_token"))
-    return Vocabulary(
-        backend=backend,
-        spelling=spelling,
+    bos = _named_id(backend, config, "bos_token", [*listed("bos_token"), *_maybe(base.bos_id)])
+    eos = _named_id(backend, config, "eos_token", [*listed("eos_token"), *_maybe(base.eos_id)])
+    ends = {*listed("eos_token"), *_turn_ends(backend), *_maybe(eos)}
+    return replace(
+        base,
         size=size,
         bos_id=bos,
         eos_id=eos,
-        eos_ids=frozenset({*listed("eos_token"), *_turn_ends(backend), *([] if eos is None else [eos])}),
-        adds_bos=bos is not None and _adds_bos(backend, bos),
-        closing=_closing(backend),
+        eos_ids=frozenset(ends),
+        adds_bos=bos is not None and (base.adds_bos or _adds_bos(backend, bos)),
+        closing=base.closing or _closing(backend),
     )
+
+
+def _read_whole(folder: Path) -> Vocabulary:
+    """What tokenizer.json says, without its neighbours."""
+    backend = _read_backend(folder / "tokenizer.json")
+    spelling = spelling_of(_decoder(backend))
+    return Vocabulary(backend, spelling, 0, None, None, frozenset(), adds_bos=False)
+
+
+def _maybe(token: int | None) -> list[int]:
+    return [] if token is None else [token]
 
 
 def _read_backend(path: Path) -> "Backend":
     from tokenizers import Tokenizer
 
-    if not path.is_file():
-        raise TokenizerError(
-            f"{path} is missing: fetch the whole model, or convert its vocabulary to tokenizer.json"
-        )
     with backend_errors(f"{path} cannot be used"):
         backend = Tokenizer.from_file(str(path))
     # Whatever a training script left in the file, a prompt is neither cut nor padded.

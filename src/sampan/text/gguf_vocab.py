@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from sampan.core.errors import TokenizerError, UnsupportedModel, quoted
 from sampan.text.metadata import Metadata
-from sampan.text.pretokenizers import pipeline
+from sampan.text.pretokenizers import pipeline, told_by
 from sampan.text.vocabulary import TURN_ENDS, Spelling, Vocabulary, backend_errors
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _without_empty(tokens: list[str]) -> list[str]:
 def _byte_level(metadata: Metadata, entries: _Entries) -> "tuple[Backend, Spelling, bool]":
     from tokenizers import Tokenizer, models
 
-    cut = pipeline(metadata.text("tokenizer.ggml.pre"))
+    cut = pipeline(_pre(metadata, entries))
     merges = metadata.strings(_MERGES)
     pairs = cast("list[tuple[str, str]]", [tuple(merge.split(" ")) for merge in merges])
     try:
@@ -118,6 +118,20 @@ def _byte_level(metadata: Metadata, entries: _Entries) -> "tuple[Backend, Spelli
     backend = Tokenizer(model)
     cut.install(backend)
     return backend, Spelling(byte_level=True), cut.adds_bos
+
+
+def _pre(metadata: Metadata, entries: _Entries) -> str | None:
+    """The name of the way texts are cut; files of before the key, and of converters that did not know the
+    model, are told by their entries."""
+    pre = metadata.text("tokenizer.ggml.pre")
+    if pre not in (None, "", "default") or (told := told_by(entries.ids)) is None:
+        return pre
+    warnings.warn(
+        f"GGUF key tokenizer.ggml.pre is {quoted(pre)}: texts are cut as {told}, by the entries of the "
+        "vocabulary; convert the model again if its answers are poor",
+        stacklevel=2,
+    )
+    return told
 
 
 def _faulty_merge(merges: list[str], ids: dict[str, int]) -> TokenizerError | None:
