@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sampan.catalog.disk import check_space, sync, verify
+from sampan.catalog.paths import vocabulary
 from sampan.catalog.progress import Progress
 from sampan.catalog.quantisations import choose
 from sampan.catalog.source import HubSource, safe_member, split_parts
@@ -131,7 +132,8 @@ def _choose(listing: _Listing, source: HubSource) -> tuple[str, list[_File]]:
         if source.file not in names:
             raise ModelNotFound(f"{source.spec}: no such file in {listing.repo}{_ggufs(names)}")
         return source.file, _parts(listing, source, source.file)
-    wanted = [file for file in listing.files if any(fnmatch(file.name, form) for form in _WANTED)]
+    forms = (*_WANTED, *vocabulary(names))
+    wanted = [file for file in listing.files if any(fnmatch(file.name, form) for form in forms)]
     wanted = [file for file in wanted if _is_ours(file.name)]
     if "model.safetensors" in names:  # the whole model: shards beside it hold it once more
         wanted = [
@@ -140,7 +142,8 @@ def _choose(listing: _Listing, source: HubSource) -> tuple[str, list[_File]]:
     elif any(file.name.startswith("model") and file.name.endswith(".safetensors") for file in wanted):
         # Some repositories hold the same weights twice, as model*.safetensors and consolidated*.safetensors.
         wanted = [file for file in wanted if ".safetensors" not in file.name or file.name.startswith("model")]
-    absent = [name for name in ("config.json", "tokenizer.json") if name not in names]
+    absent = [] if "config.json" in names else ["config.json"]
+    absent += [] if vocabulary(names) else ["tokenizer.json"]
     if not any(file.name.endswith(".safetensors") for file in wanted):
         absent.append("*.safetensors")
     if absent:

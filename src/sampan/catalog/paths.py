@@ -1,6 +1,7 @@
 """Models already on disk: a user's own file or folder, and the hub client's cache (never written)."""
 
 import json
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,8 @@ from sampan.core.errors import ModelNotFound, WeightsError
 Kind = Literal["gguf", "folder"]
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# The files that a vocabulary is read from, the first that are there.
+VOCABULARIES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
 
 
 def open_path(path: Path) -> Kind:
@@ -28,7 +31,9 @@ def open_path(path: Path) -> Kind:
 
 def missing(folder: Path) -> list[str]:
     """The files that a model folder lacks, by name; every shard counts. Empty when it is complete."""
-    absent = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    names = {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
+    absent = [] if "config.json" in names else ["config.json"]
+    absent += [] if vocabulary(names) else ["tokenizer.json"]
     if (folder / WHOLE).is_file():
         return absent
     if (folder / INDEX).is_file():
@@ -36,6 +41,11 @@ def missing(folder: Path) -> list[str]:
     if not any(folder.glob("*.safetensors")):
         absent.append("*.safetensors")
     return absent
+
+
+def vocabulary(names: Collection[str]) -> tuple[str, ...]:
+    """The files of a folder that its vocabulary is read from; none where there are none."""
+    return next((files for files in VOCABULARIES if all(name in names for name in files)), ())
 
 
 def in_hub_cache(cache: Path | None, source: HubSource) -> tuple[Path, Kind, int] | None:
