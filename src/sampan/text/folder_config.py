@@ -134,4 +134,4 @@ def _content(value: object) -> str | None:
 
 
 def _tell(folder: Path, what: str) -> None:
-    warnings.warn(f"{folder}: passed over {what}", stacklevel=4)
+    warnings.warn(f"{folder}: passed over {what}", stacklevel=2)

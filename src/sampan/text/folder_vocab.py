@@ -41,9 +41,10 @@ def read_folder(folder: Path) -> Vocabulary:
     def listed(name: str) -> list[int]:
         return [token for path in sources for token in _ids(path, defaults[path], f"{name}_id", size)]
 
+    stops = listed("eos_token")
     bos = _named_id(backend, config, "bos_token", [*listed("bos_token"), *_maybe(base.bos_id)])
-    eos = _named_id(backend, config, "eos_token", [*listed("eos_token"), *_maybe(base.eos_id)])
-    ends = {*listed("eos_token"), *_turn_ends(backend), *_maybe(eos)}
+    eos = _named_id(backend, config, "eos_token", [*stops, *_maybe(base.eos_id)])
+    ends = {*stops, *_turn_ends(backend), *_maybe(eos)}
     return replace(
         base,
         size=size,
@@ -102,7 +103,7 @@ def _ids(path: Path, values: dict[str, Any], name: str, size: int) -> list[int]:
         if not isinstance(token, int) or isinstance(token, bool):
             raise TokenizerError(f"{path}: field {name} names {quoted(token)}, which is no token id")
         if not 0 <= token < size:
-            warnings.warn(f"{path}: passed over {name} {token}: there are {size} tokens", stacklevel=4)
+            warnings.warn(f"{path}: passed over {name} {token}: there are {size} tokens", stacklevel=2)
     return [token for token in tokens if 0 <= token < size]
 
 
