@@ -119,9 +119,7 @@ def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
 def _message(place: int, message: dict[str, Any]) -> dict[str, Any]:
     role = message["role"]
     content = message.get("content")
-    if content is None and not (
-        role == "assistant" and (message.get("tool_calls") or message.get("reasoning_content"))
-    ):
+    if content is None and role != "assistant":
         raise bad_request(
             f"messages[{place}] of role {role} has no content", param=f"messages.{place}.content"
         )
@@ -131,6 +129,8 @@ def _message(place: int, message: dict[str, Any]) -> dict[str, Any]:
         )
     if isinstance(content, list):
         content = "".join(part["text"] for part in content)
+    if content is None and not message.get("tool_calls"):
+        content = ""  # an answer that was cut before it said anything
     return {**message, "role": "system" if role == "developer" else role, "content": content}
 
 

@@ -17,6 +17,7 @@ from sampan.server.service import Service
 from sampan.server.text import ModelText
 
 _PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+_TEXTS = ("content", "reasoning_content")
 _SILENT = {"role": "assistant", "content": ""}
 
 
@@ -76,7 +77,7 @@ def template_messages(instructions: str | None, items: Sequence[Mapping[str, Any
         row = _row(item)
         if row["role"] == "assistant":
             row, thought = _thought(row, thought), ""
-            if item["type"] == "function_call" and rows and rows[-1]["role"] == "assistant":
+            if rows and rows[-1]["role"] == "assistant" and "tool_calls" in row.keys() | rows[-1].keys():
                 rows[-1] = _joined(rows[-1], row)
                 continue
         elif thought:
@@ -100,9 +101,11 @@ def _thought(row: Mapping[str, Any], thought: str) -> dict[str, Any]:
     return {**row, "reasoning_content": thought} if thought else dict(row)
 
 
-def _joined(turn: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
-    calls = turn.get("tool_calls", []) + call["tool_calls"]
-    return {**call, **turn, "tool_calls": calls}
+def _joined(turn: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """A turn that calls, with what was said or called before and after: it is one answer."""
+    texts = {name: [row[name] for row in (turn, more) if row.get(name)] for name in _TEXTS}
+    calls = turn.get("tool_calls", []) + more.get("tool_calls", [])
+    return {**turn, **{name: "\n".join(found) or None for name, found in texts.items()}, "tool_calls": calls}
 
 
 def _text(parts: Sequence[Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
-from sampan.server.openai.schemas import PlainFormat, Temperature
+from sampan.server.openai.schemas import Arguments, PlainFormat, Temperature
 from sampan.server.schemas import Body, Count, Many, Strict
 
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -51,12 +51,12 @@ class MessageItem(Strict):
 
 
 class CallItem(Strict):
-    """A call that the model has made; `arguments` is JSON text."""
+    """A call that the model has made; `arguments` is JSON text, or the beginning of some."""
 
     type: Literal["function_call"]
     call_id: str
     name: str
-    arguments: str
+    arguments: Arguments
     id: str | None = None
     status: Status | None = None
 
