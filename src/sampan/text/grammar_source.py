@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 256 * 1024
 MAX_CHOICES = 10_000
+FORM = "form"
+"""The name of an answer's own grammar, where there is another of calls beside it."""
 NAMES = {
     "json_schema": "JSON schema",
     "json_object": "grammar of JSON objects",
@@ -120,11 +122,16 @@ def parser_limits(numbers: dict[str, int]) -> "LLParserLimits":
 def read_grammar(grammar: Grammar, thinking: bool) -> Source:
     """A grammar in llguidance's own form. Raises `RequestError` for what is refused before it is compiled."""
     name = NAMES[grammar.kind]
-    size = len(grammar.source.encode("utf-8", "surrogatepass"))
+    size = len((grammar.source + grammar.calls).encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
         raise RequestError(f"the {name} has {size} bytes: {MAX_BYTES} are the most")
     entry, parts = _schema_entry(grammar.source) if grammar.kind == "json_schema" else (_entry(grammar), [])
-    grammars = [{"lark_grammar": _THOUGHT}, entry | {"name": "answer"}] if thinking else [entry]
+    grammars = [entry]
+    if grammar.calls:
+        grammars = [{"lark_grammar": read_lark(grammar.calls)}, entry | {"name": FORM}]
+    if thinking:
+        first, *rest = grammars
+        grammars = [{"lark_grammar": _THOUGHT}, first | {"name": "answer"}, *rest]
     return Source(name, _text(grammars), tuple(Source(name, _text([part])) for part in parts))
 
 

@@ -46,10 +46,6 @@ async def ask_of(body: CountRequest, service: Service, caller: Caller, sampling:
     if config is not None and config.format is not None:
         grammar = Grammar("json_schema", json.dumps(config.format.schema_))
     tools = tools_of(body)
-    if tools is not None and grammar is not None and tools.choice not in ("auto", "none"):
-        raise bad_request(
-            "a required tool call and a format of the answer exclude each other", param="output_config.format"
-        )
     return await service.conversation(
         template_messages(body),
         sampling,

@@ -28,10 +28,6 @@ async def ask_of(
     if body.stream_options is not None and not body.stream:
         raise bad_request("stream_options needs stream to be true", param="stream_options")
     grammar, tools = _grammar(body), _tools(body)
-    if tools is not None and grammar is not None and tools.choice not in ("auto", "none"):
-        raise bad_request(
-            "a required tool call and a format of the answer exclude each other", param="text.format"
-        )
     try:
         ask = await service.conversation(
             template_messages(body.instructions, items),
