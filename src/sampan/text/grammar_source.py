@@ -34,7 +34,7 @@ _STEP_FUEL = 200_000
 _PARTS = 8
 _STATES_A_TOKEN = 8  # of an answer that is read again from its start
 # White space as people write JSON: without a bound a small model may write nothing else.
-_JSON = {
+JSON_OPTIONS = {
     "whitespace_pattern": r" |\n[ \t]{0,32}",
     "json_allowed_escapes": r"nrbtf\"",  # with \u a key could be spelt anew, and pass for another one
     "lenient": False,
@@ -142,14 +142,14 @@ def _text(grammars: list[dict[str, Any]]) -> str:
 def _schema_entry(source: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     schema, patterns = read_schema(source)
     schemas = [_object(schema), *({"type": "string", "pattern": each} for each in patterns[:_PARTS])]
-    whole, *parts = ({"json_schema": each | {"x-guidance": _JSON}} for each in schemas)
+    whole, *parts = ({"json_schema": each | {"x-guidance": JSON_OPTIONS}} for each in schemas)
     return whole, parts
 
 
 def _entry(grammar: Grammar) -> dict[str, Any]:
     source = grammar.source
     if grammar.kind == "json_object":
-        return {"json_schema": {"type": "object", "x-guidance": _JSON}}
+        return {"json_schema": {"type": "object", "x-guidance": JSON_OPTIONS}}
     if grammar.kind == "choice":
         # One terminal: its texts share their beginnings, and reading takes no longer the more there are.
         return {"lark_grammar": "start: CHOICE\nCHOICE: " + " | ".join(map(json.dumps, _choices(source)))}

@@ -11,9 +11,10 @@ from typing import Any
 
 from sampan.core.errors import RequestError
 from sampan.core.types import Grammar
-from sampan.text.grammar_source import FORM
+from sampan.text.grammar_source import FORM, JSON_OPTIONS
 from sampan.text.tools.formats import ToolFormat
 from sampan.text.tools.listed import only_listed
+from sampan.text.tools.syntax import Call
 
 MOST_CALLS = 64  # in one answer: a model that repeats itself comes to an end
 
@@ -42,7 +43,7 @@ def grammar(
         return form
     functions = [tool["function"] for tool in tools]
     if choice == "auto" and form is not None:
-        return replace(form, calls=_text([_calls_or_form(format, parallel), *_functions(format, functions)]))
+        return replace(form, calls=_text(_calls_or_form(format, functions, parallel)))
     if choice == "auto":
         if parallel and not any(function.get("strict") for function in functions):
             return None
@@ -66,15 +67,60 @@ def _text(lines: list[str]) -> str:
     return "\n".join(["%llguidance {}", *lines]) + "\n"
 
 
-def _calls_or_form(format: ToolFormat, parallel: bool) -> str:
-    return f"start: {_calls(format, parallel)} | @{FORM}"
+def _calls_or_form(format: ToolFormat, functions: Sequence[Mapping[str, Any]], parallel: bool) -> list[str]:
+    if format.syntax.bare:
+        return _objects_or_form(format, functions, parallel)
+    return [f"start: {_calls(format, parallel)} | @{FORM}", *_functions(format, functions)]
+
+
+def _objects_or_form(format: ToolFormat, functions: Sequence[Mapping[str, Any]], parallel: bool) -> list[str]:
+    """Calls that begin as any object does are read as the form is: a text such as `{"name": ` would be taken
+    for a call's from its first character on."""
+    more = f"({json.dumps(format.syntax.between)} function){{0,{MOST_CALLS - 1}}}" if parallel else ""
+    lines = ["function: " + " | ".join(f"function_{n}" for n in range(len(functions)))]
+    for n, function in enumerate(functions):
+        lines.append(f"function_{n}: %json {json.dumps(_as_object(format, function))}")
+    return [f"start: {_joined(*_tags(format), 'function', more)} | @{FORM}", *lines]
+
+
+def _as_object(format: ToolFormat, function: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a call that is a JSON object."""
+    example = json.loads(format.syntax.write([Call(function["name"], "{}")]))
+    arguments = next(key for key, value in example.items() if value == {})
+    schema = {key: {"const": value} for key, value in example.items()}
+    schema[arguments] = _moved(_schema(function), f"#/properties/{arguments}")
+    options = schema[arguments].pop("x-guidance")
+    return {
+        "type": "object",
+        "properties": schema,
+        "required": list(schema),
+        "additionalProperties": False,
+        "x-guidance": JSON_OPTIONS | {"lenient": options["lenient"]},
+    }
+
+
+def _moved(value: Any, place: str) -> Any:
+    """A schema whose references lead to where it stands now."""
+    if isinstance(value, Mapping):
+        moved = {key: _moved(each, place) for key, each in value.items()}
+        pointer = value.get("$ref")
+        return moved | {"$ref": place + pointer[1:]} if _is_local(pointer) else moved
+    return [_moved(each, place) for each in value] if isinstance(value, list) else value
+
+
+def _is_local(pointer: Any) -> bool:
+    return isinstance(pointer, str) and (pointer == "#" or pointer.startswith("#/"))
 
 
 def _calls(format: ToolFormat, parallel: bool) -> str:
     """An answer of nothing but calls; Llama's tag may come before them."""
-    syntax = format.syntax
-    tags = [f"<[{format.control[tag]}]>?" for tag in syntax.openers if syntax.bare and tag in format.control]
-    return _joined(*tags, _terms(format, syntax.begin + syntax.opening), _rest(format, parallel))
+    opening = _terms(format, format.syntax.begin + format.syntax.opening)
+    return _joined(*_tags(format), opening, _rest(format, parallel))
+
+
+def _tags(format: ToolFormat) -> list[str]:
+    openers = format.syntax.openers if format.syntax.bare else ()
+    return [f"<[{format.control[tag]}]>?" for tag in openers if tag in format.control]
 
 
 def _when_begun(format: ToolFormat, parallel: bool) -> list[str]:
