@@ -154,6 +154,7 @@ def _messages(service: "Running", seed: int) -> Iterator[tuple[str, str, Any]]:
             lambda id: {"type": "tool_result", "tool_use_id": id, "content": "sunny"},
             lambda _: {"type": "text", "text": "Go on."},
         )
+        results.sort(key=lambda block: block["type"], reverse=True)  # here results come first
         messages.append({"role": "user", "content": results})
 
 

@@ -87,7 +87,7 @@ def _as_object(format: ToolFormat, function: Mapping[str, Any]) -> dict[str, Any
     """The schema of a call that is a JSON object."""
     example = json.loads(format.syntax.write([Call(function["name"], "{}")]))
     arguments = next(key for key, value in example.items() if value == {})
-    schema = {key: {"const": value} for key, value in example.items()}
+    schema: dict[str, Any] = {key: {"const": value} for key, value in example.items()}
     schema[arguments] = _moved(_schema(function), f"#/properties/{arguments}")
     options = schema[arguments].pop("x-guidance")
     return {
@@ -104,12 +104,9 @@ def _moved(value: Any, place: str) -> Any:
     if isinstance(value, Mapping):
         moved = {key: _moved(each, place) for key, each in value.items()}
         pointer = value.get("$ref")
-        return moved | {"$ref": place + pointer[1:]} if _is_local(pointer) else moved
+        local = isinstance(pointer, str) and (pointer == "#" or pointer.startswith("#/"))
+        return moved | {"$ref": place + str(pointer)[1:]} if local else moved
     return [_moved(each, place) for each in value] if isinstance(value, list) else value
-
-
-def _is_local(pointer: Any) -> bool:
-    return isinstance(pointer, str) and (pointer == "#" or pointer.startswith("#/"))
 
 
 def _calls(format: ToolFormat, parallel: bool) -> str:
