@@ -21,6 +21,7 @@ from sampan.llm.inputs import (
     prompts_of,
     samplings,
 )
+from sampan.llm.tools import Offer
 from sampan.text.chat import ChatTemplate
 from sampan.text.reasoning import starts_inside_reasoning
 from sampan.text.tokenizer import Tokenizer
@@ -64,10 +65,20 @@ class Prompts:
             raise RequestError(f"{shortened(self.name)} has no chat template: give it plain text (--raw)")
         if not is_conversation(messages):
             raise not_a_conversation(messages)
+        offer = self.offered(template)
+        if offer is not None:
+            messages, listed = offer.told(messages)
+            template = {**template, "tools": listed}
         try:
             return self.template.render(messages, add_generation_prompt=True, **template)
         except TemplateError as error:
             raise TemplateError(f"{error}; plain text goes past the template (--raw)") from error
+
+    def offered(self, template: Mapping[str, Any]) -> Offer | None:
+        """The tools among the variables of a template."""
+        if self.template is None:
+            return None
+        return Offer.of(template.get("tools"), self.template, self.tokenizer)
 
     def generation(
         self,
@@ -98,8 +109,11 @@ class Prompts:
         """The same for conversations; see `LLM.chat`."""
         self.driver.require_here()
         inputs = conversations_of(messages, n)
+        offer = self.offered(template)
+        form = grammar if offer is None else offer.grammar(self._checked(grammar))
         texts = (self.rendered(item, template) for item in inputs.items)
-        return inputs, self._spread(inputs, texts, sampling, True, grammar, adapter, turn=True)
+        asked = self._spread(inputs, texts, sampling, True, form, adapter, turn=True)
+        return inputs, asked if offer is None else [replace(each, tools=offer) for each in asked]
 
     def single(
         self,
@@ -151,13 +165,17 @@ class Prompts:
         grammar: Grammar | None,
         adapter: int | None,
     ) -> Prompt:
-        if grammar is not None and not isinstance(grammar, Grammar):
-            raise RequestError(f"grammar is {quoted(grammar)}: give a sampan.Grammar")
+        grammar = self._checked(grammar)
         thinking = templated and isinstance(item, str) and starts_inside_reasoning(item)
         return Prompt(self._ids(item, templated), sampling, thinking, grammar, adapter, self.closing)
 
     def _ids(self, item: str | Ids, templated: bool = False) -> list[int]:
         return self.tokenizer.encode(item, add_bos=not templated) if isinstance(item, str) else list(item)
+
+    def _checked(self, grammar: Grammar | None) -> Grammar | None:
+        if grammar is not None and not isinstance(grammar, Grammar):
+            raise RequestError(f"grammar is {quoted(grammar)}: give a sampan.Grammar")
+        return grammar
 
     def scoring(self, texts: object, how: ScoreOptions) -> tuple[Inputs, list[Request]]:
         """What to score."""

@@ -10,11 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from sampan.core.errors import RequestError
-from sampan.core.types import Grammar
+from sampan.core.types import Call, Grammar
 from sampan.text.grammar_source import FORM, JSON_OPTIONS
 from sampan.text.tools.formats import ToolFormat
 from sampan.text.tools.listed import only_listed
-from sampan.text.tools.syntax import Call
 
 MOST_CALLS = 64  # in one answer: a model that repeats itself comes to an end
 
