@@ -51,7 +51,7 @@ def test_a_call_written_as_json_is_one_where_no_grammar_holds(
     ask = Ask(Ids("i", [1]), SamplingParams(), "m", tools=TOOLS)
     written = '```json\n{"name": "look", "arguments": {"at": 1}}\n```'
     assert read(model_text, written, ask, last) == ("", ['{"at": 1}'])
-    held = replace(ask, grammar=Grammar("json_object"))
+    held = replace(ask, grammar=Grammar("json_object", calls="start: @form"))
     assert read(model_text, written, held, last) == (written, [])
 
 

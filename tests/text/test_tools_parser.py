@@ -223,21 +223,29 @@ LOOSE = [
 def test_a_call_without_its_opener(text):
     """As Qwen2.5-Coder writes them, and as llama.cpp's parser of Hermes' calls reads them."""
     expected = ("Let me look." if text.startswith("Let") else "", [("weather", PARIS)])
-    assert parsed("hermes", [text], loose=True) == expected
-    assert parsed("hermes", text, loose=True) == expected
+    assert parsed("hermes", [text], loose="lines") == expected
+    assert parsed("hermes", text, loose="lines") == expected
     for cut in range(len(text)):
-        assert parsed("hermes", [text[:cut], text[cut:]], loose=True) == expected
+        assert parsed("hermes", [text[:cut], text[cut:]], loose="lines") == expected
     assert parsed("hermes", text) == (text, [])
+
+
+@pytest.mark.parametrize("text", LOOSE)
+def test_a_call_without_its_opener_at_the_beginning_only(text):
+    expected = (text, []) if text.startswith("Let") else ("", [("weather", PARIS)])
+    assert parsed("hermes", text, loose="first") == expected
+    again = HERMES.write([Call("now", "{}")]) + "\n" + text
+    assert parsed("hermes", again, loose="first") == (text, [("now", "{}")])
 
 
 def test_calls_without_their_openers_side_by_side():
     one, two = '{"name": "weather", "arguments": {"city": "Łódź"}}', '{"name": "now", "arguments": {}}'
     expected = "", [("weather", '{"city": "Łódź"}'), ("now", "{}")]
     for text in (f"{one}\n{two}", f"<tools>\n{one}\n{two}\n</tools>", f"```json\n{one}\n{two}\n```\n"):
-        assert parsed("hermes", text, loose=True) == expected
-        assert parsed("hermes", [text], loose=True) == expected
+        assert parsed("hermes", text, loose="lines") == expected
+        assert parsed("hermes", [text], loose="lines") == expected
     hermes = HERMES.write([Call(*call) for call in expected[1]])
-    assert parsed("hermes", hermes, loose=True) == expected
+    assert parsed("hermes", hermes, loose="lines") == expected
 
 
 @pytest.mark.parametrize(
@@ -262,13 +270,13 @@ def test_calls_without_their_openers_side_by_side():
     ],
 )
 def test_an_answer_in_json_or_code_stays_text(text):
-    assert parsed("hermes", text, loose=True) == (text, [])
-    assert parsed("hermes", [text], loose=True) == (text, [])
+    assert parsed("hermes", text, loose="lines") == (text, [])
+    assert parsed("hermes", [text], loose="lines") == (text, [])
 
 
 @pytest.mark.parametrize("syntax", ["hermes", "llama"])
 def test_an_answer_in_json_does_not_wait_for_its_end(syntax):
-    parser = ToolParser(ToolFormat(SYNTAXES[syntax], True, True), NAMES, loose=True)
+    parser = ToolParser(ToolFormat(SYNTAXES[syntax], True, True), NAMES, loose="lines")
     assert joined(parser.push('{"city": "Paris, the capital')) == ('{"city": "Paris, the capital', [])
 
 
@@ -294,8 +302,15 @@ cuts = st.lists(st.integers(1, 9), min_size=1, max_size=8)
 
 
 @settings(deadline=None)
-@given(st.sampled_from(sorted(SYNTAXES)), answers, cuts, st.booleans(), st.booleans(), st.booleans())
-@example("hermes", "<tool_call>" + '{"a": "<tool_call>{', [3], True, False, False)
+@given(
+    st.sampled_from(sorted(SYNTAXES)),
+    answers,
+    cuts,
+    st.booleans(),
+    st.sampled_from(["", "first", "lines"]),
+    st.booleans(),
+)
+@example("hermes", "<tool_call>" + '{"a": "<tool_call>{', [3], True, "", False)
 def test_any_cutting_gives_the_same(syntax, answer, sizes, whole, loose, cut):
     options = {"whole": whole, "loose": loose, "cut": cut}
     pushes, place = [], 0

@@ -41,7 +41,7 @@ class Answer:
             shown=frozenset() if offer is None else offer.format.shown,
             continues=prompt.continues,
         )
-        self._tools = None if offer is None else offer.parser(loose=prompt.grammar is None)
+        self._tools = None if offer is None else offer.parser(prompt.grammar)
         self._calls: list[tuple[str, list[str]]] = []  # names, and the pieces of their arguments
         self._text: list[str] = []
         self._reasoning: list[str] = []

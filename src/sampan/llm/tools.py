@@ -8,7 +8,7 @@ from sampan.core.errors import RequestError
 from sampan.core.types import Grammar
 from sampan.text.chat import ChatTemplate
 from sampan.text.tokenizer import Tokenizer
-from sampan.text.tools import ToolFormat, ToolParser, for_template, grammar, tool_format
+from sampan.text.tools import ToolFormat, ToolParser, for_template, grammar, looseness, tool_format
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,10 @@ class Offer:
         """What an answer must look like: calls, or words of this form."""
         return grammar(self.format, self.tools, form=form)
 
-    def parser(self, *, loose: bool) -> ToolParser:
-        """What finds the calls of one answer."""
-        return ToolParser(self.format, [tool["function"]["name"] for tool in self.tools], loose=loose)
+    def parser(self, held: Grammar | None) -> ToolParser:
+        """What finds the calls of one answer that is held to this grammar."""
+        names = [tool["function"]["name"] for tool in self.tools]
+        return ToolParser(self.format, names, loose=looseness(held))
 
 
 def _is_function(tool: object) -> bool:
