@@ -157,7 +157,7 @@ LOOKUP: Any = {
     "type": "object",
     "properties": {
         "city": {"type": "string", "maxLength": 12},
-        "at": {"properties": {"x": {"type": "null"}}},
+        "at": {"type": "object", "properties": {"x": {"type": "null"}}},
     },
     "required": ["city"],
 }
