@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from sampan.server.fields import TEXT_ONLY, Skipped, Strict, lacks
 from sampan.server.openai.schemas import (
+    Arguments,
     Effort,
     FunctionName,
     Limit,
@@ -64,14 +65,14 @@ class MessageItem(Strict):
 
 
 class CallItem(Strict):
-    """A call that the model has made; `arguments` is JSON text."""
+    """A call that the model has made; `arguments` is JSON text, or the beginning of some."""
 
     hints = frozenset({"caller", "namespace"})
 
     type: Literal["function_call"]
     call_id: str
     name: str
-    arguments: str
+    arguments: Arguments
     id: str | None = None
     status: Status | None = None
 
