@@ -1,6 +1,8 @@
 """One rule for what a request brings that is not served: hints are told, the rest is refused by name."""
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anthropic
@@ -158,6 +160,20 @@ def _models(*found: type[BaseModel]) -> Iterator[type[BaseModel]]:
             yield part
             rest += [field.annotation for field in part.model_fields.values()]
         rest += getattr(part, "__args__", ())
+
+
+def test_the_list_of_hints_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serve-apis.md").read_text()
+    listed = page.partition("## Fields that are passed over")[2].partition("## Agents")[0]
+    names = {word.rsplit(".", 1)[-1] for word in re.findall(r"`([\w.]+)`", listed)}
+    assert not {hint for model in _models(*MODELS) for hint in model.hints} - names
+
+
+def test_an_answer_that_is_an_error_tells_too(service: "Running") -> None:
+    for path, body in (("embeddings", {"input": "a"}), ("rerank", {"query": "a", "documents": ["b"]})):
+        answer = httpx.post(f"{service.url}/v1/{path}", json={"model": service.model, **body, **HINTS})
+        assert answer.json()["error"]["code"] == "unsupported_model"
+        assert told(answer) == HINTS.keys()
 
 
 MEDIA = [

@@ -31,7 +31,7 @@ CONSTRAINTS = (
 
 CHAT = (
     lacks("add_generation_prompt", "include_reasoning", "separate_reasoning", neutral=(True,))
-    | lacks("best_of", "continue_final_message", "echo", "mm_processor_kwargs", "plugins")
+    | lacks("best_of", "continue_final_message", "echo", "mm_processor_kwargs", "moderation", "plugins")
     | lacks("audio", "image", "images", "files", why="this model reads and writes text only")
     | lacks("modalities", why="this model reads and writes text only", neutral=(["text"],))
     | lacks("functions", "function_call", why="tools and tool_choice say it here", neutral=([], "none"))

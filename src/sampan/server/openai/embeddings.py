@@ -32,7 +32,6 @@ class EmbeddingRequest(Body):
     prompt_name: str | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
-    user: str | None = None
 
 
 class Embedding(BaseModel):
