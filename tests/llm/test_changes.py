@@ -73,6 +73,14 @@ def test_without_adapters_the_same_model(loaded: LLM, llm: LLM) -> None:
     assert loaded.generate(PROMPT, sampling) == llm.generate(PROMPT, sampling)
 
 
+def test_what_is_passed_over_is_told(own: LLM, folder: Callable[..., Path]) -> None:
+    """As PEFT does with a target that the model lacks."""
+    with pytest.warns(UserWarning, match="passed over targets without tensors: 'c_attn'"):
+        own.load_adapter("some", folder(4, targets=("q_proj", "c_attn")))
+    assert own.generate(PROMPT, GREEDY, adapter="some") != own.generate(PROMPT, GREEDY)
+    own.unload_adapter("some")
+
+
 def test_names_that_are_not_loaded_or_taken(loaded: LLM, folder: Callable[..., Path]) -> None:
     with pytest.raises(RequestError, match=r"no adapter named 'three' is loaded: 'one', 'two'"):
         loaded.generate(PROMPT, GREEDY, adapter="three")

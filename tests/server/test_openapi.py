@@ -178,11 +178,12 @@ def test_a_key_is_asked_for_where_the_document_says(serve: "Serve", tmp_path: Pa
     subprocess.run([sys.executable, "-m", "sampan", "keys", "create", "a", "--file", file], check=True)
     with serve("--api-key-file", file) as running:
         document = _document(running)
-        assert document["components"]["securitySchemes"].keys() == {"bearer", "x-api-key"}
+        assert document["components"]["securitySchemes"].keys() == {"bearer", "x-api-key", "api-key"}
         for method, path, operation in _operations(document):
             answer = httpx.request(method, running.url + path)
             assert (answer.status_code == 401) == ("401" in operation["responses"]), path
-            asked = [{"bearer": []}, {"x-api-key": []}] if answer.status_code == 401 else None
+            ways = [{"bearer": []}, {"x-api-key": []}, {"api-key": []}]
+            asked = ways if answer.status_code == 401 else None
             assert operation.get("security") == asked, path
 
 

@@ -17,7 +17,7 @@ from sampan.server.schemas import Body
 
 async def administrator(caller: Caller_, service: Service_) -> Caller:
     """Who may change the model: a key made for it; without keys, whoever reaches the service."""
-    if service.admission.keys is not None and not caller.admin:
+    if service.admission.asks and not caller.admin:
         message = "this key may not change the model: one made with `sampan keys create --admin` may"
         raise ApiError(403, message, kind="permission_error", code="not_an_administrator")
     return caller
@@ -26,7 +26,7 @@ async def administrator(caller: Caller_, service: Service_) -> Caller:
 router = APIRouter(
     dependencies=[Depends(administrator)],
     route_class=JsonRoute,
-    responses=errors(400, 401, 403, 404, 408, 409, 413, 503),
+    responses=errors(400, 401, 403, 404, 408, 409, 413, 415, 503),
 )
 
 

@@ -87,7 +87,10 @@ class ModelText:
                 if len(ids) > most:
                     raise too_long(most)
                 ids += self._ids(piece, most, add_bos=False, special=special)
-        except (RequestError, TemplateError, TokenizerError) as error:
+        except TemplateError as error:
+            advice = "change the messages, or send /v1/completions a prompt, which goes past the template"
+            raise bad_request(f"{error}; {advice}", param="messages") from error
+        except (RequestError, TokenizerError) as error:
             raise bad_request(str(error), param="messages") from error
         return ids, starts_inside_reasoning(prompt)
 

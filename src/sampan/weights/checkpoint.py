@@ -25,11 +25,12 @@ from sampan.models.fields import Fields
 from sampan.models.registry import describe
 from sampan.weights.files import MappedFile, TensorInfo, is_there
 from sampan.weights.gguf import Gguf, read_gguf_parts
-from sampan.weights.naming import complete, named
+from sampan.weights.naming import complete, named, row_order
 from sampan.weights.packed import read_packed
 from sampan.weights.purpose import Purpose, of_folder, of_gguf
 from sampan.weights.quantised import reader as quantised
 from sampan.weights.quantised.reader import method_of
+from sampan.weights.rearranged import rearranged
 from sampan.weights.safetensors import read_json, read_safetensors_folder
 
 # Not a weight: read into the configuration's frequencies.
@@ -78,7 +79,7 @@ class Checkpoint:
     def rounded(self, name: str) -> str:
         """To what a tensor was rounded before: its type, or the folder's `quant_method`; empty for floats."""
         info = self.info(name)
-        if info.decoder:
+        if info.decoder and "quantization_config" in self.metadata:
             return Fields(self.metadata, self.where).section("quantization_config").text("quant_method")
         return info.type.name if info.type.quantised else ""
 
@@ -128,11 +129,7 @@ class Checkpoint:
     def row_order(self, name: str) -> NDArray[np.intp] | None:
         """Where Hugging Face's rows lie: its row i is the file's row order[i]. None: in the same order."""
         info = self._info(name)
-        linear = name.rpartition(".")[0].rpartition(".")[2]
-        if linear not in self.interleaved:
-            return None
-        heads: int = getattr(self.config, self.interleaved[linear])
-        return np.arange(info.shape[0]).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+        return row_order(self.interleaved, self.config, name, info.shape[0])
 
     def panels(self, name: str) -> NDArray[np.uint8]:
         """The packed matrix that holds this tensor, as it lies in the file, read-only and not copied."""
@@ -209,13 +206,14 @@ def _open_gguf(path: Path, undo: ExitStack) -> Checkpoint:
     kept = [
         (_canonical(info, family), info) for info in found.values() if not family.ignores(info.name, config)
     ]
+    files = {part.file.path: part.file for part in parts}
     return Checkpoint(
         path=path,
         config=config,
         generation=MappingProxyType({}),
         metadata=MappingProxyType(metadata),
-        tensors=named(kept, family, config),
-        files={part.file.path: part.file for part in parts},
+        tensors=rearranged(named(kept, family, config), family, config, files),
+        files=files,
         interleaved=family.interleaved,
         purpose=of_gguf(metadata, path),
     )

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from sampan.kernels.backend import Adapter
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
-from sampan.kernels.cpu.machine import Machine, out_of_memory, padded
+from sampan.kernels.cpu.machine import Machine, blocked, out_of_memory, padded, widened
 from sampan.kernels.formats import TensorType
 from sampan.kernels.tensors import Floats
 
@@ -20,10 +20,10 @@ def packed_adapter(adapter: Adapter, machine: Machine) -> dict[str, tuple[Any, A
     try:
         for part in adapter.parts:
             if part.key not in shared:
-                shared[part.key] = _pack(part.a(), adapter.halves, machine, arena)
+                a = part.a()
+                shared[part.key] = _pack(widened(a, blocked(a.shape[1])), adapter.halves, machine, arena)
             b = part.b()
-            wide = np.zeros((len(b), padded(b.shape[1])), np.float32)
-            wide[:, : b.shape[1]] = b
+            wide = widened(b, padded(b.shape[1]))
             packed[part.weight.name] = shared[part.key], _pack(wide, adapter.halves, machine, arena)
     except MemoryError as e:
         raise out_of_memory(f"the adapter {adapter.where}") from e

@@ -8,7 +8,7 @@ from typing import Any
 from sampan.kernels.backend import AdapterRoom
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.layout import Layout, Segment
-from sampan.kernels.cpu.machine import Operand, padded
+from sampan.kernels.cpu.machine import Operand, blocked, padded
 from sampan.kernels.cpu.plan import Activations, Angles, Buffer, Instruction, Output, Place, Plan
 from sampan.kernels.cpu.storage import Region, lay_out
 from sampan.kernels.cpu.stored import slots_of
@@ -47,10 +47,10 @@ class Writer:
         return Place(-1, 0)
 
     def activations(self, inputs: int, operand: Operand, rows: int | None = None) -> int:
-        """New rows for products, of the step's unless given."""
-        count = rows or self.plan.rows
-        size = int(_native.activation_bytes(count, inputs, operand))
-        self.plan.activations.append(Activations(Region(size), inputs, operand, count))
+        """New rows for products, of the step's unless given; inputs in whole blocks."""
+        count, whole = rows or self.plan.rows, blocked(inputs)
+        size = int(_native.activation_bytes(count, whole, operand))
+        self.plan.activations.append(Activations(Region(size), whole, operand, count))
         return len(self.plan.activations) - 1
 
     def angles(self, rope: Rope) -> int:
@@ -134,7 +134,9 @@ class Writer:
     def _site(self, weight: Linear) -> None:
         for part in weight.parts:
             self.plan.sites[part.name] = len(self.plan.sites)
-        self.plan.adapted.append((weight.parts[0].shape[1], tuple(part.shape[0] for part in weight.parts)))
+        self.plan.adapted.append(
+            (blocked(weight.parts[0].shape[1]), tuple(part.shape[0] for part in weight.parts))
+        )
 
     @contextmanager
     def steps(self, which: str) -> Iterator[None]:

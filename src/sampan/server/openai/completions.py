@@ -88,7 +88,17 @@ async def _asks(
     check_scored(body, sum(map(len, encoded)))
     n, salt = body.n or 1, body.cache_salt
     asks = [
-        Ask(ids, sampling, body.model, n, grammar=grammar, raw=True, cache_salt=salt, scoring=scoring)
+        Ask(
+            ids,
+            sampling,
+            body.model,
+            n,
+            grammar=grammar,
+            raw=True,
+            cache_salt=salt,
+            scoring=scoring,
+            continues=service.text.tokenizer.continues(ids),
+        )
         for ids in encoded
     ]
     return asks, [prompt if isinstance(prompt, str) else None for prompt in prompts]

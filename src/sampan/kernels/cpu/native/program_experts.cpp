@@ -92,7 +92,8 @@ void Program::gather(const Instruction& i, int begin, int end) {
                    slot_acts(i.act, i.fine || i.sampled),
                    nullptr,
                    0,
-                   nullptr};
+                   nullptr,
+                   i.width};
   while (begin < end) {
     while (begin < end && from[begin] < 0) ++begin;
     int stop = begin;
