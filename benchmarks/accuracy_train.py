@@ -98,7 +98,9 @@ class Trained(Writer):
         there = self._family.canonical(name)
         assert there is not None, name
         if ".experts." not in there:
-            return np.ascontiguousarray(self._values[there.removesuffix(".bias") if "correction" in there else there])
+            return np.ascontiguousarray(
+                self._values[there.removesuffix(".bias") if "correction" in there else there]
+            )
         at, _, kind = there.removesuffix(".weight").rpartition(".")
         if kind == "down_proj":
             return self._values[f"{at}.down_proj"]

@@ -12,6 +12,7 @@ from sampan.server.ask import Ask, Caller, Tools
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.fields import Ignored
 from sampan.server.offer import offer
+from sampan.server.openai.namespaces import Namespaces, joined
 from sampan.server.openai.responses_schemas import (
     FunctionChoice,
     Item,
@@ -171,7 +172,8 @@ def _reasoning(item: Mapping[str, Any]) -> str:
 
 def _row(item: Mapping[str, Any]) -> dict[str, Any]:
     if item["type"] == "function_call":
-        function = {"name": item["name"], "arguments": item["arguments"]}
+        name = joined(item.get("namespace"), item["name"])
+        function = {"name": name, "arguments": item["arguments"]}
         call = {"id": item["call_id"], "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [call]}
     if item["type"] == "function_call_output":
@@ -215,13 +217,10 @@ def _grammar(body: ResponseRequest) -> Grammar | None:
 
 
 def _tools(body: ResponseRequest) -> Tools | None:
-    functions = [
-        {name: value for name, value in dumped(tool).items() if name != "type"} for tool in body.functions
-    ]
     choice = body.tool_choice
     named = isinstance(choice, FunctionChoice)
     name = choice.name if isinstance(choice, FunctionChoice) else choice or "auto"
-    return offer(functions, name, named=named, parallel=body.parallel_tool_calls is not False)
+    return offer(Namespaces(body).offered, name, named=named, parallel=body.parallel_tool_calls is not False)
 
 
 def _thinking(body: ResponseRequest, service: Service) -> Plan:

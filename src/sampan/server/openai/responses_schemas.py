@@ -66,11 +66,12 @@ class MessageItem(Strict):
 class CallItem(Strict):
     """A call that the model has made; `arguments` is JSON text."""
 
-    hints = frozenset({"caller", "namespace"})
+    hints = frozenset({"caller"})
 
     type: Literal["function_call"]
     call_id: str
     name: str
+    namespace: str | None = None
     arguments: str
     id: str | None = None
     status: Status | None = None
@@ -156,10 +157,35 @@ class FunctionTool(Strict):
     strict: bool | None = None
 
 
+class NamespaceTool(Strict):
+    """Functions under a common name."""
+
+    type: Literal["namespace"]
+    name: FunctionName
+    description: str | None = None
+    tools: Annotated[
+        list[
+            Annotated[
+                Annotated[FunctionTool, Tag("function")] | Annotated[Skipped, Tag("other")],
+                Discriminator(tool_kind),
+            ]
+        ],
+        Field(max_length=128),
+    ]
+
+
+def _kind(tool: Any) -> str:
+    type = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
+    return "namespace" if type == "namespace" else tool_kind(tool)
+
+
 ToolOffer = Annotated[
-    Annotated[FunctionTool, Tag("function")] | Annotated[Skipped, Tag("other")], Discriminator(tool_kind)
+    Annotated[FunctionTool, Tag("function")]
+    | Annotated[NamespaceTool, Tag("namespace")]
+    | Annotated[Skipped, Tag("other")],
+    Discriminator(_kind),
 ]
-"""What the model may call. What is no function is not offered to it: web search, namespaces, shells, …"""
+"""What the model may call. What is no function is not offered to it: web search, shells, …"""
 
 
 class FunctionChoice(Strict):
@@ -243,11 +269,6 @@ class ResponseRequest(Body):
     cache_salt: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     safety_identifier: Value | None = None
     user: str | None = None
-
-    @property
-    def functions(self) -> list[FunctionTool]:
-        """The tools that are offered."""
-        return [tool for tool in self.tools or () if isinstance(tool, FunctionTool)]
 
 
 class ItemQuery(BaseModel):
