@@ -129,6 +129,18 @@ def _referred(name: str, place: int, found: Find) -> dict[str, Any]:
     return dict(item)
 
 
+def check_results(items: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> None:
+    """A 400 for a result of no call that was made until then, at its place in the request."""
+    calls = {item["call_id"] for item in before if item["type"] == "function_call"}
+    for place, item in enumerate(items):
+        if item["type"] == "function_call":
+            calls.add(item["call_id"])
+        elif item["type"] == "function_call_output" and item["call_id"] not in calls:
+            param = f"input.{place}.call_id"
+            why = f"no function_call before it has the id {quoted(item['call_id'])}"
+            raise bad_request(f"{param}: {why}", param=param)
+
+
 def with_logprobs(body: ResponseRequest) -> bool:
     """Whether the text comes with log-probabilities."""
     return _LOGPROBS in (body.include or ())
