@@ -162,6 +162,29 @@ def _models(*found: type[BaseModel]) -> Iterator[type[BaseModel]]:
         rest += getattr(part, "__args__", ())
 
 
+UNKNOWN_TYPE = {"type": "nonesuch"}
+FORMS: list[tuple[str, dict[str, Any], str]] = [
+    ("/v1/chat/completions", {"response_format": {"type": "json_schema", "json_schema": {
+        "name": "n", "schema": UNKNOWN_TYPE}}}, "response_format"),
+    ("/v1/chat/completions", {"guided_json": UNKNOWN_TYPE}, "guided_json"),
+    ("/v1/completions", {"structured_outputs": {"regex": "("}}, "structured_outputs.regex"),
+    ("/v1/responses", {"text": {"format": {"type": "json_schema", "name": "n", "schema": UNKNOWN_TYPE}}},
+     "text.format"),
+    ("/v1/messages", {"output_config": {"format": {"type": "json_schema", "schema": UNKNOWN_TYPE}}},
+     "output_config.format"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "fields", "place"), FORMS)
+def test_a_form_that_cannot_be_is_named_as_the_request_has_it(
+    service: "Running", path: str, fields: dict[str, Any], place: str
+) -> None:
+    answer = post(service, path, **fields)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["message"].startswith(f"{place}: ") if path == "/v1/messages" else error["param"] == place
+
+
 def test_the_list_of_hints_is_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "serve-apis.md").read_text()
     listed = page.partition("## Fields that are passed over")[2].partition("## Agents")[0]

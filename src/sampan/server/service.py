@@ -83,7 +83,7 @@ class Service:
         ids, thinking = await self.texts.rendered(messages, caller, tools=listed, variables=variables)
         if tools is not None and grammar is None:
             grammar = self._calls(tools)
-        return Ask(ids, sampling, model, n, thinking, grammar, tools)
+        return Ask(ids, sampling, model, n, thinking, grammar, tools=tools)
 
     def _calls(self, tools: Tools) -> Grammar | None:
         """What an answer with calls must look like."""
@@ -131,6 +131,10 @@ class Service:
                 async with aclosing(answers):  # type: ignore[type-var]
                     async for part in answers:
                         yield part
+        except ApiError as error:
+            if error.param == "grammar":
+                raise error.at(asks[0].constraint) from error
+            raise
         finally:
             self.admission.settle(reservation, usage)
             trace.end(sys.exception())

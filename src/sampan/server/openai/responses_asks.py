@@ -58,7 +58,8 @@ async def ask_of(
             tools=tools,
             variables=plan.variables,
         )
-        return replace(ask, cache_salt=body.cache_salt)
+        constraint = "tools" if grammar is None else "text.format"
+        return replace(ask, cache_salt=body.cache_salt, constraint=constraint)
 
     try:
         return (
