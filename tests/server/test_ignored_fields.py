@@ -105,6 +105,8 @@ def test_a_stream_tells_and_the_metrics_count_known_names_only(service: "Running
         ("/v1/responses", {"max_tokens": 3}, "max_tokens", "max_output_tokens"),
         ("/v1/responses", {"conversation": "c"}, "conversation", "not supported"),
         ("/v1/messages", {"output_format": {"type": "json_schema"}}, "output_format", "output_config.format"),
+        ("/v1/messages", {"guided_json": {}, "seed": 1}, "seed", "not supported"),
+        ("/v1/responses", {"structured_outputs": {"choice": ["a"]}}, "structured_outputs", "not supported"),
         ("/v1/messages", {"container": "c"}, "container", "not supported"),
     ],
 )

@@ -59,9 +59,9 @@ class Ask:
     `model`: the served model's name or an adapter's. `n`: answers wanted. `tools`: None where the text is not
     to be searched for calls. `raw`: it is taken as it is, tags of reasoning included. `cache_salt`: what it
     must have in common with the requests whose cached prefixes it may use. `constraint`: the request's field
-    that the grammar comes from. `scoring`: how the prompt's own tokens are scored; `pooling`: how it becomes a
-    vector. `whole`: nothing is shown before the end, so what begins like a call and goes wrong becomes text in
-    full. `continues`: the answer goes on with the prompt's text."""
+    that the grammar comes from. `scoring`: how the prompt's own tokens are scored; `pooling`: how it becomes
+    a vector. `whole`: nothing is shown before the end, so what begins like a call and goes wrong becomes text
+    in full. `continues`: the answer goes on with the prompt's text."""
 
     ids: Ids
     sampling: SamplingParams

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, Tag
 
+from sampan.server.elsewhere import SAMPLING
 from sampan.server.fields import TEXT_ONLY, Skipped, Strict, lacks
 from sampan.server.openai.schemas import (
     Effort,
@@ -238,12 +239,13 @@ class ResponseRequest(Body):
         "access_programs", "background_options", "context_management", "max_tool_calls", "stream_id",
     }  # fmt: skip
     lacked = (
-        lacks("background", "conversation", "prompt", "structured_outputs", "image", "moderation")
+        SAMPLING
+        | lacks("background", "conversation", "prompt", "image", "moderation")
         | lacks("max_tokens", "max_completion_tokens", why="max_output_tokens says it here")
         | lacks("response_format", why="text.format says it here")
         | lacks("messages", why="input says it here")
         | lacks("reasoning_effort", why="reasoning.effort says it here")
-        | lacks("stop", "seed", "top_k", "min_p", "logit_bias", "frequency_penalty", "presence_penalty")
+        | lacks("stop", "top_k", "logprobs", "functions")
     )
 
     model: str
