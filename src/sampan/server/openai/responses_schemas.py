@@ -67,7 +67,7 @@ class MessageItem(Strict):
 class CallItem(Strict):
     """A call that the model has made; `arguments` is JSON text."""
 
-    hints = frozenset({"caller"})
+    hints = frozenset({"async", "caller"})
 
     type: Literal["function_call"]
     call_id: str
@@ -80,6 +80,8 @@ class CallItem(Strict):
 
 class ResultItem(Strict):
     """What a call returned."""
+
+    hints = frozenset({"caller", "name", "namespace"})
 
     type: Literal["function_call_output"]
     call_id: str
@@ -149,7 +151,7 @@ Items = Annotated[
 class FunctionTool(Strict):
     """A function the model may call."""
 
-    hints = frozenset({"allowed_callers", "defer_loading", "output_schema"})
+    hints = frozenset({"allowed_callers", "async", "defer_loading", "output_schema"})
 
     type: Literal["function"]
     name: FunctionName
