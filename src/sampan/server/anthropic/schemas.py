@@ -204,9 +204,8 @@ class CountRequest(Body):
     """`POST /v1/messages/count_tokens`"""
 
     hints = Body.hints | {
-        "betas",
-        "billing_policy", "context_management", "diagnostics", "fallback_credit_token", "fallbacks", "speed",
-        "user_profile_id", "workspace_id",
+        "betas", "billing_policy", "context_management", "diagnostics", "fallback_credit_token", "fallbacks",
+        "speed", "user_profile_id", "workspace_id",
     }  # fmt: skip
     lacked = (
         SAMPLING
