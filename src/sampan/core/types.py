@@ -75,17 +75,22 @@ GrammarKind = Literal["json_schema", "json_object", "regex", "lark", "choice"]
 @dataclass(frozen=True)
 class Grammar:
     """What an answer must look like. `source`: a JSON schema, a regular expression, a Lark grammar or a JSON
-    list of texts to choose from, as text; nothing for "json_object". Anything else is a `RequestError`."""
+    list of texts to choose from, as text; nothing for "json_object". Anything else is a `RequestError`.
+
+    `calls`: a Lark grammar of what it may look like instead, which names the rest `@form`: of calls of tools.
+    """
 
     kind: GrammarKind
     source: str = ""
+    calls: str = ""
 
     def __post_init__(self) -> None:
         kinds = get_args(GrammarKind)
         if not isinstance(self.kind, str) or self.kind not in kinds:
             raise RequestError(f"the kind of grammar is {quoted(self.kind)}: one of {', '.join(kinds)}")
-        if not isinstance(self.source, str):
-            raise RequestError(f"the source of a grammar is {quoted(self.source)}: give a text")
+        for given in (self.source, self.calls):
+            if not isinstance(given, str):
+                raise RequestError(f"the source of a grammar is {quoted(given)}: give a text")
 
 
 class TokenLogprob(NamedTuple):  # one is made for every token: a frozen dataclass takes four times as long

@@ -76,10 +76,6 @@ async def ask_of(body: ChatRequest, service: Service, caller: Caller) -> Ask:
     wanted = (body.top_logprobs or 0) if body.logprobs else None
     field, grammar = constraint_of(body)
     tools = tools_of(body)
-    if tools is not None and grammar is not None and tools.choice not in ("auto", "none"):
-        raise bad_request(
-            "a required tool call and a format of the answer exclude each other", param="response_format"
-        )
     thinking = thinking_of(body, service)
     ask = await service.conversation(
         template_messages(body.messages),

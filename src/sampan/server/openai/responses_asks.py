@@ -28,6 +28,7 @@ from sampan.server.thinking import Plan, planned
 from sampan.server.watch import logs
 
 _PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+_TEXTS = ("content", "reasoning_content")
 _LOGPROBS, _ENCRYPTED = "message.output_text.logprobs", "reasoning.encrypted_content"
 _SILENT = {"role": "assistant", "content": ""}
 
@@ -41,10 +42,6 @@ async def ask_of(
     if set(body.include or ()) - {_LOGPROBS, _ENCRYPTED}:
         logs.ignore([Ignored("include", known=True)])
     grammar, tools, plan = _grammar(body), _tools(body), _thinking(body, service)
-    if tools is not None and grammar is not None and tools.choice not in ("auto", "none"):
-        raise bad_request(
-            "a required tool call and a format of the answer exclude each other", param="text.format"
-        )
     sampling = replace(_sampling(body, service.text), max_reasoning_tokens=plan.budget)
 
     async def asked(items: Sequence[Mapping[str, Any]]) -> Ask:
@@ -165,7 +162,7 @@ def template_messages(instructions: str | None, items: Sequence[Mapping[str, Any
         row = _row(item)
         if row["role"] == "assistant":
             row, thought = _thought(row, thought), ""
-            if item["type"] == "function_call" and rows and rows[-1]["role"] == "assistant":
+            if rows and rows[-1]["role"] == "assistant" and "tool_calls" in row.keys() | rows[-1].keys():
                 rows[-1] = _joined(rows[-1], row)
                 continue
         elif thought:
@@ -199,9 +196,11 @@ def _thought(row: Mapping[str, Any], thought: str) -> dict[str, Any]:
     return {**row, "reasoning_content": thought} if thought else dict(row)
 
 
-def _joined(turn: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
-    calls = turn.get("tool_calls", []) + call["tool_calls"]
-    return {**call, **turn, "tool_calls": calls}
+def _joined(turn: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """A turn that calls, with what was said or called before and after: it is one answer."""
+    texts = {name: [row[name] for row in (turn, more) if row.get(name)] for name in _TEXTS}
+    calls = turn.get("tool_calls", []) + more.get("tool_calls", [])
+    return {**turn, **{name: "\n".join(found) or None for name, found in texts.items()}, "tool_calls": calls}
 
 
 def _text(parts: Sequence[Mapping[str, Any]]) -> str:

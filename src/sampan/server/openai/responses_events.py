@@ -43,6 +43,7 @@ class Reply:
     async def whole(self, parts: AsyncIterator[Part], usage: Usage) -> dict[str, Any]:
         """The response."""
         [answer] = await collected(parts)
+        answer.silence()
         return self._finished(answer, usage)
 
     async def frames(self, parts: AsyncIterator[Part], usage: Usage) -> AsyncIterator[bytes]:
@@ -56,6 +57,9 @@ class Reply:
                     for step in answer.take(part):
                         for frame in self._step(step, answer):
                             yield frame
+            for step in answer.silence():
+                for frame in self._step(step, answer):
+                    yield frame
         except ApiError as error:
             failure = {"code": error.code or error.kind, "message": error.message}
             document = self._document(answer, usage, status="failed", error=failure)

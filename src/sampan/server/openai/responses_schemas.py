@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from sampan.server.elsewhere import SAMPLING
 from sampan.server.fields import TEXT_ONLY, Skipped, Strict, lacks
 from sampan.server.openai.schemas import (
+    Arguments,
     Effort,
     FunctionName,
     Limit,
@@ -65,7 +66,7 @@ class MessageItem(Strict):
 
 
 class CallItem(Strict):
-    """A call that the model has made; `arguments` is JSON text."""
+    """A call that the model has made; `arguments` is JSON text, or the beginning of some."""
 
     hints = frozenset({"async", "caller"})
 
@@ -73,7 +74,7 @@ class CallItem(Strict):
     call_id: str
     name: str
     namespace: str | None = None
-    arguments: str
+    arguments: Arguments
     id: str | None = None
     status: Status | None = None
 

@@ -5,6 +5,7 @@ makes a conversation with tools ready for the template, `grammar` says what an a
 like, and `ToolParser` finds the calls in the answer.
 """
 
+from sampan.text.tools.arguments import read_arguments
 from sampan.text.tools.formats import ToolFormat, tool_format
 from sampan.text.tools.grammar import grammar
 from sampan.text.tools.parser import CallPiece, Piece, TextPiece, ToolParser
@@ -22,5 +23,6 @@ __all__ = [
     "for_template",
     "grammar",
     "instructions",
+    "read_arguments",
     "tool_format",
 ]
