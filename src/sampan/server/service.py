@@ -85,7 +85,7 @@ class Service:
         ids, thinking = await self.texts.rendered(messages, caller, tools=listed, variables=variables)
         if tools is not None:
             grammar = self._calls(tools, grammar)
-        return Ask(ids, sampling, model, n, thinking, grammar, tools)
+        return Ask(ids, sampling, model, n, thinking, grammar, tools=tools)
 
     def _calls(self, tools: Tools, form: Grammar | None) -> Grammar | None:
         """What an answer with calls, or one in words of this form, must look like."""
@@ -133,6 +133,10 @@ class Service:
                 async with aclosing(answers):  # type: ignore[type-var]
                     async for part in answers:
                         yield part
+        except ApiError as error:
+            if error.param == "grammar":
+                raise error.at(asks[0].constraint) from error
+            raise
         finally:
             self.admission.settle(reservation, usage)
             trace.end(sys.exception())

@@ -12,6 +12,7 @@ from sampan.server.ask import Ask, Caller, Tools
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.fields import Ignored
 from sampan.server.offer import offer
+from sampan.server.openai.namespaces import Namespaces, joined
 from sampan.server.openai.responses_schemas import (
     FunctionChoice,
     Item,
@@ -54,7 +55,8 @@ async def ask_of(
             tools=tools,
             variables=plan.variables,
         )
-        return replace(ask, cache_salt=body.cache_salt)
+        constraint = "tools" if grammar is None else "text.format"
+        return replace(ask, cache_salt=body.cache_salt, constraint=constraint)
 
     try:
         return (
@@ -125,6 +127,18 @@ def _referred(name: str, place: int, found: Find) -> dict[str, Any]:
     return dict(item)
 
 
+def check_results(items: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> None:
+    """A 400 for a result of no call that was made until then, at its place in the request."""
+    calls = {item["call_id"] for item in before if item["type"] == "function_call"}
+    for place, item in enumerate(items):
+        if item["type"] == "function_call":
+            calls.add(item["call_id"])
+        elif item["type"] == "function_call_output" and item["call_id"] not in calls:
+            param = f"input.{place}.call_id"
+            why = f"no function_call before it has the id {quoted(item['call_id'])}"
+            raise bad_request(f"{param}: {why}", param=param)
+
+
 def with_logprobs(body: ResponseRequest) -> bool:
     """Whether the text comes with log-probabilities."""
     return _LOGPROBS in (body.include or ())
@@ -168,7 +182,8 @@ def _reasoning(item: Mapping[str, Any]) -> str:
 
 def _row(item: Mapping[str, Any]) -> dict[str, Any]:
     if item["type"] == "function_call":
-        function = {"name": item["name"], "arguments": item["arguments"]}
+        name = joined(item.get("namespace"), item["name"])
+        function = {"name": name, "arguments": item["arguments"]}
         call = {"id": item["call_id"], "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [call]}
     if item["type"] == "function_call_output":
@@ -214,13 +229,10 @@ def _grammar(body: ResponseRequest) -> Grammar | None:
 
 
 def _tools(body: ResponseRequest) -> Tools | None:
-    functions = [
-        {name: value for name, value in dumped(tool).items() if name != "type"} for tool in body.functions
-    ]
     choice = body.tool_choice
     named = isinstance(choice, FunctionChoice)
     name = choice.name if isinstance(choice, FunctionChoice) else choice or "auto"
-    return offer(functions, name, named=named, parallel=body.parallel_tool_calls is not False)
+    return offer(Namespaces(body).offered, name, named=named, parallel=body.parallel_tool_calls is not False)
 
 
 def _thinking(body: ResponseRequest, service: Service) -> Plan:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, JsonValue, Tag
 
+from sampan.server.elsewhere import CHAT, CONSTRAINTS, HINTS
 from sampan.server.fields import TEXT_ONLY, Skipped, Strict, lacks
-from sampan.server.openai.elsewhere import CHAT, CONSTRAINTS, HINTS
 from sampan.server.schemas import Body, Count, Many, Stop
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
