@@ -18,7 +18,7 @@ from sampan.weights.lora import read_lora
 
 Make = Callable[..., Any]
 NOISE, LENGTH, ROOM = 3e-5, 100, AdapterRoom(3, 20)
-CASES = ["qwen3_moe", "qwen2_moe-some", "mixtral", "deepseek_v3"]
+CASES = ["qwen3_moe", "qwen3_moe-odd", "qwen2_moe-some", "mixtral", "deepseek_v3"]
 
 
 @pytest.fixture
