@@ -1,4 +1,4 @@
-"""What PEFT makes of an adapter that it wrote is what Sampan makes of it; what Sampan cannot make is refused."""
+"""What PEFT makes of an adapter that it wrote is what Sampan makes of it; what it cannot make is refused."""
 
 import warnings
 from collections.abc import Callable

@@ -30,6 +30,13 @@ def packed_adapter(adapter: Adapter, machine: Machine) -> dict[str, tuple[Any, A
     return packed
 
 
+def bytes_of(adapter: Adapter) -> int:
+    """What `packed_adapter` takes at most: B times its scale may need four bytes where the file has two."""
+    each = {part.key: padded(part.rank) * blocked(part.weight.shape[1]) for part in adapter.parts}
+    b = sum(padded(part.weight.shape[0]) * padded(part.rank) for part in adapter.parts)
+    return (2 if adapter.halves else 4) * sum(each.values()) + 4 * b
+
+
 def _pack(values: Floats, halves: bool, machine: Machine, arena: Any) -> Any:
     """A matrix for the kernels that reads float32: f16 where its file has that and it holds the values."""
     raw, source = _encoded(values, halves)

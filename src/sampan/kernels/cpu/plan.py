@@ -122,7 +122,9 @@ class Plan:
     expert_bytes: int = 0
     vectors: dict[str, Weight] = field(default_factory=dict)
     adapted: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
-    """Inputs and outputs of each linear that can be adapted."""
+    """Inputs and outputs of each linear that can be adapted and is no expert's."""
+    expert_parts: int = 0
+    """The most parts of an expert's linear that can be adapted."""
     adapted_rows: int = 0
     """The most slots of experts that can be adapted."""
     longest: int = 0
@@ -138,12 +140,14 @@ class Plan:
         )
         scratch += int(_native.head_scratch(padded(self.vocabulary))) if self.vocabulary else 0
         parts = max((len(outputs) for _, outputs in self.adapted), default=0)
+        parts = max(parts, self.expert_parts)
         inner = 4 * parts * max(self.rows, self.adapted_rows) * padded(self.room.rank) if self.room else 0
         return self.bytes + threads * scratch + inner
 
     @property
     def adapter_bytes(self) -> int:
-        """Of the matrices of all adapters that there is room for."""
+        """Of the matrices of all adapters that there is room for, at the highest rank. Few adapters have any
+        for experts, of which there are many: those are counted when one is loaded."""
         if self.room is None:
             return 0
         each = sum(len(outs) * inputs + sum(map(padded, outs)) for inputs, outs in self.adapted)

@@ -10,7 +10,7 @@ import numpy as np
 from sampan.core.errors import UnsupportedModel, WeightsError
 from sampan.kernels.backend import Adapter, CacheSize, NewValues, Span
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
-from sampan.kernels.cpu.adapters import packed_adapter
+from sampan.kernels.cpu.adapters import bytes_of, packed_adapter
 from sampan.kernels.cpu.layout import Segment
 from sampan.kernels.cpu.machine import Machine, out_of_memory, padded
 from sampan.kernels.cpu.panels import PackedWeights, Place
@@ -135,6 +135,10 @@ class NativeProgram:
         parts = [part for segment in self.plan.segments.values() for part in segment.parts]
         known = {part.name: part for part in parts if not part.transposed}
         update(values, known | self.plan.vectors, self._place, self.machine)
+
+    def adapter_bytes(self, adapter: Adapter) -> int:
+        """What an adapter takes, at most."""
+        return bytes_of(adapter)
 
     def set_adapter(self, slot: int, adapter: Adapter) -> None:
         """Make an adapter what rows of this slot use."""

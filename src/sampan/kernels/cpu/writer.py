@@ -117,6 +117,7 @@ class Writer:
         own."""
         self._site(weight)
         outputs = tuple(part.shape[0] for part in weight.parts)
+        self.plan.adapted.append((blocked(weight.parts[0].shape[1]), outputs))
         self.emit("adapt", label, joined=True, act=act, outputs=outputs, out=out, sampled=sampled)
         self._phase += 1
         self.plan.buffers[out.buffer].region.touch(self._phase)
@@ -126,6 +127,7 @@ class Writer:
         for weight in weights:
             self._site(weight)
         outputs = tuple(part.shape[0] for part in weights[0].parts)
+        self.plan.expert_parts = max(self.plan.expert_parts, len(outputs))
         self.emit("adapt_each", label, act=act, out=out, outputs=outputs, experts=len(weights), router=router)
         self._phase += 1
         self.plan.buffers[out.buffer].region.touch(self._phase)
@@ -134,9 +136,6 @@ class Writer:
     def _site(self, weight: Linear) -> None:
         for part in weight.parts:
             self.plan.sites[part.name] = len(self.plan.sites)
-        self.plan.adapted.append(
-            (blocked(weight.parts[0].shape[1]), tuple(part.shape[0] for part in weight.parts))
-        )
 
     @contextmanager
     def steps(self, which: str) -> Iterator[None]:

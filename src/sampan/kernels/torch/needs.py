@@ -38,14 +38,10 @@ def needs_of(
 
 
 def _adapters(graph: Graph, room: AdapterRoom | None) -> int:
-    """Numbers of all adapters that there is room for."""
+    """Numbers of all adapters that there is room for, without what they add to experts."""
     if room is None:
         return 0
-    linears = [node.detail for node in graph.nodes if node.op == "linear"]
-    for node in graph.nodes:
-        if node.op == "experts":
-            linears += [*node.detail.gate_up, *node.detail.down]
-    parts = [part for linear in linears for part in linear.parts]
+    parts = [part for node in graph.nodes if node.op == "linear" for part in node.detail.parts]
     return room.count * room.rank * sum(sum(part.shape) for part in parts)
 
 
