@@ -23,7 +23,8 @@ _MaxQueue = Annotated[int, typer.Option(min=1, help="Requests that may wait; mor
 _Name = Annotated[str | None, typer.Option(help="The model's name for clients; MODEL unless given.")]
 _MaxSequences = Annotated[int, typer.Option(min=1, help="Requests that run side by side.")]
 _Adapter = Annotated[
-    list[str] | None, typer.Option(metavar="NAME=FOLDER", help="A LoRA adapter to load. Repeatable.")
+    list[str] | None,
+    typer.Option(metavar="NAME=PATH", help="A LoRA adapter to load, a folder or a GGUF file. Repeatable."),
 ]
 _MaxAdapters = Annotated[
     int | None, typer.Option(min=0, help="Adapters at once; their memory is set aside at the start.")
@@ -122,5 +123,5 @@ def command(
 def _folder(text: str) -> tuple[str, Path]:
     name, equals, folder = text.partition("=")
     if not (name and equals and folder):
-        raise UsageError(f"--adapter {text!r}: write NAME=FOLDER")
+        raise UsageError(f"--adapter {text!r}: write NAME=PATH")
     return name, Path(folder)
