@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sampan.catalog.catalog import DEFAULT, resolve
+from sampan.catalog.naming import served_name
 from sampan.cli import options as o
 from sampan.cli.progress import TerminalProgress
 from sampan.cli.terminal import say
@@ -20,7 +21,14 @@ _KeyFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Keys that clients must show (see `sampan keys`).")
 ]
 _MaxQueue = Annotated[int, typer.Option(min=1, help="Requests that may wait; more are refused.")]
-_Name = Annotated[str | None, typer.Option(help="The model's name for clients; MODEL unless given.")]
+_Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        "--served-name",
+        help="The model's name for clients. MODEL unless given; of a path, the last part.",
+    ),
+]
 _MaxSequences = Annotated[int, typer.Option(min=1, help="Requests that run side by side.")]
 _Adapter = Annotated[
     list[str] | None,
@@ -32,7 +40,10 @@ _MaxAdapters = Annotated[
 _AdapterRank = Annotated[int, typer.Option(min=1, help="The highest rank an adapter may have.")]
 _WithoutKeys = Annotated[bool, typer.Option("--without-keys", help="Let everyone on the network in.")]
 _Origins = Annotated[
-    list[str] | None, typer.Option(metavar="ORIGIN", help="Web pages that may call. Repeatable.")
+    list[str] | None,
+    typer.Option(
+        metavar="ORIGIN", help="Web pages that may call: https://HOST, http://localhost:*, *. Repeatable."
+    ),
 ]
 _Hosts = Annotated[
     list[str] | None,
@@ -93,9 +104,13 @@ def command(
             raise UsageError(
                 f"{seconds} is no number of seconds or dollars: leave the option out for its own"
             )
+    from sampan.server.names import check_given
+    from sampan.server.origins import pattern
     from sampan.server.run import serve
     from sampan.server.settings import EngineSettings, ServeSettings
 
+    pattern(cors_origin or ())  # these refuse what cannot match, before anything is loaded
+    check_given(allowed_host or ())
     settings = Settings.from_env()
     adapters = dict(map(_folder, adapter or []))
     most = max(max_adapters or 0, len(adapters))
@@ -111,7 +126,7 @@ def command(
         expert_memory=None if expert_memory is None else parse_bytes(expert_memory),
     )  # fmt: skip
     service = ServeSettings(
-        engine, name or model, host, port, max_queue, key_file=api_key_file, database=database,
+        engine, name or served_name(model), host, port, max_queue, key_file=api_key_file, database=database,
         open_to_all=without_keys, cors_origins=tuple(cors_origin or ()), log_prompts=log_prompts,
         log_format=log_format, price_per_hour=price_per_hour, stall_s=stall_seconds, write_s=write_seconds,
         allowed_hosts=tuple(allowed_host or ()), shared_cache=shared_cache, header_s=header_seconds,

@@ -90,7 +90,8 @@ class Engine:
         vector and nothing else happens, on an executable that gives hidden states.
         """
         self._check_kind(pooling)
-        tokens = self._check(prompt)
+        generates = sampling.max_tokens != 0 and pooling is None
+        tokens = self._check(prompt, room=1 if generates else 0)
         chosen = self._adapter(adapter)
         _check_sampling(sampling, self.vocabulary, least=0 if scoring or pooling else 1)
         if scoring is not None:
@@ -105,7 +106,7 @@ class Engine:
         sequence.constraint = Guarded(constraint) if constraint is not None else None
         sequence.plain = constraint is None and takes_best(sampling)
         sequence.adapter, sequence.salt = chosen, self._salt(chosen) + salt
-        sequence.scoring, sequence.generates = scoring, sampling.max_tokens != 0 and pooling is None
+        sequence.scoring, sequence.generates = scoring, generates
         sequence.pooled = None if pooling is None else PromptVector(pooling)
         self.scheduler.add(sequence)
         return request
@@ -228,7 +229,8 @@ class Engine:
                 self.pool.forget(self._salt(adapter))
             self._leaving &= used
 
-    def _check(self, prompt: Seq[int]) -> list[int]:
+    def _check(self, prompt: Seq[int], room: int) -> list[int]:
+        """Its tokens; `room`: how many more the context must hold."""
         try:
             given = list(prompt)
         except TypeError:
@@ -239,7 +241,7 @@ class Engine:
         tokens = [int(t) for t in given]
         if not tokens:
             raise RequestError("the prompt is empty: give at least one token")
-        if len(tokens) > self.context:
+        if len(tokens) + room > self.context:
             raise ContextOverflow(len(tokens), self.context)
         wrong = next((t for t in tokens if not 0 <= t < self.vocabulary), None)
         if wrong is not None:

@@ -183,7 +183,9 @@ def dequantise(raw: Bytes, type: TensorType, shape: Sequence[int]) -> Floats:
 
 
 def encode(values: Floats, type: TensorType) -> Bytes:
-    """The bytes of values that F32 or BF16 holds: what `dequantise` takes."""
+    """The bytes of values that a type of floats holds: what `dequantise` takes."""
+    if type is TensorType.F16:
+        return np.ascontiguousarray(values).reshape(-1).astype("<f2").view(np.uint8)
     bits = np.ascontiguousarray(values).reshape(-1).view(np.uint32)
     if type is TensorType.F32:
         return bits.view(np.uint8)

@@ -14,7 +14,8 @@ from sampan.text.tokenizer import Tokenizer
 class Prompt:
     """A request on its way to the engine. `thinking`: the prompt has opened a block of reasoning. `grammar`:
     what the answer, behind that block, must look like. `adapter`: the engine's id of the one that answers.
-    `closing`: what ends the reasoning where its budget is spent."""
+    `closing`: what ends the reasoning where its budget is spent. `continues`: the answer goes on with the
+    prompt's text."""
 
     ids: list[int]
     sampling: SamplingParams
@@ -22,13 +23,16 @@ class Prompt:
     grammar: Grammar | None = None
     adapter: int | None = None
     closing: str = CLOSING
+    continues: bool = False
 
 
 class Answer:
     """Grows event by event. `finished` once no more events count, at a stop text before the engine knows."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: Prompt) -> None:
-        self._pieces = AnswerText(tokenizer, prompt.sampling, thinking=prompt.thinking)
+        self._pieces = AnswerText(
+            tokenizer, prompt.sampling, thinking=prompt.thinking, continues=prompt.continues
+        )
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._tokens: list[TokenLogprob] = []

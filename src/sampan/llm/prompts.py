@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
-from sampan.core.errors import RequestError, quoted, shortened
+from sampan.core.errors import RequestError, TemplateError, quoted, shortened
 from sampan.core.types import Grammar, SamplingParams, Score, Scoring, TokenScore
 from sampan.llm.answer import Prompt
 from sampan.llm.changes import Adapters
@@ -64,7 +64,10 @@ class Prompts:
             raise RequestError(f"{shortened(self.name)} has no chat template: give it plain text (--raw)")
         if not is_conversation(messages):
             raise not_a_conversation(messages)
-        return self.template.render(messages, add_generation_prompt=True, **template)
+        try:
+            return self.template.render(messages, add_generation_prompt=True, **template)
+        except TemplateError as error:
+            raise TemplateError(f"{error}; plain text goes past the template (--raw)") from error
 
     def generation(
         self,
@@ -96,7 +99,7 @@ class Prompts:
         self.driver.require_here()
         inputs = conversations_of(messages, n)
         texts = (self.rendered(item, template) for item in inputs.items)
-        return inputs, self._spread(inputs, texts, sampling, True, grammar, adapter)
+        return inputs, self._spread(inputs, texts, sampling, True, grammar, adapter, turn=True)
 
     def single(
         self,
@@ -127,12 +130,18 @@ class Prompts:
         templated: bool,
         grammar: Grammar | None,
         adapter: str | None,
+        *,
+        turn: bool = False,
     ) -> list[Prompt]:
-        """Every item as a prompt, `n` times."""
+        """Every item as a prompt, `n` times. `turn`: the answers are turns of a conversation, not more of its
+        text."""
         chosen = samplings(sampling, len(inputs.items), self.defaults)
         model = None if adapter is None else self.adapters.named(adapter)
         pairs = zip(items, chosen, strict=True)
-        return inputs.spread([self._prompt(item, each, templated, grammar, model) for item, each in pairs])
+        asked = [self._prompt(item, each, templated, grammar, model) for item, each in pairs]
+        if not turn:
+            asked = [replace(each, continues=self.tokenizer.continues(each.ids)) for each in asked]
+        return inputs.spread(asked)
 
     def _prompt(
         self,

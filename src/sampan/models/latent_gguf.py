@@ -11,6 +11,7 @@ from typing import Any
 from sampan.core.errors import UnsupportedModel
 from sampan.models import rope
 from sampan.models.config import MAX, GgufModel, RopeConfig, refuse_gguf_variants
+from sampan.models.family import DRAFT_LAYER
 from sampan.models.family import LAYER as DENSE_LAYER
 from sampan.models.fields import Fields
 from sampan.models.latent import LatentConfig
@@ -20,6 +21,7 @@ _MAX_RANK = 2**14
 _GATINGS = {0: "softmax", 1: "softmax", 2: "sigmoid"}  # none: files of before the key
 LAYER = {
     **DENSE_LAYER,
+    **DRAFT_LAYER,
     "attn_q_a": "self_attn.q_a_proj",
     "attn_q_a_norm": "self_attn.q_a_layernorm",
     "attn_q_b": "self_attn.q_b_proj",

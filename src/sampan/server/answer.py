@@ -18,7 +18,14 @@ class Reader:
         self._place = place
         self._tools = _parser(text, ask)
         shown = text.tool_format.shown if self._tools is not None else frozenset[int]()
-        self._text = AnswerText(text.tokenizer, ask.sampling, thinking=ask.thinking, raw=ask.raw, shown=shown)
+        self._text = AnswerText(
+            text.tokenizer,
+            ask.sampling,
+            thinking=ask.thinking,
+            raw=ask.raw,
+            shown=shown,
+            continues=ask.continues,
+        )
         self._called = False
         self.finished = False
 

@@ -60,7 +60,8 @@ class Ask:
     to be searched for calls. `raw`: it is taken as it is, tags of reasoning included. `cache_salt`: what it
     must have in common with the requests whose cached prefixes it may use. `scoring`: how the prompt's own
     tokens are scored; `pooling`: how it becomes a vector. `whole`: nothing is shown before the end, so what
-    begins like a call and goes wrong becomes text in full."""
+    begins like a call and goes wrong becomes text in full. `continues`: the answer goes on with the prompt's
+    text."""
 
     ids: Ids
     sampling: SamplingParams
@@ -74,6 +75,7 @@ class Ask:
     cache_salt: str | None = None
     scoring: Scoring | None = None
     pooling: Pooling | None = None
+    continues: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from sampan.server.ask import Ask, Ids
 from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import bad_request
+from sampan.server.fields import Strict
 from sampan.server.many import MOST, refused, replies
 from sampan.server.openapi import ASKED, errors
-from sampan.server.schemas import Body, Many, Strict
+from sampan.server.schemas import Body, Many
 from sampan.server.sse import unless_gone
 
 router = APIRouter(route_class=JsonRoute)

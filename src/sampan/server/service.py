@@ -199,7 +199,8 @@ class Service:
         self.check_model(ask.model)
         if not ask.ids:
             raise bad_request("the prompt is empty: give at least one token", param="prompt")
-        if len(ask.ids) > self.context:
+        generates = ask.sampling.max_tokens != 0 and ask.pooling is None
+        if len(ask.ids) + generates > self.context:
             overflow = ContextOverflow(len(ask.ids), self.context)
             raise bad_request(str(overflow), code="context_length_exceeded")
 
@@ -209,7 +210,16 @@ class Service:
         adapter = None if ask.model == self.text.name else ask.model
         salt = self._salt(ask, caller)
         return wire.Submit(
-            0, ask.ids, sampling, grammar, ask.thinking, adapter, salt, ask.scoring, ask.pooling
+            0,
+            ask.ids,
+            sampling,
+            grammar,
+            ask.thinking,
+            adapter,
+            salt,
+            ask.scoring,
+            ask.pooling,
+            ask.continues,
         )
 
     def _salt(self, ask: Ask, caller: Caller) -> bytes:

@@ -3,6 +3,7 @@
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -17,6 +18,7 @@ from sampan.text.reasoning import starts_inside_reasoning
 from sampan.text.rerank import Judging
 from sampan.text.tokenizer import Tokenizer
 from sampan.text.tools import ToolFormat, for_template, tool_format
+from sampan.text.turns import folded
 from sampan.weights.checkpoint import open_checkpoint
 from sampan.weights.purpose import Purpose
 
@@ -79,15 +81,30 @@ class ModelText:
             veil = Veil(self.control_texts)
             ready, listed = for_template(self.tool_format, veil.over(messages), veil.over(tools))
             extra = veil.over(variables)
-            prompt = self.template.render(ready, add_generation_prompt=True, tools=listed, **extra)
+            prompt = self._prompt(self.template, ready, tools=listed, **extra)
             ids: list[int] = []
             for piece, special in veil.pieces(prompt):
                 if len(ids) > most:
                     raise too_long(most)
                 ids += self._ids(piece, most, add_bos=False, special=special)
-        except (RequestError, TemplateError, TokenizerError) as error:
+        except TemplateError as error:
+            advice = "change the messages, or send /v1/completions a prompt, which goes past the template"
+            raise bad_request(f"{error}; {advice}", param="messages") from error
+        except (RequestError, TokenizerError) as error:
             raise bad_request(str(error), param="messages") from error
         return ids, starts_inside_reasoning(prompt)
+
+    def _prompt(self, template: ChatTemplate, messages: Sequence[Mapping[str, Any]], **given: Any) -> str:
+        """Of the messages as they are or, if the template refuses them, with one system message at most."""
+        try:
+            return template.render(messages, add_generation_prompt=True, **given)
+        except TemplateError:
+            again = folded(messages)
+            if again == list(messages):
+                raise
+            with suppress(TemplateError):
+                return template.render(again, add_generation_prompt=True, **given)
+            raise
 
     def encode(self, text: str, special: bool, closed: bool, most: int) -> list[int]:
         """The ids of a text; the same errors. `special`: begin as the model wants a text to begin; `closed`:

@@ -127,8 +127,7 @@ class ChatTemplate:
             raise TemplateError(f"the chat template refuses these messages: {_line(error)}") from error
         except Exception as error:
             raise TemplateError(
-                f"the chat template fails on these messages: {type(error).__name__}: {_line(error)}; "
-                "try without a template (--raw)"
+                f"the chat template fails on these messages: {type(error).__name__}: {_line(error)}"
             ) from error.with_traceback(None)  # its frames hold all that the template has made
 
     def _template(self, name: str) -> "Template":

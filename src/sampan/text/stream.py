@@ -1,8 +1,8 @@
 """Turns a stream of token ids into text that is safe to show as it comes.
 
-What all `push`es and `finish` return, joined, is `tokenizer.decode(ids)` cut at the first stop string:
-the one that is complete first, and of those complete at the same character the longest. Nothing is
-shown that a later token could still change: half a character, or the beginning of a stop string.
+What all `push`es and `finish` return, joined, is what `tokenizer.decode` gives of all ids, cut at the first
+stop string: the one that is complete first, and of those complete at the same character the longest. Nothing
+is shown that a later token could still change: half a character, or the beginning of a stop string.
 """
 
 import codecs
@@ -16,17 +16,22 @@ class TextStream:
     """The text of one answer, token by token; the work for a token does not grow with the text."""
 
     def __init__(
-        self, tokenizer: Tokenizer, stop: Sequence[str] = (), *, shown: frozenset[int] = frozenset()
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        *,
+        shown: frozenset[int] = frozenset(),
+        continues: bool = False,
     ) -> None:
         """`stop`: strings that end the answer and are not part of it; an empty one is a `RequestError`.
 
-        `shown`: control tokens that are text here.
+        `shown`: control tokens that are text here. `continues`: see `Tokenizer.continues`.
         """
         if "" in stop:
             raise RequestError("a stop string is empty: it would end every answer before it begins")
         self._tokenizer = tokenizer
         self._hidden = tokenizer.special_ids - shown if shown else tokenizer.special_ids
-        self._spaces_to_strip = tokenizer.strip_left
+        self._spaces_to_strip = 0 if continues else tokenizer.strip_left
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._stops = [_Matcher(text) for text in stop]
         self._held = ""

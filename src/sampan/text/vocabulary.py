@@ -72,6 +72,11 @@ class Vocabulary:
     closing: tuple[int, ...] = ()
 
 
+def is_byte(entry: str) -> bool:
+    """Whether an entry is one byte's of SentencePiece, such as `<0x0A>`."""
+    return _BYTE_ENTRY.fullmatch(entry) is not None
+
+
 @contextmanager
 def backend_errors(what: str) -> Iterator[None]:
     """Turn every failure of the Rust library, its panics included, into a `TokenizerError`."""

@@ -30,6 +30,7 @@ from sampan.weights.packed import read_packed
 from sampan.weights.purpose import Purpose, of_folder, of_gguf
 from sampan.weights.quantised import reader as quantised
 from sampan.weights.quantised.reader import method_of
+from sampan.weights.rearranged import rearranged
 from sampan.weights.safetensors import read_json, read_safetensors_folder
 
 # Not a weight: read into the configuration's frequencies.
@@ -78,7 +79,7 @@ class Checkpoint:
     def rounded(self, name: str) -> str:
         """To what a tensor was rounded before: its type, or the folder's `quant_method`; empty for floats."""
         info = self.info(name)
-        if info.decoder:
+        if info.decoder and "quantization_config" in self.metadata:
             return Fields(self.metadata, self.where).section("quantization_config").text("quant_method")
         return info.type.name if info.type.quantised else ""
 
@@ -205,13 +206,14 @@ def _open_gguf(path: Path, undo: ExitStack) -> Checkpoint:
     kept = [
         (_canonical(info, family), info) for info in found.values() if not family.ignores(info.name, config)
     ]
+    files = {part.file.path: part.file for part in parts}
     return Checkpoint(
         path=path,
         config=config,
         generation=MappingProxyType({}),
         metadata=MappingProxyType(metadata),
-        tensors=named(kept, family, config),
-        files={part.file.path: part.file for part in parts},
+        tensors=rearranged(named(kept, family, config), family, config, files),
+        files=files,
         interleaved=family.interleaved,
         purpose=of_gguf(metadata, path),
     )

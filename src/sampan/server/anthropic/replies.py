@@ -18,7 +18,6 @@ class MessageText(BaseModel):
 
     type: Literal["text"]
     text: str
-    citations: None
 
 
 class MessageThinking(BaseModel):
@@ -76,11 +75,18 @@ class TokenCount(BaseModel):
     input_tokens: int
 
 
+class MessagesErrorCode(BaseModel):
+    """A word for it, where there is one."""
+
+    error_code: str
+
+
 class MessagesErrorDetail(BaseModel):
     """What was wrong."""
 
     type: str
     message: str
+    details: MessagesErrorCode | None = None
 
 
 class MessagesError(BaseModel):
@@ -96,7 +102,7 @@ def block(run: Run) -> dict[str, Any]:
     if run.kind == "reasoning":
         return {"type": "thinking", "thinking": run.text, "signature": SIGNATURE}
     if run.kind == "text":
-        return {"type": "text", "text": run.text, "citations": None}
+        return {"type": "text", "text": run.text}
     return {"type": "tool_use", "id": run.id, "name": run.name, "input": _arguments(run.text)}
 
 
@@ -127,9 +133,10 @@ def error_row(error: ApiError) -> dict[str, Any]:
     message = error.message
     if error.param is not None and error.param not in message:
         message = f"{error.param}: {message}"
+    details = {} if error.code is None else {"details": {"error_code": error.code}}
     return {
         "type": "error",
-        "error": {"type": _KINDS.get(error.status, _kind(error.status)), "message": message},
+        "error": {"type": _KINDS.get(error.status, _kind(error.status)), "message": message, **details},
         "request_id": request_headers().get("request-id"),
     }
 

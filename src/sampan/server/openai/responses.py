@@ -40,7 +40,7 @@ async def create(
     body: ResponseRequest, request: Request, service: Service_, caller: Caller_, store: Store_
 ) -> Response:
     """Answer a conversation; with `stream`, as server-sent events. Kept unless `store` is false."""
-    items = numbered(body.input)
+    items = numbered(body.input, lambda name: store.item(caller, name))
     before = _before(store, caller, body.previous_response_id)
     ask = await ask_of(body, [*before, *items], service, caller)
     usage = Usage(len(ask.ids))

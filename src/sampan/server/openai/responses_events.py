@@ -11,7 +11,7 @@ from sampan.core.types import SamplingParams
 from sampan.server.ask import Part, Usage
 from sampan.server.collect import Answer, Run, Step, collected
 from sampan.server.errors import ApiError
-from sampan.server.openai.responses_asks import with_logprobs
+from sampan.server.openai.responses_asks import with_encrypted, with_logprobs
 from sampan.server.openai.responses_replies import Items, usage_row
 from sampan.server.openai.responses_schemas import ResponseRequest, Status
 from sampan.server.openai.schemas import dumped
@@ -28,7 +28,7 @@ class Reply:
     ) -> None:
         name = uuid4().hex
         self._head = _head(body, sampling, name)
-        self._items = Items(text, name, with_logprobs(body))
+        self._items = Items(text, name, logprobs=with_logprobs(body), encrypted=with_encrypted(body))
         self._keep = keep
         self._number = -1
 
@@ -149,10 +149,10 @@ def _head(body: ResponseRequest, sampling: SamplingParams, name: str) -> dict[st
         "temperature": sampling.temperature,
         "text": {"format": {"type": "text"}, **form},
         "tool_choice": choice if isinstance(choice, str) else dumped(choice),
-        "tools": [dumped(tool) for tool in body.tools or ()],
+        "tools": [dumped(tool) for tool in body.functions],
         "top_logprobs": body.top_logprobs or 0,
         "top_p": sampling.top_p,
-        "truncation": "disabled",
+        "truncation": body.truncation or "disabled",
         "usage": None,
         "user": body.user,
     }

@@ -19,6 +19,7 @@ from sampan.server.openai.responses_schemas import (
     SummaryText,
     TextConfig,
 )
+from sampan.server.openai.sealed import sealed
 from sampan.server.text import ModelText
 
 
@@ -59,6 +60,7 @@ class ResponseReasoning(BaseModel):
     type: Literal["reasoning"]
     summary: list[SummaryText]
     content: list[ReasoningText]
+    encrypted_content: str | None = None
     status: Status
 
 
@@ -135,7 +137,7 @@ class ResponseDocument(BaseModel):
     tools: list[FunctionTool]
     top_logprobs: int
     top_p: float
-    truncation: Literal["disabled"]
+    truncation: Literal["auto", "disabled"]
     usage: ResponseUsage | None
     user: str | None
 
@@ -169,12 +171,14 @@ class ResponseDeleted(BaseModel):
 
 
 class Items:
-    """The runs of one answer as items. `logprobs`: whether text comes with log-probabilities."""
+    """The runs of one answer as items. `logprobs`: whether text comes with log-probabilities; `encrypted`:
+    whether reasoning comes sealed, too."""
 
-    def __init__(self, text: ModelText, name: str, logprobs: bool) -> None:
+    def __init__(self, text: ModelText, name: str, *, logprobs: bool, encrypted: bool) -> None:
         self._tokenizer = text.tokenizer
         self._name = name
         self._logprobs = logprobs
+        self._encrypted = encrypted
 
     def id(self, run: Run) -> str:
         """The item's id."""
@@ -188,7 +192,9 @@ class Items:
             return {"id": self.id(run), "type": "function_call", **call, "status": status}
         content = [] if empty else [self.part(run)]
         if run.kind == "reasoning":
-            thought = {"summary": [], "content": content}
+            thought: dict[str, Any] = {"summary": [], "content": content}
+            if self._encrypted:
+                thought["encrypted_content"] = "" if empty else sealed(run.text)
             return {"id": self.id(run), "type": "reasoning", **thought, "status": status}
         message = {"role": "assistant", "content": content}
         return {"id": self.id(run), "type": "message", **message, "status": status}

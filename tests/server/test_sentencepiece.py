@@ -1,0 +1,42 @@
+"""A model with SentencePiece's vocabulary and Llama 2's template over HTTP."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import pytest
+
+TALK = [{"role": "user", "content": "Say it"}]
+SCHEMA = {
+    "type": "object",
+    "properties": {"näme": {"enum": ["Résumé 日本", "Re\u0301sume\u0301"]}, "ok": {"type": "boolean"}},
+    "required": ["näme", "ok"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def llama(serve: Any, sentencepiece: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    folder = tmp_path_factory.mktemp("llama")
+    sentencepiece.write_model(folder)
+    with serve("--context", "512", name=str(folder)) as running:
+        running.model = running.openai.models.list().data[0].id
+        yield running
+
+
+def test_grammars_are_kept_in_every_form(llama: Any) -> None:
+    chat = llama.openai.chat.completions.create
+    common = {"model": llama.model, "messages": TALK, "max_tokens": 120, "temperature": 0.0}
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}}
+    jsonschema.validate(json.loads(chat(**common, response_format=form).choices[0].message.content), SCHEMA)
+    streamed = chat(**common, response_format=form, stream=True)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in streamed if chunk.choices)
+    jsonschema.validate(json.loads(text), SCHEMA)
+    assert chat(**common, response_format={"type": "json_object"}).choices[0].message.content[0] == "{"
+    choice = {"grammar": {"type": "choice", "value": ["yes", "\u212b"]}}
+    assert chat(**common, extra_body=choice).choices[0].message.content in ("yes", "\u212b")
+    tool = {"type": "function", "function": {"name": "look", "parameters": SCHEMA}}
+    called = chat(**common, tools=[tool], tool_choice="required").choices[0]
+    assert called.finish_reason == "tool_calls"
+    jsonschema.validate(json.loads(called.message.tool_calls[0].function.arguments), SCHEMA)
