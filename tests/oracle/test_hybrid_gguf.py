@@ -55,7 +55,12 @@ WHOLE = {
     "model.norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
 }
-DRAFT = {"eh_proj": (HIDDEN, 2 * HIDDEN), "enorm": (HIDDEN,), "hnorm": (HIDDEN,), "shared_head_norm": (HIDDEN,)}
+DRAFT = {
+    "eh_proj": (HIDDEN, 2 * HIDDEN),
+    "enorm": (HIDDEN,),
+    "hnorm": (HIDDEN,),
+    "shared_head_norm": (HIDDEN,),
+}
 
 
 def config(case: str) -> Any:
@@ -120,13 +125,17 @@ class Writer(GgufFile):
         if rest.endswith("down_proj"):
             return self._tensor(f"{at}ffn_down_exps.weight", shape)
         half = (shape[0], shape[1] // 2, shape[2])
-        return np.concatenate([self._tensor(f"{at}ffn_{kind}_exps.weight", half) for kind in ("gate", "up")], 1)
+        return np.concatenate(
+            [self._tensor(f"{at}ffn_{kind}_exps.weight", half) for kind in ("gate", "up")], 1
+        )
 
     def _rule(self, at: str, rest: str, shape: tuple[int, ...]) -> np.ndarray:
         keys = 2 * KEYS * KEY
         match rest:
             case "A_log":
-                return self._grouped(np.log(-self._floats(f"{at}ssm_a", -np.exp(self._rng.normal(size=HEADS)))), 1)
+                return self._grouped(
+                    np.log(-self._floats(f"{at}ssm_a", -np.exp(self._rng.normal(size=HEADS)))), 1
+                )
             case "dt_bias":
                 return self._grouped(self._floats(f"{at}ssm_dt.bias", self._rng.normal(size=HEADS)), 1)
             case "conv1d.weight":

@@ -42,7 +42,10 @@ def _adapters(graph: Graph, room: AdapterRoom | None) -> int:
     if room is None:
         return 0
     parts = [part for node in graph.nodes if node.op == "linear" for part in node.detail.parts]
-    return room.count * room.rank * sum(sum(part.shape) for part in parts)
+    heads = [node.detail.parts for node in graph.nodes if node.op == "per_head"]  # which share A
+    each: int = sum(sum(part.shape) for part in parts)
+    each += sum(own[0].shape[1] + sum(part.shape[0] for part in own) for own in heads)
+    return room.count * room.rank * each
 
 
 def _workspace(graph: Graph, dtype: torch.dtype, device: torch.device, rows: int) -> int:
