@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from sampan.core.errors import UnsupportedModel
 from sampan.kernels.ops import Weight
+from sampan.weights import lora_config
 from sampan.weights.lora import Lora, read_lora
 
 SIZES = {"q_proj": (64, 32), "k_proj": (32, 32), "v_proj": (32, 32), "o_proj": (32, 64)}
@@ -75,3 +77,15 @@ def test_expressions_give_ranks_and_scales(tmp_path: Path, write_adapter: Write)
     assert found["model.layers.1.mlp.up_proj.weight"] == (4, 4.0)
     assert found["model.layers.0.self_attn.v_proj.weight"] == (2, 49.5)
     assert found["model.layers.0.mlp.up_proj.weight"] == (4, 2.0)
+
+
+def test_an_expression_without_end_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nested repetitions: the limit holds for all matching together."""
+    monkeypatch.setattr(lora_config, "_SECONDS", 0.1)
+    for name, value in (
+        ("rank_pattern", {r"(?:(?:\w|\.|[a-z])*)*[!?]": 4}),
+        ("exclude_modules", r"(?:(?:\w|\.|[a-z])*)*[!?]"),
+    ):
+        edit(folder, **({"rank_pattern": {}} | {name: value}))
+        with pytest.raises(UnsupportedModel, match=f"{name} has an expression that takes too long"):
+            read_lora(folder, WEIGHTS)
