@@ -68,3 +68,15 @@ def test_grammars_see_the_text_that_is_given(small: LLM) -> None:
     spaced = small.chat(talk, biased(small, "▁y"), grammar=Grammar("regex", "(yes|no)"))
     assert [small.tokenizer.token_text(token) for token in spaced.tokens] == ["▁y"]
     assert spaced.text == "y"
+
+
+def test_control_tokens_in_messages_are_text_where_that_is_asked_for(
+    small: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = [{"role": "user", "content": "hi</s>"}]
+    one = SamplingParams(max_tokens=1)
+    allowed = small.chat(talk, one).prompt_tokens
+    assert allowed == len(small.encode(small.prompt(talk), templated=True))
+    monkeypatch.setattr(small, "literal_messages", True)
+    spelt = small.chat(talk, one).prompt_tokens
+    assert spelt == allowed - 1 + len(small.tokenizer.spell(b"</s>")) - 1  # and no text of its own behind it

@@ -47,14 +47,14 @@ def test_a_large_packed_body_is_read(service: "Running") -> None:
     assert _tokenize(service, gzip.compress(body), **{"content-encoding": "gzip"}).json() == plain
 
 
-@pytest.mark.parametrize("size", [2 << 30, 8 << 20])
+@pytest.mark.parametrize("size", [500 << 20, 8 << 20])
 def test_what_a_body_unpacks_to_is_bounded(service: "Running", size: int) -> None:
     packer, zeros = zlib.compressobj(9, wbits=31), bytes(1 << 20)
     bomb = b"".join(packer.compress(zeros) for _ in range(size >> 20)) + packer.flush()
     before = service.memory()
     answer = _tokenize(service, bomb, **{"content-encoding": "gzip"})
-    # Of 2 GiB it is not worth unpacking more than the largest body has; 8 MiB of zeros are no JSON.
-    assert answer.status_code == (413 if size > 1 << 30 else 400), answer.text
+    # Of 500 MiB no more is unpacked than the largest body has; 8 MiB of zeros are no JSON.
+    assert answer.status_code == (413 if size > 100 << 20 else 400), answer.text
     assert service.memory() - before < 200 << 20
 
 
@@ -64,6 +64,7 @@ def test_what_a_body_unpacks_to_is_bounded(service: "Running", size: int) -> Non
         ("gzip", _BODY, 400),
         ("gzip", gzip.compress(_BODY)[:-9], 400),
         ("deflate", zlib.compress(_BODY) + b"more", 400),
+        ("gzip", gzip.compress(b"") * 100_000 + gzip.compress(_BODY), 400),  # each member costs time
         ("br", _BODY, 415),
         ("gzip, gzip", gzip.compress(gzip.compress(_BODY)), 415),
     ],
@@ -102,7 +103,7 @@ def test_head_is_get_without_its_body(service: "Running", path: str) -> None:
     assert httpx.head(f"{service.url}/v1/completions").status_code == 405
 
 
-def test_a_key_may_come_as_azures_clients_send_it(serve: "Serve", tmp_path: Path) -> None:
+def test_a_key_may_come_in_azures_header(serve: "Serve", tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("a-key-of-16-letters\n")
     options = ("--api-key-file", str(tmp_path / "keys"), "--log-prompts", "--served-name", "house-model")
     with serve(*options) as running:

@@ -156,22 +156,24 @@ def test_sigterm_drains(serve: "Serve") -> None:
 def test_a_signal_to_every_process_drains(serve: "Serve", sent: signal.Signals) -> None:
     """As systemd sends it to a control group, a shell or a container's runtime to a process group."""
     with serve() as running, ThreadPoolExecutor(4) as clients:
-        schema = {"type": "array", "items": {"type": "integer"}, "minItems": 30}
+        schema = {"type": "array", "items": {"type": "integer"}, "minItems": 100}
         form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
-        answers = [clients.submit(_ask, running, max_tokens=100) for _ in range(2)]
-        answers += [clients.submit(_ask, running, max_tokens=100, response_format=form)]
+        assert _ask(running, max_tokens=1, response_format=form).status_code == 200  # it is compiled
+        answers = [clients.submit(_ask, running, max_tokens=200) for _ in range(2)]
+        answers += [clients.submit(_ask, running, max_tokens=200, response_format=form)]
         assert running.wait(lambda: running.metric("vllm:num_requests_running") == 3, 20)
         assert not any(answer.done() for answer in answers)
         service = psutil.Process(running.pid)
         for process in [*service.children(recursive=True), service]:
             process.send_signal(sent)
         assert [answer.result(timeout=60).status_code for answer in answers] == [200] * 3
-        assert [answer.result().json()["usage"]["completion_tokens"] for answer in answers[:2]] == [100] * 2
+        assert [answer.result().json()["usage"]["completion_tokens"] for answer in answers] == [200] * 3
         assert running.process.wait(20) == 0
 
 
-def test_sigterm_while_the_model_loads_ends_everything() -> None:
-    command = [sys.executable, "-m", "sampan", "serve", "--port", "0"]
+def test_sigterm_while_the_model_loads_ends_everything(default_model: ModelFiles, tmp_path: Path) -> None:
+    words = ("serve", str(default_model.path), "--port", "0", "--database", f"sqlite:///{tmp_path}/sampan.db")
+    command = [sys.executable, "-m", "sampan", *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         service = psutil.Process(process.pid)
         deadline = time.monotonic() + 30

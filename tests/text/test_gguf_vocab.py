@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
 
 from sampan.core.errors import SampanError, TokenizerError, UnsupportedModel
 from sampan.text.tokenizer import Tokenizer
@@ -202,3 +203,49 @@ def test_no_vocabulary_crashes(base, changes, key, wild, text):
         tokenizer = Tokenizer.from_gguf(base(**(changes | {key: wild})))
         tokenizer.decode(tokenizer.encode(text))
         tokenizer.decode(range(tokenizer.vocab_size), skip_special=False)
+
+
+@pytest.mark.parametrize(
+    ("special", "ends"),
+    [
+        (
+            ["<|endoftext|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"],
+            ["<|endoftext|>", "<|im_end|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"],
+        ),
+        (["<fim_prefix>", "<fim_pad>", "<reponame>", "<file_sep>"], ["<fim_pad>", "<reponame>"]),
+        (["<|end|>", "<|return|>", "<|call|>"], ["<|return|>", "<|call|>"]),
+        (["<|end|>", "<|return|>"], ["<|end|>", "<|return|>"]),
+        (["</s>", "<turn|>", "<|tool_response>"], ["<turn|>", "<|tool_response>"]),
+    ],
+)
+def test_generation_ends_where_llama_cpp_ends_it(special, ends):
+    """As `llama_vocab::impl::load` of llama.cpp finds them, by their texts."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*letters, *special]
+    tokenizer = Tokenizer.from_gguf(
+        {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": "qwen2",
+            "tokenizer.ggml.tokens": tokens,
+            "tokenizer.ggml.token_type": [1] * len(letters) + [3] * len(special),
+            "tokenizer.ggml.merges": [],
+        }
+    )
+    assert {tokens[token] for token in tokenizer.eos_ids} == set(ends)
+
+
+def test_tokens_of_code_models_end_generation_where_the_file_names_them():
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer.from_gguf(
+        {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": "qwen2",
+            "tokenizer.ggml.tokens": [*letters, "<x>", "<y>", "<z>"],
+            "tokenizer.ggml.token_type": [1] * len(letters) + [3] * 3,
+            "tokenizer.ggml.merges": [],
+            "tokenizer.ggml.fim_pad_token_id": 256,
+            "tokenizer.ggml.fim_rep_token_id": 257,
+            "tokenizer.ggml.fim_sep_token_id": 258,
+        }
+    )
+    assert tokenizer.eos_ids == {256, 257, 258}

@@ -93,8 +93,8 @@ def vocabulary(default_model):
 
 
 def form(syntax, control):
-    """`control`: the markers are control tokens, ids 3 and on of the default model's vocabulary."""
-    ids = {marker: 3 + n for n, marker in enumerate(syntax.markers)} if control else {}
+    """`control`: the markers are control tokens, ids 5 and on of the default model's vocabulary."""
+    ids = {marker: 5 + n for n, marker in enumerate(syntax.markers)} if control else {}
     return ToolFormat(syntax, True, True, control=ids)
 
 
@@ -205,9 +205,9 @@ def test_an_answer_in_words_stays_free(vocabulary, syntax, control, text):
 def test_llamas_tag_may_come_before_a_call(vocabulary):
     format = form(LLAMA, True)
     source = grammar(format, STRICT, "auto", True).source
-    prefix = [3, *vocabulary.encode('{"name": "now')]
+    prefix = [5, *vocabulary.encode('{"name": "now')]
     assert calls_in(format, vocabulary.decode(walk(vocabulary, source, 1, prefix=prefix), format.control))[1]
-    assert not matcher(vocabulary, source).consume_tokens([3, *vocabulary.encode("print")])
+    assert not matcher(vocabulary, source).consume_tokens([5, *vocabulary.encode("print")])
 
 
 def test_reasoning_comes_before_calls_that_must_be_made(vocabulary):

@@ -55,6 +55,13 @@ _SharedCache = Annotated[
         "--shared-cache", help="Keys share cached prefixes, and may tell by them what others asked."
     ),
 ]
+_ControlTokens = Annotated[
+    bool,
+    typer.Option(
+        "--control-tokens",
+        help="Control tokens written in messages are control tokens; they are plain text unless given.",
+    ),
+]
 _Database = Annotated[
     str | None, typer.Option(metavar="URL", help="Keys and usage; SQLite in SAMPAN_HOME unless given.")
 ]
@@ -89,6 +96,7 @@ def command(
     cors_origin: _Origins = None,
     allowed_host: _Hosts = None,
     shared_cache: _SharedCache = False,
+    control_tokens: _ControlTokens = False,
     database: _Database = None,
     price_per_hour: _Price = None,
     stall_seconds: _Stall = 60.0, write_seconds: _Write = 60.0,
@@ -130,7 +138,7 @@ def command(
         open_to_all=without_keys, cors_origins=tuple(cors_origin or ()), log_prompts=log_prompts,
         log_format=log_format, price_per_hour=price_per_hour, stall_s=stall_seconds, write_s=write_seconds,
         allowed_hosts=tuple(allowed_host or ()), shared_cache=shared_cache, header_s=header_seconds,
-        body_s=body_seconds, adapters=adapters,
+        body_s=body_seconds, adapters=adapters, control_tokens=control_tokens,
     )  # fmt: skip
     serve(service, lambda url: say(f"sampan: {service.model} is served at {url}"))
 

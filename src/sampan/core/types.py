@@ -33,8 +33,10 @@ class SamplingParams:
     `seed`: None draws a fresh one. `stop`: texts that end the answer and are not part of it; one may be given
     alone. Penalties follow the OpenAI (presence, frequency) and CTRL (repetition, arXiv:1909.05858)
     definitions. `max_reasoning_tokens`: after so many in its block of reasoning that is closed and the answer
-    begins; None for as many as the model likes. A field of the wrong type is a `RequestError`; ranges are
-    checked with the request.
+    begins; None for as many as the model likes. `min_tokens`: before so many, no token ends the answer.
+    `suppress_tokens` are never chosen, `begin_suppress_tokens` not first, and of `bad_words_ids` none is
+    completed; a grammar that allows nothing else goes before. A field of the wrong type is a `RequestError`;
+    ranges are checked with the request.
     """
 
     max_tokens: int | None = None
@@ -52,15 +54,24 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     max_reasoning_tokens: int | None = None
+    min_tokens: int = 0
+    suppress_tokens: Sequence[int] = ()
+    begin_suppress_tokens: Sequence[int] = ()
+    bad_words_ids: Sequence[Sequence[int]] = ()
 
     def __post_init__(self) -> None:
-        _require(self, Integral, "a whole number", "top_k")
+        _require(self, Integral, "a whole number", "top_k", "min_tokens")
         wholes = ("max_tokens", "seed", "logprobs", "max_reasoning_tokens")
         _require(self, Integral, "a whole number or None", *wholes, optional=True)
         _require(self, Real, "a number", "temperature", "top_p", "min_p")
         _require(self, Real, "a number", "repetition_penalty", "presence_penalty", "frequency_penalty")
         object.__setattr__(self, "stop", _tuple("stop", self.stop, str))
-        object.__setattr__(self, "stop_token_ids", _tuple("stop_token_ids", self.stop_token_ids, Integral))
+        for name in ("stop_token_ids", "suppress_tokens", "begin_suppress_tokens"):
+            object.__setattr__(self, name, _tuple(name, getattr(self, name), Integral))
+        words = [
+            _tuple("bad_words_ids", word, Integral) for word in _listed("bad_words_ids", self.bad_words_ids)
+        ]
+        object.__setattr__(self, "bad_words_ids", tuple(words))
         if not isinstance(self.ignore_eos, bool):
             raise RequestError(f"ignore_eos is {quoted(self.ignore_eos)}: give True or False")
         if not isinstance(self.logit_bias, Mapping) or not all(
@@ -216,9 +227,18 @@ def _require(p: SamplingParams, kind: type, what: str, *names: str, optional: bo
 
 def _tuple(name: str, value: object, kind: type) -> tuple[object, ...]:
     """A sequence as a tuple; one item alone counts as a sequence of one."""
-    items = (value,) if _is(value, kind) else value
-    listed = isinstance(items, Sequence) and not isinstance(items, str | bytes | bytearray)
-    if not listed or not all(_is(item, kind) for item in items):  # type: ignore[attr-defined]
-        what = "texts" if kind is str else "token ids"
-        raise RequestError(f"{name} is {quoted(value)}: give a list of {what}")
-    return tuple(items)  # type: ignore[arg-type]
+    items = [value] if _is(value, kind) else _listed(name, value)
+    if not all(_is(item, kind) for item in items):
+        raise _no_list(name, value)
+    return tuple(items)
+
+
+def _listed(name: str, value: object) -> Sequence[object]:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes | bytearray):
+        raise _no_list(name, value)
+    return value
+
+
+def _no_list(name: str, value: object) -> RequestError:
+    what = "texts" if name == "stop" else "token ids"
+    return RequestError(f"{name} is {quoted(value)}: give a list of {what}")

@@ -269,6 +269,7 @@ def _check_sampling(p: SamplingParams, vocabulary: int, least: int) -> None:
         "frequency_penalty": (-2.0, 2.0),
         "max_tokens": (least, 2**31),
         "max_reasoning_tokens": (0, 2**31),
+        "min_tokens": (0, 2**31),
         "logprobs": (0, vocabulary),
     }
     for name, (low, high) in limits.items():
@@ -280,7 +281,10 @@ def _check_sampling(p: SamplingParams, vocabulary: int, least: int) -> None:
             raise RequestError(
                 f"logit_bias of token {quoted(token)} is {quoted(bias)}: it must lie between -100 and 100"
             )
-    for token in [*p.logit_bias, *p.stop_token_ids]:
+    words = [token for word in p.bad_words_ids for token in word]
+    if not all(p.bad_words_ids):
+        raise RequestError("bad_words_ids has an empty list: it would forbid every token")
+    for token in [*p.logit_bias, *p.stop_token_ids, *p.suppress_tokens, *p.begin_suppress_tokens, *words]:
         if not 0 <= token < vocabulary:
             raise RequestError(f"token id {quoted(token)} is outside the vocabulary of {vocabulary}")
 

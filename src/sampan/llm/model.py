@@ -18,12 +18,23 @@ from sampan.llm.vectors import Embedding, EmbedOptions, Vectors, relevance
 class LLM(LoadedModel):
     __doc__ = LoadedModel.__doc__
 
+    literal_messages = False
+    """Whether control tokens that are written in messages are plain text, as in the service. With
+    transformers, and unless this is set, they are control tokens."""
+
     @property
     def _prompts(self) -> Prompts:
         # Made for each call: `template` and `defaults` may be set.
         name, driver = self.files.name, self._driver
         return Prompts(
-            name, self.tokenizer, self.template, self.defaults, self._adapters, driver, self._closing
+            name,
+            self.tokenizer,
+            self.template,
+            self.defaults,
+            self._adapters,
+            driver,
+            self._closing,
+            self.literal_messages,
         )
 
     @property

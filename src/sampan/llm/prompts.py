@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from sampan.core.errors import RequestError, TemplateError, quoted, shortened
@@ -24,6 +24,7 @@ from sampan.llm.inputs import (
 from sampan.text.chat import ChatTemplate
 from sampan.text.reasoning import starts_inside_reasoning
 from sampan.text.tokenizer import Tokenizer
+from sampan.text.veil import Veil
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -46,9 +47,20 @@ class ScoreOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
+class Given:
+    """What an answer follows. `thinking`: it has opened a block of reasoning. `continues`: the answer is more
+    of its text, not a turn of its own."""
+
+    ids: list[int]
+    thinking: bool
+    continues: bool
+
+
+@dataclass(frozen=True)
 class Prompts:
     """Makes requests of what users hand in. `name`: the model's, for errors. `defaults`: its own sampling.
-    `closing`: what ends its reasoning."""
+    `closing`: what ends its reasoning. `literal`: control tokens that are written in messages are plain
+    text."""
 
     name: str
     tokenizer: Tokenizer
@@ -57,6 +69,7 @@ class Prompts:
     adapters: Adapters
     driver: Driver
     closing: str
+    literal: bool = False
 
     def rendered(self, messages: Messages, template: Mapping[str, Any]) -> str:
         """See `LLM.prompt`."""
@@ -84,7 +97,13 @@ class Prompts:
         if not isinstance(templated, bool):
             raise RequestError(f"templated is {quoted(templated)}: give True or False")
         inputs = prompts_of(prompts, n)
-        return inputs, self._spread(inputs, inputs.items, sampling, templated, grammar, adapter)
+        texts = (self._text(item, templated) for item in inputs.items)
+        return inputs, self._spread(inputs, texts, sampling, grammar, adapter)
+
+    def _text(self, item: str | Ids, templated: bool) -> Given:
+        ids = self._ids(item, templated)
+        thinking = templated and isinstance(item, str) and starts_inside_reasoning(item)
+        return Given(ids, thinking, self.tokenizer.continues(ids))
 
     def conversation(
         self,
@@ -98,8 +117,14 @@ class Prompts:
         """The same for conversations; see `LLM.chat`."""
         self.driver.require_here()
         inputs = conversations_of(messages, n)
-        texts = (self.rendered(item, template) for item in inputs.items)
-        return inputs, self._spread(inputs, texts, sampling, True, grammar, adapter, turn=True)
+        turns = (self._turn(item, template) for item in inputs.items)
+        return inputs, self._spread(inputs, turns, sampling, grammar, adapter)
+
+    def _turn(self, messages: Messages, template: Mapping[str, Any]) -> Given:
+        veil = Veil(self.tokenizer)
+        given = veil.over((messages, template)) if self.literal else (messages, template)
+        prompt = self.rendered(*given)
+        return Given(veil.encode(prompt), starts_inside_reasoning(prompt), continues=False)
 
     def single(
         self,
@@ -125,36 +150,24 @@ class Prompts:
     def _spread(
         self,
         inputs: Inputs,
-        items: Iterable[str | Ids],
+        items: Iterable[Given],
         sampling: Sampling,
-        templated: bool,
         grammar: Grammar | None,
         adapter: str | None,
-        *,
-        turn: bool = False,
     ) -> list[Prompt]:
-        """Every item as a prompt, `n` times. `turn`: the answers are turns of a conversation, not more of its
-        text."""
+        """Every item as a prompt, `n` times."""
         chosen = samplings(sampling, len(inputs.items), self.defaults)
         model = None if adapter is None else self.adapters.named(adapter)
         pairs = zip(items, chosen, strict=True)
-        asked = [self._prompt(item, each, templated, grammar, model) for item, each in pairs]
-        if not turn:
-            asked = [replace(each, continues=self.tokenizer.continues(each.ids)) for each in asked]
-        return inputs.spread(asked)
+        return inputs.spread([self._prompt(given, each, grammar, model) for given, each in pairs])
 
     def _prompt(
-        self,
-        item: str | Ids,
-        sampling: SamplingParams,
-        templated: bool,
-        grammar: Grammar | None,
-        adapter: int | None,
+        self, given: Given, sampling: SamplingParams, grammar: Grammar | None, adapter: int | None
     ) -> Prompt:
         if grammar is not None and not isinstance(grammar, Grammar):
             raise RequestError(f"grammar is {quoted(grammar)}: give a sampan.Grammar")
-        thinking = templated and isinstance(item, str) and starts_inside_reasoning(item)
-        return Prompt(self._ids(item, templated), sampling, thinking, grammar, adapter, self.closing)
+        thinking, continues = given.thinking, given.continues
+        return Prompt(given.ids, sampling, thinking, grammar, adapter, self.closing, continues)
 
     def _ids(self, item: str | Ids, templated: bool = False) -> list[int]:
         return self.tokenizer.encode(item, add_bos=not templated) if isinstance(item, str) else list(item)

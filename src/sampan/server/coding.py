@@ -14,6 +14,7 @@ SMALL = 16 << 10
 """Bytes up to which a body is unpacked at once, before there is room for it."""
 _GZIP, _ZLIB, _BARE = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
 _MOST_GROWTH = 1032  # of deflate: 258 bytes in two bits
+_MOST_MEMBERS = 16  # of gzip, one after another: each costs a copy of all that follows
 
 Hold = Callable[[int], Awaitable[Callable[[int], None]]]
 """Waits for room for so many bytes; what it gives lets go of all but so many."""
@@ -36,17 +37,19 @@ def unpacked(body: bytes, coding: str, most: int) -> bytes | None:
     framed = len(body) > 1 and body[0] & 15 == zlib.DEFLATED and int.from_bytes(body[:2]) % 31 == 0
     form = _GZIP if coding == "gzip" else _ZLIB if framed else _BARE
     found, rest = b"", body
+    members = _MOST_MEMBERS if coding == "gzip" else 1
     try:
         while rest:
+            members -= 1
+            if members < 0:
+                raise zlib.error
             reader = zlib.decompressobj(form)
             found += reader.decompress(rest, most + 1 - len(found))
             if len(found) > most:
                 return None
             if not reader.eof:
                 raise zlib.error
-            rest = reader.unused_data.lstrip(b"\0") if coding == "gzip" else reader.unused_data
-            if rest and coding != "gzip":  # gzip alone may have several members
-                raise zlib.error
+            rest = reader.unused_data
     except zlib.error:
         raise bad_request(f"the body is not what its content-encoding says: {coding}") from None
     return found

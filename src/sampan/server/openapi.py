@@ -53,7 +53,7 @@ _SCHEMES = {
         "type": "apiKey",
         "in": "header",
         "name": "api-key",
-        "description": "A key, as Azure's clients send it.",
+        "description": "A key, in the header of Azure's API.",
     },
 }
 

@@ -51,7 +51,9 @@ class Service:
         self.text = text
         self.supervisor = supervisor
         self.context = supervisor.ready.context
-        self.texts = Texts(text, workers, self.context, settings.max_body)
+        self.texts = Texts(
+            text, workers, self.context, settings.max_body, literal=not settings.control_tokens
+        )
         self.thinking = Thinking()
         self.grammars = Grammars(supervisor, settings.max_queue)
         self.dispatcher = Dispatcher(settings.engine.max_sequences, settings.max_queue)

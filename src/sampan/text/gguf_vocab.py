@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 from sampan.core.errors import TokenizerError, UnsupportedModel, quoted
 from sampan.text.metadata import Metadata
 from sampan.text.pretokenizers import pipeline
-from sampan.text.vocabulary import TURN_ENDS, Spelling, Vocabulary, backend_errors
+from sampan.text.vocabulary import GGUF_ENDS, PART_ENDS, Spelling, Vocabulary, backend_errors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -87,8 +87,14 @@ def _read_entries(metadata: Metadata, *, sentencepiece: bool) -> _Entries:
 
     # The defaults are llama.cpp's for a SentencePiece file that names no special tokens.
     unknown, bos, eos = named("unknown", 0), named("bos", 1), named("eos", 2)
-    ends = {token for token in (eos, named("eot"), named("eom")) if token is not None}
-    ends |= {ids[text] for text in TURN_ENDS if text in ids}
+    others = map(named, ("eot", "eom", "fim_pad", "fim_rep", "fim_sep"))
+    ends = {token for token in (eos, *others) if token is not None}
+    ends |= {ids[text] for text in GGUF_ENDS if text in ids}
+    ends -= {
+        ids[text]
+        for text, others in PART_ENDS.items()
+        if any(each <= ids.keys() for each in others) and text in ids
+    }
     return _Entries(tokens, ids, types or [_NORMAL] * len(tokens), bos, eos, unknown, frozenset(ends))
 
 

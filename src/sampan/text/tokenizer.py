@@ -4,6 +4,7 @@ Decoding joins the bytes of the tokens and reads them as UTF-8, so that a text d
 is the text decoded at once; bytes that are no UTF-8 become U+FFFD.
 """
 
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -86,6 +87,18 @@ class Tokenizer:
         added = self._backend.get_added_tokens_decoder()
         return frozenset(token for token, entry in added.items() if entry.special)
 
+    @cached_property
+    def control_ids(self) -> dict[str, int]:
+        """The control tokens by what they are written as."""
+        texts = {self.token_text(token): token for token in self.special_ids}
+        return {text: token for text, token in texts.items() if text}
+
+    @cached_property
+    def control(self) -> re.Pattern[str] | None:
+        """Finds control tokens in a text, one a group; None where there are none."""
+        texts = sorted(self.control_ids, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, texts))})") if texts else None
+
     def encode(
         self, text: str, *, add_bos: bool = True, special: bool = True, closed: bool = False
     ) -> list[int]:
@@ -104,6 +117,17 @@ class Tokenizer:
         if closed:
             ids += self._vocabulary.closing
         return [self.bos_id, *ids] if add_bos and self.adds_bos and self.bos_id is not None else ids
+
+    def with_marks(self, text: str) -> str:
+        """A text in which control tokens are marked as such, for `encode_marked`."""
+        return text if self.control is None else self.control.sub(lambda found: self._mark + found[0], text)
+
+    def encode_marked(self, text: str) -> list[int]:
+        """The ids of a text whose control tokens are those that are marked; others are plain text.
+
+        Raises `TokenizerError` for text that is not Unicode.
+        """
+        return self._literal.encode(text)
 
     def continues(self, ids: Iterable[int]) -> bool:
         """Whether what follows `ids` goes on with their text: a space in its place is part of the text then,

@@ -33,20 +33,27 @@ class Variant:
         empty = _EMPTY | {"normalizer": normalizer, "pre_tokenizer": cut}
         self._backend = Tokenizer.from_str(json.dumps(empty))
         self._backend.model = backend.model
-        self._ids: dict[int, int] = {}
+        self._ids: dict[int, list[int]] = {}
         for token, added in sorted(backend.get_added_tokens_decoder().items()):
             text = mark + added.content if added.special else added.content
             flags = {name: getattr(added, name) for name in ("single_word", "lstrip", "rstrip", "normalized")}
             self._backend.add_tokens([AddedToken(text, special=added.special, **flags)])
             own = self._backend.token_to_id(text)
             if own is not None and own != token:
-                self._ids[own] = token
+                self._ids[own] = [token]
+            if mark and added.special and backend.model.token_to_id(added.content) == token:
+                self._ids[token] = self._apart(added.content)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text; `TokenizerError` for one that is not Unicode."""
         with backend_errors("this text cannot be encoded"):
             ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
-        return [self._ids.get(token, token) for token in ids] if self._ids else ids
+        return [own for token in ids for own in self._ids.get(token, (token,))] if self._ids else ids
+
+    def _apart(self, text: str) -> list[int]:
+        """The characters of a control token that merging has made of plain text."""
+        found = [self._backend.model.token_to_id(character) for character in text]
+        return [token for token in found if token is not None]
 
 
 def _state(part: Any) -> Any:

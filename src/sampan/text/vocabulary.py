@@ -24,6 +24,32 @@ TURN_ENDS = (
     "<｜end▁of▁sentence｜>",
 )
 
+# What else ends generation from a GGUF file, as in llama.cpp (src/llama-vocab.cpp): it lists nothing itself.
+# The last ones are what code models write around files, where one is completed in its middle.
+GGUF_ENDS = (
+    *TURN_ENDS,
+    *(
+        "</s>",
+        "<eos>",
+        "<EOT>",
+        "_<EOT>",
+        "[EOT]",
+        "[EOS]",
+        "<end_of_utterance>",
+        "<turn|>",
+        "<|tool_response>",
+    ),
+    *("<|return|>", "<|call|>", "<|calls|>", "<|flush|>"),
+    *("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
+    *("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
+    "<|file_sep|>",
+)
+# Entries that end nothing where all of the others are there: they end a part of a turn.
+PART_ENDS = {
+    "<|end|>": ({"<|return|>", "<|call|>"}, {"<|call|>", "<|flush|>"}, {"<|calls|>", "<|flush|>"}),
+    "</s>": ({"<|tool_response>"},),
+}
+
 _BYTE_ENTRY = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 

@@ -46,7 +46,7 @@ def sampling_of(body: MessagesRequest, text: ModelText) -> SamplingParams:
     given = {name: value for name in _SAME_NAME if (value := getattr(body, name)) is not None}
     if body.top_k == -1:
         given["top_k"] = 0
-    return replace(text.defaults, **given, stop=tuple(body.stop_sequences or ()))
+    return replace(text.defaults, **given, stop=(*(body.stop_sequences or ()), *text.defaults.stop))
 
 
 async def ask_of(body: MessagesRequest, service: Service, caller: Caller) -> Ask:

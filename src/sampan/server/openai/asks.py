@@ -42,7 +42,15 @@ def sampling_of(request: Sampling, text: ModelText, *, logprobs: int | None) -> 
         given["top_k"] = 0
     stop = request.stop if isinstance(request.stop, list) else [request.stop] if request.stop else []
     bias = _bias(request.logit_bias or {}, text.vocabulary)
-    return replace(text.defaults, **given, stop=tuple(stop), logit_bias=bias, logprobs=logprobs)
+    stops = tuple(request.stop_token_ids or ())
+    if stops and max(stops) >= text.vocabulary:
+        raise bad_request(
+            f"stop_token_ids has {max(stops)}: token ids are below {text.vocabulary}", param="stop_token_ids"
+        )
+    stop = [*stop, *text.defaults.stop]
+    return replace(
+        text.defaults, **given, stop=tuple(stop), stop_token_ids=stops, logit_bias=bias, logprobs=logprobs
+    )
 
 
 def scoring_of(request: ChatRequest | CompletionRequest) -> Scoring | None:

@@ -59,7 +59,7 @@ async def _asks(
 ) -> tuple[list[Ask], list[str | None]]:
     """What is asked, and the prompts' texts where they were given as texts."""
     sampling = sampling_of(body, service.text, logprobs=body.logprobs)
-    if sampling.max_tokens is None and body.max_tokens is None:
+    if body.max_tokens is None:
         body_tokens = 16  # as this API has always had it
         sampling = sampling_of(
             body.model_copy(update={"max_tokens": body_tokens}), service.text, logprobs=body.logprobs

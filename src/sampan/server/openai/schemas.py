@@ -1,7 +1,8 @@
 """OpenAI's requests, as far as they are served. `fields.py` says what becomes of the other fields.
 
 Reference: https://platform.openai.com/docs/api-reference. `top_k`, `min_p`, `repetition_penalty`, `grammar`,
-`prompt_logprobs` and `chat_template_kwargs` are extensions that other servers of open models have too.
+`stop_token_ids`, `prompt_logprobs` and `chat_template_kwargs` are extensions that other servers of open
+models have too.
 """
 
 from typing import Annotated, Any, Literal
@@ -197,6 +198,7 @@ class Sampling(Body):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     grammar: GrammarField | str | None = None
+    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] | None = None
     ignore_eos: bool | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     structured_outputs: StructuredOutputs | None = None
