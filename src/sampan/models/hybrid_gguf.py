@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sampan.core.errors import UnsupportedModel
 from sampan.kernels.tensors import Floats
 from sampan.models import rope
-from sampan.models.config import MAX, GgufModel, RopeConfig, refuse_gguf_variants
+from sampan.models.config import MAX, GgufModel, RopeConfig, gguf_vocab, refuse_gguf_variants
 from sampan.models.family import DRAFT_LAYER, Stored
 from sampan.models.fields import Fields
 from sampan.models.hybrid_config import MOST_TAPS, HybridConfig
@@ -58,13 +58,12 @@ def hybrid_from_gguf(model: GgufModel, family: str, *, dense: bool = True) -> Hy
     if rotated % 2:
         raise turning.fail("dimension_count", f"is {rotated}: it must be even")
     rotation = rope.from_gguf(turning, rotated, context, model.rope_factors)
-    rows = model.shapes.get("token_embd.weight", (None,))[0]
     mixed = "expert_count" in fields and fields.integer("expert_count", low=0, high=2**12) > 0
     return HybridConfig(
         family=family,
         hidden=fields.integer("embedding_length", high=MAX["hidden"]),
         layers=layers,
-        vocab=fields.integer("vocab_size", rows, high=MAX["vocab"]),
+        vocab=gguf_vocab(model),
         context=rotation.context,
         tied_head="output.weight" not in model.shapes,
         heads=heads,

@@ -11,7 +11,7 @@ from typing import Any
 
 from sampan.core.errors import UnsupportedModel
 from sampan.models import rope
-from sampan.models.config import MAX, GgufModel, RopeConfig, class_of, refuse_gguf_variants
+from sampan.models.config import MAX, GgufModel, RopeConfig, class_of, gguf_vocab, refuse_gguf_variants
 from sampan.models.family import DRAFT_LAYER
 from sampan.models.family import LAYER as DENSE_LAYER
 from sampan.models.fields import Fields
@@ -90,12 +90,11 @@ def latent_from_gguf(model: GgufModel, family: str, experts: ExpertConfig) -> La
     rotation, factor = _rotation(model, rotated, context)
     drafts = fields.integer("nextn_predict_layers", 0, low=0, high=64)
     layers = fields.integer("block_count", low=drafts + 1, high=MAX["layers"]) - drafts
-    rows = model.shapes.get("token_embd.weight", (None,))[0]
     return LatentConfig(
         family=family,
         hidden=fields.integer("embedding_length", high=MAX["hidden"]),
         layers=layers,
-        vocab=fields.integer("vocab_size", rows, high=MAX["vocab"]),
+        vocab=gguf_vocab(model),
         context=rotation.context,
         tied_head="output.weight" not in model.shapes,
         heads=fields.integer("attention.head_count", high=MAX["heads"]),
