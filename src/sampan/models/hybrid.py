@@ -251,8 +251,8 @@ def parts(c: HybridConfig, name: str, shape: tuple[int, ...]) -> Mapping[str, in
 
 
 def _of_draft(c: HybridConfig, name: str) -> str:
-    """The name behind the last layer of a tensor that is called `mtp.…`."""
-    match name.split(".", 3):
+    """The name behind the last layer of a tensor that is called `mtp.…`, or `model.mtp.…`."""
+    match name.removeprefix("model.").split(".", 3):
         case ["mtp", "layers", number, rest] if number.isdecimal():
             return f"model.layers.{c.layers + int(number)}.{rest}"
         case ["mtp", part, kind] if part in _MTP:
