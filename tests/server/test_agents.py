@@ -273,6 +273,29 @@ def test_a_response_goes_back_as_it_came(service: "Running") -> None:
     assert "x-ignored-fields" not in second.headers
 
 
+def test_a_message_goes_back_as_it_came(service: "Running") -> None:
+    asked: Any = {"model": service.model, "max_tokens": 60, "extra_body": {"temperature": 0}}
+    tools: Any = [{"name": "look", "input_schema": SCHEMA}]
+    choice: Any = {"type": "tool", "name": "look", "disable_parallel_tool_use": True}
+    messages: Any = [{"role": "user", "content": "Look."}]
+    first = service.anthropic.messages.create(messages=messages, tools=tools, tool_choice=choice, **asked)
+    said = first.model_dump()["content"]
+    assert "caller" in said[-1]
+    result = {"type": "tool_result", "tool_use_id": said[-1]["id"], "content": "x"}
+    messages += [{"role": "assistant", "content": said}, {"role": "user", "content": [result]}]
+    then = {**asked, "max_tokens": 8, "messages": messages, "tools": tools}
+    second = service.anthropic.messages.with_raw_response.create(**then)
+    assert "x-ignored-fields" not in second.headers
+    said = second.parse().model_dump()["content"]
+    then["messages"] = [
+        *messages,
+        {"role": "assistant", "content": said},
+        {"role": "user", "content": "And?"},
+    ]
+    third = service.anthropic.messages.with_raw_response.create(**then)
+    assert "x-ignored-fields" not in third.headers
+
+
 def test_a_conversation_that_is_too_long_loses_what_is_oldest(service: "Running") -> None:
     long = [_item("user", "word " * count) for count in (9000, 50, 100, 100)]
     asked: Any = {
