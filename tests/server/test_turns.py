@@ -30,7 +30,7 @@ FORM: Any = {
 STOPS = ("</tool_call>", '"city', "Paris", "\n", '"', "tool", "}")
 MARKUP = ("<tool_call", '{"name"', "</tool_call")
 TURNS = 4
-SEEDS = range(6)
+SEEDS = range(4)
 
 
 class Draw(random.Random):

@@ -15,8 +15,9 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from sampan.core.errors import RequestError
 from sampan.core.types import Grammar
 from sampan.text.grammar import GrammarCompiler
+from sampan.text.grammar_lark import read_lark
 from sampan.text.tokenizer import Tokenizer
-from sampan.text.tools import Call, CallPiece, TextPiece, ToolFormat, ToolParser, grammar
+from sampan.text.tools import Call, CallPiece, TextPiece, ToolFormat, ToolParser, grammar, looseness
 from sampan.text.tools.deepseek import DEEPSEEK, DEEPSEEK_V31
 from sampan.text.tools.json_call import HERMES, LLAMA
 from sampan.weights.gguf import read_gguf
@@ -202,6 +203,51 @@ def test_an_answer_in_words_stays_free(vocabulary, syntax, control, text):
     found = matcher(vocabulary, grammar(form(syntax, control), STRICT, "auto", True).source)
     assert found.consume_tokens(vocabulary.encode(text))
     assert found.is_accepting()
+
+
+GOOD, BAD = '{"city": "Paris", "days": 3}', '{"city": "Oslo", "days": 3}'
+
+
+@pytest.mark.parametrize("control", [False, True])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "weather", "arguments": ARGUMENTS}',
+        '\n{"name":"weather","parameters":ARGUMENTS }\n',
+        '```json\n{"name": "weather", "arguments": ARGUMENTS}\n```',
+        '<tools>\n{\n  "name": "weather",\n  "arguments": ARGUMENTS\n}\n</tools>',
+        '{"name": "now", "arguments": {}}\n{"name": "weather", "arguments": ARGUMENTS}',
+    ],
+)
+def test_a_call_without_its_opener_is_valid_too(compiler, text, control):
+    format = form(HERMES, control)
+    source = grammar(format, STRICT, "auto", True)
+    good, bad = (text.replace("ARGUMENTS", given) for given in (GOOD, BAD))
+    assert whole(compiler, source, good)
+    assert not whole(compiler, source, bad)
+    parser = ToolParser(format, list(SCHEMAS), loose=looseness(source))
+    calls = [piece for piece in parser.push(good) + parser.finish() if isinstance(piece, CallPiece)]
+    assert "".join(piece.arguments for piece in calls).endswith(GOOD)
+    alone = grammar(format, STRICT, "auto", False)
+    assert whole(compiler, alone, good) == (good.count("name") == 1)
+    assert not whole(compiler, alone, bad)
+    for words in (
+        '{"name": "Bob"}',
+        '{"name": "nobody", "arguments": {}}',
+        "As JSON:\n" + bad,
+        "```c\n{}\n```",
+    ):
+        assert whole(compiler, source, words)
+
+
+@pytest.mark.parametrize("name", ["f", 'odd "name" \\ NAME', "日本", "a/b.c-d+e*[f](g)|h?", "https://x"])
+def test_grammars_of_calls_let_forced_text_be_forced(compiler, name):
+    tools = [tool(name, WEATHER, strict=True), tool("now")]
+    for syntax in SYNTAXES.values():
+        for choice in ("auto", "required"):
+            source = grammar(form(syntax, False), tools, choice, True)
+            compiler.compile(source)
+            assert read_lark(source.source) == source.source or not re.fullmatch(r"[\w-]+", name)
 
 
 FORMS = {

@@ -164,6 +164,14 @@ class Delta:
 
 
 @dataclass(frozen=True)
+class Call:
+    """A call of a tool: the function's name and its arguments, a JSON object as text."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
 class Completion:
     """An answer.
 
@@ -171,7 +179,8 @@ class Completion:
     sampled, an end-of-sequence token included; `logprobs` has one entry for each. `finish_reason`: "stop" (a
     stop token or text), "length" (`max_tokens`, or the context is full), "abort" (as far as it got).
     `cached_tokens`: tokens of the prompt that an earlier request had computed; what an answer cost does not
-    count when answers are compared. `weights_version`: of the weights that gave the last token.
+    count when answers are compared. `weights_version`: of the weights that gave the last token. `calls`: of
+    the tools that were offered; `text` is what stands beside them.
     """
 
     text: str
@@ -182,6 +191,7 @@ class Completion:
     prompt_tokens: int
     cached_tokens: int = field(default=0, compare=False)
     weights_version: int = field(default=0, compare=False)
+    calls: tuple[Call, ...] = ()
 
     @property
     def completion_tokens(self) -> int:

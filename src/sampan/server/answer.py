@@ -8,7 +8,7 @@ from sampan.server.ask import Ask, CallPart, Part
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.text import ModelText
 from sampan.text.answer import AnswerText, joined
-from sampan.text.tools import CallPiece, TextPiece, ToolParser
+from sampan.text.tools import CallPiece, TextPiece, ToolParser, looseness
 
 
 class Reader:
@@ -61,8 +61,7 @@ def _parser(text: ModelText, ask: Ask) -> ToolParser | None:
         return None
     names = [tool["function"]["name"] for tool in ask.tools.callable]
     forced = ask.tools.choice != "auto"
-    # Where a grammar holds, calls are of its form; without their opener they could be of any.
-    return ToolParser(text.tool_format, names, whole=ask.whole, loose=ask.grammar is None, forced=forced)
+    return ToolParser(text.tool_format, names, whole=ask.whole, loose=looseness(ask.grammar), forced=forced)
 
 
 def _call(piece: CallPiece) -> CallPart:

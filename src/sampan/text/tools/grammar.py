@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 from sampan.core.errors import RequestError
-from sampan.core.types import Grammar
+from sampan.core.types import Call, Grammar
+from sampan.text.grammar_lark import CLOSE, LOOSE
 from sampan.text.grammar_source import FORM, JSON_OPTIONS
 from sampan.text.tools.formats import ToolFormat
 from sampan.text.tools.listed import only_listed
-from sampan.text.tools.syntax import Call
+from sampan.text.tools.parser import Loose
 
 MOST_CALLS = 64  # in one answer: a model that repeats itself comes to an end
 
@@ -47,7 +48,7 @@ def grammar(
     if choice == "auto":
         if parallel and not any(function.get("strict") for function in functions):
             return None
-        return _lark([*_when_begun(format, parallel), *_functions(format, functions)])
+        return _lark([*_when_begun(format, functions, parallel), *_functions(format, functions)])
     if choice != "required":
         functions = [function for function in functions if function["name"] == choice]
         parallel = False
@@ -57,6 +58,13 @@ def grammar(
         )
     calls = _joined(_terms(format, format.syntax.begin + format.syntax.opening), _rest(format, parallel))
     return _lark([f"start: {calls}", *_functions(format, functions)])
+
+
+def looseness(held: Grammar | None) -> Loose:
+    """Where an answer that is held to a grammar of calls may call without the opener."""
+    if held is None:
+        return "lines"
+    return "" if held.calls else "first"
 
 
 def _lark(lines: list[str]) -> Grammar:
@@ -120,18 +128,49 @@ def _tags(format: ToolFormat) -> list[str]:
     return [f"<[{format.control[tag]}]>?" for tag in openers if tag in format.control]
 
 
-def _when_begun(format: ToolFormat, parallel: bool) -> list[str]:
+def _when_begun(format: ToolFormat, functions: Sequence[Mapping[str, Any]], parallel: bool) -> list[str]:
     """Any text; but a call, once begun, is a true one."""
     syntax = format.syntax
     if syntax.bare:
         return [f"start: {_calls(format, parallel)} | WORDS", r"WORDS: /\s*([^{\s](.|\n)*)?/"]
-    trigger, opening = syntax.openers[0], syntax.begin + format.syntax.opening
+    texts = ("FIRST", "TEXT") if syntax.loose_head is not None else ("TEXT", "TEXT")
+    lines = [line for text in dict.fromkeys(texts) for line in _block(format, text, parallel)]
+    first, then = texts
+    more = f" block_{then.lower()}* {then}" if parallel else ""
+    start = f"block_{first.lower()}{more} | {first}"
+    loose = _loosely(functions, parallel) if syntax.loose_head is not None else []
+    return [f"start: {'loose | ' if loose else ''}{start}", *lines, *loose, r"TEXT: /(.|\n)*/"]
+
+
+def _block(format: ToolFormat, text: str, parallel: bool) -> list[str]:
+    """Text of this kind and the calls behind it."""
+    syntax, name = format.syntax, text.lower()
+    trigger, opening = syntax.openers[0], syntax.begin + syntax.opening
     assert opening.startswith(trigger)
-    head = ["head: TEXT " if trigger in format.control else "head[lazy]: TEXT ", _terms(format, trigger)]
+    head = f"head_{name}" if trigger in format.control else f"head_{name}[lazy]"
     # Without an end to a group of calls, the next one is begun by the text after this one.
     rest = _rest(format, parallel and bool(syntax.end))
-    lines = ["".join(head), "block: " + _joined("head", _terms(format, opening[len(trigger) :]), rest)]
-    return ["start: block* TEXT" if parallel else "start: block | TEXT", *lines, r"TEXT: /(.|\n)*/"]
+    return [
+        f"{head}: {text} {_terms(format, trigger)}",
+        f"block_{name}: " + _joined(f"head_{name}", _terms(format, opening[len(trigger) :]), rest),
+    ]
+
+
+def _loosely(functions: Sequence[Mapping[str, Any]], parallel: bool) -> list[str]:
+    """Calls without their opener at the beginning of an answer, and any text that does not begin so."""
+    names = [
+        re.escape(json.dumps(each["name"], ensure_ascii=False)).replace("/", r"\/") for each in functions
+    ]
+    lines = [
+        f"loose: loose_call{{1,{MOST_CALLS if parallel else 1}}}",
+        "loose_call: " + " | ".join(f"loose_{n}" for n in range(len(names))),
+        r"FIRST: /(.|\n)*/ & ~/" + f"({'|'.join(names)})".join(LOOSE) + r"(.|\n)*/",
+        "WHITE: / ?/",
+        f"CLOSE: /{CLOSE}/",
+    ]
+    for n, name in enumerate(names):
+        lines += [f"loose_{n}: LOOSE_{n} WHITE arguments_{n} CLOSE", f"LOOSE_{n}: /{name.join(LOOSE)}/"]
+    return lines
 
 
 def _rest(format: ToolFormat, parallel: bool) -> str:

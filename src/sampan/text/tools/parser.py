@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from sampan.text.tools.formats import ToolFormat
 from sampan.text.tools.json_prefix import JsonPrefix
@@ -38,6 +39,8 @@ class CallPiece:
 
 
 Piece = TextPiece | CallPiece
+Loose = Literal["", "first", "lines"]
+"""At the beginning of an answer and behind another such call, or of any line; nowhere."""
 
 
 class ToolParser:
@@ -49,11 +52,11 @@ class ToolParser:
         names: Collection[str],
         *,
         whole: bool = False,
-        loose: bool = False,
+        loose: Loose = "",
         forced: bool = False,
     ) -> None:
-        """`names`: the functions that can be called. `loose`: calls are found without their opener, too,
-        where a line begins with one. `forced`: there is nothing but calls.
+        """`names`: the functions that can be called. `loose`: where calls are found without their opener,
+        too. `forced`: there is nothing but calls.
 
         `whole`: deliver a call when its arguments are complete, so that one that breaks off is text in full.
         Without it arguments come as they grow; where they break off the call stays as far as it got, and
@@ -62,7 +65,7 @@ class ToolParser:
         self._syntax = format.syntax
         self._names = frozenset(names)
         self._whole, self._forced = whole, forced
-        self._loose = self._syntax.loose_openers if loose else ()
+        self._loose, self._first_only = self._syntax.loose_openers if loose else (), loose == "first"
         self._openers = self._syntax.openers + self._loose
         self._source = Source()
         self._pieces: list[Piece] = []
@@ -149,7 +152,7 @@ class ToolParser:
 
     def _begins_line(self, before: str) -> bool:
         blank = before[len(before.rstrip()) :]
-        return "\n" in blank or (len(blank) == len(before) and self._fresh)
+        return (len(blank) == len(before) and self._fresh) or ("\n" in blank and not self._first_only)
 
     def _blank(self) -> int:
         """How much of the text may come before a bare call."""
@@ -189,7 +192,7 @@ class ToolParser:
         complete = head.arguments is not None or (yield from self._growing_arguments())
         self._calls += 1
         self._bare = self._syntax.bare and complete
-        self._fresh = complete
+        self._fresh = complete and (self._opener in self._loose or not self._first_only)
         if complete:
             yield from self._tail((*head.closers, *self._due) or self._syntax.closers)
 

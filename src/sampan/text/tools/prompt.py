@@ -11,9 +11,9 @@ from itertools import groupby
 from typing import Any
 
 from sampan.core.errors import RequestError
+from sampan.core.types import Call
 from sampan.text.tools.arguments import written_arguments
 from sampan.text.tools.formats import ToolFormat
-from sampan.text.tools.syntax import Call
 
 Message = dict[str, Any]
 

@@ -4,15 +4,8 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sampan.core.types import Call
 from sampan.text.tools.source import Reading, Source
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call: the function's name and its arguments, a JSON object as text."""
-
-    name: str
-    arguments: str
 
 
 @dataclass(frozen=True)
