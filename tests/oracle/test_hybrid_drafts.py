@@ -62,7 +62,9 @@ def guesses(found: Any, folder: Path, ids: list[int]) -> tuple[torch.Tensor, tor
     embedded = norm(tensors["model.embed_tokens.weight"].float()[ids[1:]], "pre_fc_norm_embedding")
     mixed = torch.cat((embedded, norm(states[:-1], "pre_fc_norm_hidden")), -1)
     with torch.no_grad():
-        logits = layer(inputs_embeds=(mixed @ tensors["mtp.fc.weight"].float().T)[None], use_cache=False).logits
+        logits = layer(
+            inputs_embeds=(mixed @ tensors["mtp.fc.weight"].float().T)[None], use_cache=False
+        ).logits
     return logits[0], states
 
 
@@ -71,7 +73,10 @@ def _merged(tensors: dict[str, torch.Tensor], config: Any) -> dict[str, torch.Te
     at, found = "model.layers.0.mlp.experts.", dict(tensors)
     if f"{at}0.gate_proj.weight" not in found:
         return found
-    each = [[found.pop(f"{at}{n}.{x}_proj.weight") for x in ("gate", "up", "down")] for n in range(config.num_experts)]
+    each = [
+        [found.pop(f"{at}{n}.{x}_proj.weight") for x in ("gate", "up", "down")]
+        for n in range(config.num_experts)
+    ]
     found[f"{at}gate_up_proj"] = torch.stack([torch.cat(one[:2]) for one in each])
     found[f"{at}down_proj"] = torch.stack([one[2] for one in each])
     return found

@@ -21,6 +21,7 @@ from sampan.kernels.torch.backend import TorchBackend
 from sampan.models import registry
 from sampan.models.registry import describe, load_file
 from sampan.weights.checkpoint import open_checkpoint
+from sampan.weights.save import hf_config
 
 GgufFile: Any = load_file(Path(__file__).parent / "gguf_file.py").GgufFile
 
@@ -55,7 +56,12 @@ WHOLE = {
     "model.norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
 }
-DRAFT = {"eh_proj": (HIDDEN, 2 * HIDDEN), "enorm": (HIDDEN,), "hnorm": (HIDDEN,), "shared_head_norm": (HIDDEN,)}
+DRAFT = {
+    "eh_proj": (HIDDEN, 2 * HIDDEN),
+    "enorm": (HIDDEN,),
+    "hnorm": (HIDDEN,),
+    "shared_head_norm": (HIDDEN,),
+}
 
 
 def config(case: str) -> Any:
@@ -120,13 +126,17 @@ class Writer(GgufFile):
         if rest.endswith("down_proj"):
             return self._tensor(f"{at}ffn_down_exps.weight", shape)
         half = (shape[0], shape[1] // 2, shape[2])
-        return np.concatenate([self._tensor(f"{at}ffn_{kind}_exps.weight", half) for kind in ("gate", "up")], 1)
+        return np.concatenate(
+            [self._tensor(f"{at}ffn_{kind}_exps.weight", half) for kind in ("gate", "up")], 1
+        )
 
     def _rule(self, at: str, rest: str, shape: tuple[int, ...]) -> np.ndarray:
         keys = 2 * KEYS * KEY
         match rest:
             case "A_log":
-                return self._grouped(np.log(-self._floats(f"{at}ssm_a", -np.exp(self._rng.normal(size=HEADS)))), 1)
+                return self._grouped(
+                    np.log(-self._floats(f"{at}ssm_a", -np.exp(self._rng.normal(size=HEADS)))), 1
+                )
             case "dt_bias":
                 return self._grouped(self._floats(f"{at}ssm_dt.bias", self._rng.normal(size=HEADS)), 1)
             case "conv1d.weight":
@@ -186,8 +196,9 @@ def test_the_configuration_is_that_of_the_folder(case: str, made: Make) -> None:
     files, oracle = made(case, Type.F32)
     with open_checkpoint(files) as checkpoint:
         found, expected = checkpoint.config, registry.from_hf(oracle.config.to_dict())
-    rounded = {"norm_eps": pytest.approx(expected.norm_eps, rel=1e-7), "ffn": found.ffn}  # mixtures have none
-    assert vars(found) == vars(expected) | rounded
+        again = registry.from_hf(hf_config(checkpoint))
+    assert vars(found) == vars(expected) | {"norm_eps": pytest.approx(expected.norm_eps, rel=1e-7)}
+    assert again == found
 
 
 @pytest.mark.parametrize("case", CASES)
