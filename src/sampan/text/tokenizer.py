@@ -187,10 +187,9 @@ class Tokenizer:
     def spelt(self) -> dict[bytes, int]:
         """The token of each spelling: of several the first that is not SentencePiece's for a byte."""
         known: dict[bytes, int] = {}
-        for bytewise in (False, True):
-            for token in range(self.vocab_size):
-                if token not in self.special_ids and is_byte(self._entry(token)) == bytewise:
-                    known.setdefault(self.token_bytes(token), token)
+        tokens = [token for token in range(self.vocab_size) if token not in self.special_ids]
+        for token in sorted(tokens, key=lambda token: is_byte(self._entry(token))):
+            known.setdefault(self.token_bytes(token), token)
         known.pop(b"", None)
         return known
 
