@@ -119,6 +119,32 @@ def test_the_memory_of_adapters_is_planned(own: LLM, llm: LLM, default_model: Mo
         LLM(default_model, adapters=1, adapter_rank=0)
 
 
+def test_adapters_of_experts_are_counted_when_they_are_loaded(
+    mixture: Path, write_adapter: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Room is made for what is no expert's: 48 experts' linears would take many times as much."""
+    given: dict[str, Any] = {"context": 256, "cache_tokens": 512, "adapters": 2, "adapter_rank": 16}
+    with LLM(mixture, **given) as llm:
+        shapes = {name: weight.shape for name, weight in describe(llm.config).weights().items()}
+        linears = [shape for name, shape in shapes.items() if "self_attn" in name and len(shape) == 2]
+        assert llm.plan.adapter_bytes == 2 * sum(4 * 16 * (n + k) for n, k in linears)
+        write_adapter(tmp_path / "all", shapes, rank=16)
+        write_adapter(tmp_path / "attention", shapes, rank=16, targets=("q_proj", "o_proj"))
+        llm.load_adapter("all", tmp_path / "all")  # where memory is free
+        assert llm.generate(PROMPT, GREEDY, adapter="all") != llm.generate(PROMPT, GREEDY)
+        plan = llm.plan
+    total = plan.weights_bytes + plan.workspace_bytes + plan.cache_bytes + plan.adapter_bytes
+    with LLM(mixture, memory=total + 100_000, **given) as llm:
+        for name in ("one", "two"):
+            llm.load_adapter(name, tmp_path / "attention")
+        llm.unload_adapter("one")
+        with pytest.raises(
+            OutOfMemory, match=r"all: takes .* MB, and 0\.\d MB are left for adapters: unload"
+        ):
+            llm.load_adapter("all", tmp_path / "all")
+        assert llm.adapters == ("two",)
+
+
 def test_new_weights_have_a_version_that_answers_carry(own: LLM, tmp_path: Path) -> None:
     before = own.generate(PROMPT, GREEDY)
     version = own.weights_version

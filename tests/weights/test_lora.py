@@ -215,49 +215,6 @@ def test_a_module_that_the_model_does_not_have(tmp_path: Path, write_adapter: Wr
         read_lora(tmp_path, WEIGHTS)
 
 
-def test_what_peft_passes_over_is_passed_over_and_told(tmp_path: Path, write_adapter: Write) -> None:
-    """Modules and targets that the model lacks, and tensors of modules that the configuration leaves out."""
-    shapes = SHAPES | {"model.layers.7.self_attn.q_proj.weight": (64, 32), "vision.q_proj.weight": (8, 8)}
-    excluded = ["layers.1.mlp.down_proj"]
-    write_adapter(tmp_path, shapes, exclude_modules=excluded)
-    edit(tmp_path, target_modules=[*LAYER, "q_proj", "nowhere"])
-    adapter = read_lora(tmp_path, WEIGHTS)
-    assert by_name(adapter).keys() == SHAPES.keys() - {"model.layers.1.mlp.down_proj.weight"}
-    assert adapter.passed == (
-        "tensors of modules that its configuration does not name: 'model.layers.1.mlp.down_proj'",
-        "modules that this model lacks: 'model.layers.7.self_attn.q_proj', 'vision.q_proj'",
-        "targets without tensors: 'nowhere'",
-    )
-
-
-@pytest.mark.parametrize(
-    ("fields", "kept"),
-    [
-        ({"target_modules": "all-linear"}, 14),
-        ({"target_modules": r"model\.layers\.(?:0|1)\..*\b(?:[qkv]_proj)"}, 6),
-        ({"target_modules": r".*_proj", "exclude_modules": r".*layers\.1\..*"}, 7),
-        ({"exclude_modules": ["mlp.up_proj", "model.layers.0.mlp.gate_proj"]}, 11),
-    ],
-)
-def test_expressions_choose_modules(folder: Path, fields: dict[str, Any], kept: int) -> None:
-    edit(folder, **fields)
-    assert len(read_lora(folder, WEIGHTS).parts) == kept
-
-
-def test_expressions_give_ranks_and_scales(tmp_path: Path, write_adapter: Write) -> None:
-    """As PEFT's `get_pattern_key` matches: a name or its end, the first expression that does."""
-    write_adapter(tmp_path, SHAPES, ranks={"k_proj": 2, "v_proj": 2})
-    alphas = {r"layers\.\d+\.self_attn\.(q|k)_proj": 4, r"^model\.layers\.[1-9]\..*": 16, ".*v_proj": 99}
-    edit(tmp_path, rank_pattern={"[kv]_proj": 2}, alpha_pattern=alphas)
-    found = by_name(read_lora(tmp_path, WEIGHTS))
-    assert found["model.layers.0.self_attn.q_proj.weight"] == (4, 1.0)
-    assert found["model.layers.1.self_attn.k_proj.weight"] == (2, 2.0)
-    assert found["model.layers.1.self_attn.v_proj.weight"] == (2, 8.0)
-    assert found["model.layers.1.mlp.up_proj.weight"] == (4, 4.0)
-    assert found["model.layers.0.self_attn.v_proj.weight"] == (2, 49.5)
-    assert found["model.layers.0.mlp.up_proj.weight"] == (4, 2.0)
-
-
 @pytest.mark.parametrize("module", ["lm_head", "model.embed_tokens"])
 def test_the_head_and_the_embedding_are_refused_by_name(
     tmp_path: Path, write_adapter: Write, module: str

@@ -31,7 +31,8 @@ _Name = Annotated[
 ]
 _MaxSequences = Annotated[int, typer.Option(min=1, help="Requests that run side by side.")]
 _Adapter = Annotated[
-    list[str] | None, typer.Option(metavar="NAME=FOLDER", help="A LoRA adapter to load. Repeatable.")
+    list[str] | None,
+    typer.Option(metavar="NAME=PATH", help="A LoRA adapter to load, a folder or a GGUF file. Repeatable."),
 ]
 _MaxAdapters = Annotated[
     int | None, typer.Option(min=0, help="Adapters at once; their memory is set aside at the start.")
@@ -145,5 +146,5 @@ def command(
 def _folder(text: str) -> tuple[str, Path]:
     name, equals, folder = text.partition("=")
     if not (name and equals and folder):
-        raise UsageError(f"--adapter {text!r}: write NAME=FOLDER")
+        raise UsageError(f"--adapter {text!r}: write NAME=PATH")
     return name, Path(folder)

@@ -12,6 +12,7 @@ from sampan.core.memory import give_back_freed_memory
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles, SamplingParams
 from sampan.engine import budget
+from sampan.engine.adapters import AdapterMemory
 from sampan.engine.engine import Engine
 from sampan.engine.runner import Runner
 from sampan.kernels.backend import Backend, CacheSize, Tuning
@@ -101,6 +102,7 @@ def load(
         executable = here.compile(graph, weights, cache, MAX_ROWS, wish.room, chosen)
         drafter = drafts.compile(here, weights, cache, chosen, draft) if drafts else None
     runner = Runner(executable, plan.pages, wish.room, drafter, plan.states)
+    runner.adapters.memory = AdapterMemory(plan.adapter_bytes, plan.left_bytes)
     runner.max_rows = max(chosen.chunk_rows, min(wish.max_sequences, MAX_ROWS))
     engine = Engine(
         runner,

@@ -179,7 +179,7 @@ def dense_to_hf(c: DenseConfig, metadata: Mapping[str, object]) -> dict[str, obj
     """The `config.json` of a GGUF file's model."""
     architecture = metadata.get("general.architecture", c.family)
     given: dict[str, object] = {
-        "architectures": [f"{c.family.capitalize()}ForCausalLM"],
+        "architectures": [class_of(c.family)],
         "model_type": c.family,
         "hidden_size": c.hidden,
         "num_hidden_layers": c.layers,
@@ -199,6 +199,11 @@ def dense_to_hf(c: DenseConfig, metadata: Mapping[str, object]) -> dict[str, obj
     if _rope(rope.from_hf(Fields(given, "config.json"), c.head_dim, c.context)) != c.rope:
         given["rope_scaling"] = rope.listed(c.rope.inv_freq, c.rope.scale)
     return given
+
+
+def class_of(model_type: str) -> str:
+    """What transformers calls the model."""
+    return f"{''.join(part.capitalize() for part in model_type.split('_'))}ForCausalLM"
 
 
 def refuse_hf_variants(fields: Fields) -> None:

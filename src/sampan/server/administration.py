@@ -31,7 +31,7 @@ router = APIRouter(
 
 
 class LoadAdapter(Body):
-    """`lora_path`: a folder on the service's machine that PEFT wrote."""
+    """`lora_path`: on the service's machine, a folder that PEFT wrote or a GGUF file."""
 
     lora_name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w./:@+-]+$")]
     lora_path: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]

@@ -19,6 +19,9 @@ _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _PUNCTUATION_AND_SPACE = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _PUNCTUATION_AND_SPACE
 _QWEN2 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _PUNCTUATION_AND_SPACE
+_QWEN35 = _CONTRACTIONS + (  # transformers, Qwen3_5Tokenizer: marks belong to their letters
+    r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _DEEPSEEK3 = (
     r"\p{N}{1,3}",
     "[一-龥぀-ゟ゠-ヿ]+",
@@ -67,6 +70,7 @@ _BY_NAMES = {
     ),
     ("dbrx", "smaug-bpe"): Pipeline(splits=(_LLAMA3,)),
     ("qwen2", "deepseek-r1-qwen", "kormo", "megrez"): Pipeline(splits=(_QWEN2,), nfc=True),
+    ("qwen35",): Pipeline(splits=(_QWEN35,), nfc=True),
     ("deepseek-v3", "joyai-llm"): Pipeline(splits=_DEEPSEEK3),
 }
 _PIPELINES = {name: pipeline for names, pipeline in _BY_NAMES.items() for name in names}

@@ -32,7 +32,7 @@ _ENDS = ("lm_head", "embed_tokens")  # a head may be tied, and not be among the 
 _NAME = re.compile(rf"{re.escape(_BASE)}([\w.]+)\.lora_([AB])(?:\.default)?\.weight")
 _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 # What a module keeps of each head, one head behind the other, where the model has these apart.
-_BY_HEAD = {"q_proj": ("q", "gate"), "in_proj_qkvz": ("q", "k", "v", "z")}
+_BY_HEAD = {"q_proj": ("q", "gate"), "in_proj_qkvz": ("q", "k", "v", "z"), "kv_b_proj": ("k", "v")}
 # Why a tensor is none of a layer's linear, by what its name has.
 _WHY = {
     "lora_magnitude_vector": "belongs to DoRA, which scales the rows of the base weights themselves",

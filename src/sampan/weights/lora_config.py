@@ -7,7 +7,8 @@ off. Values are not repeated: a service tells these errors to its clients.
 """
 
 import math
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import regex
@@ -41,7 +42,7 @@ _WHY = {
 _INITIALISATIONS = (True, False, "gaussian", "orthogonal", "eva")  # the others change the base model
 _CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _MAX_SCALE = 1e6
-_MAX_EXPRESSION, _SECONDS = 4096, 1.0  # characters of an expression, and what its matching may take
+_MAX_EXPRESSION, _SECONDS = 4096, 1.0  # characters of an expression; what all matching may take
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Scales:
     root: bool
     targets: str | tuple[str, ...]
     excluded: str | tuple[str, ...]
+    expressions: "_Expressions" = field(default_factory=lambda: _Expressions())
 
     @classmethod
     def read(cls, path: Path) -> "Scales":
@@ -105,16 +107,28 @@ class Scales:
         return next((k for k in section.values if self._matches(field, rf"(.*\.)?({k})", module)), None)
 
     def _matches(self, field: str, expression: str, module: str) -> bool:
-        """Of the whole name; an expression of a stranger's may take no longer than others."""
-        where = f"{self.fields.source}: {field}"
+        return self.expressions.match(f"{self.fields.source}: {field}", expression, module)
+
+
+class _Expressions:
+    """Matches expressions of a stranger's file, which may take no longer than others do."""
+
+    def __init__(self) -> None:
+        self._left = _SECONDS
+
+    def match(self, where: str, expression: str, name: str) -> bool:
+        """Whether it is one of the whole name."""
         if len(expression) > _MAX_EXPRESSION:
             raise UnsupportedModel(f"{where} has an expression of more than {_MAX_EXPRESSION} characters")
+        begin = time.thread_time()
         try:
-            return regex.fullmatch(expression, module, timeout=_SECONDS) is not None
+            return regex.fullmatch(expression, name, timeout=max(self._left, 0.001)) is not None
         except TimeoutError:
             raise UnsupportedModel(f"{where} has an expression that takes too long: write names") from None
         except (regex.error, OverflowError, RecursionError, MemoryError):
             raise UnsupportedModel(f"{where} has an expression that cannot be read: write names") from None
+        finally:
+            self._left -= time.thread_time() - begin
 
 
 def _names(fields: Fields, name: str) -> str | tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sampan.kernels.cpu.layout import Segment
-from sampan.kernels.cpu.machine import BLOCK, LANES, blocked, padded
+from sampan.kernels.cpu.machine import BLOCK, LANES, Operand, blocked, padded
 from sampan.kernels.cpu.plan import Place
 from sampan.kernels.cpu.writer import Writer
 from sampan.kernels.graph import Node
@@ -44,6 +44,13 @@ def per_head(writer: Writer, node: Node, x: Place, segments: Sequence[Segment]) 
         "per_head", node.label, matrices=tuple(segments), act=act, x=own, out=made, heads=many, size=k,
         fine=fine, sampled=node.sampled,
     )  # fmt: skip
+    if writer.plan.room is not None:
+        floats = act
+        if segments[0].operand is not Operand.F32:
+            floats = writer.activations(many * k, Operand.F32)
+            with writer.steps("adapted"):
+                writer.emit("prepare", node.label, prep="copy", x=own, act=floats, sampled=node.sampled)
+        writer.adapt_heads(node, floats, made, (k, padded(outputs)))
     out = writer.buffer(many * (outputs + rest))
     behind = Place(x.buffer, x.offset + inputs)
     for first, source, size, count in ((0, made, padded(outputs), outputs), (outputs, behind, head, rest)):

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from sampan.core.errors import UnsupportedModel, WeightsError, shortened
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
-from sampan.kernels.cpu.machine import LANES, Operand, blocked, padded
+from sampan.kernels.cpu.machine import BLOCK, LANES, Operand, blocked, padded
 from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.formats import Form, TensorType
 from sampan.kernels.ops import Linear, PerHead, Weight
@@ -111,6 +111,9 @@ def panel_of(tensors: Tensors, part: Weight) -> tuple[int, int]:
     """The store that keeps a tensor's type without loss, and bytes of one panel of its inputs."""
     type, form = kind_of(tensors, part)
     if form is not None:
+        if part.shape[1] % BLOCK and not form.rows:  # no code need stand for zero
+            problem = f"{part.shape[1]} inputs of quantised weights are not a multiple of {BLOCK}"
+            raise UnsupportedModel(f"{tensors.where}: tensor {part.name!r}: {problem}")
         return store_of(form), _panel_of_codes(form, blocked(part.shape[1]))
     try:
         store, nbytes = _native.panel_of(blocked(part.shape[1]), type.number)

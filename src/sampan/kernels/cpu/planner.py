@@ -103,13 +103,17 @@ class _Planner:
         if not heads.whole(weight):
             self._places[node] = heads.per_head(self._writer, node, self._place(node.inputs[0]), segments)
             return
-        act = self._products.inputs(node, node.inputs[0], [form])[form]
+        acts = self._products.inputs(node, node.inputs[0], [form])
+        act = acts[form]
         self._places[node] = self._writer.buffer(node.width)
         self._writer.emit(
             "per_head", node.label, matrices=tuple(segments), act=act, x=self._place(node.inputs[0]),
             out=self._places[node], heads=len(segments), size=weight.head_size, fine=form[1],
             sampled=node.sampled,
         )  # fmt: skip
+        if self._writer.plan.room is not None:
+            strides = weight.head_size, node.width // len(segments)
+            self._writer.adapt_heads(node, acts[self._products.floats(acts)], self._places[node], strides)
 
     def _experts(self, node: Node) -> None:
         self._places[node] = self._writer.buffer(node.width)

@@ -66,7 +66,7 @@ class Products:
                 fine=segment.fine,
             )  # fmt: skip
         if self._adapts(node):
-            act = product.acts[self._floats(product.acts)]
+            act = product.acts[self.floats(product.acts)]
             self._writer.adapt(product.weight, act, out, node.label, node.sampled)
 
     def buffer_of(self, weight: Linear) -> Place:
@@ -170,9 +170,10 @@ class Products:
         return self._rows[x, form]
 
     def _adapts(self, node: Node) -> bool:
-        return self._writer.plan.room is not None and node.op == "linear"
+        return self._writer.plan.room is not None and node.op in ("linear", "per_head")
 
-    def _floats(self, acts: dict[Form, int]) -> Form:
+    def floats(self, acts: dict[Form, int]) -> Form:
+        """The form of unrounded rows, which adapters read."""
         return next(form for form in acts if form[0] is Operand.F32)
 
     def _bias(self, weight: Linear, segment: Segment) -> Bias | None:

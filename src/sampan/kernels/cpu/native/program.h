@@ -122,7 +122,7 @@ class Program {
   void record_for(When when) { when_ = when; }              // instructions from here on
   Adapters& adapters() { return adapters_; }
   // A linear's place among those that adapters know; `router`: of an expert's linear, or -1.
-  int adapted(const std::vector<int>& outputs, int inputs, int router = -1);
+  int adapted(const std::vector<int>& outputs, int inputs, int router = -1, HeadStrides heads = {});
   // Runs every instruction. Returns false when memory for the logits is refused.
   bool run(const Step& step);
 
