@@ -1,7 +1,7 @@
 """Small models of three families trained alike on text, as GGUF: routers that have learnt to choose.
 
-Modules of Python's standard library in a vocabulary of 2,048 made for them (`mtp_train.py`). The routers are
-balanced as those of the published models: Qwen3-MoE's by a loss beside the other (arXiv:2101.03961, as
+Two modules of Python's standard library in a vocabulary of 2,048 made for them (`mtp_train.py`). The routers
+are balanced as those of the published models: Qwen3-MoE's by a loss beside the other (arXiv:2101.03961, as
 transformers has it), DeepSeek-V3's by its correction bias (arXiv:2412.19437, 2.1.2).
 """
 
@@ -11,29 +11,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from gguf import quants
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from accuracy_shapes import COUNT, FAMILIES, Made, Sizes
-from mtp_train import VOCABULARY, fit, text_of, tokenizer_of
+from mtp_train import MODULES, UNSEEN, VOCABULARY, fit, text_of, tokenizer_of
 from random_models import Writer
 from sampan.models.registry import family_named
 
 SIZES = Sizes(hidden=256, vocabulary=VOCABULARY, heads=4, head=64, ffn=512, inner=128)
-LEARNT = (
-    "heapq", "textwrap", "argparse", "ast", "difflib", "inspect", "logging/__init__", "optparse", "pickle",
-    "shutil", "statistics", "subprocess", "tarfile", "threading", "typing", "zipfile",
-)  # fmt: skip
-UNSEEN = ("bisect", "shlex", "configparser", "fractions")
 BALANCE, NUDGE = 0.02, 0.001  # weight of the loss (halved by `fit`); step of a bias
 Say = Callable[[str], None]
 
 
-def texts() -> tuple[Tensor, Tensor]:
+def texts_of() -> dict[str, list[int]]:
     """Tokens of what is learnt, and of what is not."""
-    learnt = text_of(LEARNT)
-    tokenizer = tokenizer_of(learnt)
-    return torch.tensor(tokenizer.encode(learnt).ids), torch.tensor(tokenizer.encode(text_of(UNSEEN)).ids)
+    tokenizer = tokenizer_of(text_of(MODULES))
+    return {"learnt": tokenizer.encode(text_of(MODULES)).ids, "unseen": tokenizer.encode(text_of(UNSEEN)).ids}
 
 
 def trained(name: str, folder: Path, steps: int, say: Say) -> Path:
@@ -44,7 +39,7 @@ def trained(name: str, folder: Path, steps: int, say: Say) -> Path:
         made = FAMILIES[name](SIZES)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**made[1]), attn_implementation="sdpa")
         say(f"{name}: {sum(x.numel() for x in model.parameters()) / 1e6:.1f} million parameters")
-        fit(model, _losses(name, model), texts()[0], steps, 2e-3, say)
+        fit(model, _losses(name, model), torch.tensor(texts_of()["learnt"]), steps, 2e-3, say)
         folder.mkdir(parents=True, exist_ok=True)
         Trained(made, model, path).write()
     return path
@@ -81,8 +76,6 @@ class Trained(Writer):
         self._values = {name: x.detach().float().numpy() for name, x in model.state_dict().items()}
 
     def _matrix(self, name: str, shape: tuple[int, ...]) -> None:
-        from gguf import quants
-
         values = self._found(name)
         assert values.shape == shape, (name, values.shape, shape)
         self._file.add_tensor(name, quants.quantize(values, self._type), raw_dtype=self._type)
@@ -98,7 +91,7 @@ class Trained(Writer):
         there = self._family.canonical(name)
         assert there is not None, name
         if ".experts." not in there:
-            return np.ascontiguousarray(self._values[there.removesuffix(".bias") if "correction" in there else there])
+            return np.ascontiguousarray(self._values[there])
         at, _, kind = there.removesuffix(".weight").rpartition(".")
         if kind == "down_proj":
             return self._values[f"{at}.down_proj"]

@@ -79,7 +79,12 @@ CODEX: dict[str, Any] = {
     ],
     "tools": [
         FUNCTION,
-        {"type": "namespace", "name": "agents", "description": "", "tools": [{**FUNCTION, "name": "close"}]},
+        {
+            "type": "namespace",
+            "name": "mcp__dict",
+            "description": "",
+            "tools": [{**FUNCTION, "name": "lookup"}, {"type": "custom", "name": "patch"}],
+        },
         {"type": "web_search", "external_web_access": False},
     ],
     "tool_choice": "auto",
@@ -125,11 +130,31 @@ def test_codex(service: "Running", then: list[Any]) -> None:
     answer = post(service, "/v1/responses", body)
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-ignored-fields"].split(", ") == [
-        "client_metadata", "reasoning.summary", "tools.namespace", "tools.web_search",
+        "client_metadata", "reasoning.summary", "tools.tools.custom", "tools.web_search",
     ]  # fmt: skip
     last = json.loads(answer.text.rsplit("data: ", 1)[1])["response"]
     assert last["status"] in ("completed", "incomplete")
-    assert [tool["name"] for tool in last["tools"]] == ["exec_command"]
+    assert [tool["name"] for tool in last["tools"]] == ["exec_command", "mcp__dict"]
+
+
+def test_a_function_of_a_namespace_is_called_by_its_name_and_goes_back(service: "Running") -> None:
+    asked: Any = {"model": service.model, "tools": CODEX["tools"], "store": False, "temperature": 0}
+    choice: Any = {"type": "function", "name": "mcp__dict__lookup"}
+    limits: Any = {"max_output_tokens": 60, "parallel_tool_calls": False}
+    with service.openai.responses.stream(input="Look.", tool_choice=choice, **asked, **limits) as stream:
+        [call] = stream.get_final_response().output
+    assert call.type == "function_call"
+    assert (call.name, call.namespace) == ("lookup", "mcp__dict")
+    result = {
+        "type": "function_call_output",
+        "call_id": call.call_id,
+        "output": [{"type": "input_text", "text": "x"}],
+    }
+    items: Any = [_item("user", "Look."), call.to_dict(), result]
+    prompt = template_messages(None, items)
+    assert prompt[1]["tool_calls"][0]["function"]["name"] == "mcp__dict__lookup"
+    again = service.openai.responses.create(input=items, tool_choice="none", max_output_tokens=1, **asked)
+    assert again.usage is not None
 
 
 def test_reasoning_is_sealed_and_given_back(model_text: Any, played: Any, canned: Callable[..., str]) -> None:

@@ -1,21 +1,41 @@
 """One rule for what a request brings that is not served: hints are told, the rest is refused by name."""
 
+import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import anthropic
+import anthropic.types.beta as of_anthropic
 import httpx
 import openai
+import openai.types as of_openai
 import pytest
 from pydantic import BaseModel
 
 from sampan.server import administration, rerank
-from sampan.server.anthropic.schemas import MessagesRequest
+from sampan.server.anthropic.schemas import (
+    Message,
+    MessagesRequest,
+    OutputConfig,
+    TextBlock,
+    ThinkingBlock,
+    Tool,
+    ToolResultBlock,
+    ToolUseBlock,
+)
 from sampan.server.fields import Strict
 from sampan.server.openai.embeddings import EmbeddingRequest
 from sampan.server.openai.models import DetokenizeRequest, TokenizeRequest
-from sampan.server.openai.responses_schemas import ResponseRequest
-from sampan.server.openai.schemas import ChatRequest, CompletionRequest
+from sampan.server.openai.responses_schemas import (
+    CallItem,
+    FunctionTool,
+    MessageItem,
+    ReasoningItem,
+    ResponseRequest,
+    ResultItem,
+)
+from sampan.server.openai.schemas import ChatMessage, ChatRequest, CompletionRequest
 
 if TYPE_CHECKING:
     from conftest import Running
@@ -103,6 +123,8 @@ def test_a_stream_tells_and_the_metrics_count_known_names_only(service: "Running
         ("/v1/responses", {"max_tokens": 3}, "max_tokens", "max_output_tokens"),
         ("/v1/responses", {"conversation": "c"}, "conversation", "not supported"),
         ("/v1/messages", {"output_format": {"type": "json_schema"}}, "output_format", "output_config.format"),
+        ("/v1/messages", {"guided_json": {}, "seed": 1}, "seed", "not supported"),
+        ("/v1/responses", {"structured_outputs": {"choice": ["a"]}}, "structured_outputs", "not supported"),
         ("/v1/messages", {"container": "c"}, "container", "not supported"),
     ],
 )
@@ -160,46 +182,70 @@ def _models(*found: type[BaseModel]) -> Iterator[type[BaseModel]]:
         rest += getattr(part, "__args__", ())
 
 
-MEDIA = [
-    [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}],
-    [{"type": "input_image", "image_url": "https://example.org/a.png"}],
-    [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}],
-    [
-        {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
-    ],
-    [{"type": "file", "file": {"file_id": "f"}}],
-    [{"type": "input_file", "file_id": "f"}],
-    [{"type": "document", "source": {"type": "url", "url": "https://example.org/a.pdf"}}],
-    [{"type": "video_url", "video_url": {"url": "https://example.org/a.mp4"}}],
-    [{"image": "AA=="}],
-    {"type": "image_url", "image_url": {"url": "x"}},
+OFFICIAL: list[tuple[type[Strict], Any]] = [
+    (ChatRequest, of_openai.chat.completion_create_params.CompletionCreateParamsBase),
+    (ChatMessage, of_openai.chat.ChatCompletionAssistantMessageParam),
+    (CompletionRequest, of_openai.completion_create_params.CompletionCreateParamsBase),
+    (EmbeddingRequest, of_openai.EmbeddingCreateParams),
+    (ResponseRequest, of_openai.responses.response_create_params.ResponseCreateParamsBase),
+    (MessageItem, of_openai.responses.ResponseOutputMessageParam),
+    (CallItem, of_openai.responses.ResponseFunctionToolCallParam),
+    (ResultItem, of_openai.responses.response_input_item_param.FunctionCallOutput),
+    (ReasoningItem, of_openai.responses.ResponseReasoningItemParam),
+    (FunctionTool, of_openai.responses.FunctionToolParam),
+    (MessagesRequest, of_anthropic.message_create_params.MessageCreateParamsBase),
+    (Message, of_anthropic.BetaUserMessageParam),
+    (TextBlock, of_anthropic.BetaTextBlockParam),
+    (ThinkingBlock, of_anthropic.BetaThinkingBlockParam),
+    (ToolUseBlock, of_anthropic.BetaToolUseBlockParam),
+    (ToolResultBlock, of_anthropic.BetaToolResultBlockParam),
+    (Tool, of_anthropic.BetaToolParam),
+    (OutputConfig, of_anthropic.BetaOutputConfigParam),
 ]
 
 
-@pytest.mark.parametrize("content", MEDIA)
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
-def test_images_sounds_and_files_are_refused_for_what_they_are(
-    service: "Running", path: str, content: Any
+@pytest.mark.parametrize(("ours", "theirs"), OFFICIAL)
+def test_no_field_of_the_official_clients_is_a_surprise(ours: type[Strict], theirs: Any) -> None:
+    """Each is served, or a known hint, or refused for a reason."""
+    own = {field.alias or name for name, field in ours.model_fields.items()}
+    assert get_type_hints(theirs).keys() - own - ours.hints - ours.lacked.keys() == set()
+
+
+UNKNOWN_TYPE = {"type": "nonesuch"}
+FORMS: list[tuple[str, dict[str, Any], str]] = [
+    ("/v1/chat/completions", {"response_format": {"type": "json_schema", "json_schema": {
+        "name": "n", "schema": UNKNOWN_TYPE}}}, "response_format"),
+    ("/v1/chat/completions", {"guided_json": UNKNOWN_TYPE}, "guided_json"),
+    ("/v1/completions", {"structured_outputs": {"regex": "("}}, "structured_outputs.regex"),
+    ("/v1/responses", {"text": {"format": {"type": "json_schema", "name": "n", "schema": UNKNOWN_TYPE}}},
+     "text.format"),
+    ("/v1/messages", {"output_config": {"format": {"type": "json_schema", "schema": UNKNOWN_TYPE}}},
+     "output_config.format"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "fields", "place"), FORMS)
+def test_a_form_that_cannot_be_is_named_as_the_request_has_it(
+    service: "Running", path: str, fields: dict[str, Any], place: str
 ) -> None:
-    field = "input" if path == "/v1/responses" else "messages"
-    answer = post(service, path, **{field: [{"role": "user", "content": content}]})
+    answer = post(service, path, **fields)
     assert answer.status_code == 400
-    message = answer.json()["error"]["message"]
-    assert "this model reads text only" in message
-    assert message.startswith(f"{field}.0.content")
+    error = answer.json()["error"]
+    assert error["message"].startswith(f"{place}: ") if path == "/v1/messages" else error["param"] == place
 
 
-def test_media_beside_the_content_and_in_results(service: "Running") -> None:
-    shapes: list[tuple[str, Any]] = [
-        ("/v1/chat/completions", [{**HI[0], "images": ["AA=="]}]),
-        ("/v1/messages", [*HI, {"role": "assistant", "content": [
-            {"type": "tool_use", "id": "a", "name": "b", "input": {}}]}, {"role": "user", "content": [
-                {"type": "tool_result", "tool_use_id": "a", "content": [{"type": "image", "source": {}}]}]}]),
-    ]  # fmt: skip
-    for path, messages in shapes:
-        answer = post(service, path, messages=messages)
-        assert answer.status_code == 400
-        assert "this model reads text only" in answer.json()["error"]["message"]
+def test_the_list_of_hints_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serve-apis.md").read_text()
+    listed = page.partition("## Fields that are passed over")[2].partition("## Agents")[0]
+    names = {word.rsplit(".", 1)[-1] for word in re.findall(r"`([\w.]+)`", listed)}
+    assert not {hint for model in _models(*MODELS) for hint in model.hints} - names
+
+
+def test_an_answer_that_is_an_error_tells_too(service: "Running") -> None:
+    for path, body in (("embeddings", {"input": "a"}), ("rerank", {"query": "a", "documents": ["b"]})):
+        answer = httpx.post(f"{service.url}/v1/{path}", json={"model": service.model, **body, **HINTS})
+        assert answer.json()["error"]["code"] == "unsupported_model"
+        assert told(answer) == HINTS.keys()
 
 
 def test_official_clients_send_their_hints(service: "Running") -> None:

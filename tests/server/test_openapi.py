@@ -222,7 +222,7 @@ WRONG: list[tuple[tuple[str, dict[str, Any]], str]] = [
     (("completions", {"prompt": [10**400]}), "prompt"),
     (_items(type="message", role="user", content="x", contents=1), "input.0.contents"),
     (_items(role="user", content="x", images=["x"]), "input.0.images"),
-    (_items(type="function_call", call_id="1", name="f"), "input.0.arguments"),
+    (_items(type="function_call", call_id="1", arguments="{}"), "input.0.name"),
     (("responses", {"input": "x", "text": {"format": {"type": "text", "Type": 1}}}), "text.format.Type"),
     (("messages", _said([{"type": "text", "text": "x", "texts": "x"}])), "messages.0.content.0.texts"),
     (("messages", _said([{"type": "text", "text": 5}])), "messages.0.content.0.text"),

@@ -183,6 +183,15 @@ def test_log_probabilities_come_with_the_text(service: Any) -> None:
         ("stream_options", {"stream_options": {"include_obfuscation": False}}),
         ("input", {"input": []}),
         ("input.0.id", {"input": [{"type": "item_reference", "id": "x"}]}),
+        (
+            "input.1.call_id",
+            {
+                "input": [
+                    {"role": "user", "content": "x"},
+                    {"type": "function_call_output", "call_id": "a", "output": "x"},
+                ]
+            },
+        ),
         ("previous_response_id", {"previous_response_id": "resp_0"}),
         ("max_tokens", {"extra_body": {"max_tokens": 3}}),
     ],

@@ -54,3 +54,17 @@ def test_control_tokens_in_messages_are_text_unless_they_are_allowed(llama: Any,
     assert controls(llama) == 0
     with serve("--context", "128", "--control-tokens", name=llama.folder) as allowing:
         assert controls(allowing) == 1
+
+
+def test_a_completion_keeps_the_space_that_goes_on_with_the_prompt(llama: Any) -> None:
+    ids: Any = llama.openai.post("/../tokenize", cast_to=object, body={"prompt": "the"})
+    bias = {str(ids["tokens"][-1]): 100.0}
+    prompt = "The capital of France is"
+    common = {"model": llama.model, "max_tokens": 1, "temperature": 0.0, "logit_bias": bias}
+    complete = llama.openai.completions.create
+    assert complete(**common, prompt=prompt).choices[0].text == " the"
+    assert complete(**common, prompt=prompt, echo=True).choices[0].text == f"{prompt} the"
+    streamed = complete(**common, prompt=prompt, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in streamed) == " the"
+    said = llama.openai.chat.completions.create(**common, messages=TALK).choices[0].message.content
+    assert said == "the"

@@ -22,13 +22,18 @@ SCHEMA = {
 }
 
 
-@pytest.fixture(scope="module", params=["folder", "gguf"])
+@pytest.fixture(scope="module", params=["folder", "metaspace", "gguf"])
 def compiler(request: pytest.FixtureRequest, sentencepiece: Any, tmp_path_factory: Any) -> GrammarCompiler:
+    """As Llama 2 publishes it, as newer conversions have it, and as a GGUF file."""
     found = sentencepiece.write(tmp_path_factory.mktemp("llama"))
-    folder = request.param == "folder"
-    return GrammarCompiler(
-        Tokenizer.from_folder(found.folder) if folder else Tokenizer.from_gguf(found.metadata)
-    )
+    if request.param == "gguf":
+        return GrammarCompiler(Tokenizer.from_gguf(found.metadata))
+    if request.param == "metaspace":
+        path = found.folder / "tokenizer.json"
+        cut = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+        written = json.loads(path.read_text("utf-8")) | {"normalizer": None, "pre_tokenizer": cut}
+        path.write_text(json.dumps(written), "utf-8")
+    return GrammarCompiler(Tokenizer.from_folder(found.folder))
 
 
 @pytest.fixture(scope="module")

@@ -86,17 +86,22 @@ GrammarKind = Literal["json_schema", "json_object", "regex", "lark", "choice"]
 @dataclass(frozen=True)
 class Grammar:
     """What an answer must look like. `source`: a JSON schema, a regular expression, a Lark grammar or a JSON
-    list of texts to choose from, as text; nothing for "json_object". Anything else is a `RequestError`."""
+    list of texts to choose from, as text; nothing for "json_object". Anything else is a `RequestError`.
+
+    `calls`: a Lark grammar of what it may look like instead, which names the rest `@form`: of calls of tools.
+    """
 
     kind: GrammarKind
     source: str = ""
+    calls: str = ""
 
     def __post_init__(self) -> None:
         kinds = get_args(GrammarKind)
         if not isinstance(self.kind, str) or self.kind not in kinds:
             raise RequestError(f"the kind of grammar is {quoted(self.kind)}: one of {', '.join(kinds)}")
-        if not isinstance(self.source, str):
-            raise RequestError(f"the source of a grammar is {quoted(self.source)}: give a text")
+        for given in (self.source, self.calls):
+            if not isinstance(given, str):
+                raise RequestError(f"the source of a grammar is {quoted(given)}: give a text")
 
 
 class TokenLogprob(NamedTuple):  # one is made for every token: a frozen dataclass takes four times as long
@@ -159,6 +164,14 @@ class Delta:
 
 
 @dataclass(frozen=True)
+class Call:
+    """A call of a tool: the function's name and its arguments, a JSON object as text."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
 class Completion:
     """An answer.
 
@@ -166,7 +179,8 @@ class Completion:
     sampled, an end-of-sequence token included; `logprobs` has one entry for each. `finish_reason`: "stop" (a
     stop token or text), "length" (`max_tokens`, or the context is full), "abort" (as far as it got).
     `cached_tokens`: tokens of the prompt that an earlier request had computed; what an answer cost does not
-    count when answers are compared. `weights_version`: of the weights that gave the last token.
+    count when answers are compared. `weights_version`: of the weights that gave the last token. `calls`: of
+    the tools that were offered; `text` is what stands beside them.
     """
 
     text: str
@@ -177,6 +191,7 @@ class Completion:
     prompt_tokens: int
     cached_tokens: int = field(default=0, compare=False)
     weights_version: int = field(default=0, compare=False)
+    calls: tuple[Call, ...] = ()
 
     @property
     def completion_tokens(self) -> int:

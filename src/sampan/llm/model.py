@@ -146,7 +146,9 @@ class LLM(LoadedModel):
     ) -> Any:
         """Answer a conversation (a list of `{"role": …, "content": …}`), or each of a list of these.
 
-        `template`: what else the model's chat template takes, such as `tools=[…]` or `enable_thinking=False`.
+        `template`: what else the model's chat template takes, such as `enable_thinking=False`. `tools=[…]`:
+        functions that the model may call (`Completion.calls`), whether its template knows tools or not; then
+        `grammar` is what an answer in words must look like.
         Sampling and results are those of `generate`.
         """
         inputs, asked = self._prompts.conversation(messages, sampling, n, grammar, adapter, template)

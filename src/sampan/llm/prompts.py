@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from sampan.core.errors import RequestError, TemplateError, quoted, shortened
@@ -21,6 +21,7 @@ from sampan.llm.inputs import (
     prompts_of,
     samplings,
 )
+from sampan.llm.tools import Offer
 from sampan.text.chat import ChatTemplate
 from sampan.text.reasoning import starts_inside_reasoning
 from sampan.text.tokenizer import Tokenizer
@@ -77,10 +78,20 @@ class Prompts:
             raise RequestError(f"{shortened(self.name)} has no chat template: give it plain text (--raw)")
         if not is_conversation(messages):
             raise not_a_conversation(messages)
+        offer = self.offered(template)
+        if offer is not None:
+            messages, listed = offer.told(messages)
+            template = {**template, "tools": listed}
         try:
             return self.template.render(messages, add_generation_prompt=True, **template)
         except TemplateError as error:
             raise TemplateError(f"{error}; plain text goes past the template (--raw)") from error
+
+    def offered(self, template: Mapping[str, Any]) -> Offer | None:
+        """The tools among the variables of a template."""
+        if self.template is None:
+            return None
+        return Offer.of(template.get("tools"), self.template, self.tokenizer)
 
     def generation(
         self,
@@ -117,8 +128,11 @@ class Prompts:
         """The same for conversations; see `LLM.chat`."""
         self.driver.require_here()
         inputs = conversations_of(messages, n)
+        offer = self.offered(template)
+        form = grammar if offer is None else offer.grammar(self._checked(grammar))
         turns = (self._turn(item, template) for item in inputs.items)
-        return inputs, self._spread(inputs, turns, sampling, grammar, adapter)
+        asked = self._spread(inputs, turns, sampling, form, adapter)
+        return inputs, asked if offer is None else [replace(each, tools=offer) for each in asked]
 
     def _turn(self, messages: Messages, template: Mapping[str, Any]) -> Given:
         veil = Veil(self.tokenizer)
@@ -164,13 +178,17 @@ class Prompts:
     def _prompt(
         self, given: Given, sampling: SamplingParams, grammar: Grammar | None, adapter: int | None
     ) -> Prompt:
-        if grammar is not None and not isinstance(grammar, Grammar):
-            raise RequestError(f"grammar is {quoted(grammar)}: give a sampan.Grammar")
+        grammar = self._checked(grammar)
         thinking, continues = given.thinking, given.continues
         return Prompt(given.ids, sampling, thinking, grammar, adapter, self.closing, continues)
 
     def _ids(self, item: str | Ids, templated: bool = False) -> list[int]:
         return self.tokenizer.encode(item, add_bos=not templated) if isinstance(item, str) else list(item)
+
+    def _checked(self, grammar: Grammar | None) -> Grammar | None:
+        if grammar is not None and not isinstance(grammar, Grammar):
+            raise RequestError(f"grammar is {quoted(grammar)}: give a sampan.Grammar")
+        return grammar
 
     def scoring(self, texts: object, how: ScoreOptions) -> tuple[Inputs, list[Request]]:
         """What to score."""

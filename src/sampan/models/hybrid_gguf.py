@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sampan.core.errors import UnsupportedModel
 from sampan.kernels.tensors import Floats
 from sampan.models import rope
-from sampan.models.config import MAX, GgufModel, RopeConfig, refuse_gguf_variants
+from sampan.models.config import MAX, GgufModel, RopeConfig, gguf_vocab, refuse_gguf_variants
 from sampan.models.family import DRAFT_LAYER, Stored
 from sampan.models.fields import Fields
 from sampan.models.hybrid_config import MOST_TAPS, HybridConfig
@@ -42,8 +42,8 @@ _WIDE = (*_KEYS, "in_proj_z.weight", "out_proj.weight")
 _TURNS = (*_WIDE, "in_proj_a.weight", "in_proj_b.weight", "A_log", "dt_bias")
 
 
-def hybrid_from_gguf(model: GgufModel, family: str) -> HybridConfig:
-    """What the families share."""
+def hybrid_from_gguf(model: GgufModel, family: str, *, dense: bool = True) -> HybridConfig:
+    """What the families share. `dense`: a mixture may have layers with an MLP."""
     fields, attention = model.fields(), model.fields("attention.")
     refuse_gguf_variants(fields, ("expert_count",))
     drafts = fields.integer("nextn_predict_layers", 0, low=0, high=64)
@@ -58,13 +58,12 @@ def hybrid_from_gguf(model: GgufModel, family: str) -> HybridConfig:
     if rotated % 2:
         raise turning.fail("dimension_count", f"is {rotated}: it must be even")
     rotation = rope.from_gguf(turning, rotated, context, model.rope_factors)
-    rows = model.shapes.get("token_embd.weight", (None,))[0]
     mixed = "expert_count" in fields and fields.integer("expert_count", low=0, high=2**12) > 0
     return HybridConfig(
         family=family,
         hidden=fields.integer("embedding_length", high=MAX["hidden"]),
         layers=layers,
-        vocab=fields.integer("vocab_size", rows, high=MAX["vocab"]),
+        vocab=gguf_vocab(model),
         context=rotation.context,
         tied_head="output.weight" not in model.shapes,
         heads=heads,
@@ -73,11 +72,51 @@ def hybrid_from_gguf(model: GgufModel, family: str) -> HybridConfig:
         rope=RopeConfig(tuple(float(value) for value in rotation.inv_freq), rotation.scale),
         attends=_attends(fields, layers),
         norm_eps=attention.number("layer_norm_rms_epsilon", high=1.0),
-        ffn=fields.integer("feed_forward_length", 0, low=0, high=MAX["ffn"]),
-        dense=_dense(model, layers) if mixed else frozenset(),
+        ffn=fields.integer("feed_forward_length", 0, low=0, high=MAX["ffn"]) if dense or not mixed else 0,
+        dense=_dense(model, layers) if mixed and dense else frozenset(),
         experts=_experts(fields) if mixed else None,
         **_delta(model.fields("ssm.")),
     )
+
+
+def hybrid_to_hf(c: HybridConfig, model_type: str, name: str) -> dict[str, object]:
+    """The `config.json` of a file's model, which transformers calls `name`."""
+    part = {"partial_rotary_factor": 2 * len(c.rope.inv_freq) / c.head_dim}
+    given: dict[str, object] = {
+        "architectures": [name],
+        "model_type": model_type,
+        "hidden_size": c.hidden,
+        "num_hidden_layers": c.layers,
+        "num_attention_heads": c.heads,
+        "num_key_value_heads": c.kv_heads,
+        "head_dim": c.head_dim,
+        "intermediate_size": c.ffn,
+        "vocab_size": c.vocab,
+        "max_position_embeddings": c.context,
+        "hidden_act": "silu",
+        "rms_norm_eps": c.norm_eps,
+        "tie_word_embeddings": c.tied_head,
+        "rope_scaling": rope.listed(c.rope.inv_freq, c.rope.scale) | part,
+        "layer_types": [
+            "full_attention" if layer in c.attends else "linear_attention" for layer in range(c.layers)
+        ],
+        "linear_num_key_heads": c.key_heads,
+        "linear_num_value_heads": c.delta_heads,
+        "linear_key_head_dim": c.key_size,
+        "linear_value_head_dim": c.value_size,
+        "linear_conv_kernel_dim": c.taps,
+    }
+    if (experts := c.experts) is None:
+        return given
+    return given | {
+        "num_experts": experts.count,
+        "num_experts_per_tok": experts.chosen,
+        "moe_intermediate_size": experts.ffn,
+        "shared_expert_intermediate_size": experts.shared,
+        "norm_topk_prob": experts.normalised,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": sorted(c.dense),
+    }
 
 
 def _delta(fields: Fields) -> dict[str, int]:

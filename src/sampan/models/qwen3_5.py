@@ -11,7 +11,7 @@ from sampan.models.family import Family
 from sampan.models.fields import Fields
 from sampan.models.hybrid import DRAFT, Model, forward
 from sampan.models.hybrid_config import HybridConfig, hybrid_from_hf
-from sampan.models.hybrid_gguf import LAYER, hybrid_from_gguf, stored_in_turn
+from sampan.models.hybrid_gguf import LAYER, hybrid_from_gguf, hybrid_to_hf, stored_in_turn
 from sampan.models.mixture import ExpertConfig, experts_of
 from sampan.models.qwen3_moe import expert_count
 
@@ -49,7 +49,14 @@ def _experts(fields: Fields) -> ExpertConfig:
 
 def read_gguf(model: GgufModel) -> HybridConfig:
     """Of a GGUF file."""
-    return hybrid_from_gguf(model, "qwen3_5")
+    return hybrid_from_gguf(model, "qwen3_5", dense=False)
+
+
+def to_hf(c: HybridConfig, _metadata: Mapping[str, object]) -> dict[str, object]:
+    """The `config.json` of a GGUF file's model."""
+    if c.experts:
+        return hybrid_to_hf(c, "qwen3_5_moe_text", "Qwen3_5MoeForCausalLM")
+    return hybrid_to_hf(c, "qwen3_5_text", "Qwen3_5ForCausalLM")
 
 
 def build(c: HybridConfig) -> Model:
@@ -78,6 +85,7 @@ FAMILY = Family(
     model_types=("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),
     from_hf=read_hf,
     from_gguf=read_gguf,
+    to_hf=to_hf,
     architectures=("qwen35", "qwen35moe"),
     layer=LAYER,
     build=build,

@@ -10,7 +10,7 @@ from sampan.models.family import Family
 from sampan.models.fields import Fields
 from sampan.models.hybrid import DRAFT, Model, forward
 from sampan.models.hybrid_config import HybridConfig, hybrid_from_hf
-from sampan.models.hybrid_gguf import LAYER, hybrid_from_gguf, stored
+from sampan.models.hybrid_gguf import LAYER, hybrid_from_gguf, hybrid_to_hf, stored
 from sampan.models.mixture import experts_of
 from sampan.models.qwen3_moe import dense_layers, expert_count
 
@@ -39,6 +39,11 @@ def read_hf(fields: Fields) -> HybridConfig:
 def read_gguf(model: GgufModel) -> HybridConfig:
     """Of a GGUF file."""
     return hybrid_from_gguf(model, "qwen3_next")
+
+
+def to_hf(c: HybridConfig, _metadata: Mapping[str, object]) -> dict[str, object]:
+    """The `config.json` of a GGUF file's model."""
+    return hybrid_to_hf(c, "qwen3_next", "Qwen3NextForCausalLM")
 
 
 def build(c: HybridConfig) -> Model:
@@ -78,6 +83,7 @@ FAMILY = Family(
     name="qwen3_next",
     from_hf=read_hf,
     from_gguf=read_gguf,
+    to_hf=to_hf,
     architectures=("qwen3next",),
     layer=LAYER,
     build=build,

@@ -17,7 +17,7 @@ _MOST_ERRORS = 1000
 
 HINTS = frozenset(
     {
-        "client_metadata", "metadata", "moderation", "priority", "prompt_cache_key", "prompt_cache_options",
+        "client_metadata", "metadata", "priority", "prompt_cache_key", "prompt_cache_options",
         "prompt_cache_retention", "request_id", "rid", "safety_identifier", "service_tier", "session_id",
         "store", "user",
     }

@@ -83,14 +83,14 @@ class Service:
         """A conversation as an ask."""
         listed = () if tools is None else tools.callable
         ids, thinking = await self.texts.rendered(messages, caller, tools=listed, variables=variables)
-        if tools is not None and grammar is None:
-            grammar = self._calls(tools)
-        return Ask(ids, sampling, model, n, thinking, grammar, tools)
+        if tools is not None:
+            grammar = self._calls(tools, grammar)
+        return Ask(ids, sampling, model, n, thinking, grammar, tools=tools)
 
-    def _calls(self, tools: Tools) -> Grammar | None:
-        """What an answer with calls must look like."""
+    def _calls(self, tools: Tools, form: Grammar | None) -> Grammar | None:
+        """What an answer with calls, or one in words of this form, must look like."""
         try:
-            return grammar_of_calls(self.text.tool_format, tools.offered, tools.choice, tools.parallel)
+            return grammar_of_calls(self.text.tool_format, tools.offered, tools.choice, tools.parallel, form)
         except RequestError as error:
             raise bad_request(str(error), param="tools") from error
 
@@ -133,6 +133,10 @@ class Service:
                 async with aclosing(answers):  # type: ignore[type-var]
                     async for part in answers:
                         yield part
+        except ApiError as error:
+            if error.param == "grammar":
+                raise error.at(asks[0].constraint) from error
+            raise
         finally:
             self.admission.settle(reservation, usage)
             trace.end(sys.exception())

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 256 * 1024
 MAX_CHOICES = 10_000
+FORM = "form"
+"""The name of an answer's own grammar, where there is another of calls beside it."""
 NAMES = {
     "json_schema": "JSON schema",
     "json_object": "grammar of JSON objects",
@@ -32,7 +34,7 @@ _STEP_FUEL = 200_000
 _PARTS = 8
 _STATES_A_TOKEN = 8  # of an answer that is read again from its start
 # White space as people write JSON: without a bound a small model may write nothing else.
-_JSON = {
+JSON_OPTIONS = {
     "whitespace_pattern": r" |\n[ \t]{0,32}",
     "json_allowed_escapes": r"nrbtf\"",  # with \u a key could be spelt anew, and pass for another one
     "lenient": False,
@@ -120,11 +122,16 @@ def parser_limits(numbers: dict[str, int]) -> "LLParserLimits":
 def read_grammar(grammar: Grammar, thinking: bool) -> Source:
     """A grammar in llguidance's own form. Raises `RequestError` for what is refused before it is compiled."""
     name = NAMES[grammar.kind]
-    size = len(grammar.source.encode("utf-8", "surrogatepass"))
+    size = len((grammar.source + grammar.calls).encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
         raise RequestError(f"the {name} has {size} bytes: {MAX_BYTES} are the most")
     entry, parts = _schema_entry(grammar.source) if grammar.kind == "json_schema" else (_entry(grammar), [])
-    grammars = [{"lark_grammar": _THOUGHT}, entry | {"name": "answer"}] if thinking else [entry]
+    grammars = [entry]
+    if grammar.calls:
+        grammars = [{"lark_grammar": read_lark(grammar.calls)}, entry | {"name": FORM}]
+    if thinking:
+        first, *rest = grammars
+        grammars = [{"lark_grammar": _THOUGHT}, first | {"name": "answer"}, *rest]
     return Source(name, _text(grammars), tuple(Source(name, _text([part])) for part in parts))
 
 
@@ -135,14 +142,14 @@ def _text(grammars: list[dict[str, Any]]) -> str:
 def _schema_entry(source: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     schema, patterns = read_schema(source)
     schemas = [_object(schema), *({"type": "string", "pattern": each} for each in patterns[:_PARTS])]
-    whole, *parts = ({"json_schema": each | {"x-guidance": _JSON}} for each in schemas)
+    whole, *parts = ({"json_schema": each | {"x-guidance": JSON_OPTIONS}} for each in schemas)
     return whole, parts
 
 
 def _entry(grammar: Grammar) -> dict[str, Any]:
     source = grammar.source
     if grammar.kind == "json_object":
-        return {"json_schema": {"type": "object", "x-guidance": _JSON}}
+        return {"json_schema": {"type": "object", "x-guidance": JSON_OPTIONS}}
     if grammar.kind == "choice":
         # One terminal: its texts share their beginnings, and reading takes no longer the more there are.
         return {"lark_grammar": "start: CHOICE\nCHOICE: " + " | ".join(map(json.dumps, _choices(source)))}

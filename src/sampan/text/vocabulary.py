@@ -59,14 +59,18 @@ class Spelling:
 
     `byte_level`: every character of an entry stands for one byte, in GPT-2's alphabet; otherwise
     SentencePiece: "▁" stands for a space and `<0x0A>` for one byte. `strip_left`: the number of
-    leading spaces that belong to the encoding and are removed from a decoded text.
+    leading spaces that belong to the encoding and are removed from a decoded text. `unknown`: what is said
+    where bytes are asked for and the tokenizer does not tell how its entries spell them.
     """
 
     byte_level: bool
     strip_left: int = 0
+    unknown: str = ""
 
     def to_bytes(self, entry: str, *, added: bool) -> bytes:
         """The bytes of one entry; `added` entries of a byte-level vocabulary are plain text."""
+        if self.unknown:
+            raise UnsupportedModel(self.unknown)
         if self.byte_level:
             return entry.encode() if added else _from_byte_alphabet(entry)
         if match := _BYTE_ENTRY.fullmatch(entry):
@@ -118,19 +122,19 @@ def backend_errors(what: str) -> Iterator[None]:
 
 
 def spelling_of(decoder: Mapping[str, object] | None) -> Spelling:
-    """The spelling that a tokenizer.json's `decoder` describes.
-
-    Raises `UnsupportedModel` for decoders other than byte-level and SentencePiece's.
-    """
+    """The spelling that a tokenizer.json's `decoder` describes: byte-level's, SentencePiece's, or an unknown
+    one, with which ids can be scored and none be read."""
     steps = _decoder_steps(decoder)
     kinds = [step.get("type") for step in steps]
     if kinds == ["ByteLevel"]:
         return Spelling(byte_level=True)
     if "Replace" in kinds and all(_is_sentencepiece(step) for step in steps):
         return Spelling(byte_level=False, strip_left=sum(_stripped(step) for step in steps))
-    raise UnsupportedModel(
-        f"tokenizer.json: field decoder is {' + '.join(map(str, kinds)) or 'empty'}; "
-        "byte-level (ByteLevel) and SentencePiece (Replace + ByteFallback + Fuse + Strip) are implemented"
+    return Spelling(
+        byte_level=False,
+        unknown=f"tokenizer.json: field decoder is {' + '.join(map(str, kinds)) or 'empty'}, so that tokens "
+        "cannot be read as text; byte-level (ByteLevel) and SentencePiece (Replace + ByteFallback + Fuse + "
+        "Strip) are implemented",
     )
 
 

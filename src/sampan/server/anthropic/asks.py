@@ -64,11 +64,7 @@ async def ask_of(body: MessagesRequest, service: Service, caller: Caller) -> Ask
     if config is not None and config.format is not None:
         grammar = Grammar("json_schema", json.dumps(config.format.schema_))
     tools = tools_of(body)
-    if tools is not None and grammar is not None and tools.choice not in ("auto", "none"):
-        raise bad_request(
-            "a required tool call and a format of the answer exclude each other", param="output_config.format"
-        )
-    return await service.conversation(
+    ask = await service.conversation(
         template_messages(body),
         replace(sampling_of(body, service.text), max_reasoning_tokens=plan.budget),
         caller,
@@ -78,6 +74,7 @@ async def ask_of(body: MessagesRequest, service: Service, caller: Caller) -> Ask
         tools=tools,
         variables=plan.variables,
     )
+    return ask if grammar is None else replace(ask, constraint="output_config.format")
 
 
 def thinking_of(body: CountRequest, service: Service) -> Plan:

@@ -9,6 +9,7 @@ from sampan.server.ask import Usage
 from sampan.server.collect import Answer, Run
 from sampan.server.errors import ApiError
 from sampan.server.watch import logs
+from sampan.text.tools import read_arguments
 
 SIGNATURE = "unsigned"  # clients keep a block of thinking only if it has one
 
@@ -103,7 +104,7 @@ def block(run: Run) -> dict[str, Any]:
         return {"type": "thinking", "thinking": run.text, "signature": SIGNATURE}
     if run.kind == "text":
         return {"type": "text", "text": run.text}
-    return {"type": "tool_use", "id": run.id, "name": run.name, "input": _arguments(run.text)}
+    return {"type": "tool_use", "id": run.id, "name": run.name, "input": read_arguments(run.text)}
 
 
 def ending(answer: Answer, usage: Usage, max_tokens: int) -> dict[str, Any]:
@@ -169,11 +170,3 @@ def _reason(answer: Answer, usage: Usage, max_tokens: int) -> StopReason:
         full = usage.completion_tokens < max_tokens
         return "model_context_window_exceeded" if full else "max_tokens"
     return "tool_use" if answer.finish == "tool_calls" else "end_turn"
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        value = None
-    return value if isinstance(value, dict) else {"INVALID_JSON": text}

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, JsonValue, Tag
 
+from sampan.server.elsewhere import SAMPLING
 from sampan.server.fields import TEXT_ONLY, Skipped, Strict, lacks
 from sampan.server.schemas import Body, Count, Many, Stop
 
@@ -203,17 +204,18 @@ class CountRequest(Body):
     """`POST /v1/messages/count_tokens`"""
 
     hints = Body.hints | {
-        "billing_policy", "context_management", "diagnostics", "fallback_credit_token", "fallbacks", "speed",
-        "user_profile_id", "workspace_id",
+        "betas", "billing_policy", "context_management", "diagnostics", "fallback_credit_token", "fallbacks",
+        "speed", "user_profile_id", "workspace_id",
     }  # fmt: skip
     lacked = (
-        lacks("container", "mcp_servers", "inference_geo", "prefill", "compaction")
+        SAMPLING
+        | lacks("container", "mcp_servers", "inference_geo", "prefill", "compaction")
         | lacks("output_format", why="output_config.format says it here")
         | lacks("max_completion_tokens", why="max_tokens says it here")
         | lacks("stop", why="stop_sequences says it here")
         | lacks("response_format", why="output_config.format says it here")
         | lacks("reasoning_effort", why="output_config.effort says it here")
-        | lacks("seed", "min_p", "logit_bias", "frequency_penalty", "presence_penalty")
+        | lacks("logprobs", "top_logprobs", "functions")
     )
 
     model: str

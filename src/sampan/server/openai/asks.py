@@ -116,9 +116,7 @@ def _message(place: int, message: dict[str, Any]) -> dict[str, Any]:
     content = message.get("content")
     refusal = message.pop("refusal", None)
     content = content or refusal or content
-    if content is None and not (
-        role == "assistant" and (message.get("tool_calls") or message.get("reasoning_content"))
-    ):
+    if content is None and role != "assistant":
         raise bad_request(
             f"messages[{place}] of role {role} has no content", param=f"messages.{place}.content"
         )
@@ -128,6 +126,8 @@ def _message(place: int, message: dict[str, Any]) -> dict[str, Any]:
         )
     if isinstance(content, list):
         content = "".join(part[part["type"]] for part in content)
+    if content is None and not message.get("tool_calls"):
+        content = ""  # an answer that was cut before it said anything
     return {**message, "role": "system" if role == "developer" else role, "content": content}
 
 

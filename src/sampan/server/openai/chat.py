@@ -24,7 +24,7 @@ from sampan.server.openai.asks import (
     thinking_of,
     tools_of,
 )
-from sampan.server.openai.constraints import grammar_of
+from sampan.server.openai.constraints import constraint_of
 from sampan.server.openai.replies import (
     ChatCompletion,
     chat_logprobs,
@@ -74,12 +74,8 @@ async def ask_of(body: ChatRequest, service: Service, caller: Caller) -> Ask:
             )
         body.max_tokens = body.max_completion_tokens
     wanted = (body.top_logprobs or 0) if body.logprobs else None
-    grammar = grammar_of(body)
+    field, grammar = constraint_of(body)
     tools = tools_of(body)
-    if tools is not None and grammar is not None and tools.choice not in ("auto", "none"):
-        raise bad_request(
-            "a required tool call and a format of the answer exclude each other", param="response_format"
-        )
     thinking = thinking_of(body, service)
     ask = await service.conversation(
         template_messages(body.messages),
@@ -92,7 +88,7 @@ async def ask_of(body: ChatRequest, service: Service, caller: Caller) -> Ask:
         variables=thinking.variables,
     )
     check_scored(body, len(ask.ids))
-    return replace(ask, cache_salt=body.cache_salt, scoring=scoring)
+    return replace(ask, cache_salt=body.cache_salt, scoring=scoring, constraint=field)
 
 
 class _Reply:

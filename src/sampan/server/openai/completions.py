@@ -17,7 +17,7 @@ from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.many import token_ids
 from sampan.server.openai.asks import check_scored, sampling_of, scoring_of
-from sampan.server.openai.constraints import grammar_of
+from sampan.server.openai.constraints import constraint_of
 from sampan.server.openai.echo import Echo
 from sampan.server.openai.replies import TextCompletion, error_event, token_text, usage_row
 from sampan.server.openai.schemas import CompletionRequest
@@ -69,7 +69,7 @@ async def _asks(
         if not body.echo:
             raise bad_request("max_tokens is 0: ask for echo or prompt_logprobs", param="max_tokens")
         scoring = Scoring()
-    grammar = grammar_of(body)
+    field, grammar = constraint_of(body)
     prompts = _prompts(body.prompt)
     if len(prompts) > _MOST_PROMPTS:
         raise bad_request(
@@ -94,6 +94,7 @@ async def _asks(
             body.model,
             n,
             grammar=grammar,
+            constraint=field,
             raw=True,
             cache_salt=salt,
             scoring=scoring,

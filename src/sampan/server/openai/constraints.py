@@ -19,12 +19,12 @@ _LONGEST = 64 << 10
 """Characters of a grammar in GBNF, which is translated on the event loop."""
 
 
-def grammar_of(request: Sampling) -> Grammar | None:
-    """The one constraint of a request; a 400 where there are several."""
+def constraint_of(request: Sampling) -> tuple[str, Grammar | None]:
+    """The one constraint of a request and the field that says it; a 400 where there are several."""
     found = dict(_all(request))
     if len(found) > 1:
         raise bad_request(f"{' and '.join(found)} exclude each other: give one", param=list(found)[-1])
-    return next(iter(found.values()), None)
+    return next(iter(found.items()), ("tools", None))
 
 
 def _all(request: Sampling) -> Iterator[tuple[str, Grammar]]:

@@ -12,6 +12,7 @@ from sampan.server.ask import Ask, Caller, Tools
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.fields import Ignored
 from sampan.server.offer import offer
+from sampan.server.openai.namespaces import Namespaces, joined
 from sampan.server.openai.responses_schemas import (
     FunctionChoice,
     Item,
@@ -27,6 +28,7 @@ from sampan.server.thinking import Plan, planned
 from sampan.server.watch import logs
 
 _PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+_TEXTS = ("content", "reasoning_content")
 _LOGPROBS, _ENCRYPTED = "message.output_text.logprobs", "reasoning.encrypted_content"
 _SILENT = {"role": "assistant", "content": ""}
 
@@ -40,10 +42,6 @@ async def ask_of(
     if set(body.include or ()) - {_LOGPROBS, _ENCRYPTED}:
         logs.ignore([Ignored("include", known=True)])
     grammar, tools, plan = _grammar(body), _tools(body), _thinking(body, service)
-    if tools is not None and grammar is not None and tools.choice not in ("auto", "none"):
-        raise bad_request(
-            "a required tool call and a format of the answer exclude each other", param="text.format"
-        )
     sampling = replace(_sampling(body, service.text), max_reasoning_tokens=plan.budget)
 
     async def asked(items: Sequence[Mapping[str, Any]]) -> Ask:
@@ -57,7 +55,8 @@ async def ask_of(
             tools=tools,
             variables=plan.variables,
         )
-        return replace(ask, cache_salt=body.cache_salt)
+        constraint = "tools" if grammar is None else "text.format"
+        return replace(ask, cache_salt=body.cache_salt, constraint=constraint)
 
     try:
         return (
@@ -128,6 +127,18 @@ def _referred(name: str, place: int, found: Find) -> dict[str, Any]:
     return dict(item)
 
 
+def check_results(items: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> None:
+    """A 400 for a result of no call that was made until then, at its place in the request."""
+    calls = {item["call_id"] for item in before if item["type"] == "function_call"}
+    for place, item in enumerate(items):
+        if item["type"] == "function_call":
+            calls.add(item["call_id"])
+        elif item["type"] == "function_call_output" and item["call_id"] not in calls:
+            param = f"input.{place}.call_id"
+            why = f"no function_call before it has the id {quoted(item['call_id'])}"
+            raise bad_request(f"{param}: {why}", param=param)
+
+
 def with_logprobs(body: ResponseRequest) -> bool:
     """Whether the text comes with log-probabilities."""
     return _LOGPROBS in (body.include or ())
@@ -151,7 +162,7 @@ def template_messages(instructions: str | None, items: Sequence[Mapping[str, Any
         row = _row(item)
         if row["role"] == "assistant":
             row, thought = _thought(row, thought), ""
-            if item["type"] == "function_call" and rows and rows[-1]["role"] == "assistant":
+            if rows and rows[-1]["role"] == "assistant" and "tool_calls" in row.keys() | rows[-1].keys():
                 rows[-1] = _joined(rows[-1], row)
                 continue
         elif thought:
@@ -171,7 +182,8 @@ def _reasoning(item: Mapping[str, Any]) -> str:
 
 def _row(item: Mapping[str, Any]) -> dict[str, Any]:
     if item["type"] == "function_call":
-        function = {"name": item["name"], "arguments": item["arguments"]}
+        name = joined(item.get("namespace"), item["name"])
+        function = {"name": name, "arguments": item["arguments"]}
         call = {"id": item["call_id"], "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [call]}
     if item["type"] == "function_call_output":
@@ -184,9 +196,11 @@ def _thought(row: Mapping[str, Any], thought: str) -> dict[str, Any]:
     return {**row, "reasoning_content": thought} if thought else dict(row)
 
 
-def _joined(turn: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
-    calls = turn.get("tool_calls", []) + call["tool_calls"]
-    return {**call, **turn, "tool_calls": calls}
+def _joined(turn: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """A turn that calls, with what was said or called before and after: it is one answer."""
+    texts = {name: [row[name] for row in (turn, more) if row.get(name)] for name in _TEXTS}
+    calls = turn.get("tool_calls", []) + more.get("tool_calls", [])
+    return {**turn, **{name: "\n".join(found) or None for name, found in texts.items()}, "tool_calls": calls}
 
 
 def _text(parts: Sequence[Mapping[str, Any]]) -> str:
@@ -215,13 +229,10 @@ def _grammar(body: ResponseRequest) -> Grammar | None:
 
 
 def _tools(body: ResponseRequest) -> Tools | None:
-    functions = [
-        {name: value for name, value in dumped(tool).items() if name != "type"} for tool in body.functions
-    ]
     choice = body.tool_choice
     named = isinstance(choice, FunctionChoice)
     name = choice.name if isinstance(choice, FunctionChoice) else choice or "auto"
-    return offer(functions, name, named=named, parallel=body.parallel_tool_calls is not False)
+    return offer(Namespaces(body).offered, name, named=named, parallel=body.parallel_tool_calls is not False)
 
 
 def _thinking(body: ResponseRequest, service: Service) -> Plan:

@@ -6,6 +6,7 @@ from pydantic import BaseModel, JsonValue
 
 from sampan.server.ask import Usage
 from sampan.server.collect import Run
+from sampan.server.openai.namespaces import Namespaces
 from sampan.server.openai.replies import ContentLogprob, chat_logprobs
 from sampan.server.openai.responses_schemas import (
     CallItem,
@@ -13,6 +14,7 @@ from sampan.server.openai.responses_schemas import (
     FunctionTool,
     InputText,
     MessageItem,
+    NamespaceTool,
     ReasoningItem,
     ReasoningText,
     Status,
@@ -49,6 +51,7 @@ class ResponseCall(BaseModel):
     type: Literal["function_call"]
     call_id: str
     name: str
+    namespace: str | None = None
     arguments: str
     status: Status
 
@@ -134,7 +137,7 @@ class ResponseDocument(BaseModel):
     temperature: float
     text: TextConfig
     tool_choice: Literal["none", "auto", "required"] | FunctionChoice
-    tools: list[FunctionTool]
+    tools: list[FunctionTool | NamespaceTool]
     top_logprobs: int
     top_p: float
     truncation: Literal["auto", "disabled"]
@@ -174,9 +177,12 @@ class Items:
     """The runs of one answer as items. `logprobs`: whether text comes with log-probabilities; `encrypted`:
     whether reasoning comes sealed, too."""
 
-    def __init__(self, text: ModelText, name: str, *, logprobs: bool, encrypted: bool) -> None:
+    def __init__(
+        self, text: ModelText, name: str, functions: Namespaces, *, logprobs: bool, encrypted: bool
+    ) -> None:
         self._tokenizer = text.tokenizer
         self._name = name
+        self._functions = functions
         self._logprobs = logprobs
         self._encrypted = encrypted
 
@@ -188,7 +194,8 @@ class Items:
     def item(self, run: Run, status: Status, *, empty: bool = False) -> dict[str, Any]:
         """The item; `empty`: as it begins."""
         if run.kind == "call":
-            call = {"call_id": run.id, "name": run.name, "arguments": "" if empty else run.text}
+            name = self._functions.apart(run.name)
+            call = {"call_id": run.id, **name, "arguments": "" if empty else run.text}
             return {"id": self.id(run), "type": "function_call", **call, "status": status}
         content = [] if empty else [self.part(run)]
         if run.kind == "reasoning":

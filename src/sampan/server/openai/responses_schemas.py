@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, Tag
 
+from sampan.server.elsewhere import SAMPLING
 from sampan.server.fields import TEXT_ONLY, Skipped, Strict, lacks
 from sampan.server.openai.schemas import (
+    Arguments,
     Effort,
     FunctionName,
     Limit,
@@ -64,20 +66,23 @@ class MessageItem(Strict):
 
 
 class CallItem(Strict):
-    """A call that the model has made; `arguments` is JSON text."""
+    """A call that the model has made; `arguments` is JSON text, or the beginning of some."""
 
-    hints = frozenset({"caller", "namespace"})
+    hints = frozenset({"async", "caller"})
 
     type: Literal["function_call"]
     call_id: str
     name: str
-    arguments: str
+    namespace: str | None = None
+    arguments: Arguments
     id: str | None = None
     status: Status | None = None
 
 
 class ResultItem(Strict):
     """What a call returned."""
+
+    hints = frozenset({"caller", "name", "namespace"})
 
     type: Literal["function_call_output"]
     call_id: str
@@ -147,7 +152,7 @@ Items = Annotated[
 class FunctionTool(Strict):
     """A function the model may call."""
 
-    hints = frozenset({"allowed_callers", "defer_loading", "output_schema"})
+    hints = frozenset({"allowed_callers", "async", "defer_loading", "output_schema"})
 
     type: Literal["function"]
     name: FunctionName
@@ -156,10 +161,35 @@ class FunctionTool(Strict):
     strict: bool | None = None
 
 
+class NamespaceTool(Strict):
+    """Functions under a common name."""
+
+    type: Literal["namespace"]
+    name: FunctionName
+    description: str | None = None
+    tools: Annotated[
+        list[
+            Annotated[
+                Annotated[FunctionTool, Tag("function")] | Annotated[Skipped, Tag("other")],
+                Discriminator(tool_kind),
+            ]
+        ],
+        Field(max_length=128),
+    ]
+
+
+def _kind(tool: Any) -> str:
+    type = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
+    return "namespace" if type == "namespace" else tool_kind(tool)
+
+
 ToolOffer = Annotated[
-    Annotated[FunctionTool, Tag("function")] | Annotated[Skipped, Tag("other")], Discriminator(tool_kind)
+    Annotated[FunctionTool, Tag("function")]
+    | Annotated[NamespaceTool, Tag("namespace")]
+    | Annotated[Skipped, Tag("other")],
+    Discriminator(_kind),
 ]
-"""What the model may call. What is no function is not offered to it: web search, namespaces, shells, …"""
+"""What the model may call. What is no function is not offered to it: web search, shells, …"""
 
 
 class FunctionChoice(Strict):
@@ -212,12 +242,13 @@ class ResponseRequest(Body):
         "access_programs", "background_options", "context_management", "max_tool_calls", "stream_id",
     }  # fmt: skip
     lacked = (
-        lacks("background", "conversation", "prompt", "structured_outputs", "image", "moderation")
+        SAMPLING
+        | lacks("background", "conversation", "prompt", "image", "moderation")
         | lacks("max_tokens", "max_completion_tokens", why="max_output_tokens says it here")
         | lacks("response_format", why="text.format says it here")
         | lacks("messages", why="input says it here")
         | lacks("reasoning_effort", why="reasoning.effort says it here")
-        | lacks("stop", "seed", "top_k", "min_p", "logit_bias", "frequency_penalty", "presence_penalty")
+        | lacks("stop", "top_k", "logprobs", "functions")
     )
 
     model: str
@@ -243,11 +274,6 @@ class ResponseRequest(Body):
     cache_salt: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     safety_identifier: Value | None = None
     user: str | None = None
-
-    @property
-    def functions(self) -> list[FunctionTool]:
-        """The tools that are offered."""
-        return [tool for tool in self.tools or () if isinstance(tool, FunctionTool)]
 
 
 class ItemQuery(BaseModel):

@@ -5,12 +5,13 @@ Reference: https://platform.openai.com/docs/api-reference. `top_k`, `min_p`, `re
 models have too.
 """
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, JsonValue, Tag
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, JsonValue, Tag
 
+from sampan.server.elsewhere import CHAT, CONSTRAINTS, HINTS
 from sampan.server.fields import TEXT_ONLY, Skipped, Strict, lacks
-from sampan.server.openai.elsewhere import CHAT, CONSTRAINTS, HINTS
 from sampan.server.schemas import Body, Count, Many, Stop
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -21,6 +22,18 @@ class TextPart(Strict):
 
     type: Literal["text"]
     text: str
+
+
+def _as_text(value: Any) -> Any:
+    """Nothing, or an object, as the text that stands for it."""
+    return json.dumps(value or {}, ensure_ascii=False) if value is None or isinstance(value, dict) else value
+
+
+Arguments = Annotated[
+    str,
+    Field(default="{}"),
+    BeforeValidator(_as_text, json_schema_input_type=str | dict[str, JsonValue] | None),
+]
 
 
 class RefusalPart(Strict):
@@ -34,10 +47,10 @@ ContentPart = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
 
 
 class FunctionCall(Strict):
-    """`arguments`: JSON text."""
+    """`arguments`: JSON text, or the beginning of some where an answer was cut; an object is taken, too."""
 
     name: str
-    arguments: str
+    arguments: Arguments
 
 
 class ToolCall(Strict):

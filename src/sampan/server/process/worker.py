@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from queue import Empty, SimpleQueue
@@ -208,6 +209,9 @@ def main() -> None:
     """Run as a process."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the service is told as well, and decides
         signal.signal(number, signal.SIG_IGN)
+    warnings.filterwarnings(
+        "ignore", message=".* passed over "
+    )  # the service reads the files too, and says so
     connection = socket.socket(fileno=int(sys.argv[1]))
     threading.Thread(target=_end_with, args=(connection,), name="sampan-end", daemon=True).start()
     start = wire.receive(connection)

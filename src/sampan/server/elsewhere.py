@@ -1,4 +1,4 @@
-"""Fields that other servers of OpenAI's API have: hints, and what must not be ignored."""
+"""Fields that other servers, or other paths of this one, have: hints, and what must not be ignored."""
 
 from sampan.server.fields import lacks
 
@@ -29,9 +29,16 @@ CONSTRAINTS = (
 )  # fmt: skip
 """What would change the answer."""
 
+SAMPLING = CONSTRAINTS | lacks(
+    "allowed_tools", "chat_template_kwargs", "frequency_penalty", "grammar", "guided_choice",
+    "guided_grammar", "guided_json", "guided_regex", "ignore_eos", "logit_bias", "max_reasoning_tokens",
+    "min_p", "presence_penalty", "prompt_logprobs", "seed", "stop_token_ids", "structured_outputs",
+) | lacks("n", "best_of", "repetition_penalty", neutral=(1,))  # fmt: skip
+"""The same where chat completions' own extensions are not served either."""
+
 CHAT = (
     lacks("add_generation_prompt", "include_reasoning", "separate_reasoning", neutral=(True,))
-    | lacks("best_of", "continue_final_message", "echo", "mm_processor_kwargs", "plugins")
+    | lacks("best_of", "continue_final_message", "echo", "mm_processor_kwargs", "moderation", "plugins")
     | lacks("audio", "image", "images", "files", why="this model reads and writes text only")
     | lacks("modalities", why="this model reads and writes text only", neutral=(["text"],))
     | lacks("functions", "function_call", why="tools and tool_choice say it here", neutral=([], "none"))
