@@ -1,7 +1,6 @@
-"""DeepSeek-R1's template as it is published (tokenizer_config.json, MIT licence): the prompt opens the
-reasoning, past reasoning is dropped, and there is no system prompt where none is given."""
+"""A template that writes what DeepSeek-R1's writes: the prompt opens the reasoning, past reasoning is
+dropped, and there is no system prompt where none is given."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,31 @@ from sampan.catalog.catalog import find
 from sampan.text.chat import ChatTemplate
 from sampan.text.reasoning import starts_inside_reasoning
 
-R1 = (Path(__file__).parent / "published" / "deepseek-r1.jinja").read_text("utf-8")
+R1 = """{{ bos_token }}{%- set seen = namespace(results=false) -%}
+{%- for message in messages if message.role == 'system' -%}{{ message.content }}{%- endfor -%}
+{%- for message in messages -%}
+  {%- if message.role != 'tool' and seen.results -%}
+    {{- '<｜tool▁outputs▁end｜>' -}}{%- set seen.results = false -%}
+  {%- endif -%}
+  {%- if message.role == 'user' -%}{{ '<｜User｜>' + message.content }}
+  {%- elif message.role == 'tool' -%}
+    {{- '\n' if seen.results else '<｜tool▁outputs▁begin｜>' -}}
+    {{- '<｜tool▁output▁begin｜>' + message.content + '<｜tool▁output▁end｜>' -}}
+    {%- set seen.results = true -%}
+  {%- elif message.role == 'assistant' and message.tool_calls -%}
+    {{- '<｜Assistant｜><｜tool▁calls▁begin｜>' -}}
+    {%- for call in message.tool_calls -%}
+      {{- '\n' if not loop.first -}}
+      {{- '<｜tool▁call▁begin｜>' + call.type + '<｜tool▁sep｜>' + call.function.name + '\n```json\n' -}}
+      {{- call.function.arguments + '\n```<｜tool▁call▁end｜>' -}}
+    {%- endfor -%}
+    {{- '<｜tool▁calls▁end｜>' + eos_token -}}
+  {%- elif message.role == 'assistant' -%}
+    {{- '<｜Assistant｜>' + message.content.split('</think>')[-1].strip() + eos_token -}}
+  {%- endif -%}
+{%- endfor -%}
+{%- if seen.results -%}{{ '<｜tool▁outputs▁end｜>' }}
+{%- elif add_generation_prompt -%}{{ '<｜Assistant｜><think>\n' }}{%- endif -%}"""
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 ASKED = {"role": "user", "content": "Is 91 a prime?"}
 THOUGHT = "<think>\n7 times 13\n</think>\n\nNo."
