@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sampan.core.errors import RequestError
-from sampan.text.schema import MAX_DEPTH, check_length, check_repeats
+from sampan.text.schema import check_length, check_repeats
+from sampan.text.schema_document import MAX_DEPTH
 
 _JSON = re.compile(r"%json\s*")
 _UNFORCED = '\n%llguidance {"no_forcing": true}\n'

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sampan.core.errors import RequestError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 256 * 1024
 MAX_CHOICES = 10_000
+_MOST_WRITTEN = 4 * MAX_BYTES
 NAMES = {
     "json_schema": "JSON schema",
     "json_object": "grammar of JSON objects",
@@ -28,7 +29,7 @@ _STATES, _STATES_A_BYTE = 20_000, 1
 _ITEMS, _ITEMS_A_BYTE = 2_000, 0.5
 _STEP_ITEMS, _STEP_ITEMS_A_BYTE = 50_000, 5
 _FUEL, _FUEL_A_BYTE = 1_000_000, 10
-_STEP_FUEL = 200_000
+_STEP_FUEL, _STEP_FUEL_OF_KEYS = 200_000, 4_000_000  # what is no key of a pattern is found in many steps
 _PARTS = 8
 _STATES_A_TOKEN = 8  # of an answer that is read again from its start
 # White space as people write JSON: without a bound a small model may write nothing else.
@@ -47,11 +48,13 @@ _PLACE = re.compile(r"\s*\d+ \||\s*\^|    ")  # a line of the source, or a mark 
 @dataclass(frozen=True)
 class Source:
     """A grammar as llguidance reads it. `name`: of its kind, for messages. `parts`: what may be hard
-    to follow and deep inside of it, as grammars of their own."""
+    to follow and deep inside of it, as grammars of their own. `overlaps`, `keys`: as of a `ReadSchema`."""
 
     name: str
     text: str
     parts: "tuple[Source, ...]" = ()
+    overlaps: tuple[str, ...] = ()
+    keys: bool = False
 
     def numbers(self, *, spare: int = 1, tokens: int = 0) -> dict[str, int]:
         """The limits of a parser: `spare` times as much as usual, for an answer of so many tokens."""
@@ -61,7 +64,7 @@ class Source:
             "max_items_in_row": spare * int(_ITEMS + _ITEMS_A_BYTE * size),
             "step_max_items": spare * (_STEP_ITEMS + _STEP_ITEMS_A_BYTE * size),
             "initial_lexer_fuel": _FUEL + _FUEL_A_BYTE * size,
-            "step_lexer_fuel": spare * _STEP_FUEL,
+            "step_lexer_fuel": spare * (_STEP_FUEL_OF_KEYS if self.keys else _STEP_FUEL),
         }
 
     def limits(self, *, spare: int = 1, tokens: int = 0) -> "LLParserLimits":
@@ -71,6 +74,9 @@ class Source:
     def explained(self, error: str) -> str:
         """An error of llguidance on one short line, with the number of the limit if it is due to one."""
         numbers = self.numbers()
+        if _ONE_OF in error:
+            which = ": it is not certain of " + " and ".join(self.overlaps[:1]) if self.overlaps else ""
+            return f"the options of a oneOf must exclude each other{which}: give anyOf"
         for sign, words in _WORDS.items():
             if sign in error:
                 return words.format(**numbers)
@@ -82,13 +88,13 @@ class Source:
         return text[: 3 * _LONGEST] or "no reason was given"
 
 
+_ONE_OF = "oneOf constraints are not supported"
 _REPEATS, _AMBIGUOUS = ": repeat less inside of repetitions", ": make it less ambiguous"
 _WORDS = {
     "too many expressions constructed": "its next token takes more than {step_lexer_fuel} steps" + _REPEATS,
     "too many states": "its next tokens take more than {max_lexer_states} states" + _REPEATS,
     "Current row has": "a text can be read in more than {max_items_in_row} ways at once" + _AMBIGUOUS,
     "Too many items": "its next token can be read in more than {step_max_items} ways" + _AMBIGUOUS,
-    "oneOf constraints are not supported": "the options of a oneOf must exclude each other: give anyOf",
     "NoExtension": "it leads to where nothing may come next",
     "initial lexer configuration": "it takes more than {initial_lexer_fuel} steps to read: make it smaller",
     "fuel exhausted": "it takes more than {initial_lexer_fuel} steps to read: make it smaller",
@@ -123,20 +129,25 @@ def read_grammar(grammar: Grammar, thinking: bool) -> Source:
     size = len(grammar.source.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
         raise RequestError(f"the {name} has {size} bytes: {MAX_BYTES} are the most")
-    entry, parts = _schema_entry(grammar.source) if grammar.kind == "json_schema" else (_entry(grammar), [])
+    if grammar.kind == "json_schema":
+        read = read_schema(grammar.source)
+        schema = _object(read.schema)
+        if len(json.dumps(schema)) > _MOST_WRITTEN:
+            raise RequestError(f"the {name} is too large, its conditions written out: make it simpler")
+        parts = tuple(_of_schema(name, {"type": "string", "pattern": each}) for each in read.nested[:_PARTS])
+        return replace(
+            _of_schema(name, schema, thinking), parts=parts, overlaps=read.overlaps, keys=read.keys
+        )
+    return Source(name, _text(_entry(grammar), thinking))
+
+
+def _text(entry: dict[str, Any], thinking: bool) -> str:
     grammars = [{"lark_grammar": _THOUGHT}, entry | {"name": "answer"}] if thinking else [entry]
-    return Source(name, _text(grammars), tuple(Source(name, _text([part])) for part in parts))
-
-
-def _text(grammars: list[dict[str, Any]]) -> str:
     return json.dumps({"grammars": grammars})
 
 
-def _schema_entry(source: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    schema, patterns = read_schema(source)
-    schemas = [_object(schema), *({"type": "string", "pattern": each} for each in patterns[:_PARTS])]
-    whole, *parts = ({"json_schema": each | {"x-guidance": _JSON}} for each in schemas)
-    return whole, parts
+def _of_schema(name: str, schema: dict[str, Any], thinking: bool = False) -> Source:
+    return Source(name, _text({"json_schema": schema | {"x-guidance": _JSON}}, thinking))
 
 
 def _entry(grammar: Grammar) -> dict[str, Any]:
