@@ -101,13 +101,14 @@ _WORDS = {
     "number of symbols": "it has more than 500000 rules: make it smaller",
     "symbols.len() < u16::MAX": "it has more than 65000 rules: make it smaller",
 }
-_SHARED = "lexer error"
+# What a token that was allowed runs into where another answer met a limit: its terminals' states stay dead.
+_SHARED = ("lexer error", "doesn't satisfy the grammar")
 _OWN = ("Current row has", "Too many items")
 
 
 def shared_limit(error: str) -> bool:
     """Whether an error is of what all answers of a grammar share: it is then every answer's."""
-    return _SHARED in error
+    return any(sign in error for sign in _SHARED)
 
 
 def own_limit(error: str) -> bool:
