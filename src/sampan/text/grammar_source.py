@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sampan.core.errors import RequestError
 from sampan.core.types import Grammar
-from sampan.text.grammar_lark import read_lark
+from sampan.text.grammar_lark import STRICT, read_lark
 from sampan.text.schema import check_repeats, read_json, read_schema
 
 if TYPE_CHECKING:
@@ -33,12 +33,7 @@ _STEP_FUEL, _STEP_FUEL_OF_KEYS = 200_000, 4_000_000  # what is no key of a patte
 _PARTS = 8
 _STATES_A_TOKEN = 8  # of an answer that is read again from its start
 # White space as people write JSON: without a bound a small model may write nothing else.
-_JSON = {
-    "whitespace_pattern": r" |\n[ \t]{0,32}",
-    "json_allowed_escapes": r"nrbtf\"",  # with \u a key could be spelt anew, and pass for another one
-    "lenient": False,
-    "coerce_one_of": False,
-}
+_JSON = STRICT | {"whitespace_pattern": r" |\n[ \t]{0,32}"}
 # An answer inside a block of reasoning: the text up to the tag is free.
 _THOUGHT = 'start: thought /\\n{1,2}/? @answer\nthought[suffix="</think>"]: /(.|\\n)*/'
 _LONGEST = 80  # of what a message repeats
@@ -139,6 +134,11 @@ def read_grammar(grammar: Grammar, thinking: bool) -> Source:
         return replace(
             _of_schema(name, schema, thinking), parts=parts, overlaps=read.overlaps, keys=read.keys
         )
+    if grammar.kind == "lark":
+        _check_text(grammar)
+        lark = read_lark(grammar.source)
+        text = _text({"lark_grammar": lark.text}, thinking)
+        return Source(name, text, overlaps=lark.overlaps, keys=lark.keys)
     return Source(name, _text(_entry(grammar), thinking))
 
 
@@ -158,15 +158,17 @@ def _entry(grammar: Grammar) -> dict[str, Any]:
     if grammar.kind == "choice":
         # One terminal: its texts share their beginnings, and reading takes no longer the more there are.
         return {"lark_grammar": "start: CHOICE\nCHOICE: " + " | ".join(map(json.dumps, _choices(source)))}
-    if _lone_surrogate(source):
-        raise RequestError(f"the {NAMES[grammar.kind]} has half a surrogate pair, which is no text")
-    if grammar.kind == "lark":
-        return {"lark_grammar": read_lark(source)}
+    _check_text(grammar)
     from llguidance import LLMatcher
 
     check_repeats(source, "the regular expression")
     entry: dict[str, Any] = json.loads(LLMatcher.grammar_from_regex(source))["grammars"][0]
     return entry
+
+
+def _check_text(grammar: Grammar) -> None:
+    if _lone_surrogate(grammar.source):
+        raise RequestError(f"the {NAMES[grammar.kind]} has half a surrogate pair, which is no text")
 
 
 def _object(schema: Any) -> dict[str, Any]:
