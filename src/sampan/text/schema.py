@@ -16,7 +16,7 @@ from typing import Any
 from sampan.core.errors import RequestError, quoted
 from sampan.text.schema_document import MAX_DEPTH, Document
 from sampan.text.schema_formats import check_format
-from sampan.text.schema_keywords import check_keywords, shortened
+from sampan.text.schema_keywords import OBEYED, check_keywords, shortened
 from sampan.text.schema_rewrite import Rewriter
 
 MOST_REPEATS = 10_000  # copies that counted repetitions, one inside another, may stand for
@@ -48,14 +48,18 @@ def read_schema(source: str) -> ReadSchema:
 
 def _read(schema: Any) -> ReadSchema:
     document = Document(schema)
-    parts = list(document.parts(schema))
-    nested = [pattern for place, part in parts for pattern in _check(place, part)]
+    for place, part in document.parts(schema):
+        for keyword in [each for each in part if part[each] is None and each in OBEYED - {"const"}]:
+            del part[keyword]  # as it is written by who leaves it out
+        _check(place, part)
     rewriter = Rewriter(Document(deepcopy(schema)).target)
+    nested, keys = list[str](), False
     for number, (place, part) in enumerate(document.parts(schema)):
         if number > _MOST_PARTS:
             raise RequestError("the JSON schema is too large, its conditions written out: make it simpler")
+        nested += _check(place, part)  # what was written out is held to the same limits
         rewriter.rewrite(part, place)
-    keys = any("patternProperties" in part for _, part in parts)
+        keys = keys or "patternProperties" in part
     return ReadSchema(schema, tuple(nested), tuple(rewriter.overlaps), keys)
 
 

@@ -27,7 +27,7 @@ REFUSED = {
     "maxContains", "$dynamicRef", "$recursiveRef", "divisibleBy", "disallow", "extends", "x-guidance",
 }  # fmt: skip
 """Assertions of some draft that cannot be ensured, or that would be llguidance's own options."""
-_SLIPS = (OBEYED | REFUSED) - {"x-guidance", "minContains", "then", "else", "contentEncoding", "nullable"}
+_SLIPS = OBEYED - {"minContains", "then", "else", "contentEncoding", "nullable"}
 _ANNOTATIONS = {
     "title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly",
     "discriminator", "externalDocs", "xml", "links", "base", "media", "fragmentResolution", "pathStart",

@@ -31,8 +31,8 @@ class Rewriter:
     def rewrite(self, schema: dict[str, Any], place: str) -> None:
         """In place. Raises `RequestError` for what cannot be ensured."""
         steps: tuple[Callable[[dict[str, Any], str], More], ...] = (
-            _unevaluated, _nullable, self._condition, self._not, _dependent, _names, _contains, self._unique,
-            self._one_of,
+            _anchors, _unevaluated, _nullable, self._condition, self._not, _dependent, _names, _contains,
+            self._unique, self._one_of,
         )  # fmt: skip
         more: More = [*encoded(schema), *narrow(schema)]
         for step in steps:
@@ -106,6 +106,14 @@ class Rewriter:
         except NoOpposite:
             return None
         return [{"allOf": parts} if len(parts) > 1 else parts[0] for parts in told]
+
+
+def _anchors(schema: dict[str, Any], _place: str) -> More:
+    """Without dynamic references they are plain names."""
+    schema.pop("$recursiveAnchor", None)
+    if isinstance(name := schema.pop("$dynamicAnchor", None), str):
+        schema.setdefault("$anchor", name)
+    return []
 
 
 def _unevaluated(schema: dict[str, Any], place: str) -> More:
