@@ -200,3 +200,15 @@ def test_assertions_are_written_out_where_that_is_bounded(schemas: Any, schema: 
     values = [*KINDS, ["a", "a"], ["b", "a"], ["a", "a", "b"], "abcde", "aa", 2, -1, {"b": 1}]
     wrong = [value for value in values if schemas.takes(matcher, value) != validator.is_valid(value)]
     assert wrong == []
+
+
+@pytest.mark.parametrize("draft", ["draft-04/schema#", "draft-06/schema#", "draft-07/schema#"])
+def test_arrays_are_written_out_in_the_words_of_their_draft(schemas: Any, draft: str) -> None:
+    for part in (
+        {"contains": {"const": "b"}, "maxItems": 3},
+        {"items": {"enum": ["a", "b"]}, "uniqueItems": True},
+    ):
+        schema = {"$schema": f"http://json-schema.org/{draft}", **part}
+        matcher, validator = schemas.ours(schema), jsonschema.Draft7Validator(schema)
+        values = [[], ["a"], ["b"], ["a", "a"], ["a", "b"], ["b", "a"], ["b", "b"], "a"]
+        assert [v for v in values if schemas.takes(matcher, v) != validator.is_valid(v)] == []

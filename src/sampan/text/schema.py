@@ -52,7 +52,8 @@ def _read(schema: Any) -> ReadSchema:
         for keyword in [each for each in part if part[each] is None and each in OBEYED - {"const"}]:
             del part[keyword]  # as it is written by who leaves it out
         _check(place, part)
-    rewriter = Rewriter(Document(deepcopy(schema)).target)
+    dialect = schema.get("$schema") if isinstance(schema, dict) else ""
+    rewriter = Rewriter(Document(deepcopy(schema)).target, str(dialect))
     nested, keys = list[str](), False
     for number, (place, part) in enumerate(document.parts(schema)):
         if number > _MOST_PARTS:

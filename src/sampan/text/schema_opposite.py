@@ -134,7 +134,7 @@ def _other_values(values: list[Any]) -> list[Any]:
     options = _other_types(list(kinds))
     for kind, found in kinds.items():
         if kind == "boolean":
-            options += [{"const": each} for each in (True, False) if each not in found]
+            options += [{"enum": [each]} for each in (True, False) if each not in found]
         elif kind == "number":
             ends = sorted(set(found))
             options += [{"type": kind, "exclusiveMaximum": ends[0]}]

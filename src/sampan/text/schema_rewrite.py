@@ -5,7 +5,7 @@ Each replaces keywords of one schema by further ones, all of which it must obey.
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from itertools import combinations, permutations
+from itertools import combinations, islice, permutations
 from typing import Any
 
 from sampan.text.schema_formats import encoded, narrow
@@ -13,28 +13,34 @@ from sampan.text.schema_keywords import OBEYED, TYPES, wrong
 from sampan.text.schema_opposite import Logic, NoOpposite, Resolve
 
 _MOST_ARRAYS = 350  # of distinct values, each as an option of its own
+_LISTS = ("draft-03", "draft-04", "draft-06", "draft-07", "2019-09")  # whose `items` may be a list
 _MOST_PLACES = 16  # of an array, where an item may be
 _MOST_OPTIONS = 24  # of a oneOf that are told apart by their opposites
 _OF_NAMES = {"pattern", "enum", "const", "minLength", "maxLength", "type"}
 _IN_PLACE = ("$ref", "allOf", "anyOf", "oneOf", "if", "dependentSchemas", "dependencies", "not")
 
+_NO_ARRAY = {"type": [kind for kind in TYPES if kind != "array"]}
+
 More = list[Any]
 
 
 class Rewriter:
-    """`resolve`: where a `$ref` leads. `overlaps`: what is said of a `oneOf` that must be left as it is."""
+    """`resolve`: where a `$ref` leads. `dialect`: the document's `$schema`. `overlaps`: options of a `oneOf`
+    that is left as it is."""
 
-    def __init__(self, resolve: Resolve) -> None:
+    def __init__(self, resolve: Resolve, dialect: str) -> None:
+        self._lists = any(draft in dialect for draft in _LISTS)
+        self._old = any(draft in dialect for draft in _LISTS[:2])
         self._resolve, self._logic = resolve, Logic(resolve)
         self.overlaps: list[str] = []
 
     def rewrite(self, schema: dict[str, Any], place: str) -> None:
         """In place. Raises `RequestError` for what cannot be ensured."""
         steps: tuple[Callable[[dict[str, Any], str], More], ...] = (
-            _anchors, _unevaluated, _nullable, self._condition, self._not, _dependent, _names, _contains,
+            _anchors, _unevaluated, _nullable, self._condition, self._not, _dependent, _names, self._contains,
             self._unique, self._one_of,
         )  # fmt: skip
-        more: More = [*encoded(schema), *narrow(schema)]
+        more: More = [*encoded(schema), *narrow(schema), *(_const(schema) if self._old else [])]
         for step in steps:
             more += step(schema, place)
         if more:
@@ -59,18 +65,45 @@ class Rewriter:
     def _not(self, schema: dict[str, Any], place: str) -> More:
         return [self._opposite(schema.pop("not"), "not", place)] if "not" in schema else []
 
+    def _contains(self, schema: dict[str, Any], place: str) -> More:
+        rule, least = schema.pop("contains", None), schema.pop("minContains", 1)
+        if rule is None or least == 0:
+            return []
+        if rule is True:
+            return [{"minItems": int(least)}]
+        most = schema.get("maxItems")
+        if least != 1 or most is None or most > _MOST_PLACES:
+            raise wrong(place, "contains", f"is supported once, and with maxItems up to {_MOST_PLACES}")
+        options = [self._array([*[True] * n, rule]) for n in range(int(most))]
+        return [{"anyOf": [*options, _NO_ARRAY]}]
+
+    def _array(self, items: list[Any], *, closed: bool = False) -> dict[str, Any]:
+        """An array that begins with these items, or has no others, in the words of its draft."""
+        first, rest = ("items", "additionalItems") if self._lists else ("prefixItems", "items")
+        return {"type": "array", first: items, rest: not closed, "minItems": len(items)}
+
     def _unique(self, schema: dict[str, Any], place: str) -> More:
         if not schema.pop("uniqueItems", False) or schema.get("maxItems", 2) <= 1:
             return []
         values = _few(self._target(schema.get("items")))
-        arrays = [] if values is None else list(_distinct(values, schema))
+        arrays = [] if values is None else list(self._distinct(values, schema))
         kinds = schema.get("type", list(TYPES))
         if "array" not in kinds:
             return []
         if values is None or "prefixItems" in schema or len(arrays) > _MOST_ARRAYS:
             raise wrong(place, "uniqueItems", "cannot be ensured but of items of an enum of at most 5")
-        other = {"type": [kind for kind in TYPES if kind != "array"]}
-        return [{"anyOf": [*arrays, other]}]
+        return [{"anyOf": [*arrays, _NO_ARRAY]}]
+
+    def _distinct(self, values: list[Any], schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Every array of distinct values, one more than are of use at the most."""
+        values = [value for n, value in enumerate(values) if not any(_equal(value, e) for e in values[:n])]
+        least, most = schema.get("minItems", 0), min(schema.get("maxItems", len(values)), len(values))
+        orders = (
+            chosen for size in range(int(least), int(most) + 1) for chosen in permutations(values, size)
+        )
+        for chosen in islice(orders, _MOST_ARRAYS + 1):
+            items = [{"const": each} for each in chosen]
+            yield self._array(items, closed=True) if items else {"type": "array", "maxItems": 0}
 
     def _target(self, schema: Any) -> Any:
         reference = schema.get("$ref") if isinstance(schema, dict) else None
@@ -106,6 +139,11 @@ class Rewriter:
         except NoOpposite:
             return None
         return [{"allOf": parts} if len(parts) > 1 else parts[0] for parts in told]
+
+
+def _const(schema: dict[str, Any]) -> More:
+    """Draft 4 does not know it, and llguidance keeps to that."""
+    return [{"enum": [schema["const"]]}] if "const" in schema else []
 
 
 def _anchors(schema: dict[str, Any], _place: str) -> More:
@@ -171,21 +209,6 @@ def _names(schema: dict[str, Any], place: str) -> More:
     return more
 
 
-def _contains(schema: dict[str, Any], place: str) -> More:
-    rule, least = schema.pop("contains", None), schema.pop("minContains", 1)
-    if rule is None or least == 0:
-        return []
-    if rule is True:
-        return [{"minItems": int(least)}]
-    most = schema.get("maxItems")
-    if least != 1 or most is None or most > _MOST_PLACES:
-        raise wrong(place, "contains", f"is supported once, and with maxItems up to {_MOST_PLACES}")
-    options = [
-        {"type": "array", "prefixItems": [*[True] * n, rule], "minItems": n + 1} for n in range(int(most))
-    ]
-    return [{"anyOf": [*options, {"type": [kind for kind in TYPES if kind != "array"]}]}]
-
-
 def _few(schema: Any) -> list[Any] | None:
     """The values that a schema allows, where it lists them."""
     if not isinstance(schema, dict):
@@ -196,21 +219,6 @@ def _few(schema: Any) -> list[Any] | None:
         return list(schema["enum"])
     few: dict[str, list[Any]] = {"boolean": [False, True], "null": [None]}
     return few.get(str(schema.get("type")))
-
-
-def _distinct(values: list[Any], schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every array of distinct values, one more than are of use at the most."""
-    values = [value for n, value in enumerate(values) if not any(_equal(value, each) for each in values[:n])]
-    found = 0
-    for size in range(
-        int(schema.get("minItems", 0)), int(min(schema.get("maxItems", len(values)), len(values))) + 1
-    ):
-        for chosen in permutations(values, size):
-            yield {"type": "array", "prefixItems": [{"const": each} for each in chosen], "items": False,
-                   "minItems": size}  # fmt: skip
-            found += 1
-            if found > _MOST_ARRAYS:
-                return
 
 
 def _equal(one: Any, other: Any) -> bool:
