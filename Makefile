@@ -5,6 +5,8 @@
 #             BENCH= passes options on: --quick, --rounds N, --scenarios a,b, --resume, --vllm-python PYTHON
 # make bench-serve  the same for the services: sampan serve, llama-server, OpenVINO GenAI behind a front of ours
 #             BENCH= passes options on: --quick, --rounds N, --clients N, --servers a,b
+# make clients  drive the service with the clients that people have: SDKs, agents, the JDK, curl (installs them; needs npm)
+#             CLIENTS= passes options on: --only NAME..., --json FILE
 # make asan   kernel and engine tests, C++ and Python, under the address and undefined-behaviour sanitizers; the pool and
 #             a whole step under the thread sanitizer
 # make neon   kernel tests of the Arm build, cross-compiled, under emulation
@@ -15,7 +17,7 @@ BIN := $(VENV)/bin
 QUESTION ?= What is the capital of France?
 NATIVE := $(wildcard src/sampan/kernels/cpu/native/*) CMakeLists.txt
 
-.PHONY: run test check bench bench-serve doctor clean
+.PHONY: run test check bench bench-serve clients doctor clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.base
@@ -38,10 +40,14 @@ bench-serve: $(VENV)/.base $(VENV)-bench/.servers
 	$(BIN)/python benchmarks/serving.py --peer-python $(VENV)-bench/bin/python \
 	  --llama-server $(VENV)-bench/bin/llama-server $(BENCH)
 
+clients: $(VENV)/.test $(VENV)-clients/.ready
+	cp clients/node/*.mjs $(VENV)-clients/node/
+	$(BIN)/python clients/run.py --python $(VENV)-clients/bin/python --node $(VENV)-clients/node $(CLIENTS)
+
 asan tsan: $(VENV)/.test
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench build
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-clients build
 
 $(VENV)/.python:
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found: install Python 3.11 or newer, or set PYTHON=" >&2; exit 1; }
@@ -90,6 +96,15 @@ $(VENV)-bench/.servers: $(VENV)-bench/.peers
 	  -DLLAMA_OPENSSL=OFF
 	PATH="$(CURDIR)/$(VENV)-bench/bin:$$PATH" cmake --build build/llama/build --target llama-server
 	cp build/llama/build/bin/llama-server $(VENV)-bench/bin/
+	@touch $@
+
+$(VENV)-clients/.ready: clients/requirements.txt clients/node/package.json
+	$(PYTHON) -m venv $(VENV)-clients
+	$(VENV)-clients/bin/python -m pip install --quiet -r clients/requirements.txt
+	mkdir -p $(VENV)-clients/node
+	cp clients/node/package.json $(VENV)-clients/node/
+	npm install --prefix $(VENV)-clients/node --no-audit --no-fund --no-package-lock
+	npm rebuild --prefix $(VENV)-clients/node --ignore-scripts=false @anthropic-ai/claude-code
 	@touch $@
 
 include native.mk

@@ -93,7 +93,8 @@ class Engine:
         vector and nothing else happens, on an executable that gives hidden states.
         """
         self._check_kind(pooling)
-        tokens = self._check(prompt)
+        generates = sampling.max_tokens != 0 and pooling is None
+        tokens = self._check(prompt, room=1 if generates else 0)
         chosen = self._adapter(adapter)
         _check_sampling(sampling, self.vocabulary, least=0 if scoring or pooling else 1)
         if scoring is not None:
@@ -108,7 +109,7 @@ class Engine:
         sequence.constraint = Guarded(constraint) if constraint is not None else None
         sequence.plain = constraint is None and takes_best(sampling)
         sequence.adapter, sequence.salt = chosen, self._salt(chosen) + salt
-        sequence.scoring, sequence.generates = scoring, sampling.max_tokens != 0 and pooling is None
+        sequence.scoring, sequence.generates = scoring, generates
         sequence.pooled = None if pooling is None else PromptVector(pooling)
         self.scheduler.add(sequence)
         return request
@@ -231,7 +232,8 @@ class Engine:
                 self.pool.forget(self._salt(adapter))
             self._leaving &= used
 
-    def _check(self, prompt: Seq[int]) -> list[int]:
+    def _check(self, prompt: Seq[int], room: int) -> list[int]:
+        """Its tokens; `room`: how many more the context must hold."""
         try:
             given = list(prompt)
         except TypeError:
@@ -242,7 +244,7 @@ class Engine:
         tokens = [int(t) for t in given]
         if not tokens:
             raise RequestError("the prompt is empty: give at least one token")
-        if len(tokens) > self.context:
+        if len(tokens) + room > self.context:
             raise ContextOverflow(len(tokens), self.context)
         wrong = next((t for t in tokens if not 0 <= t < self.vocabulary), None)
         if wrong is not None:
@@ -270,6 +272,7 @@ def _check_sampling(p: SamplingParams, vocabulary: int, least: int) -> None:
         "frequency_penalty": (-2.0, 2.0),
         "max_tokens": (least, 2**31),
         "max_reasoning_tokens": (0, 2**31),
+        "min_tokens": (0, 2**31),
         "logprobs": (0, vocabulary),
     }
     for name, (low, high) in limits.items():
@@ -281,7 +284,10 @@ def _check_sampling(p: SamplingParams, vocabulary: int, least: int) -> None:
             raise RequestError(
                 f"logit_bias of token {quoted(token)} is {quoted(bias)}: it must lie between -100 and 100"
             )
-    for token in [*p.logit_bias, *p.stop_token_ids]:
+    words = [token for word in p.bad_words_ids for token in word]
+    if not all(p.bad_words_ids):
+        raise RequestError("bad_words_ids has an empty list: it would forbid every token")
+    for token in [*p.logit_bias, *p.stop_token_ids, *p.suppress_tokens, *p.begin_suppress_tokens, *words]:
         if not 0 <= token < vocabulary:
             raise RequestError(f"token id {quoted(token)} is outside the vocabulary of {vocabulary}")
 

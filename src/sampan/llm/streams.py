@@ -59,6 +59,7 @@ class Answers:
         grammar = None
         if prompt.grammar is not None:
             grammar = self._grammars.compile(prompt.grammar, thinking=prompt.thinking)
+            grammar.continues = prompt.continues
         return limited(
             self._grammars.tokenizer,
             prompt.sampling,

@@ -1,79 +1,75 @@
 """Reads a vocabulary from a model folder.
 
-`tokenizer.json` is the vocabulary; `tokenizer_config.json` names its special entries;
-`generation_config.json` and `config.json` list the ids that end a turn.
+`tokenizer.json` is the vocabulary, or what it is made from (`folder_parts.py`); `tokenizer_config.json` and
+its neighbours name special entries and those that were added (`folder_config.py`); `generation_config.json`
+and `config.json` list the ids that end a turn.
 """
 
 import json
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampan.core.errors import TokenizerError, quoted
+from sampan.text.folder_config import add_tokens, read_json, special_text, tokenizer_config
+from sampan.text.folder_parts import metadata_of
+from sampan.text.gguf_vocab import read_gguf
 from sampan.text.vocabulary import TURN_ENDS, Vocabulary, backend_errors, spelling_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, empty where the file is missing; `TokenizerError` if it is no object."""
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise TokenizerError(f"{path} cannot be read: {error}; fetch it again") from error
-    if not isinstance(values, dict):
-        raise TokenizerError(f"{path} holds no JSON object: fetch it again")
-    return values
-
-
-def special_text(config: dict[str, Any], name: str) -> str | None:
-    """A special entry that `tokenizer_config.json` names, as a string or as `{"content": ...}`."""
-    value = config.get(name)
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) and value else None
-
-
 def read_folder(folder: Path) -> Vocabulary:
     """The vocabulary of a folder.
 
-    Raises `TokenizerError` for a missing or damaged `tokenizer.json` or ids outside it,
-    `UnsupportedModel` for a decoder that is not implemented.
+    Raises `TokenizerError` for missing or damaged files or ids that are none, `UnsupportedModel` for a kind
+    of tokenizer that is not implemented.
     """
-    backend = _read_backend(folder / "tokenizer.json")
-    spelling = spelling_of(_decoder(backend))
-    config = read_json(folder / "tokenizer_config.json")
-    _mark_special(backend, config)
+    config = tokenizer_config(folder)
+    whole = (folder / "tokenizer.json").is_file()
+    base = _read_whole(folder) if whole else read_gguf(metadata_of(folder, config))
+    backend = base.backend
     sources = [folder / "generation_config.json", folder / "config.json"]
     defaults = {path: read_json(path) for path in sources}
-    size = _size(backend, defaults[sources[1]])
+    rows = _rows(defaults[sources[1]])
+    with backend_errors(f"{folder}: added tokens cannot be used"):
+        add_tokens(backend, folder, config, rows, normalized=not base.spelling.strip_left or whole)
+    size = _size(backend, rows)
 
     def listed(name: str) -> list[int]:
         return [token for path in sources for token in _ids(path, defaults[path], f"{name}_id", size)]
 
-    bos = _named_id(backend, config, "bos_token", listed("bos_token"))
-    eos = _named_id(backend, config, "eos_token", listed("eos_token"))
-    return Vocabulary(
-        backend=backend,
-        spelling=spelling,
+    stops = listed("eos_token")
+    bos = _named_id(backend, config, "bos_token", [*listed("bos_token"), *_maybe(base.bos_id)])
+    eos = _named_id(backend, config, "eos_token", [*stops, *_maybe(base.eos_id)])
+    ends = {*stops, *_turn_ends(backend), *_maybe(eos)}
+    return replace(
+        base,
         size=size,
         bos_id=bos,
         eos_id=eos,
-        eos_ids=frozenset({*listed("eos_token"), *_turn_ends(backend), *([] if eos is None else [eos])}),
-        adds_bos=bos is not None and _adds_bos(backend, bos),
-        closing=_closing(backend),
+        eos_ids=frozenset(ends),
+        adds_bos=bos is not None and (base.adds_bos or _adds_bos(backend, bos)),
+        closing=base.closing or _closing(backend),
     )
+
+
+def _read_whole(folder: Path) -> Vocabulary:
+    """What tokenizer.json says, without its neighbours."""
+    backend = _read_backend(folder / "tokenizer.json")
+    spelling = spelling_of(_decoder(backend))
+    return Vocabulary(backend, spelling, 0, None, None, frozenset(), adds_bos=False)
+
+
+def _maybe(token: int | None) -> list[int]:
+    return [] if token is None else [token]
 
 
 def _read_backend(path: Path) -> "Backend":
     from tokenizers import Tokenizer
 
-    if not path.is_file():
-        raise TokenizerError(
-            f"{path} is missing: fetch the whole model, or convert its vocabulary to tokenizer.json"
-        )
     with backend_errors(f"{path} cannot be used"):
         backend = Tokenizer.from_file(str(path))
     # Whatever a training script left in the file, a prompt is neither cut nor padded.
@@ -87,29 +83,28 @@ def _decoder(backend: "Backend") -> dict[str, Any] | None:
     return None if decoder is None else json.loads(decoder.__getstate__())
 
 
-def _mark_special(backend: "Backend", config: dict[str, Any]) -> None:
-    """Match the named special entries whole even where tokenizer.json does not list them as added."""
-    texts = {special_text(config, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
-    added = {token.content for token in backend.get_added_tokens_decoder().values()}
-    missing = sorted(text for text in texts if text is not None and text not in added)
-    backend.add_special_tokens([text for text in missing if backend.token_to_id(text) is not None])
-
-
-def _size(backend: "Backend", model: dict[str, Any]) -> int:
-    """Every id the model may produce: config.json counts the rows that pad its embedding."""
+def _rows(model: dict[str, Any]) -> int:
+    """The rows of the embedding, 0 where config.json does not say."""
     rows = model.get("vocab_size")
+    return rows if isinstance(rows, int) else 0
+
+
+def _size(backend: "Backend", rows: int) -> int:
+    """Every id the model may produce, the rows that only pad its embedding included."""
     known = max([-1, *backend.get_added_tokens_decoder()]) + 1
-    return max(backend.get_vocab_size(), known, rows if isinstance(rows, int) else 0)
+    return max(backend.get_vocab_size(), known, rows)
 
 
 def _ids(path: Path, values: dict[str, Any], name: str, size: int) -> list[int]:
-    """One id, a list of ids or nothing, as the configuration files allow."""
+    """One id, a list of ids or nothing, as the configuration files allow; ids that no token has are told."""
     value = values.get(name)
     tokens = value if isinstance(value, list) else [] if value is None else [value]
     for token in tokens:
-        if not isinstance(token, int) or not 0 <= token < size:
-            raise TokenizerError(f"{path}: field {name} names {quoted(token)}, outside the {size} tokens")
-    return tokens
+        if not isinstance(token, int) or isinstance(token, bool):
+            raise TokenizerError(f"{path}: field {name} names {quoted(token)}, which is no token id")
+        if not 0 <= token < size:
+            warnings.warn(f"{path}: passed over {name} {token}: there are {size} tokens", stacklevel=2)
+    return [token for token in tokens if 0 <= token < size]
 
 
 def _named_id(backend: "Backend", config: dict[str, Any], name: str, listed: list[int]) -> int | None:

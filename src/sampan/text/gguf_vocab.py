@@ -5,6 +5,7 @@ The keys are llama.cpp's `tokenizer.ggml.*`; values are plain Python or numpy. A
 Contradictions are `TokenizerError`s that name the key and the entry.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import itemgetter
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, cast
 
 from sampan.core.errors import TokenizerError, UnsupportedModel, quoted
 from sampan.text.metadata import Metadata
-from sampan.text.pretokenizers import pipeline
-from sampan.text.vocabulary import TURN_ENDS, Spelling, Vocabulary, backend_errors
+from sampan.text.pretokenizers import pipeline, told_by
+from sampan.text.vocabulary import GGUF_ENDS, PART_ENDS, Spelling, Vocabulary, backend_errors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -71,7 +72,7 @@ def read_gguf(values: Mapping[str, object]) -> Vocabulary:
 
 
 def _read_entries(metadata: Metadata, *, sentencepiece: bool) -> _Entries:
-    tokens = metadata.strings(_TOKENS)
+    tokens = _without_empty(metadata.strings(_TOKENS))
     ids = dict(zip(tokens, range(len(tokens)), strict=True))
     if len(ids) != len(tokens):
         first = next(place for place, token in enumerate(tokens) if ids[token] != place)
@@ -87,15 +88,32 @@ def _read_entries(metadata: Metadata, *, sentencepiece: bool) -> _Entries:
 
     # The defaults are llama.cpp's for a SentencePiece file that names no special tokens.
     unknown, bos, eos = named("unknown", 0), named("bos", 1), named("eos", 2)
-    ends = {token for token in (eos, named("eot"), named("eom")) if token is not None}
-    ends |= {ids[text] for text in TURN_ENDS if text in ids}
+    others = map(named, ("eot", "eom", "fim_pad", "fim_rep", "fim_sep"))
+    ends = {token for token in (eos, *others) if token is not None}
+    ends |= {ids[text] for text in GGUF_ENDS if text in ids}
+    ends -= {
+        ids[text]
+        for text, others in PART_ENDS.items()
+        if any(each <= ids.keys() for each in others) and text in ids
+    }
     return _Entries(tokens, ids, types or [_NORMAL] * len(tokens), bos, eos, unknown, frozenset(ends))
+
+
+def _without_empty(tokens: list[str]) -> list[str]:
+    """Entries, of which empty ones are called as llama.cpp calls them: no text leads to these."""
+    empty = [token for token, text in enumerate(tokens) if not text]
+    if empty:
+        warnings.warn(
+            f"GGUF key {_TOKENS}: passed over {len(empty)} empty entries, the first at [{empty[0]}]",
+            stacklevel=2,
+        )
+    return [text or f"[EMPTY_{token}]" for token, text in enumerate(tokens)]
 
 
 def _byte_level(metadata: Metadata, entries: _Entries) -> "tuple[Backend, Spelling, bool]":
     from tokenizers import Tokenizer, models
 
-    cut = pipeline(metadata.text("tokenizer.ggml.pre"))
+    cut = pipeline(_pre(metadata, entries))
     merges = metadata.strings(_MERGES)
     pairs = cast("list[tuple[str, str]]", [tuple(merge.split(" ")) for merge in merges])
     try:
@@ -106,6 +124,20 @@ def _byte_level(metadata: Metadata, entries: _Entries) -> "tuple[Backend, Spelli
     backend = Tokenizer(model)
     cut.install(backend)
     return backend, Spelling(byte_level=True), cut.adds_bos
+
+
+def _pre(metadata: Metadata, entries: _Entries) -> str | None:
+    """The name of the way texts are cut; files of before the key, and of converters that did not know the
+    model, are told by their entries."""
+    pre = metadata.text("tokenizer.ggml.pre")
+    if pre not in (None, "", "default") or (told := told_by(entries.ids)) is None:
+        return pre
+    warnings.warn(
+        f"GGUF key tokenizer.ggml.pre is {quoted(pre)}: texts are cut as {told}, by the entries of the "
+        "vocabulary; convert the model again if its answers are poor",
+        stacklevel=2,
+    )
+    return told
 
 
 def _faulty_merge(merges: list[str], ids: dict[str, int]) -> TokenizerError | None:

@@ -22,10 +22,21 @@ STRICT = {
 """llguidance's options of a schema that is obeyed to the letter."""
 _JSON = re.compile(r"%json\s*")
 _UNFORCED = '\n%llguidance {"no_forcing": true}\n'
+_TAGS = "(function_call|tools|tool|response|json|xml|JSON)"
+LOOSE = (
+    rf'\s*(```\s*(json|xml)?\s*)?(<{_TAGS}>\s*)?\{{\s*"name"\s*:\s*',
+    r'\s*,\s*"(arguments|parameters)"\s*:',
+)
+"""A call without its opener, up to its arguments: what comes before the function's name, and behind it."""
+CLOSE = rf"\s*\}}\s*(<\/{_TAGS}>\s*)?(```\s*)?"
+"""What comes behind the arguments."""
+_LOOSE = r"(?:[^\\/*+?\n]|\\.)*".join(map(re.escape, LOOSE))  # a name, or several, none of it repeated
 # Texts, and the terminals of the grammars that this package makes itself: see `sampan.text.tools.grammar`.
 _ENDING = re.compile(
     r'"(?:\\.|[^"\\\n])*"|^%llguidance \{\}$|^[a-z][a-z_0-9]*(?:\[lazy\])?:'
-    r"|^TEXT: /\(\.\|\\n\)\*/$|^WORDS: /\\s\*\(\[\^\{\\s\]\(\.\|\\n\)\*\)\?/$|\b(?:TEXT|WORDS)(?=[ ]|$)",
+    r"|^TEXT: /\(\.\|\\n\)\*/$|^WORDS: /\\s\*\(\[\^\{\\s\]\(\.\|\\n\)\*\)\?/$|\b(?:TEXT|WORDS)(?=[ ]|$)"
+    rf"|^LOOSE_[0-9]+: /{_LOOSE}/$|^FIRST: /\(\.\|\\n\)\*/ & ~/{_LOOSE}\(\.\|\\n\)\*/$"
+    rf"|^CLOSE: /{re.escape(CLOSE)}/$|^WHITE: / \?/$|\b(?:FIRST|WHITE|CLOSE|LOOSE_[0-9]+)(?=[ ]|$)",
     re.MULTILINE,
 )
 _UNKNOWN = re.compile(r'[A-Z/%"#.:]')

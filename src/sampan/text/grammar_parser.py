@@ -14,7 +14,7 @@ from sampan.core.memory import resident_memory
 from sampan.text.grammar_check import on_deep_stack, step_back
 from sampan.text.grammar_source import Source, own_limit, shared_limit
 from sampan.text.grammar_trial import ENOUGH_S, LEAST, MOST, STEPS, TOO_SLOW, walk
-from sampan.text.grammar_vocabulary import Vocabulary
+from sampan.text.grammar_vocabulary import Vocabulary, Words
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -34,9 +34,8 @@ _MOST_FOUND = 20 << 20
 class CompiledGrammar:
     """A grammar that is ready. Safe to share between threads; each answer has a constraint of its own.
 
-    Raises `RequestError` for one that no answer can follow. `first`: the first mask, which is the same for
-    every answer. `found_s`: seconds of masks. `spent`: its limits are met, and to begin anew takes longer
-    than an engine waits, so it must be compiled again.
+    Raises `RequestError` for one that no answer can follow. `found_s`: seconds of masks. `spent`: its limits
+    are met, and to begin anew takes longer than an engine waits, so it must be compiled again.
     """
 
     def __init__(self, source: Source, vocabulary: Vocabulary, size: int) -> None:
@@ -47,7 +46,8 @@ class CompiledGrammar:
         self.spent = False
         self._seconds = 0.0
         self._start = self._made(urgent=False)
-        self.first = self._first()
+        self._first = self._checked_first()
+        self._opening = self._checked_opening()
         self._size = max(size, resident_memory() - before, _SMALLEST + _A_BYTE * len(source.text))
         self.found_s = 0.0
         self._try()
@@ -63,6 +63,18 @@ class CompiledGrammar:
             if self.spent:
                 self._begin_anew(urgent=False)
             return GrammarConstraint(self, self._start.deep_copy(), self._life)
+
+    def first(self, *, opens: bool) -> bytes:
+        """The first mask, which is the same for every answer. `opens`: that opens a text of its own."""
+        return self._opening if opens else self._first
+
+    def read(self, token: int, *, opens: bool) -> list[int]:
+        """What llguidance takes for a token."""
+        return self._vocabulary.opened(token) if opens else [self._vocabulary.words.one(token)]
+
+    def with_twins(self, mask: bytes) -> bytes:
+        """A mask of llguidance's with all tokens of the same text."""
+        return self._vocabulary.words.with_twins(mask)
 
     def stopped(self, error: str) -> str:
         """Why an answer cannot go on, for its user."""
@@ -84,31 +96,45 @@ class CompiledGrammar:
         self._life += 1
         self.found_s, self.spent = 0.0, False
 
-    def _made(self, *, urgent: bool, spare: int = 1, tokens: int = 0) -> "LLMatcher":
+    def _made(
+        self, *, urgent: bool, spare: int = 1, tokens: int = 0, words: Words | None = None
+    ) -> "LLMatcher":
         from llguidance import LLMatcher
 
         limits = self._source.limits(spare=spare, tokens=tokens)
-        words, text = self._vocabulary.words, self._source.text
+        known, text = (words or self._vocabulary.words).tokens, self._source.text
         made: list[LLMatcher] = []
 
         def make() -> None:
             if not urgent:  # and only here: the walks that come then need the interpreter's lock at times
                 step_back()
             began = time.thread_time()
-            made.append(LLMatcher(words, text, log_level=0, limits=limits))
+            made.append(LLMatcher(known, text, log_level=0, limits=limits))
             self._seconds = max(self._seconds, time.thread_time() - began)
 
         on_deep_stack(make)
         return made[0]
 
-    def _first(self) -> bytes:
-        mask = self._start.compute_bitmask()
-        error = self._start.get_error()
-        if self._start.is_error() and not error.startswith("NoExtension"):
+    def _mask_of(self, start: "LLMatcher") -> bytes:
+        mask = start.compute_bitmask()
+        error = start.get_error()
+        if start.is_error() and not error.startswith("NoExtension"):
             raise self._refusal(self._source.explained(error))
-        if error or not any(mask):
+        return bytes(len(mask)) if error else mask
+
+    def _checked_first(self) -> bytes:
+        mask = self._mask_of(self._start)
+        if not any(mask):
             raise self._refusal("no token of this model may begin an answer")
-        return mask
+        return self._vocabulary.words.with_twins(mask)
+
+    def _checked_opening(self) -> bytes:
+        words = self._vocabulary.opening
+        return (
+            self._first
+            if words is None
+            else words.first(self._mask_of(self._made(urgent=False, words=words)))
+        )
 
     def _try(self) -> None:
         began = time.thread_time()
@@ -132,13 +158,15 @@ class CompiledGrammar:
 
 
 class GrammarConstraint:
-    """One answer's way through a grammar; see `sampan.engine.constraint.Constraint`."""
+    """One answer's way through a grammar; see `sampan.engine.constraint.Constraint`. `continues`: it goes on
+    with its prompt's text, in which a first space counts; to be said before its first token."""
 
     def __init__(
         self, grammar: CompiledGrammar, matcher: "LLMatcher", life: int, taken: Sequence[int] = ()
     ) -> None:
         self._grammar, self._matcher, self._life = grammar, matcher, life
         self._taken = list(taken)
+        self._begun = self.continues = False
         self._renewals = 0
         self._seconds = 0.0
         self.done = False
@@ -146,18 +174,20 @@ class GrammarConstraint:
 
     def allowed(self) -> bytes | None:
         """The tokens that may come next, a bit each."""
-        if not self._taken:
-            return self._grammar.first
+        if not self._begun:
+            return self._grammar.first(opens=not self.continues)
         mask = self._timed(self._matcher.compute_bitmask)
         if self._begun_anew():
             mask = self._timed(self._matcher.compute_bitmask)
         self._look()
-        return mask
+        return self._grammar.with_twins(mask)
 
     def accept(self, token: int) -> None:
         """The token that was chosen."""
-        self._taken.append(token)
-        self._timed(lambda: self._matcher.consume_token(token))
+        read = self._grammar.read(token, opens=not self._begun and not self.continues)
+        self._begun = True
+        self._taken += read
+        self._timed(lambda: self._matcher.consume_tokens(read))
         self._begun_anew()
         self._look()
 
@@ -167,10 +197,16 @@ class GrammarConstraint:
 
     def copy(self) -> "GrammarConstraint":
         """The same state, to go on from independently."""
-        if not self._taken:
-            return self._grammar.constraint()
-        copy = GrammarConstraint(self._grammar, self._matcher.deep_copy(), self._life, self._taken)
-        copy.done, copy.error = self.done, self.error
+        if self._begun:
+            copy = GrammarConstraint(self._grammar, self._matcher.deep_copy(), self._life, self._taken)
+        else:
+            copy = self._grammar.constraint()
+        copy._begun, copy.continues, copy.done, copy.error = (
+            self._begun,
+            self.continues,
+            self.done,
+            self.error,
+        )
         return copy
 
     def _begun_anew(self) -> bool:

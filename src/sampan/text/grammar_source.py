@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MAX_BYTES = 256 * 1024
 MAX_CHOICES = 10_000
 _MOST_WRITTEN = 4 * MAX_BYTES
+FORM = "form"
+"""The name of an answer's own grammar, where there is another of calls beside it."""
 NAMES = {
     "json_schema": "JSON schema",
     "json_object": "grammar of JSON objects",
@@ -33,7 +35,7 @@ _STEP_FUEL, _STEP_FUEL_OF_KEYS = 200_000, 4_000_000  # what is no key of a patte
 _PARTS = 8
 _STATES_A_TOKEN = 8  # of an answer that is read again from its start
 # White space as people write JSON: without a bound a small model may write nothing else.
-_JSON = STRICT | {"whitespace_pattern": r" |\n[ \t]{0,32}"}
+JSON_OPTIONS = STRICT | {"whitespace_pattern": r" |\n[ \t]{0,32}"}
 # An answer inside a block of reasoning: the text up to the tag is free.
 _THOUGHT = 'start: thought /\\n{1,2}/? @answer\nthought[suffix="</think>"]: /(.|\\n)*/'
 _LONGEST = 80  # of what a message repeats
@@ -122,7 +124,7 @@ def parser_limits(numbers: dict[str, int]) -> "LLParserLimits":
 def read_grammar(grammar: Grammar, thinking: bool) -> Source:
     """A grammar in llguidance's own form. Raises `RequestError` for what is refused before it is compiled."""
     name = NAMES[grammar.kind]
-    size = len(grammar.source.encode("utf-8", "surrogatepass"))
+    size = len((grammar.source + grammar.calls).encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
         raise RequestError(f"the {name} has {size} bytes: {MAX_BYTES} are the most")
     if grammar.kind == "json_schema":
@@ -130,31 +132,43 @@ def read_grammar(grammar: Grammar, thinking: bool) -> Source:
         schema = _object(read.schema)
         if len(json.dumps(schema)) > _MOST_WRITTEN:
             raise RequestError(f"the {name} is too large, its conditions written out: make it simpler")
-        parts = tuple(_of_schema(name, {"type": "string", "pattern": each}) for each in read.nested[:_PARTS])
-        return replace(
-            _of_schema(name, schema, thinking), parts=parts, overlaps=read.overlaps, keys=read.keys
-        )
-    if grammar.kind == "lark":
+        patterns = ({"type": "string", "pattern": each} for each in read.nested[:_PARTS])
+        parts = tuple(Source(name, _text([_of_schema(each)])) for each in patterns)
+        found = Source(name, "", parts, read.overlaps, read.keys), _of_schema(schema)
+    elif grammar.kind == "lark":
         _check_text(grammar)
-        lark = read_lark(grammar.source)
-        text = _text({"lark_grammar": lark.text}, thinking)
-        return Source(name, text, overlaps=lark.overlaps, keys=lark.keys)
-    return Source(name, _text(_entry(grammar), thinking))
+        found = _of_lark(name, grammar.source)
+    else:
+        found = Source(name, ""), _entry(grammar)
+    source, entry = found
+    grammars = [entry]
+    if grammar.calls:
+        calls, first = _of_lark(name, grammar.calls)
+        source = replace(source, overlaps=source.overlaps + calls.overlaps, keys=source.keys or calls.keys)
+        grammars = [first, entry | {"name": FORM}]
+    if thinking:
+        first, *rest = grammars
+        grammars = [{"lark_grammar": _THOUGHT}, first | {"name": "answer"}, *rest]
+    return replace(source, text=_text(grammars))
 
 
-def _text(entry: dict[str, Any], thinking: bool) -> str:
-    grammars = [{"lark_grammar": _THOUGHT}, entry | {"name": "answer"}] if thinking else [entry]
+def _text(grammars: list[dict[str, Any]]) -> str:
     return json.dumps({"grammars": grammars})
 
 
-def _of_schema(name: str, schema: dict[str, Any], thinking: bool = False) -> Source:
-    return Source(name, _text({"json_schema": schema | {"x-guidance": _JSON}}, thinking))
+def _of_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"json_schema": schema | {"x-guidance": JSON_OPTIONS}}
+
+
+def _of_lark(name: str, source: str) -> tuple[Source, dict[str, Any]]:
+    lark = read_lark(source)
+    return Source(name, "", (), lark.overlaps, lark.keys), {"lark_grammar": lark.text}
 
 
 def _entry(grammar: Grammar) -> dict[str, Any]:
     source = grammar.source
     if grammar.kind == "json_object":
-        return {"json_schema": {"type": "object", "x-guidance": _JSON}}
+        return {"json_schema": {"type": "object", "x-guidance": JSON_OPTIONS}}
     if grammar.kind == "choice":
         # One terminal: its texts share their beginnings, and reading takes no longer the more there are.
         return {"lark_grammar": "start: CHOICE\nCHOICE: " + " | ".join(map(json.dumps, _choices(source)))}

@@ -5,6 +5,7 @@ those of llama.cpp's `tokenizer.ggml.pre`. Normalisation is the published one to
 applied here although llama.cpp leaves it out.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,9 @@ _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _PUNCTUATION_AND_SPACE = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _PUNCTUATION_AND_SPACE
 _QWEN2 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _PUNCTUATION_AND_SPACE
+_QWEN35 = _CONTRACTIONS + (  # transformers, Qwen3_5Tokenizer: marks belong to their letters
+    r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _DEEPSEEK3 = (
     r"\p{N}{1,3}",
     "[一-龥぀-ゟ゠-ヿ]+",
@@ -66,9 +70,29 @@ _BY_NAMES = {
     ),
     ("dbrx", "smaug-bpe"): Pipeline(splits=(_LLAMA3,)),
     ("qwen2", "deepseek-r1-qwen", "kormo", "megrez"): Pipeline(splits=(_QWEN2,), nfc=True),
+    ("qwen35",): Pipeline(splits=(_QWEN35,), nfc=True),
     ("deepseek-v3", "joyai-llm"): Pipeline(splits=_DEEPSEEK3),
 }
 _PIPELINES = {name: pipeline for names, pipeline in _BY_NAMES.items() for name in names}
+
+
+# Entries that have this id in no other family's vocabulary, and the family, by its published tokenizer.json.
+_MARKS = (
+    ("<|begin_of_text|>", 128000, "llama-bpe"),
+    ("<｜begin▁of▁sentence｜>", 128000, "llama-bpe"),  # DeepSeek-R1's distilled ones
+    ("<|endoftext|>", 151643, "qwen2"),
+    ("<｜end▁of▁sentence｜>", 151643, "deepseek-r1-qwen"),
+    ("<｜begin▁of▁sentence｜>", 151643, "deepseek-r1-qwen"),
+    ("<｜begin▁of▁sentence｜>", 0, "deepseek-v3"),
+    ("<repo_name>", 3, "smollm"),
+    ("<fim_prefix>", 1, "starcoder"),
+    ("<|endoftext|>", 50256, "gpt-2"),
+)
+
+
+def told_by(ids: Mapping[str, int]) -> str | None:
+    """The name of the family that has such a vocabulary, None where it tells none."""
+    return next((name for text, token, name in _MARKS if ids.get(text) == token), None)
 
 
 def pipeline(pre: str | None) -> Pipeline:

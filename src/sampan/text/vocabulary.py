@@ -24,6 +24,32 @@ TURN_ENDS = (
     "<｜end▁of▁sentence｜>",
 )
 
+# What else ends generation from a GGUF file, as in llama.cpp (src/llama-vocab.cpp): it lists nothing itself.
+# The last ones are what code models write around files, where one is completed in its middle.
+GGUF_ENDS = (
+    *TURN_ENDS,
+    *(
+        "</s>",
+        "<eos>",
+        "<EOT>",
+        "_<EOT>",
+        "[EOT]",
+        "[EOS]",
+        "<end_of_utterance>",
+        "<turn|>",
+        "<|tool_response>",
+    ),
+    *("<|return|>", "<|call|>", "<|calls|>", "<|flush|>"),
+    *("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
+    *("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
+    "<|file_sep|>",
+)
+# Entries that end nothing where all of the others are there: they end a part of a turn.
+PART_ENDS = {
+    "<|end|>": ({"<|return|>", "<|call|>"}, {"<|call|>", "<|flush|>"}, {"<|calls|>", "<|flush|>"}),
+    "</s>": ({"<|tool_response>"},),
+}
+
 _BYTE_ENTRY = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
@@ -33,14 +59,18 @@ class Spelling:
 
     `byte_level`: every character of an entry stands for one byte, in GPT-2's alphabet; otherwise
     SentencePiece: "▁" stands for a space and `<0x0A>` for one byte. `strip_left`: the number of
-    leading spaces that belong to the encoding and are removed from a decoded text.
+    leading spaces that belong to the encoding and are removed from a decoded text. `unknown`: what is said
+    where bytes are asked for and the tokenizer does not tell how its entries spell them.
     """
 
     byte_level: bool
     strip_left: int = 0
+    unknown: str = ""
 
     def to_bytes(self, entry: str, *, added: bool) -> bytes:
         """The bytes of one entry; `added` entries of a byte-level vocabulary are plain text."""
+        if self.unknown:
+            raise UnsupportedModel(self.unknown)
         if self.byte_level:
             return entry.encode() if added else _from_byte_alphabet(entry)
         if match := _BYTE_ENTRY.fullmatch(entry):
@@ -72,6 +102,11 @@ class Vocabulary:
     closing: tuple[int, ...] = ()
 
 
+def is_byte(entry: str) -> bool:
+    """Whether an entry is one byte's of SentencePiece, such as `<0x0A>`."""
+    return _BYTE_ENTRY.fullmatch(entry) is not None
+
+
 @contextmanager
 def backend_errors(what: str) -> Iterator[None]:
     """Turn every failure of the Rust library, its panics included, into a `TokenizerError`."""
@@ -87,19 +122,19 @@ def backend_errors(what: str) -> Iterator[None]:
 
 
 def spelling_of(decoder: Mapping[str, object] | None) -> Spelling:
-    """The spelling that a tokenizer.json's `decoder` describes.
-
-    Raises `UnsupportedModel` for decoders other than byte-level and SentencePiece's.
-    """
+    """The spelling that a tokenizer.json's `decoder` describes: byte-level's, SentencePiece's, or an unknown
+    one, with which ids can be scored and none be read."""
     steps = _decoder_steps(decoder)
     kinds = [step.get("type") for step in steps]
     if kinds == ["ByteLevel"]:
         return Spelling(byte_level=True)
     if "Replace" in kinds and all(_is_sentencepiece(step) for step in steps):
         return Spelling(byte_level=False, strip_left=sum(_stripped(step) for step in steps))
-    raise UnsupportedModel(
-        f"tokenizer.json: field decoder is {' + '.join(map(str, kinds)) or 'empty'}; "
-        "byte-level (ByteLevel) and SentencePiece (Replace + ByteFallback + Fuse + Strip) are implemented"
+    return Spelling(
+        byte_level=False,
+        unknown=f"tokenizer.json: field decoder is {' + '.join(map(str, kinds)) or 'empty'}, so that tokens "
+        "cannot be read as text; byte-level (ByteLevel) and SentencePiece (Replace + ByteFallback + Fuse + "
+        "Strip) are implemented",
     )
 
 

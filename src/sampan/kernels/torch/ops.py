@@ -154,6 +154,17 @@ class Walk:
         matrices = torch.stack([self._weights[part.name] for part in weight.parts])
         form = "thi,hio->tho" if weight.transposed else "thi,hoi->tho"
         done = torch.einsum(form, heads[..., :inputs], matrices)
+        for rows, sampled, products in self._step.adapters:
+            if weight.parts[0].name in products:
+                chosen = sampled if node.sampled else rows
+                a, b = (
+                    torch.stack(each) for each in zip(*(products[p.name] for p in weight.parts), strict=True)
+                )
+                path = "thi,hir,hro->tho" if weight.transposed else "thi,hri,hor->tho"
+                own = torch.einsum(
+                    path, heads[chosen, :, :inputs], *((b, a) if weight.transposed else (a, b))
+                )
+                done = done.index_add(0, chosen, own)
         return torch.cat((done, heads[..., inputs:]), -1).flatten(-2)
 
     def experts(self, node: Node, x: Tensor) -> Tensor:
