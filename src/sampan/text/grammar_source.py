@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 256 * 1024
 MAX_CHOICES = 10_000
-_MOST_WRITTEN = 4 * MAX_BYTES
 FORM = "form"
 """The name of an answer's own grammar, where there is another of calls beside it."""
 NAMES = {
@@ -130,8 +129,6 @@ def read_grammar(grammar: Grammar, thinking: bool) -> Source:
     if grammar.kind == "json_schema":
         read = read_schema(grammar.source)
         schema = _object(read.schema)
-        if len(json.dumps(schema)) > _MOST_WRITTEN:
-            raise RequestError(f"the {name} is too large, its conditions written out: make it simpler")
         patterns = ({"type": "string", "pattern": each} for each in read.nested[:_PARTS])
         parts = tuple(Source(name, _text([_of_schema(each)])) for each in patterns)
         found = Source(name, "", parts, read.overlaps, read.keys), _of_schema(schema)

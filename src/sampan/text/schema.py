@@ -22,7 +22,8 @@ from sampan.text.schema_rewrite import Rewriter
 MOST_REPEATS = 10_000  # copies that counted repetitions, one inside another, may stand for
 _MOST_STEPS = 10_000  # a multiple of n is found by counting to n
 
-_MOST_PARTS = 20_000
+_MOST_PARTS, _MOST_WRITTEN = 20_000, 1 << 20  # of what is written out: schemas, and bytes of all
+_TOO_LARGE = "the JSON schema is too large, its conditions written out: make it simpler"
 _REPEAT = re.compile(r"\\.|\[(?:\\.|[^]\\])*\]|[()]|\{(\d*),?(\d*)\}")
 
 
@@ -57,10 +58,12 @@ def _read(schema: Any) -> ReadSchema:
     nested, keys = list[str](), False
     for number, (place, part) in enumerate(document.parts(schema)):
         if number > _MOST_PARTS:
-            raise RequestError("the JSON schema is too large, its conditions written out: make it simpler")
+            raise RequestError(_TOO_LARGE)
         nested += _check(place, part)  # what was written out is held to the same limits
         rewriter.rewrite(part, place)
         keys = keys or "patternProperties" in part
+    if len(json.dumps(schema)) > _MOST_WRITTEN:
+        raise RequestError(_TOO_LARGE)
     return ReadSchema(schema, tuple(nested), tuple(rewriter.overlaps), keys)
 
 
