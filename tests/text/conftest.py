@@ -88,6 +88,12 @@ def trained(
     return Trained(name, folder, metadata, oracle, form["special"], form["visible"], form["eos"])
 
 
+@pytest.fixture(scope="session")
+def llama(sentencepiece: Any, corpus: list[str], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A SentencePiece vocabulary in GGUF and in a folder, with transformers' reading of the folder."""
+    return sentencepiece.write(tmp_path_factory.mktemp("llama"), corpus)
+
+
 def _train(form: dict[str, Any], corpus: list[str]) -> dict[str, Any]:
     """A tokenizer.json of this form with 5,000 entries, some of which no merge leads to.
 

@@ -165,7 +165,7 @@ def test_entries_of_added_tokens_json_and_of_lists_are_matched_whole(small):
 def test_entries_named_in_special_tokens_map_alone_count(small, written):
     vocab = {"a": 0, "b": 1, "<s>": 2, "<|im_end|>": 3, "</s>": 4}
     change(small, "tokenizer.json", model=SMALL["model"] | {"vocab": vocab})
-    write(small, "special_tokens_map.json", {"bos_token": "<s>", "eos_token": written})
+    write(small, "special_tokens_map.json", {"bos_token": "<s>", "eos_token": written, "pad_token": None})
     template = "{{ bos_token }}x{{ eos_token }}"
     write(small, "tokenizer_config.json", {"eos_token": "b", "chat_template": template})
     assert agree(small, "<s>a</s>b") == [2, 0, 4, 1]

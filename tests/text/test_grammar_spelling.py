@@ -134,4 +134,5 @@ def test_spelling_gives_exactly_the_bytes(compiler: GrammarCompiler) -> None:
         ids = tokenizer.spell(text.encode())
         assert b"".join(map(tokenizer.token_bytes, ids)) == text.encode()
         assert not tokenizer.special_ids & set(ids)
+    assert tokenizer.spell("a</s>é".encode(), special=True)[-2:] == [2, tokenizer.entries()["é"]]
     assert tokenizer.spell(b"\xe6\x97") == [tokenizer.entries()[f"<0x{byte:02X}>"] for byte in b"\xe6\x97"]

@@ -30,12 +30,6 @@ TEXTS = st.lists(
 ).map("".join)
 
 
-@pytest.fixture(scope="module")
-def llama(sentencepiece: Any, corpus: list[str], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A vocabulary as GGUF metadata and in a folder, with transformers' reading of the folder."""
-    return sentencepiece.write(tmp_path_factory.mktemp("llama"), corpus)
-
-
 @pytest.fixture(scope="module", params=["gguf", "folder"])
 def tokenizer(request: pytest.FixtureRequest, llama: Any) -> Tokenizer:
     return (

@@ -258,6 +258,24 @@ def test_without_bits_a_folder_says_exactly_the_same(
     np.testing.assert_array_equal(scores(pack(files)), scores(files.path))
 
 
+@pytest.mark.filterwarnings("ignore:.*stored head is used")
+def test_a_stored_head_that_the_configuration_ties_is_used_and_packed(
+    source: Callable[[str], ModelFiles], pack: Pack, tmp_path: Path
+) -> None:
+    files = source("qwen2")  # tied
+    own = tmp_path / "merged"
+    own.mkdir()
+    copy_companions(files.path, own)
+    tensors = safetensors.numpy.load_file(files.path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"][::-1].copy()
+    safetensors.numpy.save_file(tensors, own / "model.safetensors", metadata={"format": "pt"})
+    expected = logprobs(AutoModelForCausalLM.from_pretrained(own, dtype=torch.float32).eval())
+    assert np.abs(expected - scores(files.path)).max() > 3  # what dropping it cost
+    found = scores(own)
+    assert np.abs(found - expected)[:60].max() < 0.03
+    np.testing.assert_array_equal(scores(pack(ModelFiles(own, "folder", "", ""))), found)
+
+
 def test_weights_beyond_float16_are_refused(
     source: Callable[[str], ModelFiles], pack: Pack, tmp_path: Path
 ) -> None:

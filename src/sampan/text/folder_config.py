@@ -39,6 +39,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def tokenizer_config(folder: Path) -> dict[str, Any]:
     """`tokenizer_config.json` with what `special_tokens_map.json` adds to it."""
     config, named = read_json(folder / _CONFIG), read_json(folder / _MAP)
+    named = {name: value for name, value in named.items() if value is not None}
     return named | config if "added_tokens_decoder" in config else config | named
 
 

@@ -140,7 +140,7 @@ class Tokenizer:
     def spell(self, data: bytes, *, special: bool = False) -> list[int]:
         """Ids that stand for exactly these bytes inside of a text: as the tokenizer writes them where it can,
         without its normalisation and its space before a text. `special`: control tokens are no text."""
-        backend = Variant(self._backend, mark="", exact=True) if special else self._exact
+        backend = self._exact_special if special else self._exact
         ids = backend.encode(data.decode("utf-8", "replace"))
         return ids if b"".join(map(self.token_bytes, ids)) == data else longest_first(data, self._spelt)
 
@@ -187,10 +187,9 @@ class Tokenizer:
     def spelt(self) -> dict[bytes, int]:
         """The token of each spelling: of several the first that is not SentencePiece's for a byte."""
         known: dict[bytes, int] = {}
-        for bytewise in (False, True):
-            for token in range(self.vocab_size):
-                if token not in self.special_ids and is_byte(self._entry(token)) == bytewise:
-                    known.setdefault(self.token_bytes(token), token)
+        tokens = [token for token in range(self.vocab_size) if token not in self.special_ids]
+        for token in sorted(tokens, key=lambda token: is_byte(self._entry(token))):
+            known.setdefault(self.token_bytes(token), token)
         known.pop(b"", None)
         return known
 
@@ -206,6 +205,10 @@ class Tokenizer:
     @cached_property
     def _literal(self) -> Variant:
         return Variant(self._backend, mark=self._mark)
+
+    @cached_property
+    def _exact_special(self) -> Variant:
+        return Variant(self._backend, mark="", exact=True)
 
     @cached_property
     def _exact(self) -> Variant:

@@ -19,7 +19,7 @@ from sampan.core.errors import quoted
 from sampan.kernels.formats import dequantise
 from sampan.models.config import ModelConfig
 from sampan.models.family import Family
-from sampan.models.registry import Model, describe
+from sampan.models.registry import describe
 from sampan.weights.files import MappedFile, TensorInfo
 from sampan.weights.naming import listed
 from sampan.weights.quantised import reader as quantised
@@ -43,19 +43,27 @@ def read_plain(
         undo.callback(shard.file.close)
     files = [shard.file for shard in shards]
     model = describe(config)
-    bodies = _bodies(model)
+    draft = model.draft()
+    needed = model.weights().keys() | (draft.weights().keys() if draft else ())
+    bodies = tuple({f"{name.split('.')[1]}." for name in needed if name.startswith(BASE)})
+
+    def full(name: str, shape: tuple[int, ...]) -> str:
+        """With its `model.`, whether or not the tensor was saved as part of a model with a head."""
+        whole = BASE + name
+        parts = model.family.parts(config, whole, shape).keys()
+        beside = model.family.beside
+        bare = name.startswith(bodies) or bool(beside and whole.startswith(beside))
+        return whole if bare or (parts and parts <= needed) else name
+
+    def reads(name: str, shape: tuple[int, ...]) -> bool:
+        name = full(name, shape)
+        return name in needed or bool(model.family.parts(config, name, shape))
+
     if method is None:
         found = {name: info for shard in shards for name, info in shard.tensors.items()}
     else:
-        draft = model.draft()
-        needed = model.weights() | (draft.weights() if draft else {})
-
-        def reads(name: str, shape: tuple[int, ...]) -> bool:
-            full = _full(name, shape, model, bodies)
-            return full in needed or bool(model.family.parts(config, full, shape))
-
         found = quantised.read(method, shards, reads)
-    return {_full(name, info.shape, model, bodies): info for name, info in found.items()}, files
+    return {full(name, info.shape): info for name, info in found.items()}, files
 
 
 def without_others(folder: Path, found: Mapping[str, TensorInfo], family: Family) -> dict[str, TensorInfo]:
@@ -89,22 +97,6 @@ def with_stored_head(
         stacklevel=2,
     )
     return replace(config, tied_head=False), found
-
-
-def _bodies(model: Model) -> tuple[str, ...]:
-    """What stands behind `model.` in the names of the model's tensors."""
-    names = (name.split(".")[1] for name in model.weights() if name.startswith(BASE))
-    return tuple(f"{name}." for name in dict.fromkeys(names))
-
-
-def _full(name: str, shape: tuple[int, ...], model: Model, bodies: tuple[str, ...]) -> str:
-    """A tensor's name with its `model.`, whether or not it was saved as part of a model with a head."""
-    full = BASE + name
-    if name.startswith(BASE):
-        return name
-    beside = model.family.beside
-    body = name.startswith(bodies) or (beside and full.startswith(beside))
-    return full if body or model.family.parts(model.config, full, shape) else name
 
 
 def _same(one: TensorInfo, other: TensorInfo, files: Mapping[Path, MappedFile]) -> bool:

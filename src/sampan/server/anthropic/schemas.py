@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Discriminator, Field, JsonValue, Tag
 from sampan.server.elsewhere import SAMPLING
 from sampan.server.fields import TEXT_ONLY, Skipped, Strict, lacks
 from sampan.server.schemas import Body, Count, Many, Stop
+from sampan.text.tools import read_arguments
 
 
 class CacheControl(Strict):
@@ -47,15 +48,27 @@ class RedactedBlock(Skipped):
     type: Literal["redacted_thinking"]
 
 
+def _as_input(value: Any) -> Any:
+    """Nothing, or a text as other APIs have it, as the object that it stands for."""
+    return read_arguments(value) if value is None or isinstance(value, str) else value
+
+
+Arguments = Annotated[
+    dict[str, JsonValue],
+    Field(default_factory=dict),
+    BeforeValidator(_as_input, json_schema_input_type=dict[str, JsonValue] | str | None),
+]
+
+
 class ToolUseBlock(Strict):
-    """A call that the assistant has made, by the client's tools (`caller`)."""
+    """A call that the assistant has made, by the client's tools (`caller`). `input`: its arguments."""
 
     hints = frozenset({"toolset_name"})
 
     type: Literal["tool_use"]
     id: str
     name: str
-    input: dict[str, JsonValue]
+    input: Arguments
     cache_control: CacheControl | None = None
     caller: JsonValue = None
 
