@@ -142,7 +142,7 @@ def test_reasoning_comes_first_and_is_free(llm: LLM) -> None:
 
 def test_a_refused_grammar_is_told_before_anything_runs(llm: LLM) -> None:
     bad = Grammar("json_schema", '{"type": "array", "uniqueItems": true}')
-    message = 'the JSON schema at #: the keyword "uniqueItems" is not supported'
+    message = 'the JSON schema at #: the keyword "uniqueItems" cannot be ensured but of items of an enum'
     for ask in (llm.generate, llm.stream):
         with pytest.raises(RequestError, match=message):
             ask("x", GREEDY, grammar=bad)

@@ -140,7 +140,9 @@ def test_other_grammars(service: "Running", grammar: Any, good: Any) -> None:
     [
         ({"type": "object", "minProperties2": 1}, "minProperties2"),
         ({"type": "nonesuch"}, "nonesuch"),
-        ({"not": {"type": "string"}}, "not"),
+        ({"not": {"pattern": "a"}}, "not"),
+        ({"uniqueItems": True}, "uniqueItems"),
+        ({"allOf": 1}, "give a list of schemas"),
     ],
 )
 def test_a_bad_schema_is_that_requests_400(service: "Running", schema: Any, named: str) -> None:

@@ -15,10 +15,18 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from sampan.models.registry import load_file
 from sampan.weights.gguf import read_gguf
 
 HERE = Path(__file__).parent
 PUBLISHED: dict[str, dict[str, Any]] = json.loads((HERE / "published.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="session")
+def schemas() -> Any:
+    """`schema_bytes.py`: schemas over a vocabulary of single bytes."""
+    return load_file(HERE / "schema_bytes.py")
+
 
 ODD_SPACES = [
     "",

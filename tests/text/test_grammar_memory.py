@@ -145,6 +145,20 @@ def test_what_takes_too_long_is_ended_and_leaves_nothing_behind(tokenizer: Token
     assert compiler.compile(number(2)).allowed()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no process can be stopped there")
+def test_a_busy_machine_refuses_nothing_that_an_idle_one_takes(tokenizer: Tokenizer) -> None:
+    """The process that checks has no processor for far longer than it may use of one."""
+    others = processes()
+    compiler = GrammarCompiler(tokenizer, seconds=0.1)
+    compiler.compile(number(1))
+    (mine,) = processes(*others)
+    mine.suspend()
+    threading.Timer(2.0, mine.resume).start()
+    started = time.monotonic()
+    assert compiler.compile(number(2)).allowed()
+    assert time.monotonic() - started > 1.5
+
+
 def test_a_process_that_has_died_is_replaced(tokenizer: Tokenizer) -> None:
     others = processes()
     compiler = GrammarCompiler(tokenizer)

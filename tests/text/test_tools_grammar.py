@@ -247,7 +247,7 @@ def test_grammars_of_calls_let_forced_text_be_forced(compiler, name):
         for choice in ("auto", "required"):
             source = grammar(form(syntax, False), tools, choice, True)
             compiler.compile(source)
-            assert read_lark(source.source) == source.source or not re.fullmatch(r"[\w-]+", name)
+            assert "no_forcing" not in read_lark(source.source).text or not re.fullmatch(r"[\w-]+", name)
 
 
 FORMS = {

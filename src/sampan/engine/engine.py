@@ -33,7 +33,8 @@ class Engine:
     `context`: the longest sequence in tokens, or fewer where the runner's cache cannot hold that many.
     `eos_ids`: tokens that end a sequence unless `ignore_eos`. `prefix_cache`: full pages of known text are
     shared, not computed again. `draft_rows`: rows up to which a step that only decodes is filled with drafts
-    (`drafting.py`), 0 for none; `lookup`: prompt lookup makes some. Neither changes a bit of any answer.
+    (`drafting.py`), 0 for none; `lookup`: prompt lookup makes some; `forced_rows`: the same rows for what
+    grammars force. None changes a bit of any answer.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Engine:
         prefix_cache: bool = True,
         draft_rows: int = DRAFT_ROWS,
         lookup: bool = True,
+        forced_rows: int = 0,
     ) -> None:
         self.runner = runner
         self.context = min(context, runner.pages * PAGE - 1)  # the scheduler admits one token more
@@ -64,6 +66,7 @@ class Engine:
             runner.drafter,
             lookup,
             states=runner.states,
+            forced_rows=forced_rows,
         )
         self.steps = 0
         self._ids = count()

@@ -15,7 +15,7 @@ from sampan.engine import budget
 from sampan.engine.adapters import AdapterMemory
 from sampan.engine.engine import Engine
 from sampan.engine.runner import Runner
-from sampan.kernels.backend import Backend, CacheSize, Tuning
+from sampan.kernels.backend import DRAFT_ROWS, Backend, CacheSize, Tuning
 from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.graph import LOGITS, Graph
 from sampan.kernels.ops import HIDDEN
@@ -113,6 +113,7 @@ def load(
         prefix_cache=prefix_cache,
         draft_rows=draft.rows(chosen.draft_rows, drafted=drafter is not None),
         lookup=draft.lookup and chosen.draft_rows > 0,
+        forced_rows=DRAFT_ROWS if here.exact else 0,
     )
     return Loaded(plan, chosen, c, here, weights, engine, tensors.purpose, tokenizer, template, defaults)
 

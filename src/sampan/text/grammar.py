@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from sampan.core.errors import RequestError
 from sampan.core.memory import give_back_freed_memory, megabytes
 from sampan.core.types import Grammar
-from sampan.text.grammar_check import PATIENCE, Checker
+from sampan.text.grammar_check import PATIENCE, Checker, GrammarsBusy, too_busy
 from sampan.text.grammar_parser import CompiledGrammar, GrammarConstraint
 from sampan.text.grammar_source import MAX_BYTES, MAX_CHOICES, Source, read_grammar
 from sampan.text.grammar_vocabulary import Vocabulary
@@ -30,10 +30,6 @@ _USED_BYTES = 512 << 20
 _GIVEN_BACK = 16 << 20
 
 Key = tuple[Grammar, bool]
-
-
-class GrammarsBusy(RequestError):
-    """Too much is being compiled, or is in use: the same grammar may do later."""
 
 
 class GrammarCompiler:
@@ -74,11 +70,16 @@ class GrammarCompiler:
     def known(self, grammar: Grammar, thinking: bool = False) -> bool:
         """Whether to compile it takes no time now."""
         with self._door:
-            return (grammar, thinking) in self._alive
+            found = self._alive.get((grammar, thinking))
+            return found is not None and not found.spent
 
     def _find(self, key: Key) -> CompiledGrammar | None:
         with self._door:
             found = self._alive.get(key)
+            if found is not None and found.spent:  # it is compiled anew; who follows it still holds it
+                self._kept.pop(key, None)
+                self._alive.pop(key, None)
+                return None
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return found
@@ -107,7 +108,7 @@ class GrammarCompiler:
         thread.start()
         thread.join(_START_S + 2 * PATIENCE * self._seconds)
         if not found:
-            raise RequestError(f"the {source.name} took too long to compile: make it simpler")
+            raise too_busy(source)
         if isinstance(found[0], Exception):
             raise found[0]
         return found[0]

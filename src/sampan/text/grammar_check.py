@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 STACK_BYTES = 512 << 20
 """Rules that lead to rules are followed by recursion; only what is used is taken."""
 MOST_BYTES = 192 << 20
-PATIENCE = 10
-"""Seconds by the clock to one of processor time: a busy machine gives little to who gives way."""
+PATIENCE = 60
+"""Seconds by the clock to one of processor time: a busy machine gives little to who gives way. It is no limit
+of a grammar's, but of how long anybody waits for one."""
 _START_S = 20.0
 _NICE = 15
+_LIMITS_TIME = sys.platform != "win32"  # whether the kernel counts a process's seconds
 _FORCED = 1_000  # bytes that must come next
 _TRIMMED = 16 << 20
 _stacks = threading.Lock()
@@ -53,6 +55,10 @@ def step_back() -> None:
     if sys.platform == "linux":  # elsewhere threads have no priorities of their own
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+
+
+class GrammarsBusy(RequestError):
+    """Too much is being compiled, or is in use: the same grammar may do later."""
 
 
 class Checker:
@@ -80,14 +86,15 @@ class Checker:
     def check(self, source: "Source", seconds: float) -> int:
         """Bytes that the grammar takes, about.
 
-        Raises `RequestError` for one that cannot be used, or that takes more than `seconds` or `MOST_BYTES`;
-        `ChildProcessError` where somebody else has ended the process.
+        Raises `RequestError` for one that cannot be used, or that takes more than `seconds` of processor time
+        or `MOST_BYTES`; `GrammarsBusy` where the machine gave it no time; `ChildProcessError` where somebody
+        else has ended the process.
         """
         asked = {"text": source.text, "limits": source.numbers(), "seconds": seconds}
         try:
             answer = self._ask(asked, PATIENCE * seconds)
         except TimeoutError:
-            raise _too_much(source, seconds) from None
+            raise too_busy(source) if _LIMITS_TIME else _too_much(source, seconds) from None
         except (OSError, ValueError):
             code = self._process.returncode
             if code in (0, 1, -getattr(signal, "SIGKILL", 9)):
@@ -129,6 +136,11 @@ class Checker:
             raise
         finally:
             timer.cancel()
+
+
+def too_busy(source: "Source") -> GrammarsBusy:
+    """The error of one that was not compiled for want of processor time."""
+    return GrammarsBusy(f"the {source.name} took too long to compile on a busy machine: try again later")
 
 
 def _too_much(source: "Source", seconds: float | None) -> RequestError:

@@ -7,11 +7,19 @@ Where a single byte may come next, llguidance reads on by itself, and within a t
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sampan.core.errors import RequestError
-from sampan.text.schema import MAX_DEPTH, check_length, check_repeats
+from sampan.text.schema import ReadSchema, check_length, check_repeats, read_schema
+from sampan.text.schema_document import MAX_DEPTH
 
+STRICT = {
+    "json_allowed_escapes": r"nrbtf\"",  # with \u a key could be spelt anew, and pass for another one
+    "lenient": False,
+    "coerce_one_of": False,
+}
+"""llguidance's options of a schema that is obeyed to the letter."""
 _JSON = re.compile(r"%json\s*")
 _UNFORCED = '\n%llguidance {"no_forcing": true}\n'
 _TAGS = "(function_call|tools|tool|response|json|xml|JSON)"
@@ -34,16 +42,39 @@ _ENDING = re.compile(
 _UNKNOWN = re.compile(r'[A-Z/%"#.:]')
 
 
-def read_lark(source: str) -> str:
-    """The grammar, safe to read. Raises `RequestError` for schemas in it that repeat too much."""
-    rest, end = [], 0
+@dataclass(frozen=True)
+class ReadLark:
+    """`text`: the grammar, safe to read. `overlaps`, `keys`: of all its schemas, as of a `ReadSchema`."""
+
+    text: str
+    overlaps: tuple[str, ...]
+    keys: bool
+
+
+def read_lark(source: str) -> ReadLark:
+    """The grammar with its schemas read as any other, but for those that ask for leniency.
+
+    Raises `RequestError` for a schema that is refused, or repeats too much.
+    """
+    rest, written, end = list[str](), list[str](), 0
+    read = list[ReadSchema]()
     for start, stop, schema in _schemas(source):
-        for part in _objects(schema):
-            _check(part)
+        options = schema.pop("x-guidance", {}) if isinstance(schema, dict) else {}
         rest.append(source[end:start])
+        written += [source[end:start], source[start:stop]]
+        if not isinstance(options, dict) or options.get("lenient"):
+            for part in _objects(schema):
+                _check(part)
+        elif isinstance(schema, dict):
+            read.append(read_schema(json.dumps(schema)))
+            written[-1] = "%json " + json.dumps(read[-1].schema | {"x-guidance": STRICT | options})
         end = stop
     rest.append(source[end:])
-    return source + _UNFORCED if _UNKNOWN.search(_ENDING.sub(" ", "".join(rest))) else source
+    text = "".join([*written, source[end:]])
+    if _UNKNOWN.search(_ENDING.sub(" ", "".join(rest))):
+        text += _UNFORCED
+    overlaps = tuple(overlap for each in read for overlap in each.overlaps)
+    return ReadLark(text, overlaps, any(each.keys for each in read))
 
 
 def _schemas(source: str) -> Iterator[tuple[int, int, Any]]:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Seconds of processor time: of one mask, or of beginning anew, for which the engine waits; of an answer's
+# Seconds of processor time: of one mask, and of beginning anew, for which the engine waits; of an answer's
 # masks, for each of its tokens; of all walks of the trial.
-_MASK_S, _MEAN_S, _TRIAL_S = 1.0, 0.05, 2.0
+_MASK_S, _ANEW_S, _MEAN_S, _TRIAL_S = 1.0, 1.0, 0.05, 2.0
 _CHEAP_S = 0.05  # to make it once more, in place of keeping what the trial found
 _SPARE = 2  # times the limits that it was tried with, for answers that are longer than the trial
 _SMALLEST, _A_BYTE = 192 << 10, 16  # bytes of a grammar at least, and for each of its source
@@ -34,16 +34,18 @@ _MOST_FOUND = 20 << 20
 class CompiledGrammar:
     """A grammar that is ready. Safe to share between threads; each answer has a constraint of its own.
 
-    Raises `RequestError` for one that no answer can follow. `found_s`: seconds of masks.
+    Raises `RequestError` for one that no answer can follow. `found_s`: seconds of masks. `spent`: its limits
+    are met, and to begin anew takes longer than an engine waits, so it must be compiled again.
     """
 
     def __init__(self, source: Source, vocabulary: Vocabulary, size: int) -> None:
-        began, before = time.perf_counter(), resident_memory()
+        before = resident_memory()
         self._source, self._vocabulary = source, vocabulary
         self._door = threading.Lock()
         self._life = 0
+        self.spent = False
+        self._seconds = 0.0
         self._start = self._made(urgent=False)
-        self._seconds = time.perf_counter() - began
         self._first = self._checked_first()
         self._opening = self._checked_opening()
         self._size = max(size, resident_memory() - before, _SMALLEST + _A_BYTE * len(source.text))
@@ -58,6 +60,8 @@ class CompiledGrammar:
     def constraint(self) -> "GrammarConstraint":
         """A fresh one, for one answer."""
         with self._door:
+            if self.spent:
+                self._begin_anew(urgent=False)
             return GrammarConstraint(self, self._start.deep_copy(), self._life)
 
     def first(self, *, opens: bool) -> bytes:
@@ -81,12 +85,16 @@ class CompiledGrammar:
         that takes too long."""
         with self._door:
             if self._life == life:
-                if self._seconds > _MASK_S:
+                if self._seconds > _ANEW_S:
+                    self.spent = True
                     return None
-                self._start = self._made(urgent=True, spare=_SPARE, tokens=tokens)
-                self._life += 1
-                self.found_s = 0.0
+                self._begin_anew(urgent=True, tokens=tokens)
             return self._start.deep_copy(), self._life
+
+    def _begin_anew(self, *, urgent: bool, tokens: int = 0) -> None:
+        self._start = self._made(urgent=urgent, spare=_SPARE, tokens=tokens)
+        self._life += 1
+        self.found_s, self.spent = 0.0, False
 
     def _made(
         self, *, urgent: bool, spare: int = 1, tokens: int = 0, words: Words | None = None
@@ -100,7 +108,9 @@ class CompiledGrammar:
         def make() -> None:
             if not urgent:  # and only here: the walks that come then need the interpreter's lock at times
                 step_back()
+            began = time.thread_time()
             made.append(LLMatcher(known, text, log_level=0, limits=limits))
+            self._seconds = max(self._seconds, time.thread_time() - began)
 
         on_deep_stack(make)
         return made[0]
@@ -227,6 +237,7 @@ class GrammarConstraint:
 
     def _look(self) -> None:
         if self._matcher.is_error():
+            self._grammar.spent = True  # what it shares with other answers may be at its limits
             self.error = self.error or self._grammar.stopped(self._matcher.get_error())
         else:
             self.done = self._matcher.is_stopped()

@@ -2,12 +2,12 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sampan.core.errors import RequestError
 from sampan.core.types import Grammar
-from sampan.text.grammar_lark import read_lark
+from sampan.text.grammar_lark import STRICT, read_lark
 from sampan.text.schema import check_repeats, read_json, read_schema
 
 if TYPE_CHECKING:
@@ -30,16 +30,11 @@ _STATES, _STATES_A_BYTE = 20_000, 1
 _ITEMS, _ITEMS_A_BYTE = 2_000, 0.5
 _STEP_ITEMS, _STEP_ITEMS_A_BYTE = 50_000, 5
 _FUEL, _FUEL_A_BYTE = 1_000_000, 10
-_STEP_FUEL = 200_000
+_STEP_FUEL, _STEP_FUEL_OF_KEYS = 200_000, 4_000_000  # what is no key of a pattern is found in many steps
 _PARTS = 8
 _STATES_A_TOKEN = 8  # of an answer that is read again from its start
 # White space as people write JSON: without a bound a small model may write nothing else.
-JSON_OPTIONS = {
-    "whitespace_pattern": r" |\n[ \t]{0,32}",
-    "json_allowed_escapes": r"nrbtf\"",  # with \u a key could be spelt anew, and pass for another one
-    "lenient": False,
-    "coerce_one_of": False,
-}
+JSON_OPTIONS = STRICT | {"whitespace_pattern": r" |\n[ \t]{0,32}"}
 # An answer inside a block of reasoning: the text up to the tag is free.
 _THOUGHT = 'start: thought /\\n{1,2}/? @answer\nthought[suffix="</think>"]: /(.|\\n)*/'
 _LONGEST = 80  # of what a message repeats
@@ -49,11 +44,13 @@ _PLACE = re.compile(r"\s*\d+ \||\s*\^|    ")  # a line of the source, or a mark 
 @dataclass(frozen=True)
 class Source:
     """A grammar as llguidance reads it. `name`: of its kind, for messages. `parts`: what may be hard
-    to follow and deep inside of it, as grammars of their own."""
+    to follow and deep inside of it, as grammars of their own. `overlaps`, `keys`: as of a `ReadSchema`."""
 
     name: str
     text: str
     parts: "tuple[Source, ...]" = ()
+    overlaps: tuple[str, ...] = ()
+    keys: bool = False
 
     def numbers(self, *, spare: int = 1, tokens: int = 0) -> dict[str, int]:
         """The limits of a parser: `spare` times as much as usual, for an answer of so many tokens."""
@@ -63,7 +60,7 @@ class Source:
             "max_items_in_row": spare * int(_ITEMS + _ITEMS_A_BYTE * size),
             "step_max_items": spare * (_STEP_ITEMS + _STEP_ITEMS_A_BYTE * size),
             "initial_lexer_fuel": _FUEL + _FUEL_A_BYTE * size,
-            "step_lexer_fuel": spare * _STEP_FUEL,
+            "step_lexer_fuel": spare * (_STEP_FUEL_OF_KEYS if self.keys else _STEP_FUEL),
         }
 
     def limits(self, *, spare: int = 1, tokens: int = 0) -> "LLParserLimits":
@@ -73,6 +70,9 @@ class Source:
     def explained(self, error: str) -> str:
         """An error of llguidance on one short line, with the number of the limit if it is due to one."""
         numbers = self.numbers()
+        if _ONE_OF in error:
+            which = ": it is not certain of " + " and ".join(self.overlaps[:1]) if self.overlaps else ""
+            return f"the options of a oneOf must exclude each other{which}: give anyOf"
         for sign, words in _WORDS.items():
             if sign in error:
                 return words.format(**numbers)
@@ -84,26 +84,27 @@ class Source:
         return text[: 3 * _LONGEST] or "no reason was given"
 
 
+_ONE_OF = "oneOf constraints are not supported"
 _REPEATS, _AMBIGUOUS = ": repeat less inside of repetitions", ": make it less ambiguous"
 _WORDS = {
     "too many expressions constructed": "its next token takes more than {step_lexer_fuel} steps" + _REPEATS,
     "too many states": "its next tokens take more than {max_lexer_states} states" + _REPEATS,
     "Current row has": "a text can be read in more than {max_items_in_row} ways at once" + _AMBIGUOUS,
     "Too many items": "its next token can be read in more than {step_max_items} ways" + _AMBIGUOUS,
-    "oneOf constraints are not supported": "the options of a oneOf must exclude each other: give anyOf",
     "NoExtension": "it leads to where nothing may come next",
     "initial lexer configuration": "it takes more than {initial_lexer_fuel} steps to read: make it smaller",
     "fuel exhausted": "it takes more than {initial_lexer_fuel} steps to read: make it smaller",
     "number of symbols": "it has more than 500000 rules: make it smaller",
     "symbols.len() < u16::MAX": "it has more than 65000 rules: make it smaller",
 }
-_SHARED = "lexer error"
+# What a token that was allowed runs into where another answer met a limit: its terminals' states stay dead.
+_SHARED = ("lexer error", "doesn't satisfy the grammar")
 _OWN = ("Current row has", "Too many items")
 
 
 def shared_limit(error: str) -> bool:
     """Whether an error is of what all answers of a grammar share: it is then every answer's."""
-    return _SHARED in error
+    return any(sign in error for sign in _SHARED)
 
 
 def own_limit(error: str) -> bool:
@@ -125,25 +126,40 @@ def read_grammar(grammar: Grammar, thinking: bool) -> Source:
     size = len((grammar.source + grammar.calls).encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
         raise RequestError(f"the {name} has {size} bytes: {MAX_BYTES} are the most")
-    entry, parts = _schema_entry(grammar.source) if grammar.kind == "json_schema" else (_entry(grammar), [])
+    if grammar.kind == "json_schema":
+        read = read_schema(grammar.source)
+        schema = _object(read.schema)
+        patterns = ({"type": "string", "pattern": each} for each in read.nested[:_PARTS])
+        parts = tuple(Source(name, _text([_of_schema(each)])) for each in patterns)
+        found = Source(name, "", parts, read.overlaps, read.keys), _of_schema(schema)
+    elif grammar.kind == "lark":
+        _check_text(grammar)
+        found = _of_lark(name, grammar.source)
+    else:
+        found = Source(name, ""), _entry(grammar)
+    source, entry = found
     grammars = [entry]
     if grammar.calls:
-        grammars = [{"lark_grammar": read_lark(grammar.calls)}, entry | {"name": FORM}]
+        calls, first = _of_lark(name, grammar.calls)
+        source = replace(source, overlaps=source.overlaps + calls.overlaps, keys=source.keys or calls.keys)
+        grammars = [first, entry | {"name": FORM}]
     if thinking:
         first, *rest = grammars
         grammars = [{"lark_grammar": _THOUGHT}, first | {"name": "answer"}, *rest]
-    return Source(name, _text(grammars), tuple(Source(name, _text([part])) for part in parts))
+    return replace(source, text=_text(grammars))
 
 
 def _text(grammars: list[dict[str, Any]]) -> str:
     return json.dumps({"grammars": grammars})
 
 
-def _schema_entry(source: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    schema, patterns = read_schema(source)
-    schemas = [_object(schema), *({"type": "string", "pattern": each} for each in patterns[:_PARTS])]
-    whole, *parts = ({"json_schema": each | {"x-guidance": JSON_OPTIONS}} for each in schemas)
-    return whole, parts
+def _of_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"json_schema": schema | {"x-guidance": JSON_OPTIONS}}
+
+
+def _of_lark(name: str, source: str) -> tuple[Source, dict[str, Any]]:
+    lark = read_lark(source)
+    return Source(name, "", (), lark.overlaps, lark.keys), {"lark_grammar": lark.text}
 
 
 def _entry(grammar: Grammar) -> dict[str, Any]:
@@ -153,15 +169,17 @@ def _entry(grammar: Grammar) -> dict[str, Any]:
     if grammar.kind == "choice":
         # One terminal: its texts share their beginnings, and reading takes no longer the more there are.
         return {"lark_grammar": "start: CHOICE\nCHOICE: " + " | ".join(map(json.dumps, _choices(source)))}
-    if _lone_surrogate(source):
-        raise RequestError(f"the {NAMES[grammar.kind]} has half a surrogate pair, which is no text")
-    if grammar.kind == "lark":
-        return {"lark_grammar": read_lark(source)}
+    _check_text(grammar)
     from llguidance import LLMatcher
 
     check_repeats(source, "the regular expression")
     entry: dict[str, Any] = json.loads(LLMatcher.grammar_from_regex(source))["grammars"][0]
     return entry
+
+
+def _check_text(grammar: Grammar) -> None:
+    if _lone_surrogate(grammar.source):
+        raise RequestError(f"the {NAMES[grammar.kind]} has half a surrogate pair, which is no text")
 
 
 def _object(schema: Any) -> dict[str, Any]:

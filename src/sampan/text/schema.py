@@ -1,51 +1,70 @@
 """Which JSON schemas answers can be held to: everything that is not certain to hold is refused, by name.
 
-The rules are those of llguidance, of which each keyword that it ignores or cannot ensure is refused here,
-with its place; and what would take it too long or too much memory.
+The rules are those of llguidance. Assertions that it ignores are said in its terms where that stays small
+(`schema_rewrite.py`), and else refused with their place, as is what takes too long or too much memory.
 """
 
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from sampan.core.errors import RequestError, quoted
+from sampan.text.schema_document import MAX_DEPTH, Document
+from sampan.text.schema_formats import check_format
+from sampan.text.schema_keywords import OBEYED, check_keywords, shortened
+from sampan.text.schema_rewrite import Rewriter
 
-MAX_DEPTH = 64
 MOST_REPEATS = 10_000  # copies that counted repetitions, one inside another, may stand for
 _MOST_STEPS = 10_000  # a multiple of n is found by counting to n
 
-FORMATS = frozenset(
-    ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
-)
-_ANNOTATIONS = {"title", "description", "default", "examples", "example", "deprecated", "$comment", "$schema"}
-_OPENAPI = {"readOnly", "writeOnly", "discriminator", "externalDocs", "xml"}  # annotations, all of them
-_ANY = {"$ref", "$id", "id", "$anchor", "type", "const", "enum"}
-_SIZES = {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"}
-_NUMBERS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
-_OTHERS = {"pattern", "format", "required"}
-_SCHEMAS = {"items", "additionalItems", "prefixItems", "additionalProperties", "allOf", "anyOf", "oneOf"}
-_NAMED = {"properties", "patternProperties", "$defs", "definitions"}
-_KNOWN = _ANNOTATIONS | _OPENAPI | _ANY | _SIZES | _NUMBERS | _OTHERS | _SCHEMAS | _NAMED
-# Leap seconds belong to a few midnights only, T and Z are written large, and many calendars know no year 0.
-_TIME, _YEAR = "^[^t:]*:[^:]*:[0-5][^z]*$", "^([^0]|0[^0]|00[^0]|000[^0])"
-_STRICTER = {"time": (_TIME,), "date": (_YEAR,), "date-time": (_YEAR, _TIME)}
+_MOST_PARTS, _MOST_WRITTEN = 20_000, 1 << 20  # of what is written out: schemas, and bytes of all
+_TOO_LARGE = "the JSON schema is too large, its conditions written out: make it simpler"
 _REPEAT = re.compile(r"\\.|\[(?:\\.|[^]\\])*\]|[()]|\{(\d*),?(\d*)\}")
 
 
-def read_schema(source: str) -> tuple[Any, list[str]]:
-    """The schema in a JSON text, checked, and stricter where llguidance is laxer; and those of its patterns
-    that have counted repetitions one inside another. Raises `RequestError`."""
+@dataclass(frozen=True)
+class ReadSchema:
+    """`schema`: in llguidance's terms. `nested`: patterns that have counted repetitions one inside another.
+    `overlaps`: options of its `oneOf`s that may both be valid. `keys`: whether names have patterns."""
+
+    schema: Any
+    nested: tuple[str, ...]
+    overlaps: tuple[str, ...]
+    keys: bool
+
+
+def read_schema(source: str) -> ReadSchema:
+    """The schema in a JSON text, checked and put in llguidance's terms. Raises `RequestError`."""
     schema = read_json(source, "the JSON schema")
-    nested: list[str] = []
-    for place, part in _parts(schema, "#", 0):
-        nested += _check(place, part)
-        name, given = part.get("format"), part.get("allOf", [])
-        if name in _STRICTER and isinstance(given, list):
-            part["allOf"] = [*given, *({"pattern": pattern} for pattern in _STRICTER[name])]
-    return schema, nested
+    try:
+        return _read(schema)
+    except RecursionError:
+        raise RequestError(f"the JSON schema is nested too deeply: {MAX_DEPTH} levels are the most") from None
+
+
+def _read(schema: Any) -> ReadSchema:
+    document = Document(schema)
+    for place, part in document.parts(schema):
+        for keyword in [each for each in part if part[each] is None and each in OBEYED - {"const"}]:
+            del part[keyword]  # as it is written by who leaves it out
+        _check(place, part)
+    dialect = schema.get("$schema") if isinstance(schema, dict) else ""
+    rewriter = Rewriter(Document(deepcopy(schema)).target, str(dialect))
+    nested, keys = list[str](), False
+    for number, (place, part) in enumerate(document.parts(schema)):
+        if number > _MOST_PARTS:
+            raise RequestError(_TOO_LARGE)
+        nested += _check(place, part)  # what was written out is held to the same limits
+        rewriter.rewrite(part, place)
+        keys = keys or "patternProperties" in part
+    if len(json.dumps(schema)) > _MOST_WRITTEN:
+        raise RequestError(_TOO_LARGE)
+    return ReadSchema(schema, tuple(nested), tuple(rewriter.overlaps), keys)
 
 
 def read_json(source: str, what: str) -> Any:
@@ -93,51 +112,16 @@ def _times(least: str, most: str) -> int:
     return max(int(least[:9] or 1), int(most[:9] or 1), 1)
 
 
-def _parts(schema: Any, place: str, depth: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every schema inside a schema, with its JSON pointer."""
-    if isinstance(schema, bool):
-        return
-    if not isinstance(schema, dict):
-        raise RequestError(
-            f"the JSON schema at {_short(place)} is of type {type(schema).__name__}: give an object"
-        )
-    if depth > MAX_DEPTH:
-        raise RequestError(
-            f"the JSON schema at {_short(place)} is nested too deeply: {MAX_DEPTH} levels are the most"
-        )
-    parts = list(schema.items())
-    yield place, schema
-    for keyword, value in parts:
-        inner = f"{place}/{_escaped(keyword)}"
-        if keyword in _NAMED and isinstance(value, dict):
-            for name, part in value.items():
-                yield from _parts(part, f"{inner}/{_escaped(name)}", depth + 1)
-        elif keyword in _SCHEMAS and isinstance(value, list):
-            for number, part in enumerate(value):
-                yield from _parts(part, f"{inner}/{number}", depth + 1)
-        elif keyword in _SCHEMAS:
-            yield from _parts(value, inner, depth + 1)
-
-
 def _check(place: str, schema: Mapping[str, Any]) -> list[str]:
     """Refuse what is not supported. Patterns with counted repetitions one inside another."""
-    place = _short(place)
-    for keyword in schema:
-        annotation = keyword.startswith("x-") and keyword != "x-guidance"
-        if keyword not in _KNOWN and not annotation:
-            raise RequestError(f'the JSON schema at {place}: the keyword "{keyword:.60}" is not supported')
-    name = schema.get("format")
-    if name is not None and not (isinstance(name, str) and name in FORMATS):
-        raise RequestError(
-            f'the JSON schema at {place}: the format "{name!s:.60}" is not supported, only '
-            + ", ".join(sorted(FORMATS))
-        )
+    check_keywords(schema, place)
+    check_format(schema, place)
+    place = shortened(place)
     _check_numbers(place, schema)
     check_length(schema, f"the JSON schema at {place}")
-    pattern, names = schema.get("pattern"), schema.get("patternProperties")
-    patterns = dict.fromkeys(names, "a name in patternProperties") if isinstance(names, dict) else {}
-    if isinstance(pattern, str):
-        patterns[pattern] = "the pattern"
+    patterns = dict.fromkeys(schema.get("patternProperties", ()), "a name in patternProperties")
+    if "pattern" in schema:
+        patterns[schema["pattern"]] = "the pattern"
     return [
         each for each, what in patterns.items() if check_repeats(each, f"the JSON schema at {place}: {what}")
     ]
@@ -169,11 +153,3 @@ def _finite(digits: str) -> float:
     if math.isinf(number := float(digits)):
         raise ValueError(f"{quoted(digits, 40)} is too large a number")
     return number
-
-
-def _escaped(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
-
-
-def _short(place: str) -> str:
-    return place if len(place) <= 100 else f"{place[:40]}...{place[-50:]}"
