@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from sampan.core.errors import UnsupportedModel
 from sampan.kernels.backend import AdapterRoom
 from sampan.weights.lora import read_lora
+
+peft = pytest.importorskip("peft", reason="of the extra `test`")
 
 Make = Callable[..., Any]
 NOISE, LENGTH, ROOM = 2e-5, 60, AdapterRoom(1, 16)
@@ -60,7 +61,7 @@ def written(model: Any, folder: Path, **fields: Any) -> None:
     given = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]} | fields
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what it passes over
-        adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **given))
+        adapted = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", **given))
         generator = torch.Generator().manual_seed(3)
         for name, weight in adapted.named_parameters():
             if "lora_" in name:
@@ -85,7 +86,7 @@ def test_logits_are_those_of_peft(name: str, tiny: Make, native: Make, error: Ma
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        theirs = PeftModel.from_pretrained(base, tmp_path).eval()
+        theirs = peft.PeftModel.from_pretrained(base, tmp_path).eval()
     with torch.no_grad():
         expected = theirs(torch.tensor([prompt])).logits[0].numpy()
     assert error(logits, expected) < NOISE
