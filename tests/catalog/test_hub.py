@@ -84,13 +84,6 @@ def test_all_parts_of_a_split_gguf(hub: Any, settings: Settings, repo: Make) -> 
         resolve(f"hf:a/c:{names[0]}", settings)
 
 
-def test_one_gguf_of_many(hub: Any, settings: Settings, repo: Make) -> None:
-    hub.repos["a/b"] = repo(**{"q4/m.gguf": b"GGUF four", "q8/m.gguf": b"GGUF eight"})
-    files = resolve("hf:a/b:q8/m.gguf", settings)
-    assert (files.kind, files.path.read_bytes()) == ("gguf", b"GGUF eight")
-    assert not hub.fetched("model.safetensors")
-
-
 def test_a_commit_is_a_revision(hub: Any, settings: Settings, repo: Make) -> None:
     hub.repos["a/b"] = repo()
     assert resolve(f"hf:a/b@{hub.repos['a/b'].commit}", settings).kind == "folder"

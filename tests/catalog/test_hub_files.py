@@ -1,4 +1,4 @@
-"""Which files of a repository make a folder: one set of weights, and what its vocabulary is read from."""
+"""Which files of a repository are taken: one GGUF, or for a folder one set of weights, and what its vocabulary is read from."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,3 +30,10 @@ def test_without_tokenizer_json_what_it_is_made_from_is_fetched(
     path = resolve("hf:a/c", settings).path
     assert (path / "tokenizer.json").is_file()
     assert not (path / files[0]).exists()
+
+
+def test_one_gguf_of_many(hub: Any, settings: Settings, repo: Make) -> None:
+    hub.repos["a/b"] = repo(**{"q4/m.gguf": b"GGUF four", "q8/m.gguf": b"GGUF eight"})
+    files = resolve("hf:a/b:q8/m.gguf", settings)
+    assert (files.kind, files.path.read_bytes()) == ("gguf", b"GGUF eight")
+    assert not hub.fetched("model.safetensors")
