@@ -1,4 +1,4 @@
-"""Which files of a repository are taken: one GGUF, or for a folder one set of weights, and what its vocabulary is read from."""
+"""Which files of a repository are taken: one GGUF, or one set of weights with its vocabulary."""
 
 from collections.abc import Callable
 from typing import Any
