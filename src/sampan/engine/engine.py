@@ -57,17 +57,9 @@ class Engine:
         self.pool = BlockPool(runner.pages, PAGE, reuse=prefix_cache)
         summed = SUMMED_ROWS if runner.executable.takes_targets else None
         self.scheduler = Scheduler(
-            self.pool,
-            runner.max_rows,
-            max_sequences,
-            draft_rows,
-            SCORE_ROWS,
-            summed,
-            runner.drafter,
-            lookup,
-            states=runner.states,
-            forced_rows=forced_rows,
-        )
+            self.pool, runner.max_rows, max_sequences, draft_rows, SCORE_ROWS, summed, runner.drafter, lookup,
+            states=runner.states, forced_rows=forced_rows,
+        )  # fmt: skip
         self.steps = 0
         self._ids = count()
         self.weights_version = 0
