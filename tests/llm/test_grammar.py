@@ -13,7 +13,7 @@ import pytest
 from sampan import LLM, Grammar, RequestError, SamplingParams
 from sampan.core.types import Completion, ModelFiles
 from sampan.engine.engine import Engine
-from sampan.text.grammar import GrammarCompiler
+from sampan.text.grammar.compiler import GrammarCompiler
 
 GREEDY = SamplingParams(max_tokens=60, temperature=0)
 SEEDED = SamplingParams(max_tokens=60, temperature=1.0, seed=5, logprobs=1)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
 from sampan.core.errors import SampanError, TokenizerError, UnsupportedModel
-from sampan.text.pretokenizers import told_by
 from sampan.text.tokenizer import Tokenizer
+from sampan.text.vocab.pretokenizers import told_by
 from sampan.weights.gguf import read_gguf
 
 PREFIX = "tokenizer.ggml."

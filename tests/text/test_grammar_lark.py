@@ -10,8 +10,8 @@ import pytest
 
 from sampan.core.errors import RequestError
 from sampan.core.types import Grammar, ModelFiles
-from sampan.text.grammar import GrammarCompiler
-from sampan.text.grammar_lark import read_lark
+from sampan.text.grammar.compiler import GrammarCompiler
+from sampan.text.grammar.lark import read_lark
 from sampan.text.tokenizer import Tokenizer
 from sampan.text.tools import ToolFormat, grammar
 from sampan.text.tools.deepseek import DEEPSEEK

@@ -8,7 +8,7 @@ import pytest
 
 from sampan.core.errors import RequestError
 from sampan.core.types import Grammar, ModelFiles
-from sampan.text.grammar import MAX_BYTES, GrammarCompiler
+from sampan.text.grammar.compiler import MAX_BYTES, GrammarCompiler
 from sampan.text.tokenizer import Tokenizer
 from sampan.weights.gguf import read_gguf
 

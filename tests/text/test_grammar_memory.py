@@ -12,9 +12,10 @@ import pytest
 
 from sampan.core.errors import RequestError
 from sampan.core.types import Grammar, ModelFiles
-from sampan.text import grammar as module
-from sampan.text import grammar_check, grammar_parser
-from sampan.text.grammar import GrammarCompiler, GrammarConstraint, GrammarsBusy
+from sampan.text.grammar import check as grammar_check
+from sampan.text.grammar import compiler as module
+from sampan.text.grammar import parser as grammar_parser
+from sampan.text.grammar.compiler import GrammarCompiler, GrammarConstraint, GrammarsBusy
 from sampan.text.tokenizer import Tokenizer
 from sampan.weights.gguf import read_gguf
 
@@ -50,7 +51,7 @@ def processes(*others: psutil.Process) -> set[psutil.Process]:
     """Those that check, without some."""
     found = psutil.Process().children()
     alive = {child for child in found if child.status() != psutil.STATUS_ZOMBIE}
-    return {child for child in alive if any("grammar_check" in part for part in child.cmdline())} - {*others}
+    return {child for child in alive if any("grammar.check" in part for part in child.cmdline())} - {*others}
 
 
 def wait_until(happened: Callable[[], bool]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sampan.core.types import Grammar
-from sampan.text.grammar import GrammarCompiler
+from sampan.text.grammar.compiler import GrammarCompiler
 from sampan.text.tokenizer import Tokenizer
 
 NAMES = ["Résumé 日本.pdf", "b c", "5 \u2126", "Re\u0301sume\u0301", "\u1112\u1161\u11ab", "\u212b", "▁x"]

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from sampan.core.errors import RequestError
 from sampan.core.types import Grammar, ModelFiles
-from sampan.text import grammar_parser
-from sampan.text.grammar import MAX_CHOICES, GrammarCompiler, GrammarConstraint
-from sampan.text.grammar_parser import CompiledGrammar
+from sampan.text.grammar import parser as grammar_parser
+from sampan.text.grammar.compiler import MAX_CHOICES, GrammarCompiler, GrammarConstraint
+from sampan.text.grammar.parser import CompiledGrammar
 from sampan.text.tokenizer import Tokenizer
 from sampan.weights.gguf import read_gguf
 

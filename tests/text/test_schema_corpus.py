@@ -17,7 +17,7 @@ import pytest
 
 from sampan.core.errors import RequestError
 from sampan.core.types import Grammar, ModelFiles
-from sampan.text.grammar import GrammarCompiler
+from sampan.text.grammar.compiler import GrammarCompiler
 from sampan.text.tokenizer import Tokenizer
 from sampan.weights.gguf import read_gguf
 

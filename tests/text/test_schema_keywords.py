@@ -9,7 +9,7 @@ import pytest
 
 from sampan.core.errors import RequestError
 from sampan.core.types import Grammar
-from sampan.text.grammar_source import read_grammar
+from sampan.text.grammar.source import read_grammar
 
 ANNOTATIONS: dict[str, Any] = {
     "a vendor's": {

@@ -19,7 +19,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from sampan.core.errors import RequestError
 from sampan.core.types import Grammar
-from sampan.text.grammar_source import read_grammar
+from sampan.text.grammar.source import read_grammar
 
 EACH = 40
 Case = tuple[Any, list[Any]]

@@ -14,8 +14,8 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from sampan.core.errors import RequestError
 from sampan.core.types import Grammar
-from sampan.text.grammar import GrammarCompiler
-from sampan.text.grammar_lark import read_lark
+from sampan.text.grammar.compiler import GrammarCompiler
+from sampan.text.grammar.lark import read_lark
 from sampan.text.tokenizer import Tokenizer
 from sampan.text.tools import Call, CallPiece, TextPiece, ToolFormat, ToolParser, grammar, looseness
 from sampan.text.tools.deepseek import DEEPSEEK, DEEPSEEK_V31

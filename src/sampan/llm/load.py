@@ -151,7 +151,7 @@ def _import_what_stays(files: ModelFiles) -> None:
     """The tokenizer's modules: imported after the vocabulary is read, they would lie scattered among its
     parts and keep 3 MB of these from being given back."""
     import_module("tokenizers")
-    import_module("sampan.text.gguf_vocab" if files.kind == "gguf" else "sampan.text.folder_vocab")
+    import_module("sampan.text.vocab.gguf" if files.kind == "gguf" else "sampan.text.vocab.folder")
 
 
 def text_of(files: ModelFiles, checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate | None]:

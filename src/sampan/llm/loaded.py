@@ -18,7 +18,7 @@ from sampan.llm.driver import Driver, Request
 from sampan.llm.load import load
 from sampan.llm.options import check_rest, model_of, wish_of
 from sampan.llm.thinking import closing_of, limited
-from sampan.text.grammar import GrammarCompiler, GrammarConstraint
+from sampan.text.grammar.compiler import GrammarCompiler, GrammarConstraint
 
 
 class LoadedModel:

@@ -14,7 +14,7 @@ from sampan.engine.constraint import Constraint
 from sampan.llm.answer import Answer, Prompt
 from sampan.llm.driver import Driver, Generation, Gone, News, Request
 from sampan.llm.thinking import limited
-from sampan.text.grammar import GrammarCompiler
+from sampan.text.grammar.compiler import GrammarCompiler
 
 
 class Answers:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sampan.core.errors import TemplateError, TokenizerError
-from sampan.text.folder_config import special_text, tokenizer_config
 from sampan.text.metadata import Metadata
+from sampan.text.vocab.folder_config import special_text, tokenizer_config
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-    from sampan.text.template_env import Environment
+    from sampan.text.template.environment import Environment
 
 _MAX_DEPTH = 100  # of lists and objects in messages and tools
 _MAX_LINE = 2000  # characters of an error, which can show a whole text
@@ -118,7 +118,7 @@ class ChatTemplate:
         )
 
     def _run(self, name: str, variables: dict[str, Any]) -> str:
-        from sampan.text.template_env import RefusalError
+        from sampan.text.template.environment import RefusalError
 
         template = self._template(name)
         try:
@@ -146,7 +146,7 @@ class ChatTemplate:
 
     @cached_property
     def _environment(self) -> "Environment":
-        from sampan.text.template_env import Environment
+        from sampan.text.template.environment import Environment
 
         return Environment()
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Self
 
 from sampan.core.errors import TokenizerError
-from sampan.text.variant import Variant
-from sampan.text.vocabulary import Vocabulary, backend_errors, is_byte
+from sampan.text.vocab.variant import Variant
+from sampan.text.vocab.vocabulary import Vocabulary, backend_errors, is_byte
 
 
 class Tokenizer:
@@ -31,7 +31,7 @@ class Tokenizer:
         Raises `TokenizerError` for a missing or damaged file, `UnsupportedModel` for a kind of
         tokenizer that is not implemented.
         """
-        from sampan.text.folder_vocab import read_folder
+        from sampan.text.vocab.folder import read_folder
 
         return cls(read_folder(folder))
 
@@ -42,7 +42,7 @@ class Tokenizer:
         Raises `TokenizerError` for a contradictory vocabulary, `UnsupportedModel` for a tokenizer
         model or pre-tokenizer that is not implemented.
         """
-        from sampan.text.gguf_vocab import read_gguf
+        from sampan.text.vocab.gguf import read_gguf
 
         return cls(read_gguf(metadata))
 

@@ -45,7 +45,8 @@ def sampling_of(request: Sampling, text: ModelText, *, logprobs: int | None) -> 
     stops = tuple(request.stop_token_ids or ())
     if stops and max(stops) >= text.vocabulary:
         raise bad_request(
-            f"stop_token_ids has {max(stops)}: token ids are below {text.vocabulary}", param="stop_token_ids"
+            f"stop_token_ids has {max(stops)}: token ids are below {text.vocabulary}",
+            param="stop_token_ids",
         )
     stop = [*stop, *text.defaults.stop]
     return replace(

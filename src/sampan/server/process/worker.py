@@ -25,7 +25,7 @@ from sampan.llm.driver import Generation, News
 from sampan.llm.loaded import LoadedModel
 from sampan.server.process import wire
 from sampan.server.settings import EngineSettings
-from sampan.text.grammar import GrammarConstraint, GrammarsBusy
+from sampan.text.grammar.compiler import GrammarConstraint, GrammarsBusy
 
 BEAT_S = 0.25
 

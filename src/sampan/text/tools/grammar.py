@@ -11,8 +11,8 @@ from typing import Any
 
 from sampan.core.errors import RequestError
 from sampan.core.types import Call, Grammar
-from sampan.text.grammar_lark import CLOSE, LOOSE
-from sampan.text.grammar_source import FORM, JSON_OPTIONS
+from sampan.text.grammar.lark import CLOSE, LOOSE
+from sampan.text.grammar.source import FORM, JSON_OPTIONS
 from sampan.text.tools.formats import ToolFormat
 from sampan.text.tools.listed import only_listed
 from sampan.text.tools.parser import Loose

@@ -22,7 +22,7 @@ from sampan.core.errors import RequestError
 from sampan.core.memory import give_back_freed_memory, resident_memory
 
 if TYPE_CHECKING:
-    from sampan.text.grammar_source import Source
+    from sampan.text.grammar.source import Source
 
 STACK_BYTES = 512 << 20
 """Rules that lead to rules are followed by recursion; only what is used is taken."""
@@ -191,7 +191,7 @@ def main() -> None:
 def _serve() -> None:
     from llguidance import LLMatcher, LLTokenizer
 
-    from sampan.text.grammar_source import parser_limits
+    from sampan.text.grammar.source import parser_limits
 
     tokens = json.loads(sys.stdin.readline())
     words: Any = _Bytes(tokens["size"], tokens["special"], tokens["ends"])

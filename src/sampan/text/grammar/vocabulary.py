@@ -20,7 +20,7 @@ class Vocabulary:
     SentencePiece's, is none of it; None where there is no such space. `ends`: tokens that end an answer.
     `quote`: a quotation mark's token, if any.
 
-    `outline`: what `sampan.text.grammar_check` needs of it. It takes half a second to make.
+    `outline`: what `sampan.text.grammar.check` needs of it. It takes half a second to make.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

@@ -11,7 +11,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.runtime import Undefined
 from jinja2.tests import TESTS as NATURAL
 
-from sampan.text.template_budget import (
+from sampan.text.template.budget import (
     ITEM,
     PASS,
     STEP,
@@ -23,7 +23,7 @@ from sampan.text.template_budget import (
     listed,
     text_of,
 )
-from sampan.text.template_methods import call_method, check_format, check_key, escaped_length
+from sampan.text.template.methods import call_method, check_format, check_key, escaped_length
 
 _MAX_BITS = 1024  # of a whole number
 

@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from sampan.text.vocabulary import backend_errors
+from sampan.text.vocab.vocabulary import backend_errors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend

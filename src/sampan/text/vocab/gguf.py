@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, cast
 
 from sampan.core.errors import TokenizerError, UnsupportedModel, quoted
 from sampan.text.metadata import Metadata
-from sampan.text.pretokenizers import pipeline, told_by
-from sampan.text.vocabulary import GGUF_ENDS, PART_ENDS, Spelling, Vocabulary, backend_errors
+from sampan.text.vocab.pretokenizers import pipeline, told_by
+from sampan.text.vocab.vocabulary import GGUF_ENDS, PART_ENDS, Spelling, Vocabulary, backend_errors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from sampan.core.errors import TokenizerError, UnsupportedModel, quoted
-from sampan.text.folder_config import read_json, stated_tokens
-from sampan.text.pretokenizers import told_by
-from sampan.text.sentencepiece import read_sentencepiece
+from sampan.text.vocab.folder_config import read_json, stated_tokens
+from sampan.text.vocab.pretokenizers import told_by
+from sampan.text.vocab.sentencepiece import read_sentencepiece
 
 _NORMAL = 1
 _CLASSES = {"Qwen2Tokenizer": "qwen2", "GPT2Tokenizer": "gpt-2"}

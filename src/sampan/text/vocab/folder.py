@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampan.core.errors import TokenizerError, quoted
-from sampan.text.folder_config import add_tokens, read_json, special_text, tokenizer_config
-from sampan.text.folder_parts import metadata_of
-from sampan.text.gguf_vocab import read_gguf
-from sampan.text.vocabulary import TURN_ENDS, Vocabulary, backend_errors, spelling_of
+from sampan.text.vocab.folder_config import add_tokens, read_json, special_text, tokenizer_config
+from sampan.text.vocab.folder_parts import metadata_of
+from sampan.text.vocab.gguf import read_gguf
+from sampan.text.vocab.vocabulary import TURN_ENDS, Vocabulary, backend_errors, spelling_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-    from sampan.text.grammar_vocabulary import Vocabulary
+    from sampan.text.grammar.vocabulary import Vocabulary
 
 STEPS = 64
 LEAST, MOST = 4, 32  # walks; more than the least only where they cost next to nothing

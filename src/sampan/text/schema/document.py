@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from sampan.core.errors import RequestError
-from sampan.text.schema_keywords import DEFINITIONS, LISTS, MAPS, ONES, shortened
+from sampan.text.schema.keywords import DEFINITIONS, LISTS, MAPS, ONES, shortened
 
 MAX_DEPTH = 64
 _ONES = {*ONES, "items", "unevaluatedProperties", "unevaluatedItems"}

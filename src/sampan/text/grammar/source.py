@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from sampan.core.errors import RequestError
 from sampan.core.types import Grammar
-from sampan.text.grammar_lark import STRICT, read_lark
-from sampan.text.schema import check_repeats, read_json, read_schema
+from sampan.text.grammar.lark import STRICT, read_lark
+from sampan.text.schema.read import check_repeats, read_json, read_schema
 
 if TYPE_CHECKING:
     from llguidance import LLParserLimits

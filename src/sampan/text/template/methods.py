@@ -8,7 +8,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.runtime import LoopContext
 from markupsafe import Markup
 
-from sampan.text.template_budget import (
+from sampan.text.template.budget import (
     ITEM,
     budget,
     check_length,

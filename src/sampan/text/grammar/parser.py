@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sampan.core.errors import RequestError
 from sampan.core.memory import resident_memory
-from sampan.text.grammar_check import on_deep_stack, step_back
-from sampan.text.grammar_source import Source, own_limit, shared_limit
-from sampan.text.grammar_trial import ENOUGH_S, LEAST, MOST, STEPS, TOO_SLOW, walk
-from sampan.text.grammar_vocabulary import Vocabulary, Words
+from sampan.text.grammar.check import on_deep_stack, step_back
+from sampan.text.grammar.source import Source, own_limit, shared_limit
+from sampan.text.grammar.trial import ENOUGH_S, LEAST, MOST, STEPS, TOO_SLOW, walk
+from sampan.text.grammar.vocabulary import Vocabulary, Words
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher

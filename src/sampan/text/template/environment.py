@@ -19,11 +19,11 @@ from jinja2.runtime import BlockReference, Context, LoopContext, Macro, Undefine
 from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 from jinja2.utils import Namespace
 
-from sampan.text.template_budget import STEP, Budget, active, budget, check_length, extent, listed, text_of
-from sampan.text.template_filters import FILTERS
-from sampan.text.template_methods import TEXT_METHODS, call_method, check_key, format_fields
-from sampan.text.template_nodes import Charged
-from sampan.text.template_operators import OPERATORS, TESTS, Passes, binary, concat
+from sampan.text.template.budget import STEP, Budget, active, budget, check_length, extent, listed, text_of
+from sampan.text.template.filters import FILTERS
+from sampan.text.template.methods import TEXT_METHODS, call_method, check_key, format_fields
+from sampan.text.template.nodes import Charged
+from sampan.text.template.operators import OPERATORS, TESTS, Passes, binary, concat
 
 MAX_SOURCE = 100_000  # characters of a template; those published have up to 20,000
 MAX_NODES = 20_000  # of a parsed template; those published have up to 1,500

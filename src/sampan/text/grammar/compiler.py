@@ -13,10 +13,10 @@ from weakref import WeakValueDictionary
 from sampan.core.errors import RequestError
 from sampan.core.memory import give_back_freed_memory, megabytes
 from sampan.core.types import Grammar
-from sampan.text.grammar_check import PATIENCE, Checker, GrammarsBusy, too_busy
-from sampan.text.grammar_parser import CompiledGrammar, GrammarConstraint
-from sampan.text.grammar_source import MAX_BYTES, MAX_CHOICES, Source, read_grammar
-from sampan.text.grammar_vocabulary import Vocabulary
+from sampan.text.grammar.check import PATIENCE, Checker, GrammarsBusy, too_busy
+from sampan.text.grammar.parser import CompiledGrammar, GrammarConstraint
+from sampan.text.grammar.source import MAX_BYTES, MAX_CHOICES, Source, read_grammar
+from sampan.text.grammar.vocabulary import Vocabulary
 from sampan.text.tokenizer import Tokenizer
 
 __all__ = ["MAX_BYTES", "MAX_CHOICES", "GrammarCompiler", "GrammarConstraint", "GrammarsBusy"]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sampan.core.errors import quoted
-from sampan.text.schema_keywords import resembled, wrong
+from sampan.text.schema.keywords import resembled, wrong
 
 # Leap seconds belong to a few midnights only, T and Z are written large, and many calendars know no year 0.
 _TIME, _YEAR = "^[^t:]*:[^:]*:[0-5][^z]*$", "^([^0]|0[^0]|00[^0]|000[^0])"

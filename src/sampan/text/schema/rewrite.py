@@ -8,9 +8,9 @@ from copy import deepcopy
 from itertools import combinations, islice, permutations
 from typing import Any
 
-from sampan.text.schema_formats import encoded, narrow
-from sampan.text.schema_keywords import OBEYED, TYPES, wrong
-from sampan.text.schema_opposite import Logic, NoOpposite, Resolve
+from sampan.text.schema.formats import encoded, narrow
+from sampan.text.schema.keywords import OBEYED, TYPES, wrong
+from sampan.text.schema.opposite import Logic, NoOpposite, Resolve
 
 _MOST_ARRAYS = 350  # of distinct values, each as an option of its own
 _LISTS = ("draft-03", "draft-04", "draft-06", "draft-07", "2019-09")  # whose `items` may be a list

@@ -17,7 +17,7 @@ from jinja2.filters import make_attrgetter
 from jinja2.runtime import Context, Undefined
 from markupsafe import Markup, escape
 
-from sampan.text.template_budget import (
+from sampan.text.template.budget import (
     ITEM,
     budget,
     check_length,
@@ -26,8 +26,8 @@ from sampan.text.template_budget import (
     listed,
     text_of,
 )
-from sampan.text.template_methods import MAX_PIECES, call_method, escaped_length, line_count
-from sampan.text.template_operators import binary
+from sampan.text.template.methods import MAX_PIECES, call_method, escaped_length, line_count
+from sampan.text.template.operators import binary
 
 _MAX_NAME = 1000  # characters of an attribute's name, an indentation, a separator
 _MAX_NUMBER = 10_000  # characters of a number as text

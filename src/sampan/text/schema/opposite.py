@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
-from sampan.text.schema_keywords import OBEYED
+from sampan.text.schema.keywords import OBEYED
 
 Resolve = Callable[[str], Any]
 """The schema that a `$ref` leads to; None where that is not known."""

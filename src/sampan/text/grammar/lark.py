@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sampan.core.errors import RequestError
-from sampan.text.schema import ReadSchema, check_length, check_repeats, read_schema
-from sampan.text.schema_document import MAX_DEPTH
+from sampan.text.schema.document import MAX_DEPTH
+from sampan.text.schema.read import ReadSchema, check_length, check_repeats, read_schema
 
 STRICT = {
     "json_allowed_escapes": r"nrbtf\"",  # with \u a key could be spelt anew, and pass for another one

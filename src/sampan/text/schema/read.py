@@ -1,7 +1,7 @@
 """Which JSON schemas answers can be held to: everything that is not certain to hold is refused, by name.
 
 The rules are those of llguidance. Assertions that it ignores are said in its terms where that stays small
-(`schema_rewrite.py`), and else refused with their place, as is what takes too long or too much memory.
+(`rewrite.py`), and else refused with their place, as is what takes too long or too much memory.
 """
 
 import json
@@ -14,10 +14,10 @@ from decimal import Decimal
 from typing import Any
 
 from sampan.core.errors import RequestError, quoted
-from sampan.text.schema_document import MAX_DEPTH, Document
-from sampan.text.schema_formats import check_format
-from sampan.text.schema_keywords import OBEYED, check_keywords, shortened
-from sampan.text.schema_rewrite import Rewriter
+from sampan.text.schema.document import MAX_DEPTH, Document
+from sampan.text.schema.formats import check_format
+from sampan.text.schema.keywords import OBEYED, check_keywords, shortened
+from sampan.text.schema.rewrite import Rewriter
 
 MOST_REPEATS = 10_000  # copies that counted repetitions, one inside another, may stand for
 _MOST_STEPS = 10_000  # a multiple of n is found by counting to n
