@@ -84,7 +84,7 @@ def test_a_service_whose_log_cannot_be_written_serves(
     env = sampan.env | {"SAMPAN_HOME": str(sampan_home)}
     service = subprocess.Popen([*command, sys.executable, str(default_model.path)], env=env)
     try:
-        asked = {"model": str(default_model.path), "prompt": "Hi", "max_tokens": 2}
+        asked = {"model": default_model.path.stem, "prompt": "Hi", "max_tokens": 2}
         for _ in range(3):
             assert _answer(service, f"http://127.0.0.1:{port}/v1/completions", asked).status_code == 200
             assert httpx.get(f"http://127.0.0.1:{port}/nowhere").status_code == 404

@@ -75,7 +75,7 @@ class Drafting:
         *, lookup: bool, forced_rows: int = 0,
     ) -> None:  # fmt: skip
         self.most = max(rows, forced_rows)
-        self._rows = rows
+        self.rows = rows
         self._pool, self._states = pool, states
         self._counters = counters
         self._drafter = drafter
@@ -84,7 +84,7 @@ class Drafting:
     def fill(self, plan: list[Span]) -> None:
         """Each sequence gets its share of the rows that those before it left."""
         used = sum(span.count for span in plan)
-        room, room_forced = self._rows - used, self.most - used
+        room, room_forced = self.rows - used, self.most - used
         forced = {span.sequence.id: _forced(span.sequence) for span in plan}
         guesses = self._guesses([span.sequence for span in plan if not forced[span.sequence.id]], room)
         for place, span in enumerate(plan):
