@@ -194,9 +194,9 @@ class LoadedModel:
         self._adapters.load(name, path)
 
     def put_adapter(self, name: str, adapter: Adapter) -> int:
-        """Make numbers in memory the adapter `name`, in place of what had the name, once the requests handed in
-        before are answered. Nothing that an older one computed is found again. Returns a number that no other
-        adapter has."""
+        """Make numbers in memory the adapter `name`, in place of what had the name, once the requests handed
+        in before are answered. Nothing that an older one computed is found again. Returns a number that no
+        other adapter has."""
         return self._adapters.put(name, adapter)
 
     def unload_adapter(self, name: str) -> None:

@@ -1,7 +1,8 @@
 """Gradients of what the native kernels computed: the graph walked by PyTorch, over dequantised weights.
 
-Products are not computed a second time: what a linear gave comes from the kernels, and rounding passes gradients
-straight through. What stands between products (norms, rotations, attention, SwiGLU) is computed again, from these values.
+Products are not computed a second time: what a linear gave comes from the kernels, and rounding passes
+gradients straight through. What stands between products (norms, rotations, attention, SwiGLU) is computed
+again, from these values.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,10 +27,11 @@ Kept = Callable[[Node], Tensor]
 
 
 class Product(Function):
-    """y = W x + scale * B (A x) of one weight, whose values are known already (`None`: they are in a sum to come)."""
+    """y = W x + scale * B (A x) of one weight, whose values are known already (`None`: they are in a sum
+    to come)."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, weight: Tensor, a: Tensor | None, b: Tensor | None, scale: float, value: Any
     ) -> Tensor:
         ctx.save_for_backward(x, weight, a, b)
@@ -37,7 +39,7 @@ class Product(Function):
         return x.new_empty(1).expand(len(x), len(weight)) if value is None else value()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight, a, b = ctx.saved_tensors
         back = gradient.to(weight.dtype) @ weight
         if a is None:
@@ -51,11 +53,11 @@ class Sum(Function):
     """x + y, known already."""
 
     @staticmethod
-    def forward(ctx: Any, _x: Tensor, _y: Tensor, value: Any) -> Tensor:  # type: ignore[override]
+    def forward(_ctx: Any, _x: Tensor, _y: Tensor, value: Callable[[], Tensor]) -> Tensor:
         return value()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(_ctx: Any, gradient: Tensor) -> Any:
         return gradient, gradient, None
 
 
@@ -63,12 +65,12 @@ class TargetLogprobs(Function):
     """log softmax(W x) of a token of each row, known already; some rows of logits are there at once."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, logprobs: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, logprobs: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight, targets)
         return logprobs.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight, targets = ctx.saved_tensors
         back = torch.empty_like(x)
         for start in range(0, len(x), _HEAD_ROWS):
@@ -82,7 +84,8 @@ class TargetLogprobs(Function):
 
 
 class TracedWalk(Walk):
-    """The operations of a trace, by their names in a graph. `kept`: values of the backward pass's rows by name."""
+    """The operations of a trace, by their names in a graph. `kept`: values of the backward pass's rows by
+    name."""
 
     def __init__(
         self,
@@ -100,7 +103,7 @@ class TracedWalk(Walk):
         linear: Linear = node.detail
         own = self._value(node) if node in self._trace.names else None
         if len(linear.parts) == 1:
-            return self._part(linear.parts[0].name, x, own)
+            return self._adapted(linear.parts[0].name, x, own)
         return x
 
     def slice(self, node: Node, x: Tensor) -> Tensor:
@@ -114,7 +117,7 @@ class TracedWalk(Walk):
                 found.append(part.name)
             start += part.shape[0]
         (name,) = found
-        return self._part(name, x, self._value(node))
+        return self._adapted(name, x, self._value(node))
 
     def add(self, node: Node, x: Tensor, y: Tensor) -> Tensor:
         if node not in self._trace.names:
@@ -124,7 +127,7 @@ class TracedWalk(Walk):
     def _value(self, node: Node) -> Callable[[], Tensor]:
         return lambda: self._kept(node)
 
-    def _part(self, name: str, x: Tensor, value: Callable[[], Tensor] | None) -> Tensor:
+    def _adapted(self, name: str, x: Tensor, value: Callable[[], Tensor] | None) -> Tensor:
         part = self._parts.get(name)
         own = (None, None, 1.0) if part is None else (part.matrix_a, part.matrix_b, part.scale)
         return Product.apply(x, self._weights[name], *own, value)  # type: ignore[no-any-return, no-untyped-call]
@@ -141,10 +144,10 @@ def attention_of(batch: Batch) -> Callable[[Attention, Tensor, Tensor, Tensor], 
 
 def _group(place: Places, shape: Attention, q: Tensor, k: Tensor, v: Tensor) -> Sequence[Tensor]:
     rows = place.prompt
-    prompt = [each[rows].transpose(0, 1)[None] for each in (q, k, v)]
+    asked, *seen = (each[rows].transpose(0, 1)[None] for each in (q, k, v))
     gqa = shape.heads != shape.kv_heads
     first = functional.scaled_dot_product_attention(
-        *prompt, is_causal=True, scale=shape.scale, enable_gqa=gqa
+        asked, seen[0], seen[1], is_causal=True, scale=shape.scale, enable_gqa=gqa
     )
     found = [first[0].transpose(0, 1)]
     longest = max(map(len, place.continuations))
@@ -155,7 +158,7 @@ def _group(place: Places, shape: Attention, q: Tensor, k: Tensor, v: Tensor) -> 
     many = len(index)
     keys, values = (
         torch.cat((before.expand(many, -1, -1, -1), after), 2)
-        for before, after in zip(prompt[1:], own[1:], strict=True)
+        for before, after in zip(seen, own[1:], strict=True)
     )
     out = functional.scaled_dot_product_attention(
         own[0], keys, values, attn_mask=allowed, scale=shape.scale, enable_gqa=gqa

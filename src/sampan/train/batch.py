@@ -22,8 +22,8 @@ class Group:
 
     @property
     def shared(self) -> int:
-        """Tokens of the prompt in pages that all continuations read: whole pages, but for the last token, which each
-        continuation computes for itself."""
+        """Tokens of the prompt in pages that all continuations read: whole pages, but for the last token,
+        which each continuation computes for itself."""
         return (len(self.prompt) - 1) // PAGE * PAGE
 
     @property
@@ -60,8 +60,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Places:
-    """Where a group's rows stand among those of the backward pass: the prompt's, then each continuation's but for its
-    last token."""
+    """Where a group's rows stand among those of the backward pass: the prompt's, then each continuation's
+    but for its last token."""
 
     group: Group
     first: int
@@ -137,7 +137,8 @@ class Batch:
 
     @cached_property
     def taken(self) -> list[int]:
-        """Which row of the step each of them is: what a continuation computed of the prompt again is passed over."""
+        """Which row of the step each of them is: what a continuation computed of the prompt again is
+        passed over."""
         found: list[int] = []
         first = 0
         for group in self.groups:

@@ -1,14 +1,15 @@
-"""The model that learns: the engine that samples, and the same weights and adapter in a program that keeps what the
-backward pass reads."""
+"""The model that learns: the engine that samples, and the same weights and adapter in a program that
+keeps what the backward pass reads."""
 
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sampan.core.errors import OutOfMemory
+from sampan.core.errors import OutOfMemory, UnsupportedModel
 from sampan.kernels.backend import PAGE, AdapterRoom, CacheSize
 from sampan.kernels.graph import Graph, Node
 from sampan.kernels.ops import Weight
@@ -21,10 +22,12 @@ from sampan.train.lora import TrainedAdapter
 from sampan.train.trace import trace
 from sampan.weights.checkpoint import open_checkpoint
 
+_LACKING = {"experts", "per_head", "convolve", "delta", "given"}
+
 
 class Student:
-    """`llm`: loaded with room for an adapter of this rank at least. `rows`: tokens of a training step, which bound the
-    memory of activations; `dtype`: of the weights that gradients go back through."""
+    """`llm`: loaded with room for an adapter of this rank at least. `rows`: tokens of a training step,
+    which bound the memory of activations; `dtype`: of the weights that gradients go back through."""
 
     name = "in training"
     """Of the adapter, for requests to the engine."""
@@ -34,6 +37,9 @@ class Student:
     ) -> None:
         self.llm, self.adapter, self.rows = llm, adapter, rows
         self.trace = trace(graph_of(llm.config))
+        for node in self.trace.graph.nodes:
+            if node.op in _LACKING:
+                raise UnsupportedModel(f"{llm.files.name}: {node.label}: training has no {node.op} yet")
         self._stack = ExitStack()
         checkpoint = open_checkpoint(llm.files)
         for file in checkpoint.files.values():
@@ -49,14 +55,20 @@ class Student:
         self._executable = llm.backend.compile(self.trace.graph, llm.weights, cache, rows, room, llm.tuning)
         self.publish()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
     def publish(self) -> None:
         """Make the adapter's numbers what both the trainer and the engine compute with from now on."""
         self._executable.set_adapter(0, self.adapter)
         self.version = self.llm.put_adapter(self.name, self.adapter)
 
     def logprobs(self, groups: Sequence[Group]) -> Tensor:
-        """Natural logarithms of the probabilities of every token of all continuations, in turn: the engine's own, to
-        the bit, as a function of the adapter's numbers."""
+        """Natural logarithms of the probabilities of every token of all continuations, in turn: the
+        engine's own, to the bit, as a function of the adapter's numbers."""
         batch = Batch(tuple(groups))
         if batch.rows > self.rows:
             raise OutOfMemory(f"a training step of {batch.rows} tokens, and there is room for {self.rows}")

@@ -22,8 +22,8 @@ class Trace:
 
 
 def trace(graph: Graph) -> Trace:
-    """Keep what linears give (where that is only added to something, the sum), so that the backward pass computes no
-    product a second time."""
+    """Keep what linears give (where that is only added to something, the sum), so that the backward pass
+    computes no product a second time."""
     readers: dict[Node, list[Node]] = {node: [] for node in graph.nodes}
     for node in graph.nodes:
         for source in node.inputs:
