@@ -31,8 +31,8 @@ class GymTask:
         barren = block = 0
         while len(found) < count:
             before = len(found)
-            # Seeds of blocks that no other seed of ours reaches.
-            for problem in self._made((seed << 20) + block, _BLOCK):
+            # Problem i of a seed is problem 0 of seed + i.
+            for problem in self._made((seed << 24) + block * _BLOCK, _BLOCK):
                 if split_of(problem) == split:
                     found.setdefault(problem.key, problem)
             block += 1

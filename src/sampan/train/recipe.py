@@ -57,6 +57,8 @@ class GrpoRecipe:
             raise UsageError(
                 f"measured is {quoted(self.measured)}: one of the rewards {', '.join(self.rewards)}"
             )
+        if self.test < 2:
+            raise UsageError(f"test is {self.test}: give 2 problems or more, for an error of the share")
         if not any(weight for weight, _ in self.rewards.values()):
             raise UsageError("rewards: every weight is 0, so nothing would be learnt")
 

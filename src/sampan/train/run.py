@@ -3,9 +3,10 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import sqrt
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -23,19 +24,6 @@ from sampan.train.rollout import roll_out
 from sampan.train.student import Student, linears_of
 
 Told = Callable[[Mapping[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Of `count` problems answered greedily; `error`: the standard error of the share."""
-
-    right: float
-    count: int
-
-    @property
-    def error(self) -> float:
-        """sqrt(p (1 - p) / n)."""
-        return sqrt(self.right * (1 - self.right) / self.count)
 
 
 def run(recipe: GrpoRecipe, told: str, out: Path, *, resume: bool, threads: int | None, tell: Told) -> None:
@@ -90,18 +78,17 @@ def _student(recipe: GrpoRecipe, threads: int | None) -> Iterator[Student]:
 
 
 def _measured(student: Student, recipe: GrpoRecipe, number: int) -> dict[str, Any]:
-    """Accuracy on problems that training never sees."""
+    """Accuracy on problems that training never sees, with its standard error."""
     problems = recipe.task.problems("test", 0, recipe.test)
     greedy = SamplingParams(temperature=0, max_tokens=recipe.grpo.max_tokens, logprobs=0)
     rollouts = roll_out(student, problems, recipe.rewards, greedy, 1)
     values = [value for rollout in rollouts for value in rollout.parts[recipe.measured]]
-    found = Accuracy(sum(values) / len(values), len(values))
     shown = [{"question": r.problem.question, "answer": r.answers[0].text} for r in rollouts[:3] if r.answers]
     return {
         "step": number,
-        "accuracy": found.right,
-        "error": found.error,
-        "problems": found.count,
+        "accuracy": fmean(values),
+        "error": stdev(values) / sqrt(len(values)),
+        "problems": len(values),
         "samples": shown,
     }
 
