@@ -188,8 +188,7 @@ class Writer:
         for name, shape in t.matrices.items():
             self._matrix(f"{at}{name}.weight", shape)
         for name, (count, hidden) in t.routers.items():
-            router = self._draw.normal(0, hidden**-0.5, (count, hidden)).astype(np.float32)
-            self._file.add_tensor(f"{at}{name}.weight", router)
+            self._router(f"{at}{name}.weight", (count, hidden))
         for name, width in t.biases.items():
             self._vector(f"{at}{name}.bias", width, 0)
 
@@ -205,6 +204,9 @@ class Writer:
                 blocks[:, 2:4] = np.array([self._least * scale], np.float16).view(np.uint8)
             self._drawn[shape] = np.resize(blocks, (*rows, inputs // BLOCK * self._bytes))
         self._file.add_tensor(name, self._drawn[shape], raw_dtype=self._type)
+
+    def _router(self, name: str, shape: tuple[int, int]) -> None:
+        self._file.add_tensor(name, self._draw.normal(0, shape[1] ** -0.5, shape).astype(np.float32))
 
     def _vector(self, name: str, width: int, value: float) -> None:
         self._file.add_tensor(name, np.full(width, value, np.float32))

@@ -135,3 +135,9 @@ def packers() -> Any:
 def predicted() -> Any:
     """`predicted.py`: what writes tiny models with a layer for multi-token prediction."""
     return load_file(Path(__file__).parent / "predicted.py")
+
+
+@pytest.fixture(scope="session")
+def sentencepiece() -> Any:
+    """`sentencepiece.py`: what writes a small vocabulary of SentencePiece's kind."""
+    return load_file(Path(__file__).parent / "sentencepiece.py")

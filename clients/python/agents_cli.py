@@ -53,7 +53,7 @@ def codex(folder: Path) -> None:
 
 def claude(folder: Path) -> None:
     place = {"ANTHROPIC_BASE_URL": URL, "ANTHROPIC_API_KEY": KEY, "CLAUDE_CONFIG_DIR": str(folder)}
-    quiet = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "64"}
+    quiet = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "400"}
     for turn in (["Say hello."], ["--continue", "And again."]):
         options = ["--model", MODEL, "--output-format", "json", "--max-turns", "2"]
         lines = run(folder, "claude", "-p", *options, *turn, **place, **quiet)

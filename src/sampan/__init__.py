@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         UsageError,
         WeightsError,
     )
-    from sampan.core.types import Completion, Delta, Grammar, SamplingParams, Score, TokenLogprob
+    from sampan.core.types import Call, Completion, Delta, Grammar, SamplingParams, Score, TokenLogprob
     from sampan.llm.model import LLM
     from sampan.llm.vectors import Embedding
 
@@ -28,12 +28,14 @@ _HOMES = {
         "ContextOverflow", "ModelNotFound", "OutOfMemory", "RequestError", "SampanError", "UnsupportedModel",
         "UsageError", "WeightsError",
     ),
-    "sampan.core.types": ("Completion", "Delta", "Grammar", "SamplingParams", "Score", "TokenLogprob"),
+    "sampan.core.types": (
+        "Call", "Completion", "Delta", "Grammar", "SamplingParams", "Score", "TokenLogprob",
+    ),
     "sampan.llm.model": ("LLM",),
     "sampan.llm.vectors": ("Embedding",),
 }  # fmt: skip
 __all__ = [
-    "LLM", "Completion", "ContextOverflow", "Delta", "Embedding", "Grammar", "ModelNotFound",
+    "LLM", "Call", "Completion", "ContextOverflow", "Delta", "Embedding", "Grammar", "ModelNotFound",
     "OutOfMemory", "RequestError", "SampanError", "SamplingParams", "Score", "TokenLogprob",
     "UnsupportedModel", "UsageError", "WeightsError",
 ]  # fmt: skip

@@ -157,6 +157,8 @@ def test_a_missing_shard_is_named(tmp_path: Path, offline: Settings) -> None:
     index.write_text("[]")
     with pytest.raises(WeightsError, match="weight_map"):
         resolve(str(model), offline)
+    (model / "model.safetensors").touch()  # whole, beside an index of other files
+    assert resolve(str(model), offline).path == model
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,10 @@ def test_a_folder_is_fetched_once_and_only_what_is_needed(hub: Any, settings: Se
     wanted = {
         "tokenizer_config.json": b"{}",
         "generation_config.json": b"{}",
+        "special_tokens_map.json": b"{}",
+        "added_tokens.json": b"{}",
         "chat_template.jinja": b"{{ x }}",
+        "additional_chat_templates/tool_use.jinja": b"{{ y }}",
         "modules.json": b"[]",
         "1_Pooling/config.json": b"{}",
     }
@@ -79,13 +82,6 @@ def test_all_parts_of_a_split_gguf(hub: Any, settings: Settings, repo: Make) -> 
     hub.repos["a/c"] = repo(**dict.fromkeys(names[:2], b"GGUF"))
     with pytest.raises(ModelNotFound, match=r"a/c lacks q4/m-00003-of-00003.gguf, of 3 parts"):
         resolve(f"hf:a/c:{names[0]}", settings)
-
-
-def test_one_gguf_of_many(hub: Any, settings: Settings, repo: Make) -> None:
-    hub.repos["a/b"] = repo(**{"q4/m.gguf": b"GGUF four", "q8/m.gguf": b"GGUF eight"})
-    files = resolve("hf:a/b:q8/m.gguf", settings)
-    assert (files.kind, files.path.read_bytes()) == ("gguf", b"GGUF eight")
-    assert not hub.fetched("model.safetensors")
 
 
 def test_a_commit_is_a_revision(hub: Any, settings: Settings, repo: Make) -> None:

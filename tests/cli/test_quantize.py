@@ -162,3 +162,12 @@ def test_what_cannot_be_done_is_said(
     assert (captured.out, captured.err.count("\n")) == ("", 1)
     assert said in captured.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mixture_in_gguf_says_the_same_packed(sampan: Any, mixture: Path, tmp_path: Path) -> None:
+    sampan("quantize", str(mixture), str(tmp_path / "packed"))
+    found = []
+    for model in (mixture, tmp_path / "packed"):
+        with LLM(model, context=128, cache_tokens=256, max_sequences=1, threads=1) as llm:
+            found.append(llm.score(list(range(50, 90))).logprobs)
+    assert found[0] == found[1]

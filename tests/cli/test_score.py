@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+import safetensors.numpy
 
 from sampan.core.types import ModelFiles
 from sampan.text.tokenizer import Tokenizer
@@ -66,3 +68,36 @@ def test_table_has_a_line_for_each_sequence_and_one_for_all(sampan: Any, tmp_pat
     assert [line.split()[0] for line in lines] == ["sequence", "0", "1", "all"]
     assert lines[2].split() == ["1", "1", "0.0000", "-"]
     assert lines[3].split()[1:] == ["4", *lines[1].split()[2:]]
+
+
+def test_ids_are_scored_where_tokens_cannot_be_read(sampan: Any, sentencepiece: Any, tmp_path: Path) -> None:
+    """A tokenizer without a decoder is no hindrance to ids; an answer in its words is refused by name."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    sentencepiece.write_model(folder)
+    (tmp_path / "ids").write_text("[1, 300, 301, 302]")
+    words = ("score", str(folder), "--ids", str(tmp_path / "ids"), "--json")
+    expected = _rows(sampan(*words).stdout)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"decoder": None}), "utf-8")
+    assert _rows(sampan(*words).stdout) == expected
+    refused = sampan("run", str(folder), "Hello", "--max-tokens", "4")
+    assert refused.returncode == 1
+    assert "field decoder is empty, so that tokens cannot be read as text" in refused.stderr
+
+
+def test_what_a_file_has_too_much_is_told_on_one_line(
+    sampan: Any, sentencepiece: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    sentencepiece.write_model(folder)
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    tensors["v_head.summary.weight"] = numpy.ones((1, 64), numpy.float32)
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    (tmp_path / "ids").write_text("[1, 300]")
+    told = sampan("score", str(folder), "--ids", str(tmp_path / "ids"), "--json").stderr.splitlines()
+    assert [line for line in told if "passed over" in line] == [
+        f"sampan: {folder}: passed over 'v_head.summary.weight': a head beside the one of llama, which gives "
+        "no tokens"
+    ]

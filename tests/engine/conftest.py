@@ -72,6 +72,7 @@ def make_engine(tmp_path: Path) -> Callable[..., Engine]:
         eos: Iterable[int] = (),
         prefix_cache: bool = True,
         draft_rows: int = DRAFT_ROWS,
+        forced_rows: int = 0,
         room: AdapterRoom | None = None,
     ) -> Engine:
         weights = random_weights()
@@ -91,6 +92,7 @@ def make_engine(tmp_path: Path) -> Callable[..., Engine]:
             max_sequences=max_sequences,
             prefix_cache=prefix_cache,
             draft_rows=draft_rows,
+            forced_rows=forced_rows,
         )
 
     return make

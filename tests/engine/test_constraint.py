@@ -116,8 +116,9 @@ def test_what_is_allowed_anyway_changes_nothing(make_engine: Make, tokens_of: Ma
         {"draft_rows": 12},
         {"draft_rows": 12, "max_rows": 16},
         {"pages": 5, "draft_rows": 12},
+        {"draft_rows": 0, "forced_rows": 8},
     ],
-    ids=["plain", "drafts", "chunks", "preempted"],
+    ids=["plain", "drafts", "chunks", "preempted", "forced"],
 )
 def test_company_drafts_chunks_and_preemption_change_no_bit(
     make_engine: Make, finish: Make, tokens_of: Make, sampling: SamplingParams, way: dict[str, int]
@@ -143,14 +144,21 @@ def test_company_drafts_chunks_and_preemption_change_no_bit(
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_what_is_forced_is_drafted_and_never_trusted(make_engine: Make, tokens_of: Make, right: bool) -> None:
+@pytest.mark.parametrize(
+    "rows", [{"draft_rows": 8}, {"draft_rows": 0, "forced_rows": 8}], ids=["drafts", "off"]
+)
+def test_what_is_forced_is_drafted_and_never_trusted(
+    make_engine: Make, tokens_of: Make, rows: dict[str, int], right: bool
+) -> None:
     plain = tokens_of(make_engine(draft_rows=0).stream(PROMPTS[0], GREEDY, constraint=Steps(width=1)))
-    engine = make_engine(draft_rows=8)
+    engine = make_engine(**rows)
     rule = Guessing(right)
     assert tokens_of(engine.stream(PROMPTS[0], GREEDY, constraint=rule)) == plain
     assert rule.accepted == [token.token for token in plain]
     assert engine.counters.drafted > 0
     assert (engine.counters.accepted > 0) == right
+    if right:
+        assert engine.steps < len(plain) / 2
 
 
 @pytest.mark.parametrize("draft_rows", [0, 8])

@@ -58,6 +58,18 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(make_engi
     assert untouched(engine)
 
 
+def test_a_prompt_that_fills_the_context_leaves_no_room_for_an_answer(
+    make_engine: Make, finish: Make
+) -> None:
+    engine = make_engine(context=100)
+    with pytest.raises(ContextOverflow, match="has 100 tokens, the context holds 100 with the answer"):
+        engine.add([1] * 100, GREEDY)
+    assert untouched(engine)
+    assert len(engine.score([1] * 100)) == 99  # nothing follows it
+    fits = engine.add([1] * 99, replace(GREEDY, max_tokens=None))
+    assert len(finish(engine)[fits]) == 1
+
+
 @pytest.mark.parametrize("pages", [1, 2, 3])
 def test_a_sequence_that_the_cache_can_never_hold_is_refused(
     make_engine: Make, finish: Make, pages: int
@@ -66,7 +78,7 @@ def test_a_sequence_that_the_cache_can_never_hold_is_refused(
     with pytest.raises(ContextOverflow):
         engine.add([1] * (32 * pages), GREEDY)
     assert untouched(engine)
-    request = engine.add([1] * (32 * pages - 1), replace(GREEDY, max_tokens=None))
+    request = engine.add([1] * (32 * pages - 2), replace(GREEDY, max_tokens=None))
     other = engine.add([1], replace(GREEDY, max_tokens=None))
     events = finish(engine)
     assert events[request][-1].finish_reason == events[other][-1].finish_reason == "length"
@@ -152,11 +164,11 @@ def test_scoring_what_is_not_finite_is_an_error_and_frees_the_pages(make_engine:
     assert untouched(engine)
 
 
-@pytest.mark.parametrize("length", [1, 60, 99, 100])
+@pytest.mark.parametrize("length", [1, 60, 99])
 def test_the_end_of_the_context_ends_an_answer(make_engine: Make, length: int) -> None:
     engine = make_engine(context=100)
     events = list(engine.stream([1] * length, replace(GREEDY, max_tokens=None)))
-    assert len(events) == max(1, 100 - length)
+    assert len(events) == 100 - length
     assert [event.finish_reason for event in events] == [None] * (len(events) - 1) + ["length"]
     assert untouched(engine)
 

@@ -116,6 +116,13 @@ def test_everything_lies_in_the_memory_that_was_reserved(pool: Any) -> None:
 
 # A program's first buffer, of 128 features, and its first activations, of 64; one layer, one KV head of 32.
 SOURCE, ACT = 0, 0
+
+
+def heads(program: Any, **fields: int) -> None:
+    """Heads of the source laid out in a buffer of 128 features."""
+    program.add("map", map="heads", x=SOURCE, out=program.buffer(128), **fields)
+
+
 WRONG: dict[str, Callable[[Any], Any]] = {
     "buffer of no width": lambda p: p.buffer(0),
     "activations in part of a block": lambda p: p.activations(40, 1),
@@ -145,7 +152,17 @@ WRONG: dict[str, Callable[[Any], Any]] = {
         "rotate", x=SOURCE, heads=2, size=32, turn=(None, 0.0, p.angles([1.0] * 16), 2, False, 1.0)
     ),
     "norm of parts of runs": lambda p: p.add("norm", x=SOURCE, out=SOURCE, width=40, size=32, weight=ONES),
-    "norm of odd runs": lambda p: p.add("norm", x=SOURCE, out=SOURCE, width=24, size=24, weight=ONES),
+    "norm of odd runs with a short weight": lambda p: p.add(
+        "norm", x=SOURCE, out=SOURCE, width=24, size=24, weight=ONES[:23].copy()
+    ),
+    "more features than rows have": lambda p: p.add("prepare", prep="copy", x=SOURCE, act=ACT, width=65),
+    "heads past the end": lambda p: heads(p, heads=4, size=40, kept=20, fill=20, width=20),
+    "heads past the end of the result": lambda p: heads(p, heads=3, size=20, kept=20, fill=64, width=64),
+    "heads longer than they are": lambda p: heads(p, heads=2, size=20, kept=24, fill=32, width=32),
+    "heads over each other": lambda p: heads(p, heads=2, size=20, kept=20, fill=40, width=32),
+    "heads in place": lambda p: p.add(
+        "map", map="heads", x=SOURCE, out=SOURCE, heads=2, size=20, kept=20, fill=32, width=32
+    ),
     "norm past the end": lambda p: p.add("norm", x=(SOURCE, 96), out=SOURCE, width=64, size=64, weight=ONES),
     "map past the end": lambda p: p.add("map", map="copy", x=SOURCE, out=(SOURCE, 65), width=64),
     "map without a second": lambda p: p.add("map", map="add", x=SOURCE, out=SOURCE, width=64),

@@ -8,7 +8,7 @@ import pytest
 from sampan.core.errors import UnsupportedModel
 from sampan.core.settings import Settings
 from sampan.kernels.cpu.backend import CpuBackend
-from sampan.kernels.ops import Attention, Batch, Linear, Norm, Ops, Rope, Weight
+from sampan.kernels.ops import Attention, Batch, Convolution, DeltaRule, Linear, Norm, Ops, Rope, Weight
 from sampan.kernels.recorder import Recorder, record
 
 BACKEND = CpuBackend(Settings(Path(), tune=False), 1)
@@ -21,6 +21,14 @@ def embed(ops: Ops, batch: Batch) -> Any:
 
 def linear(name: str, inputs: int, outputs: int) -> Linear:
     return Linear.of(name, sizes=(outputs,), inputs=inputs)
+
+
+def parts(*sizes: int) -> tuple[Weight, ...]:
+    return tuple(Weight(f"{n}.weight", (size, 64)) for n, size in enumerate(sizes))
+
+
+def delta(key: int, value: int) -> DeltaRule:
+    return DeltaRule(0, 2, 2, key, value, Weight("decay", (2,)), Weight("bias", (2,)))
 
 
 def norm(name: str, size: int) -> Norm:
@@ -57,11 +65,14 @@ def test_a_shape_that_is_wrong_is_named_when_it_is_recorded(forward: Any, said: 
 @pytest.mark.parametrize(
     ("forward", "said"),
     [
-        (lambda o, x, _: o.linear(o.split(x, [40, 24])[0], linear("a", 40, 32)), "40 inputs are not"),
-        (lambda o, x, _: o.norm(x, norm("n", 8)), "a norm over 8 features is not a multiple of 16"),
+        (lambda o, x, _: o.linear(x, Linear(parts(24, 40), joined=(2,))), "joined parts are no multiples of"),
         (
-            lambda o, x, _: o.attend(x, x, o.split(x, [16, 48])[0], None, Attention(0, 1, 1, 64, 16, 1.0)),
-            "attend of layer 0: value size 16 is not a multiple of 32",
+            lambda o, x, _: o.convolve(o.split(x, [40, 24])[0], None, Convolution(0, Weight("c", (40, 4)))),
+            "40 channels are no multiple of 16",
+        ),
+        (
+            lambda o, x, _: o.delta(x, *o.split(x, [2, 2, 60])[:2], None, delta(key=8, value=16)),
+            "key size 8 is not a multiple of 16",
         ),
     ],
 )  # fmt: skip

@@ -73,6 +73,14 @@ def test_without_adapters_the_same_model(loaded: LLM, llm: LLM) -> None:
     assert loaded.generate(PROMPT, sampling) == llm.generate(PROMPT, sampling)
 
 
+def test_what_is_passed_over_is_told(own: LLM, folder: Callable[..., Path]) -> None:
+    """As PEFT does with a target that the model lacks."""
+    with pytest.warns(UserWarning, match="passed over targets without tensors: 'c_attn'"):
+        own.load_adapter("some", folder(4, targets=("q_proj", "c_attn")))
+    assert own.generate(PROMPT, GREEDY, adapter="some") != own.generate(PROMPT, GREEDY)
+    own.unload_adapter("some")
+
+
 def test_names_that_are_not_loaded_or_taken(loaded: LLM, folder: Callable[..., Path]) -> None:
     with pytest.raises(RequestError, match=r"no adapter named 'three' is loaded: 'one', 'two'"):
         loaded.generate(PROMPT, GREEDY, adapter="three")
@@ -109,6 +117,32 @@ def test_the_memory_of_adapters_is_planned(own: LLM, llm: LLM, default_model: Mo
         LLM(default_model, memory="300MB", context=512, adapters=8, adapter_rank=64)
     with pytest.raises(UsageError, match="adapter_rank is 0"):
         LLM(default_model, adapters=1, adapter_rank=0)
+
+
+def test_adapters_of_experts_are_counted_when_they_are_loaded(
+    mixture: Path, write_adapter: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Room is made for what is no expert's: 48 experts' linears would take many times as much."""
+    given: dict[str, Any] = {"context": 256, "cache_tokens": 512, "adapters": 2, "adapter_rank": 16}
+    with LLM(mixture, **given) as llm:
+        shapes = {name: weight.shape for name, weight in describe(llm.config).weights().items()}
+        linears = [shape for name, shape in shapes.items() if "self_attn" in name and len(shape) == 2]
+        assert llm.plan.adapter_bytes == 2 * sum(4 * 16 * (n + k) for n, k in linears)
+        write_adapter(tmp_path / "all", shapes, rank=16)
+        write_adapter(tmp_path / "attention", shapes, rank=16, targets=("q_proj", "o_proj"))
+        llm.load_adapter("all", tmp_path / "all")  # where memory is free
+        assert llm.generate(PROMPT, GREEDY, adapter="all") != llm.generate(PROMPT, GREEDY)
+        plan = llm.plan
+    total = plan.weights_bytes + plan.workspace_bytes + plan.cache_bytes + plan.adapter_bytes
+    with LLM(mixture, memory=total + 100_000, **given) as llm:
+        for name in ("one", "two"):
+            llm.load_adapter(name, tmp_path / "attention")
+        llm.unload_adapter("one")
+        with pytest.raises(
+            OutOfMemory, match=r"all: takes .* MB, and 0\.\d MB are left for adapters: unload"
+        ):
+            llm.load_adapter("all", tmp_path / "all")
+        assert llm.adapters == ("two",)
 
 
 def test_new_weights_have_a_version_that_answers_carry(own: LLM, tmp_path: Path) -> None:

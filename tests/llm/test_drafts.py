@@ -39,7 +39,12 @@ def plain(folders: dict[str, Path]) -> dict[str, Any]:
         found = {name: llm.generate(PROMPTS, way) for name, way in (("greedy", GREEDY), ("seeded", SEEDED))}
         found["regex"] = llm.generate(PROMPTS, GREEDY, grammar=Grammar("regex", "[a-z ]{30}"))
         found["stopped"] = llm.generate(PROMPTS, SamplingParams(max_tokens=40, temperature=0, stop=("e",)))
-        assert llm.drafts == {}
+        assert set(llm.drafts) <= {"grammar"}
+        exact = Grammar("regex", "only this text may be answered, nothing else")
+        assert llm.generate(PROMPTS[0], GREEDY, grammar=exact).text
+        assert (
+            sum(held for _, held in llm.drafts["grammar"]) > 0
+        )  # what is forced is fast-forwarded all the same
     return found
 
 

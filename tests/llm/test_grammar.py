@@ -13,7 +13,7 @@ import pytest
 from sampan import LLM, Grammar, RequestError, SamplingParams
 from sampan.core.types import Completion, ModelFiles
 from sampan.engine.engine import Engine
-from sampan.text.grammar import GrammarCompiler
+from sampan.text.grammar.compiler import GrammarCompiler
 
 GREEDY = SamplingParams(max_tokens=60, temperature=0)
 SEEDED = SamplingParams(max_tokens=60, temperature=1.0, seed=5, logprobs=1)
@@ -142,7 +142,7 @@ def test_reasoning_comes_first_and_is_free(llm: LLM) -> None:
 
 def test_a_refused_grammar_is_told_before_anything_runs(llm: LLM) -> None:
     bad = Grammar("json_schema", '{"type": "array", "uniqueItems": true}')
-    message = 'the JSON schema at #: the keyword "uniqueItems" is not supported'
+    message = 'the JSON schema at #: the keyword "uniqueItems" cannot be ensured but of items of an enum'
     for ask in (llm.generate, llm.stream):
         with pytest.raises(RequestError, match=message):
             ask("x", GREEDY, grammar=bad)

@@ -82,10 +82,14 @@ def test_a_prompt_that_can_never_fit_carries_the_numbers(llm: LLM) -> None:
         with pytest.raises(ContextOverflow) as caught:
             call([5] * 600)
         assert (caught.value.prompt_tokens, caught.value.context) == (600, 512)
-    with pytest.raises(ContextOverflow):
-        next(llm.stream([5] * 600))
+    for length in (512, 600):  # an answer has a token at least
+        with pytest.raises(ContextOverflow):
+            next(llm.stream([5] * length))
+    assert len(llm.score([5] * 512).logprobs) == 512
     with pytest.raises(RequestError, match="prompt 1: the prompt has 600 tokens, the context holds 512"):
         llm.generate([[5], [5] * 600], GREEDY)
+    with pytest.raises(RequestError, match="prompt 1: the prompt has 512 tokens"):
+        llm.generate([[5], [5] * 512], GREEDY)
 
 
 def test_a_model_that_fails_says_so_to_its_request(llm: LLM) -> None:

@@ -8,7 +8,7 @@ import pytest
 from sampan import LLM, SamplingParams
 from sampan.catalog.catalog import find
 from sampan.core.types import Grammar, ModelFiles
-from sampan.llm.load import defaults_of
+from sampan.llm.generation import defaults_of
 from sampan.llm.thinking import closing_of
 
 PROMPT = "<|im_start|>user\nTell me a long story about a river.<|im_end|>\n<|im_start|>assistant\n<think>\n"
@@ -64,7 +64,7 @@ def test_a_grammar_begins_behind_the_budget(llm: LLM) -> None:
 
 def test_what_authors_advise_holds_where_the_files_say_nothing() -> None:
     def of(source: str, **generation: object) -> SamplingParams:
-        return defaults_of(generation, ModelFiles(Path(), "gguf", "m", source))
+        return defaults_of(generation, ModelFiles(Path(), "gguf", "m", source), vocabulary=8)
 
     r1 = "hf:deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
     advised = of(r1)

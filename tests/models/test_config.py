@@ -110,8 +110,10 @@ def test_gguf_biases_and_heads_are_there_if_their_tensors_are() -> None:
     assert config.mlp_bias
 
 
-def test_gguf_vocabulary_is_the_metadatas_or_the_embeddings() -> None:
-    assert from_gguf(GGUF | {"qwen2.vocab_size": 100}, SHAPES).vocab == 100
+def test_gguf_vocabulary_is_the_embeddings_rows() -> None:
+    with pytest.warns(UserWarning, match=r"qwen2\.vocab_size 100: its embedding has 151936 rows"):
+        assert from_gguf(GGUF | {"qwen2.vocab_size": 100}, SHAPES).vocab == 151936
+    assert from_gguf(GGUF | {"qwen2.vocab_size": 100}, {}).vocab == 100
     with pytest.raises(WeightsError, match=r"m\.gguf: qwen2\.vocab_size is missing"):
         from_gguf(GGUF, {}, source="m.gguf")
 
@@ -214,7 +216,7 @@ def test_gguf_variants_are_named(change: dict[str, object], message: str) -> Non
         from_gguf(GGUF | change, SHAPES)
 
 
-@pytest.mark.parametrize("value", [[14] * 24, "14", None, 0, 10**9, 14.0])
+@pytest.mark.parametrize("value", [[], ["14"] * 24, "14", None, 0, 10**9, 14.0])
 def test_gguf_fields_are_checked(value: object) -> None:
     with pytest.raises(WeightsError, match=r"m\.gguf: qwen2\.attention\.head_count (must|is)"):
         from_gguf(GGUF | {"qwen2.attention.head_count": value}, SHAPES, source="m.gguf")

@@ -7,7 +7,7 @@ import pytest
 
 from sampan.core.errors import SampanError
 from sampan.models import registry
-from sampan.models.hybrid import HybridConfig
+from sampan.models.hybrid_config import HybridConfig
 
 # As published for Qwen3-Next-80B-A3B, and of Qwen3.5 what differs.
 NEXT: dict[str, Any] = {

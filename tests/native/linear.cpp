@@ -203,6 +203,7 @@ static void check_gated(Store store, int group, Form form, Random& random, Table
 }
 
 static void check_embed(const Weights& w, Random& random, Tables& tables, Report& report) {
+  const int width = random.chance(2) ? w.m.k : w.m.k - random.below(kBlock);
   constexpr int kIds = 9;
   std::vector<int32_t> ids(kIds);
   for (int32_t& id : ids) id = random.below(w.m.n);
@@ -211,8 +212,8 @@ static void check_embed(const Weights& w, Random& random, Tables& tables, Report
   std::vector<float> want;
   for (Table& t : tables) {
     std::vector<float> out(static_cast<size_t>(kIds * stride), 5.0f);
-    t.kernels->embed({w.m, ids.data(), out.data(), stride}, 1, split);  // row 0 stays as it was
-    t.kernels->embed({w.m, ids.data(), out.data(), stride}, split, kIds);
+    t.kernels->embed({w.m, ids.data(), out.data(), stride, width}, 1, split);  // row 0 stays as it was
+    t.kernels->embed({w.m, ids.data(), out.data(), stride, width}, split, kIds);
     if (want.empty()) want = out;
     t.feed(out);
     report.same(want, out, std::string("embed ") + t.kernels->name + " " + describe(w.m, Form::floats));

@@ -41,7 +41,7 @@ static void test_map(Tables& tables, Report& report, Random& random) {
 }
 
 static void test_norms(Tables& tables, Report& report, Random& random) {
-  for (int size : {16, 48, 64, 112})
+  for (int size : {2, 16, 20, 48, 64, 77, 112})
     for (int runs : {1, 3}) {
       const ptrdiff_t stride = size * runs + random.below(3);
       std::vector<float> x = random.bells(static_cast<size_t>(kRows * stride), 2.0f);
@@ -59,6 +59,30 @@ static void test_norms(Tables& tables, Report& report, Random& random) {
         const std::string what = std::string("norm ") + t.kernels->name + " " + std::to_string(size);
         report.same(want, out, what);
         report.same(std::vector<int32_t>{-1, -1, 3, -1, -1}, unsound, what + " tells the row");
+      }
+    }
+}
+
+// Heads longer, shorter and as long, with and without zeros behind what is kept.
+static void test_heads(Tables& tables, Report& report, Random& random) {
+  for (int size : {2, 20, 32, 100})
+    for (int width : {2, 32, 128}) {
+      const int heads = 3, kept = size < width ? size : width, fill = random.chance(2) ? width : kept;
+      const ptrdiff_t in = size * heads + random.below(3), to = width * heads + random.below(3);
+      const std::vector<float> x = random.bells(static_cast<size_t>(kRows * in));
+      std::vector<float> want(static_cast<size_t>(kRows * to), 7.0f);
+      for (int row = 0; row < kRows; ++row)
+        for (int h = 0; h < heads; ++h)
+          for (int i = 0; i < fill; ++i)
+            want[static_cast<size_t>(row * to + h * width + i)] =
+                i < kept ? x[static_cast<size_t>(row * in + h * size + i)] : 0.0f;
+      for (Table& t : tables) {
+        std::vector<float> out(want.size(), 7.0f);
+        const MapArgs args{Map::heads, x.data(), nullptr, out.data(), in,   0,    to,  width,
+                           1.0f,       false,    nullptr, heads,      size, kept, fill};
+        t.kernels->map(args, 0, kRows);
+        t.feed(out);
+        report.same(want, out, std::string("heads ") + t.kernels->name + " " + std::to_string(size));
       }
     }
 }
@@ -88,6 +112,7 @@ void test_maps(Tables& tables, Report& report, uint64_t seed) {
   for (int round = 0; round < 8; ++round) {
     test_map(tables, report, random);
     test_norms(tables, report, random);
+    test_heads(tables, report, random);
     test_rotate(tables, report, random);
   }
 }

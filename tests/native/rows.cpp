@@ -94,10 +94,28 @@ static bool product_shows_it(const Kernels& k, const Rows& rows, int row) {
   return !std::isfinite(out[static_cast<size_t>(row) * kLanes]);
 }
 
+// Behind `width` features rows are zero, whatever lies there in the source.
+static bool zeros_behind(const Rows& rows, int width) {
+  const int k = rows.view.k;
+  bool zero = true;
+  for (int row = 0; row < kKinds; ++row)
+    for (int i = width; i < k; ++i) {
+      const size_t at = static_cast<size_t>(row * k + i);
+      if (rows.view.values) zero = zero && rows.values[at] == 0.0f;
+      if (rows.view.bf16) zero = zero && rows.halves[at] == 0;
+      if (rows.view.blocks)
+        zero =
+            zero &&
+            rows.view.blocks[block_index(rows.view, row, i)].codes[i % kBlock / 4][row % kQuad][i % 4] == 0;
+    }
+  return zero;
+}
+
 static void check_prepare(Prep op, Form form, int k, Random& random, Tables& tables, Report& report) {
+  const int width = random.chance(2) ? k : k - random.below(kBlock);
   const ptrdiff_t up = op == Prep::swiglu ? k + 16 * random.below(3) : 0, stride = k + up + random.below(7);
-  const std::vector<float> x = rows_of_every_kind(stride, k, up, random),
-                           weight = random.bells(static_cast<size_t>(k));
+  const std::vector<float> x = rows_of_every_kind(stride, width, up, random),
+                           weight = random.bells(static_cast<size_t>(width));
   std::vector<int32_t> order(kKinds);
   for (int i = 0; i < kKinds; ++i) order[static_cast<size_t>(i)] = (i * 3 + 1) % kKinds;
   const bool gathered = random.chance(2);
@@ -113,7 +131,8 @@ static void check_prepare(Prep op, Form form, int k, Random& random, Tables& tab
                      rows.view,
                      rows.unsound.data(),
                      5,
-                     nullptr};
+                     nullptr,
+                     width};
     kernels.prepare(a, 0, first);
     kernels.prepare(a, second, kKinds);
   };
@@ -121,10 +140,11 @@ static void check_prepare(Prep op, Form form, int k, Random& random, Tables& tab
   run(kScalar, want, kKinds, kKinds);
   for (Table& t : tables) {
     const std::string what = std::string("prepare ") + name_of(op) + " " + t.kernels->name + " k" +
-                             std::to_string(k) + " " + name_of(form);
+                             std::to_string(k) + " of " + std::to_string(width) + " " + name_of(form);
     Rows got(capacity, k, form);
     run(*t.kernels, got, split, split);
     compare(t, want, got, report, what);
+    report.check(zeros_behind(got, width), what + " is not zero behind the features");
     for (int row = 0; row < kKinds; ++row) {
       const int kind = gathered ? order[static_cast<size_t>(row)] : row;
       if (kind < infinite) continue;

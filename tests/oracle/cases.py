@@ -32,7 +32,21 @@ CASES: dict[str, dict[str, object]] = {
     "qwen2-yarn": {"model_type": "qwen2", "rope_parameters": YARN | {"rope_theta": 1e6}},
     "qwen3": {"model_type": "qwen3", "head_dim": 64, "vocab_size": 333, "num_attention_heads": 6},
     "qwen3-tied": {"model_type": "qwen3", "head_dim": 32, "tie_word_embeddings": True, "hidden_size": 96},
-}
+    # No size is of whole blocks of 32: heads, hidden and feed-forward features are padded.
+    "llama-odd": {
+        "model_type": "llama", "hidden_size": 72, "head_dim": 50, "intermediate_size": 100, "vocab_size": 131,
+        "attention_bias": True, "mlp_bias": True,
+    },
+    "qwen3-odd": {
+        "model_type": "qwen3", "hidden_size": 90, "head_dim": 20, "num_attention_heads": 6,
+        "intermediate_size": 77,
+    },
+    "llama-tiny": {
+        "model_type": "llama", "hidden_size": 16, "num_key_value_heads": 4, "intermediate_size": 64,
+        "tie_word_embeddings": True,
+    },
+    "qwen2-equal": {"model_type": "qwen2", "intermediate_size": 128},
+}  # fmt: skip
 MIXED = {"moe_intermediate_size": 64, "num_experts": 8, "num_experts_per_tok": 3}
 DEEPSEEK = {
     "moe_intermediate_size": 64, "n_routed_experts": 8, "num_experts_per_tok": 3, "kv_lora_rank": 64,
@@ -67,6 +81,15 @@ SPARSE: dict[str, dict[str, object]] = {
     "deepseek_v2-lite": {
         "model_type": "deepseek_v2", "topk_method": "greedy", **DEEPSEEK, "q_lora_rank": None,
         "rope_parameters": MSCALE,
+    },
+    # Sizes that are not of whole blocks; transformers' own products of experts want multiples of eight.
+    "qwen3_moe-odd": {
+        "model_type": "qwen3_moe", "head_dim": 22, "hidden_size": 88, **MIXED, "moe_intermediate_size": 56,
+    },
+    "deepseek_v3-odd": {
+        "model_type": "deepseek_v3", "n_group": 4, "topk_group": 2, **DEEPSEEK, "hidden_size": 104,
+        "intermediate_size": 100, "moe_intermediate_size": 24, "kv_lora_rank": 52, "q_lora_rank": 70,
+        "qk_nope_head_dim": 20, "qk_rope_head_dim": 12, "v_head_dim": 28,
     },
 }  # fmt: skip
 DELTA = {

@@ -2,6 +2,7 @@
 the tokens and the log-probabilities that it has alone."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,11 @@ from sampan.kernels.cpu.backend import CpuBackend
 from sampan.kernels.graph import LOGITS
 from sampan.kernels.ops import HIDDEN
 from sampan.llm.load import graph_of
+from sampan.models.registry import load_file as load_module
 from sampan.weights.checkpoint import open_checkpoint
 from sampan.weights.update import from_arrays
+
+add_layer = load_module(Path(__file__).parent / "drafting.py").add_layer
 
 Make = Callable[..., Any]
 CASES = ("qwen3_next", "qwen3_5")
@@ -135,7 +139,7 @@ def test_scores_are_those_of_the_whole_text(case: str, tiny: Make, engine_of: Ma
 
 
 EVERY = ("q_proj", "k_proj", "o_proj", "out_proj")
-BESIDE = ("model.visual.merger.norm.weight", "mtp.norm.weight")
+BESIDE = ("model.visual.merger.norm.weight", "model.visual.pos_embed.weight")
 TARGETS = {
     "qwen3_next": (*EVERY, "in_proj_qkvz", "in_proj_ba"),
     "qwen3_5": (*EVERY, "in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b"),
@@ -155,15 +159,19 @@ def test_a_model_of_text_is_read_out_of_one_of_pictures(tiny: Make, native: Make
     """Qwen3.5 as it is published: the text's configuration and names inside of another, an encoder of
     pictures and a layer that drafts beside them."""
     model = tiny("qwen3_5")
-    found = load_file(model.files.path / "model.safetensors")
+    shutil.copytree(model.files.path, tmp_path, dirs_exist_ok=True)
+    add_layer(tmp_path)
+    found = load_file(tmp_path / "model.safetensors")
     tensors = {name.replace("model.", "model.language_model.", 1): value for name, value in found.items()}
     tensors |= {name: np.ones(8, np.float32) for name in BESIDE}
     save_file(tensors, tmp_path / "model.safetensors")
     text = json.loads((model.files.path / "config.json").read_text())
     whole = {"model_type": "qwen3_5", "text_config": text, "vision_config": {"depth": 1}}
     (tmp_path / "config.json").write_text(json.dumps(whole))
-    prompt = model.prompt(50)
-    other = native(ModelFiles(tmp_path, "folder", "pictures", str(tmp_path)))
+    prompt, files = model.prompt(50), ModelFiles(tmp_path, "folder", "pictures", str(tmp_path))
+    with open_checkpoint(files) as checkpoint:
+        assert checkpoint.drafts
+    other = native(files)
     assert np.array_equal(other.logits(prompt), native(model.files).logits(prompt))
 
 

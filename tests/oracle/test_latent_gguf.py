@@ -1,6 +1,7 @@
 """DeepSeek's families in GGUF, in the older and the later layout of keys and values: transformers' logits of
 the dequantised weights, and the same bits in any company. Laid out as convert_hf_to_gguf.py does."""
 
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,15 +12,21 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
+from safetensors.numpy import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sampan.core.errors import WeightsError
+from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
+from sampan.kernels.backend import CacheSize, Span
+from sampan.kernels.cpu.backend import CpuBackend
+from sampan.kernels.graph import LOGITS
 from sampan.kernels.torch.backend import TorchBackend
 from sampan.models import registry
 from sampan.models.latent import LatentConfig
 from sampan.models.registry import load_file
 from sampan.weights.checkpoint import open_checkpoint
+from sampan.weights.save import hf_config
 
 GgufFile: Any = load_file(Path(__file__).parent / "gguf_file.py").GgufFile
 
@@ -91,12 +98,22 @@ class Writer(GgufFile):
                 getattr(file, f"add_{add}")(value)
         if v3 and later:
             file.add_nextn_predict_layers(1)
-            file.add_tensor(f"blk.{LAYERS}.nextn.eh_proj.weight", np.zeros((128, 256), np.float32))
         if rope := c.get("rope_parameters"):
             file.add_rope_scaling_type(gguf.RopeScalingType.YARN)
             file.add_rope_scaling_factor(rope["factor"])
             file.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
             file.add_rope_scaling_yarn_log_mul(0.1 * rope["mscale_all_dim"])
+
+    def write(self, oracle: PreTrainedModel) -> None:
+        if self._later and hasattr(oracle.model.layers[-1].mlp.gate, "e_score_correction_bias"):
+            last = oracle.model.layers[-1]  # V3's layer for drafts is like it
+            for name, weight in [*last.named_parameters(), *last.named_buffers()]:
+                self._tensors(f"model.layers.{LAYERS}.{name}", tuple(weight.shape))
+            self._tensor(f"blk.{LAYERS}.nextn.eh_proj.weight", (128, 256))
+            for name in ("enorm", "hnorm", "shared_head_norm"):
+                self._tensor(f"blk.{LAYERS}.nextn.{name}.weight", (128,))
+            self._tensor(f"blk.{LAYERS}.nextn.embed_tokens.weight", (300, 128))  # a copy, not read
+        super().write(oracle)
 
     def _tensors(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         if name in WHOLE:
@@ -146,6 +163,7 @@ def test_the_configuration_is_that_of_the_folder(family: str, later: bool, made:
     files, oracle = made(family, Type.F32, later)
     with open_checkpoint(files) as checkpoint:
         found, expected = checkpoint.config, registry.from_hf(oracle.config.to_dict())
+        assert registry.from_hf(hf_config(checkpoint)) == found
     assert isinstance(found, LatentConfig)
     assert isinstance(expected, LatentConfig)
     rounded = {name: pytest.approx(getattr(expected, name), rel=1e-7) for name in ("scale", "norm_eps")}
@@ -169,6 +187,27 @@ def test_both_layouts_give_the_logits_of_transformers(
     assert error(whole[:EARLY], expected[:EARLY]) < FINE
     differences = np.abs(whole - expected).max(-1) / (expected.max() - expected.min())
     assert np.quantile(differences, 0.95) < COARSE
+
+
+def test_the_layer_for_drafts_is_that_of_the_folder(made: Make, tmp_path: Path) -> None:
+    """Compared on both: its logits after made-up states."""
+    files, oracle = made("deepseek_v3", Type.F32, LATER)
+    with open_checkpoint(files) as checkpoint:
+        arrays = {name: checkpoint.array(name) for name in checkpoint.tensors}
+    save_file(arrays, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(oracle.config.to_dict()))
+    states = np.random.default_rng(3).standard_normal((40, 128)).astype(np.float32)
+    span = Span(list(range(40)), 0, np.arange(4, dtype=np.int32), 40, given=states)
+    found = []
+    for each in (files, ModelFiles(tmp_path, "folder", "tiny", str(tmp_path))):
+        with open_checkpoint(each) as checkpoint:
+            assert checkpoint.drafts
+            layer, backend = registry.describe(checkpoint.config).draft(), CpuBackend(Settings(Path()), 1)
+            assert layer is not None
+            placed = backend.place(checkpoint, 0)
+            program = backend.compile(layer.graph(LOGITS), placed, CacheSize(4, "f32"), 64)
+        found.append(program.run([span]).logits.copy())
+    assert np.array_equal(*found)
 
 
 def test_integer_keys_and_values_give_the_same_bits_in_chunks_and_in_company(

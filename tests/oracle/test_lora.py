@@ -31,7 +31,7 @@ def loaded(adapted: Make, tiny: Make) -> Make:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("case", ["llama", "llama-biased", "qwen2", "qwen3"])
+@pytest.mark.parametrize("case", ["llama", "llama-biased", "qwen2", "qwen3", "llama-odd"])
 def test_an_adapter_gives_the_logits_of_merged_weights(
     case: str, kind: str, loaded: Make, error: Make, tiny: Make
 ) -> None:

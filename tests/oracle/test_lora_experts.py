@@ -13,12 +13,13 @@ from transformers import AutoModelForCausalLM
 
 from sampan.core.errors import UnsupportedModel
 from sampan.kernels.backend import AdapterRoom
+from sampan.kernels.cpu.adapters import packed_adapter
 from sampan.kernels.torch.backend import TorchBackend
 from sampan.weights.lora import read_lora
 
 Make = Callable[..., Any]
 NOISE, LENGTH, ROOM = 3e-5, 100, AdapterRoom(3, 20)
-CASES = ["qwen3_moe", "qwen2_moe-some", "mixtral", "deepseek_v3"]
+CASES = ["qwen3_moe", "qwen3_moe-odd", "qwen2_moe-some", "mixtral", "deepseek_v3"]
 
 
 @pytest.fixture
@@ -68,6 +69,69 @@ def test_an_adapter_of_experts_gives_the_logits_of_merged_weights(
         assert error(found, model.expected(prompt)) > 0.01  # it does change the answer
 
 
+@pytest.mark.parametrize("case", ["deepseek_v3", "deepseek_v2-lite", "deepseek_v3-odd"])
+def test_an_adapter_of_latent_attention_gives_the_logits_of_merged_weights(
+    case: str, tiny: Make, native: Make, error: Make, write_adapter: Make, tmp_path: Path
+) -> None:
+    """`kv_b_proj` is a matrix for the keys and one for the values of each head here, the keys' absorbed."""
+    model = tiny(case)
+    tensors = load_file(model.files.path / "model.safetensors")
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    targets = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
+    deltas = write_adapter(tmp_path / "some", shapes, targets=targets, rank=5, alpha=10, size=0.2)
+    write_adapter(tmp_path / "other", shapes, targets=("kv_b_proj",), rank=17, seed=1)
+    expected = merged(model, deltas, tmp_path / "merged", 2.0).expected(model.prompt(LENGTH))
+    for here in (native(model.files, room=ROOM), native(model.files, room=ROOM, backend=TorchBackend())):
+        prompt, loaded = model.prompt(LENGTH), [0]
+        for name in ("some", "other"):
+            adapter = read_lora(tmp_path / name, here.weights)
+            loaded.append(here.runner.adapters.load(adapter))
+            adapter.close()
+        found = [here.logits(prompt, adapter=each) for each in loaded]
+        assert error(found[1], expected) < NOISE
+        assert error(found[2], found[0]) > 0.01
+        sequences = [here.sequence(prompt, each) for each in loaded]
+        parts = [here.step(*((sequence, n) for sequence in sequences)) for n in (60, 1, LENGTH - 61)]
+        for alone, together, sequence in zip(found, zip(*parts, strict=True), sequences, strict=True):
+            assert error(np.concatenate(together), alone) < NOISE
+            exact = here.runner.executable.takes_targets  # of the native kernels
+            assert not exact or np.array_equal(np.concatenate(together), alone)
+            here.pool.release(sequence.pages)
+        for each in loaded[1:]:
+            here.runner.adapters.unload(each)
+
+
+@pytest.mark.parametrize("case", ["deepseek_v3", "deepseek_v3-odd"])
+def test_room_for_heads_is_what_they_take_and_changes_no_bit(
+    case: str, tiny: Make, native: Make, write_adapter: Make, tmp_path: Path
+) -> None:
+    model = tiny(case, torch.bfloat16)
+    here, prompt = native(model.files, room=ROOM), model.prompt(LENGTH)
+    program = here.runner.executable
+    tensors = load_file(model.files.path / "model.safetensors")
+    shapes = {
+        name: tuple(tensor.shape)
+        for name, tensor in tensors.items()
+        if len(tensor.shape) == 2 and name.endswith("proj.weight") | name.endswith("mqa.weight")
+        and ".experts." not in name
+    }  # fmt: skip
+    write_adapter(tmp_path, shapes, targets=tuple({n.split(".")[-2] for n in shapes}), rank=ROOM.rank)
+    adapter = read_lora(tmp_path, here.weights)
+    packed = packed_adapter(adapter, program.machine, program.plan.turned)
+    sizes = {id(matrix): matrix.data.nbytes for pair in packed.values() for matrix in pair}
+    assert program.plan.adapter_bytes == ROOM.count * sum(sizes.values())
+    assert program.adapter_bytes(adapter) == sum(sizes.values())
+    found = here.runner.adapters.load(adapter)
+    plain, other = here.sequence(prompt), here.sequence(prompt, found)
+    logits, changed = here.step((plain, LENGTH), (other, LENGTH))
+    assert np.array_equal(logits, native(model.files).logits(prompt))
+    assert not np.array_equal(changed, logits)
+    for sequence in (plain, other):
+        here.pool.release(sequence.pages)
+    here.runner.adapters.unload(found)
+    adapter.close()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 def test_every_row_of_a_batch_has_its_bits(
     dtype: torch.dtype, adapted: Any, tiny: Make, native: Make
@@ -95,7 +159,7 @@ def test_every_row_of_a_batch_has_its_bits(
 @pytest.mark.parametrize(
     ("module", "shape", "said"),
     [
-        ("self_attn.kv_b_proj", (384, 64), "kv_b_proj', which is many matrices here"),
+        ("mlp.experts", (384, 64), "mlp.experts', which is many matrices here"),
         ("mlp.gate", (8, 128), "mlp.gate': a router's choices stay as they are"),
     ],
 )

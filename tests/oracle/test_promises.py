@@ -1,6 +1,7 @@
 """What is promised of a model holds for every family: one matrix, through the Python API and the service."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,9 +14,12 @@ from sampan import LLM, SamplingParams
 from sampan.core.types import Completion, Grammar
 from sampan.models.registry import describe, load_file
 
+add_layer = load_file(Path(__file__).parent / "drafting.py").add_layer
+
 Make = Callable[..., Any]
 SIZES: dict[str, Any] = {"context": 256, "max_sequences": 4, "cache_tokens": 1024}
 NEW = 24
+DRAFTING = ("deepseek_v3", "qwen3_next", "qwen3_5")  # families whose files have a layer that guesses
 # Six of the letters over and over: what was said is said again, so that there are drafts to verify.
 SHARED = [n % 6 for n in range(80)]
 PROMPTS = [[*SHARED, 9], [*SHARED, 11, 12], [3, 1, 2], [n * 7 % 90 for n in range(120)]]
@@ -25,10 +29,14 @@ TEXT = "{% for message in messages %}{{ message.content }}{% endfor %}"
 
 
 @pytest.fixture
-def folder(any_case: str, tiny: Make) -> Path:
-    """The tiny model of a case, with a tokenizer of bytes: as many as its vocabulary holds, letters first."""
+def folder(any_case: str, tiny: Make, tmp_path: Path) -> Path:
+    """The tiny model of a case, with a layer for drafts where its family has one, and with a tokenizer of
+    bytes: as many as its vocabulary holds, letters first."""
     made = tiny(any_case)
-    path: Path = made.files.path
+    path = tmp_path / "model"
+    shutil.copytree(made.files.path, path)
+    if any_case.startswith(DRAFTING):
+        add_layer(path)
     size = made.oracle.config.get_text_config().vocab_size
     letters = [chr(n) for n in range(33, 127)] + ["Ġ", "Ċ"]
     rest = [byte for byte in sorted(pre_tokenizers.ByteLevel.alphabet()) if byte not in letters]
@@ -44,16 +52,18 @@ def folder(any_case: str, tiny: Make) -> Path:
 
 
 @pytest.fixture
-def llm(folder: Path) -> Iterator[LLM]:
-    with LLM(folder, adapters=1, adapter_rank=4, **SIZES) as llm:
+def llm(any_case: str, folder: Path) -> Iterator[LLM]:
+    drafting = {"draft_confidence": 0.0} if any_case.startswith(DRAFTING) else {}
+    with LLM(folder, adapters=1, adapter_rank=4, **SIZES, **drafting) as llm:
         yield llm
+        assert ("mtp" in llm.drafts) <= bool(drafting)
 
 
 def alone(llm: LLM, sampling: SamplingParams, **how: Any) -> list[Completion]:
     return [llm.generate(prompt, sampling, **how) for prompt in PROMPTS]
 
 
-def test_an_answer_depends_on_nothing_but_its_request(folder: Path, llm: LLM) -> None:
+def test_an_answer_depends_on_nothing_but_its_request(any_case: str, folder: Path, llm: LLM) -> None:
     """Not on company, on what is kept of earlier prompts, on drafts, on threads, or on waiting for room."""
     with LLM(folder, prefix_cache=False, speculation=False, threads=1, **SIZES) as plain:
         for sampling in (GREEDY, SEEDED):
@@ -61,6 +71,8 @@ def test_an_answer_depends_on_nothing_but_its_request(folder: Path, llm: LLM) ->
             assert llm.generate(PROMPTS, sampling) == expected
             assert llm.generate(PROMPTS, sampling) == expected  # now out of the prefix cache
             assert alone(llm, sampling) == expected
+    if any_case.startswith(DRAFTING):  # one after another there is room for what the layer guesses
+        assert llm.drafts["mtp"][0][0] > 0
     with LLM(folder, **SIZES | {"cache_tokens": 256}) as narrow:  # not all at once: some wait or give way
         assert narrow.generate(PROMPTS, SEEDED) == expected
 

@@ -65,6 +65,10 @@ class Running:
         children = psutil.Process(self.pid).children()
         return next(child for child in children if "sampan.server.process.worker" in child.cmdline())
 
+    def memory(self) -> int:
+        """Bytes that the API process has resident."""
+        return int(psutil.Process(self.pid).memory_info().rss)
+
     def metric(self, name: str) -> float:
         """The first number of this name."""
         lines = httpx.get(f"{self.url}/metrics").text.splitlines()

@@ -138,16 +138,12 @@ def test_a_format_gives_what_it_promises(service: Any) -> None:
         ("messages.0.content.0", {"messages": [{"role": "user", "content": [{"type": "tool_use", "id": "a",
                                                                              "name": "b", "input": {}}]}]}),
         ("messages.0.content", {"messages": [{"role": "user", "content": []}]}),
-        ("tools.0", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
         ("tool_choice", {"tool_choice": {"type": "any"}}),
         ("tool_choice", {"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "time"}}),
         ("tools", {"tools": [WEATHER, WEATHER]}),
-        ("thinking", {"thinking": {"type": "enabled", "budget_tokens": 5}}),
         ("thinking.budget_tokens", {"thinking": {"type": "enabled", "budget_tokens": 1024}}),
         ("temperature", {"extra_body": {"temperature": 1.5}}),
         ("container", {"container": "c"}),
-        ("metadata.name", {"metadata": {"name": "n"}}),
-        ("output_config.effort", {"output_config": {"effort": "low"}}),
     ],
 )  # fmt: skip
 def test_what_is_not_served_is_refused_by_name(service: Any, field: str, given: dict[str, Any]) -> None:
@@ -179,3 +175,50 @@ def test_hints_and_names_are_taken(service: Any) -> None:
         extra_body={"top_k": 1, "top_p": 0.9},
     )
     assert message.usage.output_tokens == 2
+
+
+def _used(*ids: str) -> dict[str, Any]:
+    calls = [{"type": "tool_use", "id": id, "name": "weather", "input": {"city": "Paris"}} for id in ids]
+    return {"role": "assistant", "content": calls}
+
+
+def _result(id: str) -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": id, "content": "rain"}
+
+
+def _user(*blocks: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "user", "content": list(blocks)}
+
+
+TEXT = {"type": "text", "text": "Well?"}
+
+
+@pytest.mark.parametrize(
+    ("turns", "place", "said"),
+    [
+        ([_used("a"), _user(TEXT, _result("a"))], "messages.2.content.1", "come first"),
+        ([_used("a"), *HI, _user(_result("a"))], "messages.3.content.0", "come first"),
+        ([_used("a"), _user(_result("b"))], "messages.2.content.0.tool_use_id", "'b'"),
+        ([_user(_result("b"))], "messages.1.content.0.tool_use_id", "'b'"),
+        ([_used("a"), _user(_result("a")), _used("b"), _user(_result("a"))],
+         "messages.4.content.0.tool_use_id", "'a'"),
+    ],
+)  # fmt: skip
+def test_a_result_in_the_wrong_place_is_named_as_the_request_has_it(
+    service: Any, turns: list[Any], place: str, said: str
+) -> None:
+    with pytest.raises(anthropic.BadRequestError) as caught:
+        service.anthropic.messages.create(
+            model=service.model, max_tokens=1, messages=[*HI, *turns], tools=[WEATHER], system="Be kind."
+        )
+    message = caught.value.body["error"]["message"]  # type: ignore[index]
+    assert message.startswith(f"{place}: ")
+    assert said in message
+
+
+def test_results_that_stand_where_they_must_are_taken(service: Any) -> None:
+    turns = [_used("a"), _used("b"), {"role": "user", "content": [_result("b"), _result("a"), TEXT]}]
+    answer = service.anthropic.messages.create(
+        model=service.model, max_tokens=1, messages=[*HI, *turns], tools=[WEATHER]
+    )
+    assert answer.usage.output_tokens == 1

@@ -63,6 +63,31 @@ def test_arguments_cut_short_are_shown_as_they_are(played: Any) -> None:
     assert earlier["stop_reason"] == "model_context_window_exceeded"
 
 
+@pytest.mark.parametrize(
+    "text", ['{"a": "\\ud83d"}', '{"a": 1e999}', '{"a": ' + "9" * 400 + "}", "[1]", "{}x"]
+)
+def test_arguments_that_could_not_be_sent_back_come_as_text(played: Any, text: str) -> None:
+    parts = [Part(0, calls=(CallPart(0, text, "a", "weather"),), finish="tool_calls")]
+    whole = asyncio.run(Reply("m", 5).whole(played(parts), Usage(1, 5)))
+    assert whole["content"][0]["input"] == {"INVALID_JSON": text}
+    json.dumps(whole, ensure_ascii=False, allow_nan=False).encode()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, {}), ({"input": None}, {}), ({"input": ""}, {}), ({"input": "null"}, {}),
+        ({"input": '{"a": 1}'}, {"a": 1}), ({"input": '{"a'}, {"INVALID_JSON": '{"a'}),
+        ({"input": {"a": 1}}, {"a": 1}),
+    ],
+)  # fmt: skip
+def test_arguments_are_taken_as_clients_have_them(given: dict[str, Any], told: dict[str, Any]) -> None:
+    call = {"type": "tool_use", "id": "a", "name": "weather", **given}
+    messages = [*HI, {"role": "assistant", "content": [call]}, *HI]
+    rows = template_messages(CountRequest.model_validate({"model": "m", "messages": messages}))
+    assert json.loads(rows[1]["tool_calls"][0]["function"]["arguments"]) == told
+
+
 def test_an_error_in_a_stream_is_its_last_event(played: Any, canned: Callable[..., str]) -> None:
     sent = frames(played([Part(0, text="He"), ApiError(503, "the engine went down")]), Usage(1))
     with anthropic.Anthropic(base_url=canned(sent), api_key="none", max_retries=0) as client:

@@ -83,7 +83,8 @@ def test_logit_bias_forbids_a_token(service: "Running") -> None:
     [
         ("audio", {"voice": "alloy", "format": "wav"}),
         ("modalities", ["text", "audio"]),
-        ("prediction", {"type": "content", "content": "x"}),
+        ("functions", [{"name": "f"}]),
+        ("min_tokens", 5),
         ("web_search_options", {}),
         ("temperature", 3.0),
         ("n", 0),

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -69,7 +71,7 @@ def test_an_engine_that_never_starts_is_tried_less_and_less(
     model = tmp_path / "model.gguf"
     shutil.copyfile(default_model.path, model)
     with serve(name=str(model)) as running:
-        ask = {"model": str(model), "prompt": "a", "max_tokens": 2}
+        ask = {"model": model.stem, "prompt": "a", "max_tokens": 2}
         assert httpx.post(f"{running.url}/v1/completions", json=ask, timeout=60).status_code == 200
         model.rename(tmp_path / "elsewhere")
         running.engine.kill()
@@ -110,11 +112,17 @@ def test_a_stopped_service_does_not_blame_its_engine(serve: "Serve") -> None:
         assert httpx.get(f"{running.url}/health").json()["restarts"] == 0
 
 
-def test_an_engine_without_service_ends(serve: "Serve") -> None:
+def _gone(processes: list[psutil.Process]) -> bool:
+    return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
+
+
+def test_no_process_outlives_its_service(serve: "Serve") -> None:
     with serve() as running:
-        engine = running.engine
+        assert _ask(running, max_tokens=1).status_code == 200  # a process has read it
+        others = psutil.Process(running.pid).children(recursive=True)
+        assert len(others) >= 3
         running.process.kill()
-        assert running.wait(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE, 10)
+        assert running.wait(lambda: _gone(others), 10)
         running.process.wait()
         running.process.returncode = 0  # it was we who killed it
 
@@ -142,6 +150,39 @@ def test_sigterm_drains(serve: "Serve") -> None:
         running.process.send_signal(signal.SIGTERM)
         assert answer.result(timeout=30).json()["usage"]["completion_tokens"] == 150
         assert running.process.wait(20) == 0
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_every_process_drains(serve: "Serve", sent: signal.Signals) -> None:
+    """As systemd sends it to a control group, a shell or a container's runtime to a process group."""
+    with serve() as running, ThreadPoolExecutor(4) as clients:
+        schema = {"type": "array", "items": {"type": "integer"}, "minItems": 100}
+        form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+        assert _ask(running, max_tokens=1, response_format=form).status_code == 200  # it is compiled
+        answers = [clients.submit(_ask, running, max_tokens=200) for _ in range(2)]
+        answers += [clients.submit(_ask, running, max_tokens=200, response_format=form)]
+        assert running.wait(lambda: running.metric("vllm:num_requests_running") == 3, 20)
+        assert not any(answer.done() for answer in answers)
+        service = psutil.Process(running.pid)
+        for process in [*service.children(recursive=True), service]:
+            process.send_signal(sent)
+        assert [answer.result(timeout=60).status_code for answer in answers] == [200] * 3
+        assert [answer.result().json()["usage"]["completion_tokens"] for answer in answers] == [200] * 3
+        assert running.process.wait(20) == 0
+
+
+def test_sigterm_while_the_model_loads_ends_everything(default_model: ModelFiles, tmp_path: Path) -> None:
+    words = ("serve", str(default_model.path), "--port", "0", "--database", f"sqlite:///{tmp_path}/sampan.db")
+    command = [sys.executable, "-m", "sampan", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        service = psutil.Process(process.pid)
+        deadline = time.monotonic() + 30
+        while len(others := service.children(recursive=True)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)  # the engine's process is there, and loads
+        process.terminate()
+        assert process.wait(10) == 0
+        psutil.wait_procs(others, 10)
+        assert _gone(others)
 
 
 def test_a_second_sigterm_does_not_wait(serve: "Serve") -> None:

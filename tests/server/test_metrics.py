@@ -162,7 +162,7 @@ def test_our_dashboard_can_be_imported() -> None:
     ("path", "body", "kind", "status"),
     [
         ("/v1/chat/completions", {"model": "no-such"}, "model_not_found", "404"),
-        ("/v1/chat/completions", {"frobnicate": 1}, "unsupported_field", "400"),
+        ("/v1/chat/completions", {"min_tokens": 1}, "unsupported_field", "400"),
         ("/nowhere", None, "invalid_request_error", "404"),
     ],
 )

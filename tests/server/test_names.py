@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from sampan.core.errors import UsageError
+from sampan.server.names import check_given
+
 if TYPE_CHECKING:
     from conftest import Running, Serve
 
@@ -33,6 +36,15 @@ def test_names_can_be_allowed(serve: "Serve") -> None:
     with serve("--allowed-host", "models.example", "--allowed-host", ".inner.example") as running:
         for host, status in (("models.example", 200), ("a.b.inner.example", 200), ("x.models.example", 421)):
             assert httpx.get(f"{running.url}/health", headers={"host": host}).status_code == status
+
+
+@pytest.mark.parametrize(
+    "name", ["models.example:8000", "http://models.example", "models.example/", "a b", ""]
+)
+def test_a_name_that_matches_nothing_is_refused(name: str) -> None:
+    check_given(["models.example", ".Example", "*", "192.0.2.1"])
+    with pytest.raises(UsageError, match="without scheme and port"):
+        check_given([name])
 
 
 @pytest.mark.parametrize("hosts", [b"", b"host: localhost\r\nhost: localhost\r\n"])

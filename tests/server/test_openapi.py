@@ -51,6 +51,7 @@ HOW = ["as it is", "sensible", "plain"]
 LONGEST = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 HEADERS = {"content-type": "application/json"}
 MANY = 40_000
+UNKNOWN = {f"field{n}": n for n in range(MANY)}
 
 
 def _bounded(attack: Callable[..., None]) -> Callable[[], None]:
@@ -178,11 +179,12 @@ def test_a_key_is_asked_for_where_the_document_says(serve: "Serve", tmp_path: Pa
     subprocess.run([sys.executable, "-m", "sampan", "keys", "create", "a", "--file", file], check=True)
     with serve("--api-key-file", file) as running:
         document = _document(running)
-        assert document["components"]["securitySchemes"].keys() == {"bearer", "x-api-key"}
+        assert document["components"]["securitySchemes"].keys() == {"bearer", "x-api-key", "api-key"}
         for method, path, operation in _operations(document):
             answer = httpx.request(method, running.url + path)
             assert (answer.status_code == 401) == ("401" in operation["responses"]), path
-            asked = [{"bearer": []}, {"x-api-key": []}] if answer.status_code == 401 else None
+            ways = [{"bearer": []}, {"x-api-key": []}, {"api-key": []}]
+            asked = ways if answer.status_code == 401 else None
             assert operation.get("security") == asked, path
 
 
@@ -215,13 +217,13 @@ WRONG: list[tuple[tuple[str, dict[str, Any]], str]] = [
     (_chat(logit_bias={"9" * 5000: 1}), "logit_bias"),
     (("completions", {"prompt": [[1], ["a"]]}), "prompt.1.0"),
     (("completions", {"prompt": [10**400]}), "prompt"),
-    (_items(type="message", role="user", content="x", foo=1), "input.0.foo"),
-    (_items(role="user", content="x", message=1), "input.0.message"),
-    (_items(type="function_call", call_id="1", name="f"), "input.0.arguments"),
-    (("responses", {"input": "x", "text": {"format": {"type": "text", "text": 1}}}), "text.format.text"),
-    (("messages", _said([{"type": "text", "text": "x", "foo": "x"}])), "messages.0.content.0.foo"),
+    (_items(type="message", role="user", content="x", contents=1), "input.0.contents"),
+    (_items(role="user", content="x", images=["x"]), "input.0.images"),
+    (_items(type="function_call", call_id="1", arguments="{}"), "input.0.name"),
+    (("responses", {"input": "x", "text": {"format": {"type": "text", "Type": 1}}}), "text.format.Type"),
+    (("messages", _said([{"type": "text", "text": "x", "texts": "x"}])), "messages.0.content.0.texts"),
     (("messages", _said([{"type": "text", "text": 5}])), "messages.0.content.0.text"),
-    (("messages", _said("x", thinking={"type": "disabled", "disabled": {}})), "thinking.disabled"),
+    (("messages", _said("x", thinking={"type": "disabled", "types": {}})), "thinking.types"),
 ]
 
 
@@ -260,7 +262,7 @@ def test_what_is_no_json_is_refused_wherever_it_stands(service: "Running", path:
         ("/v1/chat/completions", {"model": MODEL, "messages": [{}] * MANY}, "messages.0.role "),
         ("/v1/responses", {"model": MODEL, "input": [{}] * MANY}, "input.0.role "),
         ("/v1/messages", {"model": MODEL, "messages": [{}] * MANY}, " missing"),
-        ("/v1/messages/count_tokens", {f"field{n}": n for n in range(MANY)}, f"{MANY + 2} places"),
+        ("/v1/messages/count_tokens", {"model": MODEL, **_said("Hi", **UNKNOWN)}, "100 fields"),
     ],
 )
 def test_a_body_full_of_errors_costs_no_more_than_one(

@@ -104,6 +104,22 @@ def test_a_conversation_goes_on_by_id_as_it_does_by_items(service: Any) -> None:
     assert third.usage.input_tokens > by_id.usage.input_tokens
 
 
+def test_items_may_stand_by_their_ids(service: Any) -> None:
+    first = ask(service, max_output_tokens=20)
+    said = [{"role": "user", "content": "What is the capital of France?"}]
+    then = [{"role": "user", "content": "And of Italy?"}]
+    whole = [*said, *(item.to_dict() for item in first.output), *then]
+    expected = ask(service, input=whole, max_output_tokens=20)
+    for reference in ({"type": "item_reference", "id": first.output[0].id}, {"id": first.output[0].id}):
+        found = ask(service, input=[*said, reference, *then], max_output_tokens=20)
+        assert found.output_text == expected.output_text
+        assert found.usage.input_tokens == expected.usage.input_tokens
+    service.openai.responses.delete(first.id)
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(service, input=[*said, reference])
+    assert caught.value.param == "input.1.id"
+
+
 def test_items_are_listed_in_pages(service: Any) -> None:
     items = [{"role": "user", "content": [{"type": "input_text", "text": text}]} for text in "abc"]
     response = ask(service, items, max_output_tokens=1)
@@ -154,22 +170,28 @@ def test_log_probabilities_come_with_the_text(service: Any) -> None:
 @pytest.mark.parametrize(
     ("field", "given"),
     [
-        ("truncation", {"truncation": "auto"}),
+        ("truncation", {"truncation": "some"}),
         ("background", {"background": True}),
-        ("include.0", {"include": ["reasoning.encrypted_content"]}),
-        ("reasoning.effort", {"reasoning": {"effort": "high"}}),
-        ("reasoning.effort", {"reasoning": {"effort": "medium"}}),
-        ("reasoning.summary", {"reasoning": {"summary": "auto"}}),
-        ("text.verbosity", {"text": {"verbosity": "low"}}),
+        ("reasoning.effort", {"reasoning": {"effort": "some"}}),
         ("conversation", {"conversation": "conv_1"}),
-        ("tools.0.type", {"tools": [{"type": "web_search"}]}),
+        ("tool_choice", {"tools": [{"type": "web_search"}], "tool_choice": "required"}),
+        ("tool_choice.type", {"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}}),
         ("tool_choice", {"tool_choice": "required"}),
         ("tool_choice", {"tools": [WEATHER], "tool_choice": {"type": "function", "name": "time"}}),
         ("tools", {"tools": [WEATHER, WEATHER]}),
         ("top_logprobs", {"top_logprobs": 2}),
         ("stream_options", {"stream_options": {"include_obfuscation": False}}),
         ("input", {"input": []}),
-        ("input.0", {"input": [{"type": "item_reference", "id": "x"}]}),
+        ("input.0.id", {"input": [{"type": "item_reference", "id": "x"}]}),
+        (
+            "input.1.call_id",
+            {
+                "input": [
+                    {"role": "user", "content": "x"},
+                    {"type": "function_call_output", "call_id": "a", "output": "x"},
+                ]
+            },
+        ),
         ("previous_response_id", {"previous_response_id": "resp_0"}),
         ("max_tokens", {"extra_body": {"max_tokens": 3}}),
     ],

@@ -95,7 +95,7 @@ def test_items_reach_the_template_in_the_form_that_it_knows() -> None:
         {"type": "function_call_output", "call_id": "b", "output": [{"type": "input_text", "text": "sun"}]},
         {"type": "reasoning", "id": "rs_2", "summary": [{"type": "summary_text", "text": "Both."}]},
     ]  # fmt: skip
-    items = numbered(TypeAdapter(Items).validate_json(json.dumps(given)))
+    items = numbered(TypeAdapter(Items).validate_json(json.dumps(given)), {}.get)
     assert len({item["id"] for item in items}) == len(items)
     calls = [
         {"id": name, "type": "function", "function": {"name": "weather", "arguments": "{}"}} for name in "ab"

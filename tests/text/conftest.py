@@ -15,10 +15,18 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from sampan.models.registry import load_file
 from sampan.weights.gguf import read_gguf
 
 HERE = Path(__file__).parent
 PUBLISHED: dict[str, dict[str, Any]] = json.loads((HERE / "published.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="session")
+def schemas() -> Any:
+    """`schema_bytes.py`: schemas over a vocabulary of single bytes."""
+    return load_file(HERE / "schema_bytes.py")
+
 
 ODD_SPACES = [
     "",
@@ -78,6 +86,12 @@ def trained(
     metadata = read_gguf(_write_gguf(folder / "model.gguf", name, form, tokenizer)).metadata
     oracle = PreTrainedTokenizerFast.from_pretrained(folder)
     return Trained(name, folder, metadata, oracle, form["special"], form["visible"], form["eos"])
+
+
+@pytest.fixture(scope="session")
+def llama(sentencepiece: Any, corpus: list[str], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A SentencePiece vocabulary in GGUF and in a folder, with transformers' reading of the folder."""
+    return sentencepiece.write(tmp_path_factory.mktemp("llama"), corpus)
 
 
 def _train(form: dict[str, Any], corpus: list[str]) -> dict[str, Any]:

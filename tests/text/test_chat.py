@@ -292,7 +292,8 @@ class TestGguf:
         template = ChatTemplate.from_gguf(self.write(tmp_path / "m.gguf", named))
         assert (template.render([HELLO]), template.render([HELLO], tools=TOOLS)) == ("plain", "tools")
 
-    def test_an_id_outside_the_vocabulary_is_refused(self, tmp_path):
-        metadata = self.write(tmp_path / "m.gguf", "x") | {"tokenizer.ggml.bos_token_id": 2}
-        with pytest.raises(TokenizerError, match="bos_token_id is 2, outside the 2 tokens"):
-            ChatTemplate.from_gguf(metadata)
+    def test_an_id_outside_the_vocabulary_is_passed_over(self, tmp_path):
+        metadata = self.write(tmp_path / "m.gguf", "{{ bos_token }}x") | {"tokenizer.ggml.bos_token_id": 2}
+        with pytest.warns(UserWarning, match="bos_token_id: passed over 2: there are 2 tokens"):
+            template = ChatTemplate.from_gguf(metadata)
+        assert template.render([HELLO]) == "x"

@@ -59,7 +59,11 @@ def test_digits_stand_alone(tokenizer):
 
 def test_special_ids(tokenizer, oracle):
     assert (tokenizer.bos_id, tokenizer.bos_text, tokenizer.eos_text) == (1, "<|im_start|>", "<|im_end|>")
-    assert tokenizer.eos_ids == {0, 2}
+    assert [tokenizer.token_text(token) for token in sorted(tokenizer.eos_ids)] == [
+        "<|endoftext|>",
+        "<|im_end|>",
+        "<reponame>",  # as in llama.cpp
+    ]
     assert tokenizer.special_ids == set(range(17))
     assert tokenizer.vocab_size == len(oracle) == 49152
     assert not tokenizer.adds_bos

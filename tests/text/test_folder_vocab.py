@@ -6,6 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from sampan.core.errors import TokenizerError, UnsupportedModel
+from sampan.text.chat import ChatTemplate
 from sampan.text.tokenizer import Tokenizer
 
 TEXT = "The boat left the harbour, twice: 2026."
@@ -77,11 +78,20 @@ def test_every_listed_end_of_a_turn_counts(folder):
 
 
 @pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
-@pytest.mark.parametrize("value", [10**6, -1, [0, 10**6], "2", 1.5, [[1]]])
-def test_an_id_outside_the_vocabulary_is_refused(small, name, value):
+@pytest.mark.parametrize("value", ["2", 1.5, [[1]], True])
+def test_what_is_no_id_is_refused(small, name, value):
     write(small, name, {"eos_token_id": value})
-    with pytest.raises(TokenizerError, match=rf"{name}: field eos_token_id names .*, outside the 4 tokens"):
+    with pytest.raises(TokenizerError, match=rf"{name}: field eos_token_id names .*, which is no token id"):
         Tokenizer.from_folder(small)
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
+@pytest.mark.parametrize(("value", "kept"), [(10**6, []), (-1, []), ([0, 10**6], [0])])
+def test_an_id_outside_the_vocabulary_is_passed_over(small, name, value, kept):
+    # transformers takes them: no token has such an id, so that nothing ends by it
+    write(small, name, {"eos_token_id": value})
+    with pytest.warns(UserWarning, match=rf"{name}: passed over eos_token_id .*: there are 4 tokens"):
+        assert Tokenizer.from_folder(small).eos_ids == {3, *kept}
 
 
 def test_ids_that_only_pad_the_embedding_are_no_text(small):
@@ -119,6 +129,69 @@ def test_a_named_entry_is_special_even_if_it_is_not_listed_as_added(small):
     assert tokenizer.vocab_size == 4
 
 
+FLAGS = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+
+
+def agree(folder, text):
+    """Our ids of a text, which are transformers'; so is what decoding shows."""
+    oracle, tokenizer = PreTrainedTokenizerFast.from_pretrained(folder), Tokenizer.from_folder(folder)
+    ids = tokenizer.encode(text)
+    assert ids == oracle.encode(text)
+    assert tokenizer.decode(ids) == oracle.decode(ids, skip_special_tokens=True)
+    return ids
+
+
+def test_entries_added_in_tokenizer_config_alone_are_matched_whole(small):
+    entries = {
+        "3": {"content": "<|im_end|>", "special": True} | FLAGS,
+        "4": {"content": "<|im_start|>", "special": True} | FLAGS,
+        "5": {"content": "<tool>", "special": False} | FLAGS | {"lstrip": True},
+        "6": {"content": "<end>", "special": False} | FLAGS,
+    }
+    write(small, "tokenizer_config.json", {"added_tokens_decoder": entries, "eos_token": "<end>"})
+    write(small, "config.json", {"vocab_size": 8})
+    assert agree(small, "<|im_start|>ab <tool>b<|im_end|>a<end>") == [4, 0, 1, 5, 1, 3, 0, 6]
+    assert Tokenizer.from_folder(small).eos_ids == {3, 6}
+
+
+def test_entries_of_added_tokens_json_and_of_lists_are_matched_whole(small):
+    write(small, "added_tokens.json", {"<x>": 4, "<|im_start|>": 5})
+    write(small, "tokenizer_config.json", {"additional_special_tokens": ["<|im_start|>", "<extra>"]})
+    write(small, "config.json", {"vocab_size": 8})
+    assert agree(small, "a<x>b<|im_start|><extra>b") == [0, 4, 1, 5, 6, 1]
+
+
+@pytest.mark.parametrize("written", ["</s>", {"content": "</s>"} | FLAGS])
+def test_entries_named_in_special_tokens_map_alone_count(small, written):
+    vocab = {"a": 0, "b": 1, "<s>": 2, "<|im_end|>": 3, "</s>": 4}
+    change(small, "tokenizer.json", model=SMALL["model"] | {"vocab": vocab})
+    write(small, "special_tokens_map.json", {"bos_token": "<s>", "eos_token": written, "pad_token": None})
+    template = "{{ bos_token }}x{{ eos_token }}"
+    write(small, "tokenizer_config.json", {"eos_token": "b", "chat_template": template})
+    assert agree(small, "<s>a</s>b") == [2, 0, 4, 1]
+    tokenizer = Tokenizer.from_folder(small)
+    assert (tokenizer.bos_text, tokenizer.eos_text, tokenizer.eos_ids) == ("<s>", "</s>", {3, 4})
+    template = ChatTemplate.from_folder(small)
+    assert template.render([{"role": "user", "content": "a"}]) == "<s>x</s>"
+
+
+def test_an_added_entry_that_the_model_has_no_row_for_is_passed_over(small):
+    entries = {"4": {"content": "<in>"} | FLAGS, "9": {"content": "<out>"} | FLAGS}
+    write(small, "tokenizer_config.json", {"added_tokens_decoder": entries})
+    write(small, "config.json", {"vocab_size": 5})
+    with pytest.warns(UserWarning, match="passed over '<out>' has id 5, and the model 5 rows"):
+        assert Tokenizer.from_folder(small).vocab_size == 5
+
+
+@pytest.mark.parametrize(
+    "entries", [[], {"x": {"content": "a"}}, {"4": {}}, {"4": "a"}, {"4": {"content": 1}}]
+)
+def test_damaged_added_entries_are_refused(small, entries):
+    write(small, "tokenizer_config.json", {"added_tokens_decoder": entries})
+    with pytest.raises(TokenizerError, match=r"tokenizer_config\.json: the added tokens cannot be read"):
+        Tokenizer.from_folder(small)
+
+
 def test_plain_text_tokens_outside_ascii_are_shown_as_they_are(small):
     # the tokenizers library takes such a token's characters for bytes and shows U+FFFD
     token = SMALL["added_tokens"][0] | {"content": "<é>", "special": False}
@@ -132,14 +205,19 @@ def test_plain_text_tokens_outside_ascii_are_shown_as_they_are(small):
     [
         (None, "empty"),
         ({"type": "WordPiece", "prefix": "##", "cleanup": True}, "WordPiece"),
-        ({"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]}, "ByteFallback"),
+        (
+            {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+            r"ByteFallback \+ Fuse",
+        ),
         ({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}, "Metaspace"),
     ],
 )
-def test_a_decoder_that_is_not_implemented_is_named(small, decoder, name):
+def test_without_a_decoder_that_is_known_ids_are_ids_and_no_text(small, decoder, name):
     change(small, "tokenizer.json", decoder=decoder)
-    with pytest.raises(UnsupportedModel, match=f"decoder is {name}"):
-        Tokenizer.from_folder(small)
+    tokenizer = Tokenizer.from_folder(small)
+    assert tokenizer.encode("ab<|im_end|>") == [0, 1, 3]
+    with pytest.raises(UnsupportedModel, match=f"decoder is {name}, so that tokens cannot be read as text"):
+        tokenizer.decode([0])
 
 
 @pytest.mark.parametrize(
@@ -162,7 +240,7 @@ def test_a_damaged_neighbour_is_named(small, name, content):
 
 
 def test_a_missing_vocabulary_is_named(tmp_path):
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json is missing"):
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json is missing, and so are tokenizer\.model, and"):
         Tokenizer.from_folder(tmp_path)
 
 

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
 
 from sampan.core.errors import SampanError, TokenizerError, UnsupportedModel
 from sampan.text.tokenizer import Tokenizer
+from sampan.text.vocab.pretokenizers import told_by
+from sampan.weights.gguf import read_gguf
 
 PREFIX = "tokenizer.ggml."
 
@@ -67,9 +70,6 @@ def test_a_whole_vocabulary_works():
         ({"merges": ["ab"]}, r"merges\[0\] is 'ab'"),
         ({"merges": ["a  b"]}, r"merges\[0\] is 'a  b'"),
         ({"merges": ["a b", 3]}, r"merges\[1\] is of type int"),
-        ({"eos_token_id": 5}, r"eos_token_id is 5, outside the 5 tokens"),
-        ({"bos_token_id": -1}, r"bos_token_id is -1, outside the 5 tokens"),
-        ({"eot_token_id": 2**32 - 1}, r"eot_token_id is 4294967295, outside"),
         ({"eos_token_id": "3"}, r"eos_token_id is of type str, not a token id"),
         ({"pre": 3}, r"tokenizer\.ggml\.pre is of type int, not a string"),
         ({"model": ["gpt2"]}, r"tokenizer\.ggml\.model is of type list, not a string"),
@@ -79,6 +79,33 @@ def test_contradictions_are_named(changes, message):
     with pytest.raises(TokenizerError, match=message) as caught:
         Tokenizer.from_gguf(metadata(**changes))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"eos_token_id": 5}, r"eos_token_id: passed over 5: there are 5 tokens$"),
+        ({"bos_token_id": -1}, r"bos_token_id: passed over -1: there are 5 tokens$"),
+        ({"eot_token_id": 2**32 - 1}, r"eot_token_id: passed over 4294967295: there are 5 tokens$"),
+    ],
+)
+def test_an_id_outside_the_vocabulary_is_passed_over(changes, message):
+    # llama.cpp warns of a bad special token and keeps its default, here none
+    with pytest.warns(UserWarning, match=message):
+        tokenizer = Tokenizer.from_gguf(metadata(**changes))
+    assert tokenizer.bos_id is None
+    assert tokenizer.eos_ids == {3}
+    assert tokenizer.encode("ab<|im_end|>") == [2, 3]
+
+
+def test_empty_entries_are_called_as_llama_cpp_calls_them():
+    with pytest.warns(UserWarning, match=r"tokens: passed over 2 empty entries, the first at \[4\]"):
+        tokenizer = Tokenizer.from_gguf(
+            metadata(tokens=["a", "b", "ab", "<|im_end|>", "", ""], token_type=[1, 1, 1, 3, 1, 1])
+        )
+    assert tokenizer.vocab_size == 6
+    assert [tokenizer.token_text(token) for token in (4, 5)] == ["[EMPTY_4]", "[EMPTY_5]"]
+    assert tokenizer.encode("aab") == [0, 2]
 
 
 def test_a_merge_that_makes_the_library_panic_is_named():
@@ -104,6 +131,30 @@ def test_a_merge_that_makes_the_library_panic_is_named():
 def test_what_is_not_implemented_is_named(changes, name):
     with pytest.raises(UnsupportedModel, match=name):
         Tokenizer.from_gguf(metadata(**changes))
+
+
+@pytest.mark.parametrize("pre", [None, "", "default"])
+def test_a_missing_way_to_cut_texts_is_told_by_the_vocabulary(default_model, corpus, pre):
+    values = read_gguf(default_model.path).metadata
+    expected = Tokenizer.from_gguf(values)
+    with pytest.warns(UserWarning, match=rf"tokenizer.ggml.pre is {pre!r}: texts are cut as smollm"):
+        found = Tokenizer.from_gguf(values | {"tokenizer.ggml.pre": pre})
+    assert all(found.encode(text) == expected.encode(text) for text in corpus)
+
+
+@pytest.mark.parametrize(
+    ("entry", "token", "name"),
+    [
+        ("<|begin_of_text|>", 128000, "llama-bpe"),
+        ("<|endoftext|>", 151643, "qwen2"),
+        ("<｜end▁of▁sentence｜>", 151643, "deepseek-r1-qwen"),
+        ("<｜begin▁of▁sentence｜>", 0, "deepseek-v3"),
+        ("<|endoftext|>", 50256, "gpt-2"),
+        ("<|endoftext|>", 100, None),
+    ],
+)
+def test_published_vocabularies_tell_their_family(entry, token, name):
+    assert told_by({entry: token, "a": 1}) == name
 
 
 ALIASES = {
@@ -176,6 +227,7 @@ WILD = st.one_of(
 )
 
 
+@pytest.mark.filterwarnings("ignore:GGUF key .* passed over")
 @settings(max_examples=300, deadline=None)
 @given(
     base=st.sampled_from([metadata, llama]),
@@ -202,3 +254,49 @@ def test_no_vocabulary_crashes(base, changes, key, wild, text):
         tokenizer = Tokenizer.from_gguf(base(**(changes | {key: wild})))
         tokenizer.decode(tokenizer.encode(text))
         tokenizer.decode(range(tokenizer.vocab_size), skip_special=False)
+
+
+@pytest.mark.parametrize(
+    ("special", "ends"),
+    [
+        (
+            ["<|endoftext|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"],
+            ["<|endoftext|>", "<|im_end|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"],
+        ),
+        (["<fim_prefix>", "<fim_pad>", "<reponame>", "<file_sep>"], ["<fim_pad>", "<reponame>"]),
+        (["<|end|>", "<|return|>", "<|call|>"], ["<|return|>", "<|call|>"]),
+        (["<|end|>", "<|return|>"], ["<|end|>", "<|return|>"]),
+        (["</s>", "<turn|>", "<|tool_response>"], ["<turn|>", "<|tool_response>"]),
+    ],
+)
+def test_generation_ends_where_llama_cpp_ends_it(special, ends):
+    """As `llama_vocab::impl::load` of llama.cpp finds them, by their texts."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*letters, *special]
+    tokenizer = Tokenizer.from_gguf(
+        {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": "qwen2",
+            "tokenizer.ggml.tokens": tokens,
+            "tokenizer.ggml.token_type": [1] * len(letters) + [3] * len(special),
+            "tokenizer.ggml.merges": [],
+        }
+    )
+    assert {tokens[token] for token in tokenizer.eos_ids} == set(ends)
+
+
+def test_tokens_of_code_models_end_generation_where_the_file_names_them():
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer.from_gguf(
+        {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": "qwen2",
+            "tokenizer.ggml.tokens": [*letters, "<x>", "<y>", "<z>"],
+            "tokenizer.ggml.token_type": [1] * len(letters) + [3] * 3,
+            "tokenizer.ggml.merges": [],
+            "tokenizer.ggml.fim_pad_token_id": 256,
+            "tokenizer.ggml.fim_rep_token_id": 257,
+            "tokenizer.ggml.fim_sep_token_id": 258,
+        }
+    )
+    assert tokenizer.eos_ids == {256, 257, 258}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampan.core.types import Grammar, ModelFiles
-from sampan.text.grammar import GrammarCompiler
+from sampan.text.grammar.compiler import GrammarCompiler
 from sampan.text.tokenizer import Tokenizer
 from sampan.weights.gguf import read_gguf
 

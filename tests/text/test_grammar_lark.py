@@ -3,14 +3,15 @@
 import json
 import random
 import re
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
 from sampan.core.errors import RequestError
 from sampan.core.types import Grammar, ModelFiles
-from sampan.text.grammar import GrammarCompiler
-from sampan.text.grammar_lark import read_lark
+from sampan.text.grammar.compiler import GrammarCompiler
+from sampan.text.grammar.lark import read_lark
 from sampan.text.tokenizer import Tokenizer
 from sampan.text.tools import ToolFormat, grammar
 from sampan.text.tools.deepseek import DEEPSEEK
@@ -70,7 +71,36 @@ def test_the_grammars_of_calls_are_read_ahead(syntax: object, choice: str, paral
     form = ToolFormat(syntax, lists_tools=True, writes_calls=True)  # type: ignore[arg-type]
     found = grammar(form, tools, choice, parallel)
     assert found is not None
-    assert read_lark(found.source) == found.source
+    assert "no_forcing" not in read_lark(found.source).text
+
+
+SAME = {
+    "a slip": (
+        {"properties": {"a": {"type": "string", "maxlength": 3}}},
+        '"maxlength" is unknown and resembles',
+    ),
+    "no such format": ({"properties": {"a": {"format": "iri"}}}, "'iri', which is not supported"),
+    "of no type": ({"properties": {"a": {"pattern": 1}}}, '"pattern" is 1: give a text'),
+    "options that overlap": (
+        {"properties": {"a": {"oneOf": [{"pattern": "a"}, {"pattern": "b"}]}}},
+        "of #/properties/a/oneOf/0 and #/properties/a/oneOf/1",
+    ),
+    "unknown": ({"optional": [], "properties": {"a": {"type": "integer", "format": "int64"}}}, None),
+    "a condition": ({"if": {"required": ["a"]}, "then": {"required": ["b"]}}, None),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_a_strict_tool_takes_the_schemas_that_an_answer_takes(compiler: GrammarCompiler, case: str) -> None:
+    """And refuses the same, by the same words."""
+    parameters, message = SAME[case]
+    schema = {"type": "object", **parameters}  # type: ignore[dict-item]
+    tool = {"type": "function", "function": {"name": "f", "strict": True, "parameters": schema}}
+    calls = grammar(ToolFormat(HERMES, lists_tools=True, writes_calls=True), [tool], "required")
+    assert calls is not None
+    for asked in (Grammar("json_schema", json.dumps(schema)), calls):
+        with nullcontext() if message is None else pytest.raises(RequestError, match=re.escape(message)):
+            compiler.compile(asked)
 
 
 def schema(part: object) -> str:
@@ -79,8 +109,14 @@ def schema(part: object) -> str:
 
 
 TOO_MUCH = {
-    "a pattern": (schema({"pattern": "(a{1000}){11}"}), "a pattern repeats 11000 times: 10000 are the most"),
-    "a name": (schema({"patternProperties": {"a{10001}": {}}}), "a pattern repeats 10001 times"),
+    "a pattern": (
+        schema({"pattern": "(a{1000}){11}"}),
+        "the pattern repeats 11000 times: 10000 are",
+    ),
+    "a name": (
+        schema({"patternProperties": {"a{10001}": {}}}),
+        "patternProperties repeats 10001 times",
+    ),
     "a length": (schema({"type": "string", "minLength": 10001}), "minLength is 10001: 10000 is the most"),
     "a float": (schema({"type": "string", "minLength": 1e9}), "minLength is 1000000000.0: 10000 is the most"),
     "depth": ("start: %json " + "[" * 100_000, "nested too deeply: 64 levels are the most"),

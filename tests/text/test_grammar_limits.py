@@ -8,7 +8,7 @@ import pytest
 
 from sampan.core.errors import RequestError
 from sampan.core.types import Grammar, ModelFiles
-from sampan.text.grammar import MAX_BYTES, GrammarCompiler
+from sampan.text.grammar.compiler import MAX_BYTES, GrammarCompiler
 from sampan.text.tokenizer import Tokenizer
 from sampan.weights.gguf import read_gguf
 
@@ -29,7 +29,11 @@ BAD = {
     "a list": ("json_schema", "[1]", "the JSON schema at # is of type list: give an object"),
     "false": ("json_schema", "false", "the JSON schema is false: it allows nothing at all"),
     "an inner number": ("json_schema", '{"properties": {"a": 3}}', "at #/properties/a is of type int"),
-    "no such type": ("json_schema", '{"type": "text"}', "Invalid type: text"),
+    "no such type": (
+        "json_schema",
+        '{"type": "text"}',
+        "at #: the keyword \"type\" is 'text': give one or more of null, ",
+    ),
     "contradiction": (
         "json_schema",
         '{"type": "integer", "minimum": 2, "maximum": 1}',
@@ -42,8 +46,8 @@ BAD = {
     "look-around": ("json_schema", '{"type": "string", "pattern": "(?=a)b"}', "look-around"),
     "overlap": (
         "json_schema",
-        '{"oneOf": [{"type": "string"}, {"type": "string", "maxLength": 3}]}',
-        "oneOf",
+        '{"oneOf": [{"type": "string", "pattern": "^a"}, {"type": "string", "pattern": "b$"}]}',
+        "the options of a oneOf must exclude each other: it is not certain of #/oneOf/0 and #/oneOf/1",
     ),
     "half a surrogate": ("json_schema", '{"const": "\\ud800"}', "the JSON schema cannot be used"),
     "huge number": ("json_schema", '{"minimum": 1e999}', "'1e999' is too large a number"),
@@ -64,15 +68,19 @@ BAD = {
     "empty choice": ("choice", "[]", "the choice must be a JSON list of one text or more"),
     "choice of numbers": ("choice", "[1, 2]", "the choice must be a JSON list of one text or more"),
     "choice not JSON": ("choice", "yes|no", "the choice is not JSON"),
-    "format of a list": ("json_schema", '{"format": ["date"]}', "the format \"['date']\" is not supported"),
+    "format of a list": ("json_schema", '{"format": ["date"]}', "\"format\" is ['date']: give a text"),
     "list of names": (
         "json_schema",
         '{"patternProperties": ["a"]}',
-        "Expected object for 'patternProperties'",
+        "\"patternProperties\" is ['a']: give an object",
     ),
     "long text": ("json_schema", '{"minLength": 10001}', "at #: minLength is 10001: 10000 is the most"),
     "long text, a float": ("json_schema", '{"minLength": 1e9, "pattern": "^a*$"}', "10000 is the most"),
-    "no list": ("json_schema", '{"allOf": 3, "format": "date"}', "the JSON schema at #/allOf is of type int"),
+    "no list": (
+        "json_schema",
+        '{"allOf": 3, "format": "date"}',
+        'at #: the keyword "allOf" is 3: give a list',
+    ),
     "half an expression": ("regex", "a\ud800", "has half a surrogate pair, which is no text"),
     "half a grammar": ("lark", 'start: "\ud800"', "has half a surrogate pair, which is no text"),
     "half a choice": ("choice", '["\\ud800"]', "has half a surrogate pair, which is no text"),
@@ -173,9 +181,9 @@ def test_a_grammar_of_the_wrong_type_is_none(case: str) -> None:
 LONG = "q" * 3000
 WORDS = "a b\n" * 1000
 REPEATED = {
-    "a keyword": ("json_schema", json.dumps({LONG: 1})),
+    "a keyword": ("json_schema", json.dumps({"$dynamicRef": 1, LONG: 1})),
     "a type": ("json_schema", json.dumps({"type": WORDS})),
-    "a format": ("json_schema", json.dumps({"format": WORDS})),
+    "a format": ("json_schema", json.dumps({"format": [WORDS]})),
     "a place": ("json_schema", json.dumps({"properties": {LONG + "\n": 1}})),
     "a reference": ("json_schema", json.dumps({"$ref": WORDS})),
     "a pattern": ("json_schema", json.dumps({"pattern": "(" + WORDS})),

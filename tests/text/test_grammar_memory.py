@@ -12,9 +12,10 @@ import pytest
 
 from sampan.core.errors import RequestError
 from sampan.core.types import Grammar, ModelFiles
-from sampan.text import grammar as module
-from sampan.text import grammar_check, grammar_parser
-from sampan.text.grammar import GrammarCompiler, GrammarConstraint, GrammarsBusy
+from sampan.text.grammar import check as grammar_check
+from sampan.text.grammar import compiler as module
+from sampan.text.grammar import parser as grammar_parser
+from sampan.text.grammar.compiler import GrammarCompiler, GrammarConstraint, GrammarsBusy
 from sampan.text.tokenizer import Tokenizer
 from sampan.weights.gguf import read_gguf
 
@@ -50,7 +51,7 @@ def processes(*others: psutil.Process) -> set[psutil.Process]:
     """Those that check, without some."""
     found = psutil.Process().children()
     alive = {child for child in found if child.status() != psutil.STATUS_ZOMBIE}
-    return {child for child in alive if any("grammar_check" in part for part in child.cmdline())} - {*others}
+    return {child for child in alive if any("grammar.check" in part for part in child.cmdline())} - {*others}
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
@@ -143,6 +144,20 @@ def test_what_takes_too_long_is_ended_and_leaves_nothing_behind(tokenizer: Token
     wait_until(lambda: threading.active_count() <= threads)
     assert not mine & processes()
     assert compiler.compile(number(2)).allowed()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process can be stopped there")
+def test_a_busy_machine_refuses_nothing_that_an_idle_one_takes(tokenizer: Tokenizer) -> None:
+    """The process that checks has no processor for far longer than it may use of one."""
+    others = processes()
+    compiler = GrammarCompiler(tokenizer, seconds=0.1)
+    compiler.compile(number(1))
+    (mine,) = processes(*others)
+    mine.suspend()
+    threading.Timer(2.0, mine.resume).start()
+    started = time.monotonic()
+    assert compiler.compile(number(2)).allowed()
+    assert time.monotonic() - started > 1.5
 
 
 def test_a_process_that_has_died_is_replaced(tokenizer: Tokenizer) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import time
 from contextlib import suppress
 from typing import Any
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from sampan.core.errors import RequestError
 from sampan.core.types import Grammar, ModelFiles
-from sampan.text.grammar import MAX_CHOICES, GrammarCompiler, GrammarConstraint
-from sampan.text.grammar_parser import CompiledGrammar
+from sampan.text.grammar import parser as grammar_parser
+from sampan.text.grammar.compiler import MAX_CHOICES, GrammarCompiler, GrammarConstraint
+from sampan.text.grammar.parser import CompiledGrammar
 from sampan.text.tokenizer import Tokenizer
 from sampan.weights.gguf import read_gguf
 
@@ -236,3 +238,51 @@ def test_an_answer_goes_on_beyond_what_a_parser_holds(
             again.accept(token)
         assert allowed(again).tolist() == allowed(constraint).tolist()
     assert len(walk(compiler, compiler.compile(grammar), 50, 4)) == 50
+
+
+MAIL = r"^[a-zA-Z0-9._%+-]{1,64}@([a-zA-Z0-9-]{1,63}\.){1,8}[a-zA-Z]{2,63}$"
+OBJECT = {"type": "object", "required": ["t"]}
+OFTEN = {
+    "words": {"type": "string", "pattern": r"^(\S+\s+){0,49}\S+$", "maxLength": 400},
+    "mail": {"type": "string", "pattern": MAIL, "maxLength": 320},
+}
+
+
+@pytest.mark.parametrize("case", OFTEN)
+def test_a_grammar_answers_again_and_again(compiler: GrammarCompiler, case: str) -> None:
+    """What its answers have found together is no limit of theirs, nor how busy the machine is."""
+    grammar = Grammar("json_schema", json.dumps(OBJECT | {"properties": {"t": OFTEN[case]}}))
+    for seed in range(25):
+        walk(compiler, compiler.compile(grammar), 80, seed)
+
+
+def test_a_grammar_that_has_run_dry_is_compiled_again(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it takes too long to begin anew amid an answer, that answer alone ends with an error."""
+    monkeypatch.setattr(grammar_parser, "_ANEW_S", 0)
+    grammar = Grammar("json_schema", json.dumps(OFTEN["words"]))
+    ended = list[int]()
+    for seed in range(12):
+        constraint = compiler.compile(grammar)
+        with suppress(AssertionError):
+            walk(compiler, constraint, 60, seed)
+        if constraint.error is not None:
+            assert re.fullmatch(
+                r"the JSON schema stopped the answer: its next tokens take more than \d+ states: "
+                "repeat less inside of repetitions",
+                constraint.error,
+            )
+            assert not compiler.known(grammar)
+            assert ended[-1:] != [seed - 1]
+            ended.append(seed)
+    assert 0 < len(ended) < 6
+
+
+def test_patterns_of_names_may_be_long(compiler: GrammarCompiler) -> None:
+    for pattern in ("[a-z]{1,255}", ".{1,255}", r"\w{5,255}x", "^x.*[a-z]{1,255}"):
+        schema = {"type": "object", "patternProperties": {pattern: {"type": "integer"}}}
+        constraint = compiler.compile(Grammar("json_schema", json.dumps(schema)))
+        for seed in range(3):
+            walk(compiler, constraint.copy(), 60, seed)
+        spell(compiler, constraint, '{"xabcdex": 12}')

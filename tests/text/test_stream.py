@@ -207,3 +207,48 @@ def test_the_work_for_a_token_does_not_grow(letters):
     first = min(seconds(2000) for _ in range(3))
     seconds(20_000)
     assert min(seconds(2000) for _ in range(3)) < 10 * first
+
+
+CONTROL_STOPS = {
+    "<|file_sep|>": (["a", "b", "<|file_sep|>", "c"], "ab"),
+    "b<|file_sep|>": (["a", "b", "<|file_sep|>", "c"], "a"),
+    "<|file_sep|>c": (["a", "<|file_sep|>", "b", "<|file_sep|>", "c", "a"], "ab"),
+    "b<|im_end|><|file_sep|>c": (["b", "<|im_end|>", "b", "<|im_end|>", "<|file_sep|>", "c"], "b"),
+    "<|im_end|>": (["a", "|", "<", "|", "<|im_end|>", "c"], "a|<|"),
+}
+
+
+@pytest.fixture(scope="module")
+def controlled() -> Tokenizer:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*letters, "<|im_end|>", "<|file_sep|>"]
+    return Tokenizer.from_gguf(
+        {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": "qwen2",
+            "tokenizer.ggml.tokens": tokens,
+            "tokenizer.ggml.token_type": [1] * len(letters) + [3, 3],
+            "tokenizer.ggml.merges": [],
+        }
+    )
+
+
+@pytest.mark.parametrize(("stop", "case"), CONTROL_STOPS.items())
+def test_a_stop_text_may_be_or_hold_a_control_token(controlled, stop, case):
+    pieces, shown = case
+    stream = TextStream(controlled, ["zz", stop])
+    assert "".join(map(stream.push, ids_of(controlled, *pieces))) + stream.finish() == shown
+    assert stream.stop_text == stop
+
+
+def test_a_control_token_spelt_out_is_a_stop_text_as_well(controlled):
+    stream = TextStream(controlled, ["<|file_sep|>"])
+    spelt = controlled.encode("ab<|file_sep|>c", special=False)
+    assert "".join(map(stream.push, spelt)) + stream.finish() == "ab"
+
+
+def test_parts_of_control_tokens_are_no_stop_text(controlled):
+    stream = TextStream(controlled, ["|", "sep", "bc"])
+    ids = ids_of(controlled, "a", "<|file_sep|>", "b", "<|im_end|>", "d")
+    assert "".join(map(stream.push, ids)) + stream.finish() == "abd"
+    assert not stream.stopped

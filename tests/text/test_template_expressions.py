@@ -14,8 +14,8 @@ from tokenizers import models
 from transformers import PreTrainedTokenizerFast
 
 from sampan.core.errors import TemplateError
-from sampan.text import template_budget
 from sampan.text.chat import ChatTemplate
+from sampan.text.template import budget as template_budget
 
 ORACLE = PreTrainedTokenizerFast(tokenizer_object=Backend(models.BPE(vocab={"a": 0}, merges=[])))
 MESSAGES = [

@@ -5,6 +5,7 @@ Answers are walks over the default model's vocabulary: at each place any token t
 
 import json
 import random
+import re
 
 import jsonschema
 import numpy as np
@@ -12,9 +13,11 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from sampan.core.errors import RequestError
-from sampan.text.grammar import GrammarCompiler
+from sampan.core.types import Grammar
+from sampan.text.grammar.compiler import GrammarCompiler
+from sampan.text.grammar.lark import read_lark
 from sampan.text.tokenizer import Tokenizer
-from sampan.text.tools import CallPiece, TextPiece, ToolFormat, ToolParser, grammar
+from sampan.text.tools import Call, CallPiece, TextPiece, ToolFormat, ToolParser, grammar, looseness
 from sampan.text.tools.deepseek import DEEPSEEK, DEEPSEEK_V31
 from sampan.text.tools.json_call import HERMES, LLAMA
 from sampan.weights.gguf import read_gguf
@@ -93,8 +96,8 @@ def vocabulary(default_model):
 
 
 def form(syntax, control):
-    """`control`: the markers are control tokens, ids 3 and on of the default model's vocabulary."""
-    ids = {marker: 3 + n for n, marker in enumerate(syntax.markers)} if control else {}
+    """`control`: the markers are control tokens, ids 5 and on of the default model's vocabulary."""
+    ids = {marker: 5 + n for n, marker in enumerate(syntax.markers)} if control else {}
     return ToolFormat(syntax, True, True, control=ids)
 
 
@@ -202,12 +205,130 @@ def test_an_answer_in_words_stays_free(vocabulary, syntax, control, text):
     assert found.is_accepting()
 
 
+GOOD, BAD = '{"city": "Paris", "days": 3}', '{"city": "Oslo", "days": 3}'
+
+
+@pytest.mark.parametrize("control", [False, True])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "weather", "arguments": ARGUMENTS}',
+        '\n{"name":"weather","parameters":ARGUMENTS }\n',
+        '```json\n{"name": "weather", "arguments": ARGUMENTS}\n```',
+        '<tools>\n{\n  "name": "weather",\n  "arguments": ARGUMENTS\n}\n</tools>',
+        '{"name": "now", "arguments": {}}\n{"name": "weather", "arguments": ARGUMENTS}',
+    ],
+)
+def test_a_call_without_its_opener_is_valid_too(compiler, text, control):
+    format = form(HERMES, control)
+    source = grammar(format, STRICT, "auto", True)
+    good, bad = (text.replace("ARGUMENTS", given) for given in (GOOD, BAD))
+    assert whole(compiler, source, good)
+    assert not whole(compiler, source, bad)
+    parser = ToolParser(format, list(SCHEMAS), loose=looseness(source))
+    calls = [piece for piece in parser.push(good) + parser.finish() if isinstance(piece, CallPiece)]
+    assert "".join(piece.arguments for piece in calls).endswith(GOOD)
+    alone = grammar(format, STRICT, "auto", False)
+    assert whole(compiler, alone, good) == (good.count("name") == 1)
+    assert not whole(compiler, alone, bad)
+    for words in (
+        '{"name": "Bob"}',
+        '{"name": "nobody", "arguments": {}}',
+        "As JSON:\n" + bad,
+        "```c\n{}\n```",
+    ):
+        assert whole(compiler, source, words)
+
+
+@pytest.mark.parametrize("name", ["f", 'odd "name" \\ NAME', "日本", "a/b.c-d+e*[f](g)|h?", "https://x"])
+def test_grammars_of_calls_let_forced_text_be_forced(compiler, name):
+    tools = [tool(name, WEATHER, strict=True), tool("now")]
+    for syntax in SYNTAXES.values():
+        for choice in ("auto", "required"):
+            source = grammar(form(syntax, False), tools, choice, True)
+            compiler.compile(source)
+            assert "no_forcing" not in read_lark(source.source).text or not re.fullmatch(r"[\w-]+", name)
+
+
+FORMS = {
+    "json_schema": json.dumps(closed(city={"enum": ["Paris", "Rome"]}, sunny={"type": "boolean"})),
+    "json_object": "",
+    "choice": '["yes", "no"]',
+    "regex": "[0-9]{4}",
+    "lark": 'start: "a" /[bc]{3}/',
+}
+ANSWERS = {
+    "json_schema": ['{"city": "Rome", "sunny": true}', ["Rome", '{"city": "Rome"}', '{"city": "Oslo"']],
+    "json_object": ['{"a": [1]}', ["[1]", "Yes."]],
+    "choice": ["yes", ["maybe"]],
+    "regex": ["1984", ["198", "19845"]],
+    "lark": ["abcb", ["abc", "bbbb"]],
+}
+
+
+def whole(compiler, source, text, *, thinking=False, control=()):
+    """Whether this is a whole answer by the grammar."""
+    constraint = compiler.compile(source, thinking=thinking)
+    for part in re.split("(" + "|".join(map(re.escape, control)) + ")", text) if control else [text]:
+        for token in [control[part]] if part in control else compiler.tokenizer.encode(part, add_bos=False):
+            mask = constraint.allowed()
+            if constraint.done or mask is None or not mask[token // 8] >> token % 8 & 1:
+                return False
+            constraint.accept(token)
+    mask = constraint.allowed()
+    ends = compiler.tokenizer.eos_ids
+    return constraint.done or (mask is not None and any(mask[end // 8] >> end % 8 & 1 for end in ends))
+
+
+@pytest.fixture(scope="module")
+def compiler(vocabulary):
+    return GrammarCompiler(vocabulary.tokenizer)
+
+
+@pytest.mark.parametrize("control", [False, True])
+@pytest.mark.parametrize("kind", FORMS)
+@pytest.mark.parametrize("syntax", SYNTAXES.values(), ids=SYNTAXES)
+def test_an_answer_calls_or_keeps_the_form(compiler, syntax, kind, control):
+    format = form(syntax, control)
+    source = grammar(format, TOOLS, "auto", True, Grammar(kind, FORMS[kind]))
+    good, bad = ANSWERS[kind]
+    calls = [Call("now", "{}"), Call("weather", '{"city": "Paris", "days": 3}')]
+    assert whole(compiler, source, good)
+    assert whole(compiler, source, syntax.write(calls), control=format.control)
+    assert whole(compiler, source, syntax.write(calls[:1]), control=format.control)
+    wrong = syntax.write([Call("weather", '{"city": "Oslo", "days": 3}')])
+    if not (kind == "json_object" and syntax.bare):  # there a wrong call is an object all the same
+        assert not whole(compiler, source, wrong, control=format.control)
+    for text in (*bad, "", "Hello.", good + syntax.write(calls)):
+        assert not whole(compiler, source, text, control=format.control)
+
+
+def test_reasoning_comes_before_a_call_or_the_form(compiler):
+    source = grammar(form(HERMES, False), TOOLS, "auto", True, Grammar("choice", FORMS["choice"]))
+    for answer in ("yes", HERMES.write([Call("now", "{}")])):
+        assert whole(compiler, source, f"Hm. yes or <tool_call>?</think>\n\n{answer}", thinking=True)
+    assert not whole(compiler, source, "Hm.</think>\n\nperhaps", thinking=True)
+
+
+@pytest.mark.parametrize("choice", ["required", "now"])
+def test_a_call_that_must_be_made_leaves_no_room_for_a_form(choice):
+    format, words = form(HERMES, False), Grammar("json_object")
+    assert grammar(format, TOOLS, choice, True, words) == grammar(format, TOOLS, choice, True)
+    assert grammar(format, TOOLS, "none", True, words) == grammar(format, [], "auto", True, words) == words
+
+
+def test_a_form_that_is_wrong_is_refused_with_tools_too(compiler):
+    words = Grammar("json_schema", '{"type": "object", "additonalProperties": false}')
+    with pytest.raises(RequestError, match="additonalProperties"):
+        compiler.compile(grammar(form(HERMES, False), TOOLS, "auto", True, words))
+
+
 def test_llamas_tag_may_come_before_a_call(vocabulary):
     format = form(LLAMA, True)
     source = grammar(format, STRICT, "auto", True).source
-    prefix = [3, *vocabulary.encode('{"name": "now')]
+    prefix = [5, *vocabulary.encode('{"name": "now')]
     assert calls_in(format, vocabulary.decode(walk(vocabulary, source, 1, prefix=prefix), format.control))[1]
-    assert not matcher(vocabulary, source).consume_tokens([3, *vocabulary.encode("print")])
+    assert not matcher(vocabulary, source).consume_tokens([5, *vocabulary.encode("print")])
 
 
 def test_reasoning_comes_before_calls_that_must_be_made(vocabulary):

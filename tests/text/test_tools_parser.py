@@ -15,10 +15,10 @@ NAMES = ("weather", "now", 'odd "name"')
 DEEP = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>"
 
 
-def parsed(syntax, pushes, *, whole=False, names=NAMES):
+def parsed(syntax, pushes, *, names=NAMES, cut=False, **options):
     """The text, and the calls as (name, arguments)."""
-    parser = ToolParser(ToolFormat(SYNTAXES[syntax], True, True), names, whole=whole)
-    pieces = [piece for text in pushes for piece in parser.push(text)] + parser.finish()
+    parser = ToolParser(ToolFormat(SYNTAXES[syntax], True, True), names, **options)
+    pieces = [piece for text in pushes for piece in parser.push(text)] + parser.finish(cut=cut)
     return joined(pieces)
 
 
@@ -169,6 +169,117 @@ def test_arguments_that_break_off(rest):
     assert parsed("hermes", text, whole=True) == (text, [])
 
 
+@pytest.mark.parametrize("forced", [False, True])
+@pytest.mark.parametrize(("syntax", "text"), [case for case in CASES if ', "name"' not in case[1]])
+def test_a_call_that_is_cut_leaves_no_markup(syntax, text, forced):
+    """As llama.cpp has it: what has come of a call's arguments, or nothing."""
+    text = text.removeprefix("Let me look.") if forced else text
+    words = "Let me look." if text.startswith("Let") else ""
+    begin = text.index(PARIS)
+    for end in range(len(text)):
+        found, calls = parsed(syntax, text[:end], cut=True, forced=forced)
+        assert words.startswith(found.strip()) or (not forced and _may_be_an_answer(syntax, text[:end]))
+        assert calls == ([("weather", PARIS[: max(end - begin, 0)])] if calls else [])
+        assert bool(calls) or end <= begin
+        assert parsed(syntax, [text[:end]], cut=True, forced=forced) == (found, calls)
+
+
+def _may_be_an_answer(syntax, text):
+    """An object, as long as it has not begun to name a function."""
+    return syntax == "llama" and "<|" not in text and '"name": "' not in text
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_what_must_be_a_call_is_nothing_else_where_it_is_cut(syntax):
+    text = SYNTAXES[syntax].write([Call("weather", PARIS), Call("now", "{}")])
+    for end in range(len(text)):
+        found, calls = parsed(syntax, text[:end], cut=True, forced=True)
+        assert found == ""
+        assert [name for name, _ in calls] == ["weather", "now"][: len(calls)]
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("text", ["Is 1 <", "a\n\n", '{"a": 1', '{"name": "Bob', "It is <tool_cal led"])
+def test_text_that_is_cut_is_not_lost(syntax, text):
+    shown, calls = parsed(syntax, text, cut=True)
+    assert calls == []
+    assert shown == text or (text == "Is 1 <" and shown == "Is 1")  # that may have begun a call
+
+
+LOOSE = [
+    '{"name": "weather", "arguments": ' + PARIS + "}",
+    '{"name":"weather","parameters":' + PARIS + "}",
+    '```json\n{"name": "weather", "arguments": ' + PARIS + "}\n```",
+    '```\n{\n  "name": "weather",\n  "arguments": ' + PARIS + "\n}\n```\n",
+    '<tools>\n{"name": "weather", "arguments": ' + PARIS + "}\n</tools>",
+    '<function_call> {"name": "weather", "arguments": ' + PARIS + "} </function_call>",
+    '```xml\n<tool>\n{"name": "weather", "arguments": ' + PARIS + "}\n</tool>\n```",
+    'Let me look.\n\n```json\n{"name": "weather", "arguments": ' + PARIS + "}\n```",
+    'Let me look.\n{"name": "weather", "arguments": ' + PARIS + "}",
+]
+
+
+@pytest.mark.parametrize("text", LOOSE)
+def test_a_call_without_its_opener(text):
+    """As Qwen2.5-Coder writes them, and as llama.cpp's parser of Hermes' calls reads them."""
+    expected = ("Let me look." if text.startswith("Let") else "", [("weather", PARIS)])
+    assert parsed("hermes", [text], loose="lines") == expected
+    assert parsed("hermes", text, loose="lines") == expected
+    for cut in range(len(text)):
+        assert parsed("hermes", [text[:cut], text[cut:]], loose="lines") == expected
+    assert parsed("hermes", text) == (text, [])
+
+
+@pytest.mark.parametrize("text", LOOSE)
+def test_a_call_without_its_opener_at_the_beginning_only(text):
+    expected = (text, []) if text.startswith("Let") else ("", [("weather", PARIS)])
+    assert parsed("hermes", text, loose="first") == expected
+    again = HERMES.write([Call("now", "{}")]) + "\n" + text
+    assert parsed("hermes", again, loose="first") == (text, [("now", "{}")])
+
+
+def test_calls_without_their_openers_side_by_side():
+    one, two = '{"name": "weather", "arguments": {"city": "Łódź"}}', '{"name": "now", "arguments": {}}'
+    expected = "", [("weather", '{"city": "Łódź"}'), ("now", "{}")]
+    for text in (f"{one}\n{two}", f"<tools>\n{one}\n{two}\n</tools>", f"```json\n{one}\n{two}\n```\n"):
+        assert parsed("hermes", text, loose="lines") == expected
+        assert parsed("hermes", [text], loose="lines") == expected
+    hermes = HERMES.write([Call(*call) for call in expected[1]])
+    assert parsed("hermes", hermes, loose="lines") == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "nobody", "arguments": {}}',
+        '{"name": "weather"}',
+        '{"name": "weather", "arguments": "{}"}',
+        '{"name": "weather", "age": 4}',
+        '{"arguments": {}, "name": "weather"}',
+        '{"city": "Paris", "name": "weather", "arguments": {}}',
+        '[{"name": "weather", "arguments": {}}]',
+        'As JSON: {"name": "weather", "arguments": {}}',
+        'Use `{"name": "weather", "arguments": {}}` for it.',
+        "```c\nint main()\n{\n    return 0;\n}\n```",
+        '```json\n{"name": "Bob"}\n```\n',
+        "<tools> are <json>",
+        '```\n<xml>\n{"a": 1}\n</xml>\n```',
+        "{",
+        "```",
+        '{"name": "' + "x" * 1000 + '"',
+    ],
+)
+def test_an_answer_in_json_or_code_stays_text(text):
+    assert parsed("hermes", text, loose="lines") == (text, [])
+    assert parsed("hermes", [text], loose="lines") == (text, [])
+
+
+@pytest.mark.parametrize("syntax", ["hermes", "llama"])
+def test_an_answer_in_json_does_not_wait_for_its_end(syntax):
+    parser = ToolParser(ToolFormat(SYNTAXES[syntax], True, True), NAMES, loose="lines")
+    assert joined(parser.push('{"city": "Paris, the capital')) == ('{"city": "Paris, the capital', [])
+
+
 @pytest.mark.parametrize("text", ["Is 1 < 2", "a <tool", "b\n\n<", "plain", "<tool_calls"])
 def test_only_what_may_begin_a_call_is_held_back(text):
     parser = ToolParser(ToolFormat(HERMES, True, True), NAMES)
@@ -182,7 +293,8 @@ FRAGMENTS = [
     "<tool_call>", "</tool_call>", "<|python_tag|>", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>",
     "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "function", "weather", "now", "\n", " ",
     '{"name": "weather", "arguments": ', '{"name": "now", "parameters": ', "{}", '{"a": "b"}', "}", "{", "[",
-    '{"arguments": {"x": [1, 2]}, "name": "now"}', "```json\n", "```", '"', ",", "1", "\\", "é", ";",
+    '{"arguments": {"x": [1, 2]}, "name": "now"}', "```json\n", "```", "<tools>", "</tools>", '"', ",", "1",
+    "\\", "é", ";",
     *(syntax.write([Call("weather", PARIS), Call("now", "{}")]) for syntax in SYNTAXES.values()),
 ]  # fmt: skip
 answers = st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join)
@@ -190,23 +302,31 @@ cuts = st.lists(st.integers(1, 9), min_size=1, max_size=8)
 
 
 @settings(deadline=None)
-@given(st.sampled_from(sorted(SYNTAXES)), answers, cuts, st.booleans())
-@example("hermes", "<tool_call>" + '{"a": "<tool_call>{', [3], True)
-def test_any_cutting_gives_the_same(syntax, answer, sizes, whole):
+@given(
+    st.sampled_from(sorted(SYNTAXES)),
+    answers,
+    cuts,
+    st.booleans(),
+    st.sampled_from(["", "first", "lines"]),
+    st.booleans(),
+)
+@example("hermes", "<tool_call>" + '{"a": "<tool_call>{', [3], True, "", False)
+def test_any_cutting_gives_the_same(syntax, answer, sizes, whole, loose, cut):
+    options = {"whole": whole, "loose": loose, "cut": cut}
     pushes, place = [], 0
     while place < len(answer):
         size = sizes[len(pushes) % len(sizes)]
         pushes.append(answer[place : place + size])
         place += size
-    text, calls = parsed(syntax, pushes, whole=whole)
-    assert (text, calls) == parsed(syntax, [answer], whole=whole)
+    text, calls = parsed(syntax, pushes, **options)
+    assert (text, calls) == parsed(syntax, [answer], **options)
     for name, arguments in calls:
         assert name in NAMES
         assert arguments in answer or arguments == "{}"
         if whole:
             assert isinstance(json.loads(arguments), dict)
     if not calls:
-        assert text == answer
+        assert text == answer or (cut and answer.startswith(text))
 
 
 @settings(deadline=None)

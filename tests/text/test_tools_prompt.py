@@ -273,13 +273,58 @@ def test_arguments_may_be_an_object_already():
         assert prompt(source, messages) == prompt(source)
 
 
-@pytest.mark.parametrize("arguments", ["{", "[1]", "null", '"x"', "{" * 100_000, '{"a":' * 100_000])
-def test_arguments_that_are_no_object_are_refused(arguments):
-    message = {"role": "assistant", "tool_calls": [call("a", "time", "{}"), call("b", "time", arguments)]}
-    with pytest.raises(
-        RequestError, match=r"messages\[1\]\.tool_calls\[1\]\.function\.arguments is no JSON object"
-    ):
-        for_template(tool_format(QWEN), [CONVERSATION[1], message])
+def told(arguments, source=QWEN):
+    """What a template is given of these arguments."""
+    message = {"role": "assistant", "tool_calls": [call("a", "time", arguments)]}
+    given, _ = for_template(tool_format(source), [CONVERSATION[1], message])
+    found = given[1]["tool_calls"][0]["function"]["arguments"]
+    ChatTemplate(source, bos="<s>", eos="</s>").render(given)
+    return json.loads(found) if isinstance(found, str) else found
+
+
+@pytest.mark.parametrize("source", [QWEN, R1])
+@pytest.mark.parametrize("arguments", ["", "null", None, "{}", " { } "])
+def test_no_arguments_are_an_empty_object(source, arguments):
+    assert told(arguments, source) == {}
+
+
+@pytest.mark.parametrize("source", [QWEN, R1])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "{", '{"city": "Par', '{"city": "Paris"', "[1]", '"x"', "7", "NaN", '{"a": NaN}', '{"a": 1e999}',
+        '{"a": ' + "9" * 400 + "}", '{"a": "\\ud83d"}', '{"a":' * 90 + "1" + "}" * 90, "{" * 100_000,
+        '{"a":' * 100_000, '{"a": 1} and so on',
+    ],
+)  # fmt: skip
+def test_arguments_that_are_no_object_reach_the_model_as_they_were_written(source, arguments):
+    assert told(arguments, source) == {"INVALID_JSON": arguments}
+
+
+def test_any_beginning_of_arguments_is_taken():
+    whole = CALLS[0][1]
+    for end in range(1, len(whole)):
+        assert told(whole[:end]) == {"INVALID_JSON": whole[:end]}
+    assert told(whole) == json.loads(whole)
+
+
+@pytest.mark.parametrize("role", ["user", "assistant", "system"])
+def test_what_was_said_between_a_call_and_its_result_comes_after_it(role):
+    between = {"role": role, "content": "By the way."}
+    messages = [*CONVERSATION[:3], between, *CONVERSATION[3:]]
+    given, _ = for_template(tool_format(QWEN), messages)
+    assert [each["role"] for each in given[2:6]] == ["assistant", "tool", "tool", role]
+    assert [each["name"] for each in given[3:5]] == ["weather", "time"]
+
+
+def test_an_id_that_comes_again_is_of_the_last_call():
+    turns = [
+        {"role": "assistant", "tool_calls": [call("0", name, "{}")]} if name else
+        {"role": "tool", "tool_call_id": "0", "content": "7"}
+        for name in ("weather", None, "time", None)
+    ]  # fmt: skip
+    given, _ = for_template(tool_format(QWEN), [CONVERSATION[1], *turns])
+    assert [each.get("name") for each in given] == [None, None, "weather", None, "time"]
 
 
 @pytest.mark.parametrize("place", [1, 5])

@@ -137,18 +137,18 @@ def test_fused_modules_are_taken_apart(tmp_path: Path, write_adapter: Write) -> 
     [
         ({"peft_type": "IA3"}, "peft_type is not LORA"),
         ({"use_dora": True}, "asks for 'use_dora', which is not supported"),
-        ({"bias": "all"}, "'bias'"),
         ({"lora_bias": True}, "'lora_bias'"),
         ({"modules_to_save": ["lm_head"]}, "'modules_to_save'"),
-        ({"fan_in_fan_out": True}, "'fan_in_fan_out'"),
         ({"trainable_token_indices": [1, 2]}, "'trainable_token_indices'"),
         ({"layer_replication": [[0, 2]]}, "'layer_replication'"),
         ({"alora_invocation_tokens": [3]}, "'alora_invocation_tokens'"),
         ({"target_parameters": ["mlp.experts"]}, "'target_parameters'"),
         ({"something_new": {"x": 1}}, "'something_new'"),
-        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights changes the base model"),
+        ({"init_lora_weights": "pissa_niter_4"}, r"init_lora_weights \(pissa\) changes the base model"),
         ({"init_lora_weights": "olora"}, "changes the base model"),
-        ({"rank_pattern": {"(a+)+$": 4}}, "rank_pattern has the expression"),
+        ({"rank_pattern": {"(a": 4}}, "rank_pattern has an expression that cannot be read"),
+        ({"exclude_modules": "x" * 5000}, "exclude_modules has an expression of more than 4096"),
+        ({"use_dora": True}, "DoRA scales the rows of the base weights themselves: merge the adapter"),
     ],
 )
 def test_what_asks_for_more_is_refused_by_name(folder: Path, fields: dict[str, Any], what: str) -> None:
@@ -161,15 +161,17 @@ def test_what_asks_for_more_is_refused_by_name(folder: Path, fields: dict[str, A
     ("fields", "what"),
     [
         ({"peft_type": None}, "peft_type is missing"),
-        ({"r": 8}, r"has shape \[4, 96\], the model and adapter_config.json say \[8, 96\]"),
+        ({"r": 8}, r"has shape \[4, 96\], the model and the adapter's rank say \[8, 96\]"),
         ({"r": 0}, "r must be from 1"),
         ({"r": "16"}, "r must be a whole number"),
         ({"lora_alpha": None}, "lora_alpha is missing"),
         ({"lora_alpha": 1e9}, "scale of 2.5e"),
         ({"rank_pattern": {"q_proj": -1}}, "q_proj must be from 1"),
         ({"rank_pattern": [4]}, "rank_pattern must be an object"),
-        ({"target_modules": ["q_proj"]}, "does not name"),
-        ({"target_modules": [*LAYER, "lm_head"]}, "names 'lm_head'"),
+        (
+            {"target_modules": ["x_proj"]},
+            "nothing of the adapter would be used: target_modules does not name",
+        ),
         ({"target_modules": 7}, "must be a list"),
     ],
 )
@@ -189,10 +191,13 @@ def test_a_configuration_that_contradicts_the_file_is_refused(
         (put(Q + "B.weight", 4, 64), WeightsError, r"\[4, 64\]"),
         (put(Q + "B.weight", 64), WeightsError, r"\[64\]"),
         (put(Q + "A.default.weight", 4, 32), WeightsError, "is the second lora_A"),
-        (put("base_model.model.lm_head.lora_A.weight", 4, 32), UnsupportedModel, "head"),
         (put("base_model.model.model.embed_tokens.lora_embedding_A", 4, 99), UnsupportedModel, "embedding"),
         (put(Q + "magnitude_vector", 64), UnsupportedModel, "DoRA"),
-        (put("x\n" * 500, 1), UnsupportedModel, "is no lora_A"),
+        (put(Q + "B.bias", 64), UnsupportedModel, "is a bias of the adapter's own products: merge"),
+        (put(Q.removesuffix("lora_") + "base_layer.bias", 64), UnsupportedModel, "is a bias of the base"),
+        (put("base_model.model.lm_head.weight", 9, 32), UnsupportedModel, "head, or stands in its place"),
+        (put("base_model.model.model.norm.weight", 32), UnsupportedModel, "in the place of a norm"),
+        (put("x\n" * 500, 1), UnsupportedModel, "is no LoRA of a linear"),
         (lambda t: t.clear(), WeightsError, "without any tensor"),
     ],
 )  # fmt: skip
@@ -208,6 +213,17 @@ def test_a_module_that_the_model_does_not_have(tmp_path: Path, write_adapter: Wr
     write_adapter(tmp_path, {f"{module}.weight": (64, 32)}, targets=(module.split(".")[-1],))
     with pytest.raises(WeightsError, match=f"no linear '{module}'"):
         read_lora(tmp_path, WEIGHTS)
+
+
+@pytest.mark.parametrize("module", ["lm_head", "model.embed_tokens"])
+def test_the_head_and_the_embedding_are_refused_by_name(
+    tmp_path: Path, write_adapter: Write, module: str
+) -> None:
+    write_adapter(tmp_path, {f"{module}.weight": (99, 32)}, targets=(module.split(".")[-1],))
+    own = {f"{module}.weight": Weight(f"{module}.weight", (99, 32))}
+    for weights in (WEIGHTS, WEIGHTS | own):  # a tied head is none of the weights
+        with pytest.raises(UnsupportedModel, match=f"adapts '{module}', which is no layer's linear: merge"):
+            read_lora(tmp_path, weights)
 
 
 @pytest.mark.parametrize("side", ["A", "B"])

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from sampan.catalog.disk import check_space, sync, verify
+from sampan.catalog.paths import vocabulary
 from sampan.catalog.progress import Progress
+from sampan.catalog.quantisations import choose
 from sampan.catalog.source import HubSource, safe_member, split_parts
 from sampan.catalog.store import Staged
 from sampan.core.errors import FetchError, ModelNotFound, SampanError, quoted
@@ -26,7 +28,10 @@ _WANTED = (
     "config.json",
     "generation_config.json",
     "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template*",
+    "additional_chat_templates/*.jinja",
     "modules.json",
     "config_sentence_transformers.json",
     "[0-9]*_*/config.json",
@@ -76,7 +81,7 @@ def download(source: HubSource, partial: Path, settings: Settings, progress: Pro
     """Fetch `source` below `partial`; every failure is one `FetchError` or `ModelNotFound`."""
     with _explained(source, settings):
         listing = _list(source, settings)
-        files = _choose(listing, source)
+        first, files = _choose(listing, source)
         staging = partial / listing.commit
         _forget_other_commits(partial, listing.commit)
         staging.mkdir(parents=True, exist_ok=True)
@@ -90,7 +95,7 @@ def download(source: HubSource, partial: Path, settings: Settings, progress: Pro
                 _fetch(listing, file, staging, settings, progress)
         finally:
             progress.finish()
-    return Staged(staging, source.file or "", "gguf" if source.file else "folder")
+    return Staged(staging, first, "gguf" if first else "folder")
 
 
 def _list(source: HubSource, settings: Settings) -> _Listing:
@@ -107,30 +112,43 @@ def _list(source: HubSource, settings: Settings) -> _Listing:
     return _Listing(info.id, info.sha or source.revision, files)
 
 
-def _is_module(name: str) -> bool:
-    """The configuration of one of Sentence Transformers' modules, such as `1_Pooling`."""
-    folder, _, rest = name.partition("/")
-    return folder[:1].isdecimal() and rest == "config.json"
+def _is_ours(name: str) -> bool:
+    """A file of the folder itself, a template beside the main one, or the configuration of one of Sentence
+    Transformers' modules, such as `1_Pooling`."""
+    folder, _, rest = name.rpartition("/")
+    if folder[:1].isdecimal():
+        return "/" not in folder and rest == "config.json"
+    return folder in ("", "additional_chat_templates")
 
 
-def _choose(listing: _Listing, source: HubSource) -> list[_File]:
-    """The files to take: FILE with its parts, or one complete set of safetensors with its configuration."""
+def _choose(listing: _Listing, source: HubSource) -> tuple[str, list[_File]]:
+    """FILE, "" for the folder, and the files to take: FILE with its parts, or one complete set of safetensors
+    with its configuration."""
     names = [file.name for file in listing.files]
+    if source.quantisation is not None:
+        first = choose(names, source.quantisation, f"{source.spec}: {listing.repo}")
+        return first, _parts(listing, source, first)
     if source.file is not None:
         if source.file not in names:
             raise ModelNotFound(f"{source.spec}: no such file in {listing.repo}{_ggufs(names)}")
-        return _parts(listing, source, source.file)
-    wanted = [file for file in listing.files if any(fnmatch(file.name, form) for form in _WANTED)]
-    wanted = [file for file in wanted if "/" not in file.name or _is_module(file.name)]
-    if any(file.name.startswith("model") and file.name.endswith(".safetensors") for file in wanted):
+        return source.file, _parts(listing, source, source.file)
+    forms = (*_WANTED, *vocabulary(names))
+    wanted = [file for file in listing.files if any(fnmatch(file.name, form) for form in forms)]
+    wanted = [file for file in wanted if _is_ours(file.name)]
+    if "model.safetensors" in names:  # the whole model: shards beside it hold it once more
+        wanted = [
+            file for file in wanted if ".safetensors" not in file.name or file.name == "model.safetensors"
+        ]
+    elif any(file.name.startswith("model") and file.name.endswith(".safetensors") for file in wanted):
         # Some repositories hold the same weights twice, as model*.safetensors and consolidated*.safetensors.
         wanted = [file for file in wanted if ".safetensors" not in file.name or file.name.startswith("model")]
-    absent = [name for name in ("config.json", "tokenizer.json") if name not in names]
+    absent = [] if "config.json" in names else ["config.json"]
+    absent += [] if vocabulary(names) else ["tokenizer.json"]
     if not any(file.name.endswith(".safetensors") for file in wanted):
         absent.append("*.safetensors")
     if absent:
         raise ModelNotFound(f"{source.spec}: {listing.repo} has no {', '.join(absent)}{_ggufs(names)}")
-    return wanted
+    return "", wanted
 
 
 def _parts(listing: _Listing, source: HubSource, first: str) -> list[_File]:
@@ -149,7 +167,8 @@ def _ggufs(names: list[str]) -> str:
     found = [name for name in names if name.endswith(".gguf")]
     if not found:
         return "; it is not a model that Sampan can read"
-    return f"; choose one of its .gguf files with hf:ORG/NAME:FILE: {', '.join(found)}"
+    choices = "hf:ORG/NAME:FILE or a quantisation as hf:ORG/NAME:Q4_K_M"
+    return f"; choose one of its .gguf files with {choices}: {', '.join(found)}"
 
 
 def _fetch(listing: _Listing, file: _File, staging: Path, settings: Settings, progress: Progress) -> None:

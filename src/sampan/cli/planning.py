@@ -26,7 +26,8 @@ from sampan.kernels.cpu.pace import Pace
 from sampan.kernels.cpu.survey import Survey, rounded, survey
 from sampan.kernels.graph import Graph
 from sampan.kernels.imagined import ImaginedTensors
-from sampan.llm.load import MAX_ROWS, defaults_of, graph_of, output_of
+from sampan.llm.generation import defaults_of
+from sampan.llm.load import MAX_ROWS, graph_of, output_of
 from sampan.models import registry
 from sampan.models.config import ModelConfig
 from sampan.weights.checkpoint import open_checkpoint
@@ -128,7 +129,7 @@ def of_files(files: ModelFiles) -> Model:
     """A model whose files are here; only what they say of its tensors is read."""
     with open_checkpoint(files) as checkpoint:
         name = files.name
-    sampling = defaults_of(checkpoint.generation, files)
+    sampling = defaults_of(checkpoint.generation, files, vocabulary=checkpoint.config.vocab)
     own: dict[str, Reader] = {"as it is": lambda graph: of_checkpoint(graph, checkpoint)}
     smaller = {} if checkpoint.packed else _smaller(own["as it is"])
     return Model(name, checkpoint.config, output_of(checkpoint.purpose), own | smaller, sampling)

@@ -54,7 +54,7 @@ def command(
         raise UsageError("--logprobs is a part of the JSON: add --json")
     chosen: dict[str, Any] = {
         "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p,
-        "seed": seed, "stop": tuple(stop or ()), "repetition_penalty": repetition_penalty,
+        "seed": seed, "stop": tuple(stop) if stop else None, "repetition_penalty": repetition_penalty,
         "presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty,
         "logit_bias": o.parse_logit_bias(logit_bias or []), "logprobs": logprobs,
         "max_reasoning_tokens": max_reasoning_tokens,

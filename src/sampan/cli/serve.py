@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sampan.catalog.catalog import DEFAULT, resolve
+from sampan.catalog.naming import served_name
 from sampan.cli import options as o
 from sampan.cli.progress import TerminalProgress
 from sampan.cli.terminal import say
@@ -20,10 +21,18 @@ _KeyFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Keys that clients must show (see `sampan keys`).")
 ]
 _MaxQueue = Annotated[int, typer.Option(min=1, help="Requests that may wait; more are refused.")]
-_Name = Annotated[str | None, typer.Option(help="The model's name for clients; MODEL unless given.")]
+_Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        "--served-name",
+        help="The model's name for clients. MODEL unless given; of a path, the last part.",
+    ),
+]
 _MaxSequences = Annotated[int, typer.Option(min=1, help="Requests that run side by side.")]
 _Adapter = Annotated[
-    list[str] | None, typer.Option(metavar="NAME=FOLDER", help="A LoRA adapter to load. Repeatable.")
+    list[str] | None,
+    typer.Option(metavar="NAME=PATH", help="A LoRA adapter to load, a folder or a GGUF file. Repeatable."),
 ]
 _MaxAdapters = Annotated[
     int | None, typer.Option(min=0, help="Adapters at once; their memory is set aside at the start.")
@@ -31,7 +40,10 @@ _MaxAdapters = Annotated[
 _AdapterRank = Annotated[int, typer.Option(min=1, help="The highest rank an adapter may have.")]
 _WithoutKeys = Annotated[bool, typer.Option("--without-keys", help="Let everyone on the network in.")]
 _Origins = Annotated[
-    list[str] | None, typer.Option(metavar="ORIGIN", help="Web pages that may call. Repeatable.")
+    list[str] | None,
+    typer.Option(
+        metavar="ORIGIN", help="Web pages that may call: https://HOST, http://localhost:*, *. Repeatable."
+    ),
 ]
 _Hosts = Annotated[
     list[str] | None,
@@ -41,6 +53,13 @@ _SharedCache = Annotated[
     bool,
     typer.Option(
         "--shared-cache", help="Keys share cached prefixes, and may tell by them what others asked."
+    ),
+]
+_ControlTokens = Annotated[
+    bool,
+    typer.Option(
+        "--control-tokens",
+        help="Control tokens written in messages are control tokens; they are plain text unless given.",
     ),
 ]
 _Database = Annotated[
@@ -77,6 +96,7 @@ def command(
     cors_origin: _Origins = None,
     allowed_host: _Hosts = None,
     shared_cache: _SharedCache = False,
+    control_tokens: _ControlTokens = False,
     database: _Database = None,
     price_per_hour: _Price = None,
     stall_seconds: _Stall = 60.0, write_seconds: _Write = 60.0,
@@ -92,9 +112,13 @@ def command(
             raise UsageError(
                 f"{seconds} is no number of seconds or dollars: leave the option out for its own"
             )
+    from sampan.server.names import check_given
+    from sampan.server.origins import pattern
     from sampan.server.run import serve
     from sampan.server.settings import EngineSettings, ServeSettings
 
+    pattern(cors_origin or ())  # these refuse what cannot match, before anything is loaded
+    check_given(allowed_host or ())
     settings = Settings.from_env()
     adapters = dict(map(_folder, adapter or []))
     most = max(max_adapters or 0, len(adapters))
@@ -110,11 +134,11 @@ def command(
         expert_memory=None if expert_memory is None else parse_bytes(expert_memory),
     )  # fmt: skip
     service = ServeSettings(
-        engine, name or model, host, port, max_queue, key_file=api_key_file, database=database,
+        engine, name or served_name(model), host, port, max_queue, key_file=api_key_file, database=database,
         open_to_all=without_keys, cors_origins=tuple(cors_origin or ()), log_prompts=log_prompts,
         log_format=log_format, price_per_hour=price_per_hour, stall_s=stall_seconds, write_s=write_seconds,
         allowed_hosts=tuple(allowed_host or ()), shared_cache=shared_cache, header_s=header_seconds,
-        body_s=body_seconds, adapters=adapters,
+        body_s=body_seconds, adapters=adapters, control_tokens=control_tokens,
     )  # fmt: skip
     serve(service, lambda url: say(f"sampan: {service.model} is served at {url}"))
 
@@ -122,5 +146,5 @@ def command(
 def _folder(text: str) -> tuple[str, Path]:
     name, equals, folder = text.partition("=")
     if not (name and equals and folder):
-        raise UsageError(f"--adapter {text!r}: write NAME=FOLDER")
+        raise UsageError(f"--adapter {text!r}: write NAME=PATH")
     return name, Path(folder)

@@ -71,11 +71,13 @@ class RequestError(SampanError):
 
 
 class ContextOverflow(RequestError):
-    """A prompt longer than the context; carries both numbers."""
+    """A prompt longer than the context, or one that fills it where an answer is to follow; carries both
+    numbers."""
 
     def __init__(self, prompt_tokens: int, context: int) -> None:
+        answer = "" if prompt_tokens > context else " with the answer"
         super().__init__(
-            f"the prompt has {prompt_tokens} tokens, the context holds {context}: "
+            f"the prompt has {prompt_tokens} tokens, the context holds {context}{answer}: "
             "shorten the prompt or choose a model with a longer context"
         )
         self.prompt_tokens = prompt_tokens

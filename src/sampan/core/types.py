@@ -33,8 +33,10 @@ class SamplingParams:
     `seed`: None draws a fresh one. `stop`: texts that end the answer and are not part of it; one may be given
     alone. Penalties follow the OpenAI (presence, frequency) and CTRL (repetition, arXiv:1909.05858)
     definitions. `max_reasoning_tokens`: after so many in its block of reasoning that is closed and the answer
-    begins; None for as many as the model likes. A field of the wrong type is a `RequestError`; ranges are
-    checked with the request.
+    begins; None for as many as the model likes. `min_tokens`: before so many, no token ends the answer.
+    `suppress_tokens` are never chosen, `begin_suppress_tokens` not first, and of `bad_words_ids` none is
+    completed; a grammar that allows nothing else goes before. A field of the wrong type is a `RequestError`;
+    ranges are checked with the request.
     """
 
     max_tokens: int | None = None
@@ -52,15 +54,24 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     max_reasoning_tokens: int | None = None
+    min_tokens: int = 0
+    suppress_tokens: Sequence[int] = ()
+    begin_suppress_tokens: Sequence[int] = ()
+    bad_words_ids: Sequence[Sequence[int]] = ()
 
     def __post_init__(self) -> None:
-        _require(self, Integral, "a whole number", "top_k")
+        _require(self, Integral, "a whole number", "top_k", "min_tokens")
         wholes = ("max_tokens", "seed", "logprobs", "max_reasoning_tokens")
         _require(self, Integral, "a whole number or None", *wholes, optional=True)
         _require(self, Real, "a number", "temperature", "top_p", "min_p")
         _require(self, Real, "a number", "repetition_penalty", "presence_penalty", "frequency_penalty")
         object.__setattr__(self, "stop", _tuple("stop", self.stop, str))
-        object.__setattr__(self, "stop_token_ids", _tuple("stop_token_ids", self.stop_token_ids, Integral))
+        for name in ("stop_token_ids", "suppress_tokens", "begin_suppress_tokens"):
+            object.__setattr__(self, name, _tuple(name, getattr(self, name), Integral))
+        words = [
+            _tuple("bad_words_ids", word, Integral) for word in _listed("bad_words_ids", self.bad_words_ids)
+        ]
+        object.__setattr__(self, "bad_words_ids", tuple(words))
         if not isinstance(self.ignore_eos, bool):
             raise RequestError(f"ignore_eos is {quoted(self.ignore_eos)}: give True or False")
         if not isinstance(self.logit_bias, Mapping) or not all(
@@ -75,17 +86,22 @@ GrammarKind = Literal["json_schema", "json_object", "regex", "lark", "choice"]
 @dataclass(frozen=True)
 class Grammar:
     """What an answer must look like. `source`: a JSON schema, a regular expression, a Lark grammar or a JSON
-    list of texts to choose from, as text; nothing for "json_object". Anything else is a `RequestError`."""
+    list of texts to choose from, as text; nothing for "json_object". Anything else is a `RequestError`.
+
+    `calls`: a Lark grammar of what it may look like instead, which names the rest `@form`: of calls of tools.
+    """
 
     kind: GrammarKind
     source: str = ""
+    calls: str = ""
 
     def __post_init__(self) -> None:
         kinds = get_args(GrammarKind)
         if not isinstance(self.kind, str) or self.kind not in kinds:
             raise RequestError(f"the kind of grammar is {quoted(self.kind)}: one of {', '.join(kinds)}")
-        if not isinstance(self.source, str):
-            raise RequestError(f"the source of a grammar is {quoted(self.source)}: give a text")
+        for given in (self.source, self.calls):
+            if not isinstance(given, str):
+                raise RequestError(f"the source of a grammar is {quoted(given)}: give a text")
 
 
 class TokenLogprob(NamedTuple):  # one is made for every token: a frozen dataclass takes four times as long
@@ -148,6 +164,14 @@ class Delta:
 
 
 @dataclass(frozen=True)
+class Call:
+    """A call of a tool: the function's name and its arguments, a JSON object as text."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
 class Completion:
     """An answer.
 
@@ -155,7 +179,8 @@ class Completion:
     sampled, an end-of-sequence token included; `logprobs` has one entry for each. `finish_reason`: "stop" (a
     stop token or text), "length" (`max_tokens`, or the context is full), "abort" (as far as it got).
     `cached_tokens`: tokens of the prompt that an earlier request had computed; what an answer cost does not
-    count when answers are compared. `weights_version`: of the weights that gave the last token.
+    count when answers are compared. `weights_version`: of the weights that gave the last token. `calls`: of
+    the tools that were offered; `text` is what stands beside them.
     """
 
     text: str
@@ -166,6 +191,7 @@ class Completion:
     prompt_tokens: int
     cached_tokens: int = field(default=0, compare=False)
     weights_version: int = field(default=0, compare=False)
+    calls: tuple[Call, ...] = ()
 
     @property
     def completion_tokens(self) -> int:
@@ -216,9 +242,18 @@ def _require(p: SamplingParams, kind: type, what: str, *names: str, optional: bo
 
 def _tuple(name: str, value: object, kind: type) -> tuple[object, ...]:
     """A sequence as a tuple; one item alone counts as a sequence of one."""
-    items = (value,) if _is(value, kind) else value
-    listed = isinstance(items, Sequence) and not isinstance(items, str | bytes | bytearray)
-    if not listed or not all(_is(item, kind) for item in items):  # type: ignore[attr-defined]
-        what = "texts" if kind is str else "token ids"
-        raise RequestError(f"{name} is {quoted(value)}: give a list of {what}")
-    return tuple(items)  # type: ignore[arg-type]
+    items = [value] if _is(value, kind) else _listed(name, value)
+    if not all(_is(item, kind) for item in items):
+        raise _no_list(name, value)
+    return tuple(items)
+
+
+def _listed(name: str, value: object) -> Sequence[object]:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes | bytearray):
+        raise _no_list(name, value)
+    return value
+
+
+def _no_list(name: str, value: object) -> RequestError:
+    what = "texts" if name == "stop" else "token ids"
+    return RequestError(f"{name} is {quoted(value)}: give a list of {what}")

@@ -1,9 +1,22 @@
-"""Which adapters are loaded, and where: requests name them by ids that are never used twice."""
+"""Which adapters are loaded, and where: requests name them by ids that are never used twice.
+
+The plan sets memory aside for adapters of every linear but the experts'. What an adapter really takes is
+counted when it is loaded; what goes beyond the plan must be free, or allowed and left over.
+"""
 
 from itertools import count
+from typing import NamedTuple
 
 from sampan.core.errors import OutOfMemory
+from sampan.core.memory import available_memory, megabytes
 from sampan.kernels.backend import Adapter, AdapterRoom, Executable
+
+
+class AdapterMemory(NamedTuple):
+    """Bytes for adapters: those of the plan, and what it leaves of a limit. `left`: None without one."""
+
+    planned: int
+    left: int | None
 
 
 class AdapterTable:
@@ -15,6 +28,8 @@ class AdapterTable:
         self._free = list(range(room.count))[::-1] if room else []
         self._room = room
         self._ids = count(1)
+        self._bytes: dict[int, int] = {}
+        self.memory: AdapterMemory | None = None
 
     def __contains__(self, adapter: int) -> bool:
         return adapter in self._slots
@@ -40,16 +55,32 @@ class AdapterTable:
                 f"{adapter.where}: has rank {adapter.rank}, and there is room for {self._room.rank}: "
                 f"load the model with adapter_rank={adapter.rank}"
             )
+        size = self._fitting(adapter)
         slot = self._free[-1]
         self._executable.set_adapter(slot, adapter)
         self._free.pop()
         found = next(self._ids)
-        self._slots[found] = slot
+        self._slots[found], self._bytes[found] = slot, size
         return found
+
+    def _fitting(self, adapter: Adapter) -> int:
+        """Its bytes, if they fit beside the others'."""
+        size, memory = self._executable.adapter_bytes(adapter), self.memory
+        taken = sum(self._bytes.values())
+        if memory is None or taken + size <= memory.planned:
+            return size
+        left = available_memory() if memory.left is None else memory.planned + memory.left - taken
+        if left is not None and size > left:
+            raise OutOfMemory(
+                f"{adapter.where}: takes {megabytes(size)}, and {megabytes(left)} are left for adapters: "
+                "unload one, or load the model with more adapters, a higher adapter_rank or more memory"
+            )
+        return size
 
     def unload(self, adapter: int) -> None:
         """Free its slot and its memory; no running request may use it."""
         slot = self._slots.pop(adapter)
+        del self._bytes[adapter]
         self._executable.clear_adapter(slot)
         self._free.append(slot)
 

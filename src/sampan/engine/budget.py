@@ -78,7 +78,7 @@ class Wish:
 class Plan:
     """Sizes to load a model with, and the bytes that it then takes; those of the cache are for pages and
     `states`, slots for what sequences carry besides their pages. `expert_bytes`: the part of `weights_bytes`
-    that experts on disk are read into."""
+    that experts on disk are read into. `left_bytes`: of the memory that was given; None where none was."""
 
     context: int
     pages: int
@@ -89,6 +89,7 @@ class Plan:
     adapter_bytes: int = 0
     states: int = 0
     expert_bytes: int = 0
+    left_bytes: int | None = None
 
     @property
     def cache_tokens(self) -> int:
@@ -118,16 +119,19 @@ def plan(model: Footprint, wish: Wish) -> Plan:
     dtype = (whole or fitting[::-1])[0]
     pages = _size(model, wish, room, needed, dtype)
     context = min(wish.context or most, most, wish.cache_tokens or most, (pages - 1) * PAGE)
+    cache = pages * model.page[dtype] + states * model.state
+    taken = model.fixed(wish.max_sequences) - model.state + cache
     return Plan(
         context=context,
         pages=pages,
         cache=dtype,
         weights_bytes=model.weights,
         workspace_bytes=model.fixed(wish.max_sequences) - model.weights - model.adapters - model.state,
-        cache_bytes=pages * model.page[dtype] + states * model.state,
+        cache_bytes=cache,
         adapter_bytes=model.adapters,
         states=states,
         expert_bytes=model.experts,
+        left_bytes=None if wish.memory is None else max(wish.memory - taken, 0),
     )
 
 

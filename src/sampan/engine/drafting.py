@@ -1,8 +1,9 @@
 """What a step that only decodes is filled with: tokens that may follow each sequence's own, to be verified.
 
 Whoever guesses, a guess changes nothing but speed: its rows count for as long as the sampler chooses what was
-guessed. What a grammar forces goes first; then what a model guesses (`drafter.py`); then prompt lookup, which
-also takes the place of a model's shorter guess where the two agree on the first token.
+guessed. What a grammar forces goes first, also where nobody else drafts: it holds all but always. Then what a
+model guesses (`drafter.py`); then prompt lookup, which also takes the place of a model's shorter guess where
+the two agree on the first token.
 """
 
 from collections.abc import Sequence as Seq
@@ -66,13 +67,15 @@ class Counters:
 
 
 class Drafting:
-    """Fills steps of up to `rows` rows; 0 for no drafts at all. `lookup`: prompt lookup is tried."""
+    """Fills steps of up to `rows` rows with guesses, of up to `forced_rows` with what grammars force; 0 for
+    none. `lookup`: prompt lookup is tried."""
 
     def __init__(
         self, pool: BlockPool, states: StatePool, rows: int, counters: Counters, drafter: Drafter | None,
-        *, lookup: bool,
+        *, lookup: bool, forced_rows: int = 0,
     ) -> None:  # fmt: skip
-        self.rows = rows
+        self.most = max(rows, forced_rows)
+        self._rows = rows
         self._pool, self._states = pool, states
         self._counters = counters
         self._drafter = drafter
@@ -80,21 +83,22 @@ class Drafting:
 
     def fill(self, plan: list[Span]) -> None:
         """Each sequence gets its share of the rows that those before it left."""
-        room = self.rows - sum(span.count for span in plan)
+        used = sum(span.count for span in plan)
+        room, room_forced = self._rows - used, self.most - used
         forced = {span.sequence.id: _forced(span.sequence) for span in plan}
         guesses = self._guesses([span.sequence for span in plan if not forced[span.sequence.id]], room)
         for place, span in enumerate(plan):
-            sequence = span.sequence
-            most = _most(sequence, -(-room // (len(plan) - place)))
+            sequence, draft = span.sequence, forced[span.sequence.id]
+            most = _most(sequence, -(-(room_forced if draft else room) // (len(plan) - place)))
             if most <= 0:
                 continue
-            draft, source = forced[sequence.id][:most], "grammar"
+            draft, source = draft[:most], "grammar"
             if not draft:
                 draft, source = self._chosen(sequence, guesses.get(sequence.id, ())[:most], most)
             fits = draft and self._pool.extend(sequence.pages, len(sequence.tokens) + len(draft))
             if fits and self._states.branch(sequence):
                 plan[place] = replace(span, count=span.count + len(draft), draft=draft, source=source)
-                room -= len(draft)
+                room, room_forced = room - len(draft), room_forced - len(draft)
 
     def learn(self, span: Span, given: int) -> None:
         """How many tokens a span with a draft gave; none where it must be computed again without."""
@@ -110,7 +114,7 @@ class Drafting:
 
     def _guesses(self, sequences: list[Sequence], room: int) -> dict[int, Guess]:
         """The model's, of the sequences that a share is left for."""
-        if self._drafter is None:
+        if self._drafter is None or room <= 0:
             return {}
         share = min(self._drafter.depth, -(-room // max(1, len(sequences))))
         asked = [(sequence, _most(sequence, share)) for sequence in sequences[:room]]

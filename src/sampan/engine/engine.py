@@ -33,7 +33,8 @@ class Engine:
     `context`: the longest sequence in tokens, or fewer where the runner's cache cannot hold that many.
     `eos_ids`: tokens that end a sequence unless `ignore_eos`. `prefix_cache`: full pages of known text are
     shared, not computed again. `draft_rows`: rows up to which a step that only decodes is filled with drafts
-    (`drafting.py`), 0 for none; `lookup`: prompt lookup makes some. Neither changes a bit of any answer.
+    (`drafting.py`), 0 for none; `lookup`: prompt lookup makes some; `forced_rows`: the same rows for what
+    grammars force. None changes a bit of any answer.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Engine:
         prefix_cache: bool = True,
         draft_rows: int = DRAFT_ROWS,
         lookup: bool = True,
+        forced_rows: int = 0,
     ) -> None:
         self.runner = runner
         self.context = min(context, runner.pages * PAGE - 1)  # the scheduler admits one token more
@@ -55,16 +57,9 @@ class Engine:
         self.pool = BlockPool(runner.pages, PAGE, reuse=prefix_cache)
         summed = SUMMED_ROWS if runner.executable.takes_targets else None
         self.scheduler = Scheduler(
-            self.pool,
-            runner.max_rows,
-            max_sequences,
-            draft_rows,
-            SCORE_ROWS,
-            summed,
-            runner.drafter,
-            lookup,
-            states=runner.states,
-        )
+            self.pool, runner.max_rows, max_sequences, draft_rows, SCORE_ROWS, summed, runner.drafter, lookup,
+            states=runner.states, forced_rows=forced_rows,
+        )  # fmt: skip
         self.steps = 0
         self._ids = count()
         self.weights_version = 0
@@ -90,7 +85,8 @@ class Engine:
         vector and nothing else happens, on an executable that gives hidden states.
         """
         self._check_kind(pooling)
-        tokens = self._check(prompt)
+        generates = sampling.max_tokens != 0 and pooling is None
+        tokens = self._check(prompt, room=1 if generates else 0)
         chosen = self._adapter(adapter)
         _check_sampling(sampling, self.vocabulary, least=0 if scoring or pooling else 1)
         if scoring is not None:
@@ -105,7 +101,7 @@ class Engine:
         sequence.constraint = Guarded(constraint) if constraint is not None else None
         sequence.plain = constraint is None and takes_best(sampling)
         sequence.adapter, sequence.salt = chosen, self._salt(chosen) + salt
-        sequence.scoring, sequence.generates = scoring, sampling.max_tokens != 0 and pooling is None
+        sequence.scoring, sequence.generates = scoring, generates
         sequence.pooled = None if pooling is None else PromptVector(pooling)
         self.scheduler.add(sequence)
         return request
@@ -228,7 +224,8 @@ class Engine:
                 self.pool.forget(self._salt(adapter))
             self._leaving &= used
 
-    def _check(self, prompt: Seq[int]) -> list[int]:
+    def _check(self, prompt: Seq[int], room: int) -> list[int]:
+        """Its tokens; `room`: how many more the context must hold."""
         try:
             given = list(prompt)
         except TypeError:
@@ -239,7 +236,7 @@ class Engine:
         tokens = [int(t) for t in given]
         if not tokens:
             raise RequestError("the prompt is empty: give at least one token")
-        if len(tokens) > self.context:
+        if len(tokens) + room > self.context:
             raise ContextOverflow(len(tokens), self.context)
         wrong = next((t for t in tokens if not 0 <= t < self.vocabulary), None)
         if wrong is not None:
@@ -267,6 +264,7 @@ def _check_sampling(p: SamplingParams, vocabulary: int, least: int) -> None:
         "frequency_penalty": (-2.0, 2.0),
         "max_tokens": (least, 2**31),
         "max_reasoning_tokens": (0, 2**31),
+        "min_tokens": (0, 2**31),
         "logprobs": (0, vocabulary),
     }
     for name, (low, high) in limits.items():
@@ -278,7 +276,10 @@ def _check_sampling(p: SamplingParams, vocabulary: int, least: int) -> None:
             raise RequestError(
                 f"logit_bias of token {quoted(token)} is {quoted(bias)}: it must lie between -100 and 100"
             )
-    for token in [*p.logit_bias, *p.stop_token_ids]:
+    words = [token for word in p.bad_words_ids for token in word]
+    if not all(p.bad_words_ids):
+        raise RequestError("bad_words_ids has an empty list: it would forbid every token")
+    for token in [*p.logit_bias, *p.stop_token_ids, *p.suppress_tokens, *p.begin_suppress_tokens, *words]:
         if not 0 <= token < vocabulary:
             raise RequestError(f"token id {quoted(token)} is outside the vocabulary of {vocabulary}")
 

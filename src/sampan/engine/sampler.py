@@ -39,7 +39,13 @@ def changes_logits(p: SamplingParams) -> bool:
         or p.presence_penalty != 0.0
         or p.frequency_penalty != 0.0
         or bool(p.logit_bias)
+        or forbids(p)
     )
+
+
+def forbids(p: SamplingParams) -> bool:
+    """Some tokens may not be chosen in some places."""
+    return bool(p.min_tokens > 0 or p.suppress_tokens or p.begin_suppress_tokens or p.bad_words_ids)
 
 
 def takes_best(p: SamplingParams) -> bool:
@@ -61,9 +67,13 @@ def choose(
     `Constraint`; RequestError where that is nothing.
     """
     p = sequence.sampling
-    changed = penalised(logits, sequence, after) if changes_logits(p) else logits
+    changed = moved = penalised(logits, sequence, after) if changes_logits(p) else logits
+    if forbids(p):
+        changed = without(moved, forbidden(sequence, after))
     if allowed is not None and not (is_greedy(p) and changed is logits and allows(allowed, best)):
         changed = masked(changed, allowed)
+        if forbids(p) and changed.max() == -np.inf:
+            changed = masked(moved, allowed)
     if is_greedy(p):
         token = int(np.argmax(changed)) if changed is not logits else best
     else:
@@ -96,6 +106,27 @@ def penalised(logits: Floats, sequence: Sequence, after: tuple[int, ...] = ()) -
             out[token] -= p.presence_penalty + p.frequency_penalty * count
     for token, bias in p.logit_bias.items():
         out[token] += bias
+    return out
+
+
+def forbidden(sequence: Sequence, after: tuple[int, ...] = ()) -> set[int]:
+    """The tokens that may not follow, as transformers' processors of the same names have it: bad words count
+    the prompt."""
+    p, tokens = sequence.sampling, [*sequence.tokens, *after]
+    sampled = len(tokens) - sequence.prompt_tokens
+    found = {*p.suppress_tokens, *(p.begin_suppress_tokens if sampled == 0 else ())}
+    if sampled < p.min_tokens:
+        found |= sequence.stop_ids
+    for *beginning, last in p.bad_words_ids:
+        if tokens[len(tokens) - len(beginning) :] == beginning:
+            found.add(last)
+    return found
+
+
+def without(logits: Floats, tokens: set[int]) -> Floats:
+    """Logits with those of some tokens at minus infinity."""
+    out = logits.copy()
+    out[list(tokens)] = -np.inf
     return out
 
 

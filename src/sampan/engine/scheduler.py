@@ -32,11 +32,11 @@ nothing when it must be computed again without its draft."""
 class Scheduler:
     """First come, first served over `pool`: at most `max_rows` tokens of `max_sequences` sequences a step.
 
-    `draft_rows`: rows up to which a step that only decodes is filled with drafts; 0 for none. `drafter`: the
-    model that guesses, if there is one; `lookup`: prompt lookup guesses too. `max_sampled`:
-    rows of logits in a step, `max_sequences` unless there may be more. `max_summed`: rows that are scored
-    beside answers without logits being held; None where those of all are. `states`: slots for what sequences
-    carry besides their pages, 0 where they carry nothing.
+    `draft_rows`: rows up to which a step that only decodes is filled with drafts; 0 for none. `forced_rows`:
+    the same for what grammars force. `drafter`: the model that guesses, if there is one; `lookup`: prompt
+    lookup guesses too. `max_sampled`: rows of logits in a step, `max_sequences` unless there may be more.
+    `max_summed`: rows that are scored beside answers without logits being held; None where those of all are.
+    `states`: slots for what sequences carry besides their pages, 0 where they carry nothing.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Scheduler:
         drafter: Drafter | None = None,
         lookup: bool = True,
         states: int = 0,
+        forced_rows: int = 0,
     ) -> None:
         self.pool = pool
         self.states = StatePool(states, pool)
@@ -60,8 +61,10 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.counters = Counters()
-        rows = min(draft_rows, max_rows)
-        self.drafting = Drafting(pool, self.states, rows, self.counters, drafter, lookup=lookup)
+        rows, forced_rows = min(draft_rows, max_rows), min(forced_rows, max_rows)
+        self.drafting = Drafting(
+            pool, self.states, rows, self.counters, drafter, lookup=lookup, forced_rows=forced_rows
+        )
 
     @property
     def idle(self) -> bool:
@@ -92,7 +95,7 @@ class Scheduler:
                 plan.append(left.take(sequence, count))
         if left.rows > 0 and self.waiting:
             self._admit(plan, left)
-        if sum(span.count for span in plan) < self.drafting.rows and all(span.answers for span in plan):
+        if sum(span.count for span in plan) < self.drafting.most and all(span.answers for span in plan):
             self.drafting.fill(plan)
         return plan
 

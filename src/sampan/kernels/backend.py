@@ -39,8 +39,9 @@ class CacheSize:
 class Needs:
     """Bytes that a plan takes. `workspace`: of the largest step, without logits; `logits`: of a row of them;
     `page`: of a page of all layers, by the cache's type; `dtype`: what suits the weights; `adapters`: of all
-    that there is room for; `state`: beside a sequence's pages; `experts`: of `weights`, for those on disk;
-    `parts`: of each of the other weights, by a name: graphs on the same weights share what has one name."""
+    that there is room for, without what they add to experts; `state`: beside a sequence's pages; `experts`:
+    of `weights`, for those on disk; `parts`: of each of the other weights, by a name: graphs on the same
+    weights share what has one name."""
 
     weights: int
     workspace: int
@@ -128,6 +129,10 @@ class LowRank(Protocol):
     def key(self) -> str:
         """Of A: parts of one fused module share it."""
 
+    @property
+    def rank(self) -> int:
+        """Inner size of the product."""
+
     def a(self) -> Floats:
         """[rank, inputs]."""
 
@@ -189,6 +194,9 @@ class Executable(Protocol):
 
     def update(self, values: NewValues) -> None:
         """New values for weights, in place: all of them, or none where `WeightsError` is raised."""
+
+    def adapter_bytes(self, adapter: Adapter) -> int:
+        """What an adapter takes, at most."""
 
     def set_adapter(self, slot: int, adapter: Adapter) -> None:
         """Make an adapter what rows of this slot use."""

@@ -147,6 +147,7 @@ class PackedMatrix:
     zero: int
     bytes: int
     source: TensorType
+    inputs: int
 
     @property
     def stored(self) -> int:
@@ -155,7 +156,10 @@ class PackedMatrix:
 
     def text(self) -> str:
         """The JSON object."""
-        return json.dumps(vars(self) | {"parts": dict(self.parts), "source": self.source.name})
+        given = vars(self) | {"parts": dict(self.parts), "source": self.source.name}
+        if self.inputs == self.k:
+            del given["inputs"]
+        return json.dumps(given)
 
 
 def form_of(type: TensorType) -> Form | None:
@@ -179,7 +183,9 @@ def dequantise(raw: Bytes, type: TensorType, shape: Sequence[int]) -> Floats:
 
 
 def encode(values: Floats, type: TensorType) -> Bytes:
-    """The bytes of values that F32 or BF16 holds: what `dequantise` takes."""
+    """The bytes of values that a type of floats holds: what `dequantise` takes."""
+    if type is TensorType.F16:
+        return np.ascontiguousarray(values).reshape(-1).astype("<f2").view(np.uint8)
     bits = np.ascontiguousarray(values).reshape(-1).view(np.uint32)
     if type is TensorType.F32:
         return bits.view(np.uint8)

@@ -3,6 +3,7 @@
 Each change happens between two steps, on the engine's thread. Calls from several threads take turns.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -41,13 +42,13 @@ class Adapters:
     def load(self, name: str, path: str | Path) -> None:
         """See `LLM.load_adapter`."""
         from sampan.weights.files import given_path
-        from sampan.weights.lora import read_lora
+        from sampan.weights.lora_gguf import read_adapter
 
         if not isinstance(name, str) or not name:
             raise UsageError(f"name is {quoted(name)}: give the adapter a name")
-        folder = given_path("path", path)
+        found = given_path("path", path)
         weights = self._driver.call(lambda _engine: describe(self._config).weights())
-        adapter = read_lora(folder, weights)
+        adapter = read_adapter(found, self._config, weights)
 
         def load(engine: Engine) -> None:
             if name in self._ids:
@@ -58,6 +59,8 @@ class Adapters:
             self._driver.call(load)
         finally:
             adapter.close()
+        for said in adapter.passed:
+            warnings.warn(f"{adapter.where}: passed over {said}", stacklevel=2)
 
     def put(self, name: str, adapter: Adapter) -> int:
         """Give `name` these numbers, once nobody is being answered; what others of this name computed is not

@@ -1,26 +1,27 @@
 """Brings a model's parts together: files, sizes that fit, weights, tokenizer, template and engine."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
-from sampan.catalog.catalog import find
 from sampan.catalog.progress import Progress, Silent
 from sampan.core.memory import give_back_freed_memory
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles, SamplingParams
 from sampan.engine import budget
+from sampan.engine.adapters import AdapterMemory
 from sampan.engine.engine import Engine
 from sampan.engine.runner import Runner
-from sampan.kernels.backend import Backend, CacheSize, Tuning
+from sampan.kernels.backend import DRAFT_ROWS, Backend, CacheSize, Tuning
 from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.graph import LOGITS, Graph
 from sampan.kernels.ops import HIDDEN
 from sampan.kernels.select import backend_named
 from sampan.llm.drafts import DraftWish, beside, tokenizer_of
+from sampan.llm.generation import defaults_of, warn
 from sampan.models.config import ModelConfig
 from sampan.models.registry import describe
 from sampan.text.chat import ChatTemplate
@@ -79,7 +80,14 @@ def load(
         own = here.needs(graph, tensors, MAX_ROWS, wish.room, experts)
         needs = drafts.needs_with(own) if drafts else own
         plan = budget.plan(budget.Footprint.of(needs, files.name, c.context), wish)
-        defaults = defaults_of(checkpoint.generation, files)
+        defaults = defaults_of(
+            checkpoint.generation,
+            files,
+            vocabulary=c.vocab,
+            ends=tokenizer.eos_ids,
+            metadata=checkpoint.metadata,
+            say=warn(files),
+        )
         # What the tokenizer was built from makes room for the weights.
         del checkpoint
         give_back_freed_memory()
@@ -94,6 +102,7 @@ def load(
         executable = here.compile(graph, weights, cache, MAX_ROWS, wish.room, chosen)
         drafter = drafts.compile(here, weights, cache, chosen, draft) if drafts else None
     runner = Runner(executable, plan.pages, wish.room, drafter, plan.states)
+    runner.adapters.memory = AdapterMemory(plan.adapter_bytes, plan.left_bytes)
     runner.max_rows = max(chosen.chunk_rows, min(wish.max_sequences, MAX_ROWS))
     engine = Engine(
         runner,
@@ -104,6 +113,7 @@ def load(
         prefix_cache=prefix_cache,
         draft_rows=draft.rows(chosen.draft_rows, drafted=drafter is not None),
         lookup=draft.lookup and chosen.draft_rows > 0,
+        forced_rows=DRAFT_ROWS if here.exact else 0,
     )
     return Loaded(plan, chosen, c, here, weights, engine, tensors.purpose, tokenizer, template, defaults)
 
@@ -141,7 +151,7 @@ def _import_what_stays(files: ModelFiles) -> None:
     """The tokenizer's modules: imported after the vocabulary is read, they would lie scattered among its
     parts and keep 3 MB of these from being given back."""
     import_module("tokenizers")
-    import_module("sampan.text.gguf_vocab" if files.kind == "gguf" else "sampan.text.folder_vocab")
+    import_module("sampan.text.vocab.gguf" if files.kind == "gguf" else "sampan.text.vocab.folder")
 
 
 def text_of(files: ModelFiles, checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate | None]:
@@ -150,22 +160,3 @@ def text_of(files: ModelFiles, checkpoint: Checkpoint) -> tuple[Tokenizer, ChatT
     if files.kind == "gguf":
         return tokenizer, ChatTemplate.from_gguf(checkpoint.metadata)
     return tokenizer, ChatTemplate.from_folder(files.path)
-
-
-def defaults_of(generation: Mapping[str, object], files: ModelFiles) -> SamplingParams:
-    """The model's own sampling: `generation_config.json`, where a model that does not sample is greedy.
-
-    Where that says nothing of it, what its authors advise, as the catalogue has it. A GGUF file has none, and
-    for others than the catalogue's the values hold that users of such files know, llama.cpp's.
-    """
-    defaults = SamplingParams()
-    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-    given = {n: v for n in names if isinstance(v := generation.get(n), int | float)}
-    entry = find(files.source)
-    if entry is not None and entry.sampling and not given and "do_sample" not in generation:
-        return replace(defaults, **entry.sampling)  # type: ignore[arg-type]
-    if not generation:
-        return SamplingParams(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
-    if not generation.get("do_sample", False):
-        given["temperature"] = 0
-    return replace(defaults, **given)  # type: ignore[arg-type]

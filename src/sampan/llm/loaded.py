@@ -19,7 +19,7 @@ from sampan.llm.driver import Driver, Request
 from sampan.llm.load import load
 from sampan.llm.options import check_rest, model_of, wish_of
 from sampan.llm.thinking import closing_of, limited
-from sampan.text.grammar import GrammarCompiler, GrammarConstraint
+from sampan.text.grammar.compiler import GrammarCompiler, GrammarConstraint
 
 
 class LoadedModel:
@@ -186,7 +186,7 @@ class LoadedModel:
         return self.engine.weights_version
 
     def load_adapter(self, name: str, path: str | Path) -> None:
-        """Load a LoRA adapter from a folder that PEFT wrote; requests choose it with `adapter=name`.
+        """Load a LoRA adapter, PEFT's folder or a GGUF file; requests choose it with `adapter=name`.
 
         Raises `WeightsError` and `UnsupportedModel` for what cannot be read or honoured, `OutOfMemory` where
         `adapters` and `adapter_rank` leave no room for it, and `RequestError` for a name that is taken.

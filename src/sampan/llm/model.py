@@ -18,12 +18,23 @@ from sampan.llm.vectors import Embedding, EmbedOptions, Vectors, relevance
 class LLM(LoadedModel):
     __doc__ = LoadedModel.__doc__
 
+    literal_messages = False
+    """Whether control tokens that are written in messages are plain text, as in the service. With
+    transformers, and unless this is set, they are control tokens."""
+
     @property
     def _prompts(self) -> Prompts:
         # Made for each call: `template` and `defaults` may be set.
         name, driver = self.files.name, self._driver
         return Prompts(
-            name, self.tokenizer, self.template, self.defaults, self._adapters, driver, self._closing
+            name,
+            self.tokenizer,
+            self.template,
+            self.defaults,
+            self._adapters,
+            driver,
+            self._closing,
+            self.literal_messages,
         )
 
     @property
@@ -135,7 +146,9 @@ class LLM(LoadedModel):
     ) -> Any:
         """Answer a conversation (a list of `{"role": …, "content": …}`), or each of a list of these.
 
-        `template`: what else the model's chat template takes, such as `tools=[…]` or `enable_thinking=False`.
+        `template`: what else the model's chat template takes, such as `enable_thinking=False`. `tools=[…]`:
+        functions that the model may call (`Completion.calls`), whether its template knows tools or not; then
+        `grammar` is what an answer in words must look like.
         Sampling and results are those of `generate`.
         """
         inputs, asked = self._prompts.conversation(messages, sampling, n, grammar, adapter, template)

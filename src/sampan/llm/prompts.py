@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
-from sampan.core.errors import RequestError, quoted, shortened
+from sampan.core.errors import RequestError, TemplateError, quoted, shortened
 from sampan.core.types import Grammar, SamplingParams, Score, Scoring, TokenScore
 from sampan.llm.answer import Prompt
 from sampan.llm.changes import Adapters
@@ -21,9 +21,11 @@ from sampan.llm.inputs import (
     prompts_of,
     samplings,
 )
+from sampan.llm.tools import Offer
 from sampan.text.chat import ChatTemplate
 from sampan.text.reasoning import starts_inside_reasoning
 from sampan.text.tokenizer import Tokenizer
+from sampan.text.veil import Veil
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -46,9 +48,20 @@ class ScoreOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
+class Given:
+    """What an answer follows. `thinking`: it has opened a block of reasoning. `continues`: the answer is more
+    of its text, not a turn of its own."""
+
+    ids: list[int]
+    thinking: bool
+    continues: bool
+
+
+@dataclass(frozen=True)
 class Prompts:
     """Makes requests of what users hand in. `name`: the model's, for errors. `defaults`: its own sampling.
-    `closing`: what ends its reasoning."""
+    `closing`: what ends its reasoning. `literal`: control tokens that are written in messages are plain
+    text."""
 
     name: str
     tokenizer: Tokenizer
@@ -57,6 +70,7 @@ class Prompts:
     adapters: Adapters
     driver: Driver
     closing: str
+    literal: bool = False
 
     def rendered(self, messages: Messages, template: Mapping[str, Any]) -> str:
         """See `LLM.prompt`."""
@@ -64,7 +78,20 @@ class Prompts:
             raise RequestError(f"{shortened(self.name)} has no chat template: give it plain text (--raw)")
         if not is_conversation(messages):
             raise not_a_conversation(messages)
-        return self.template.render(messages, add_generation_prompt=True, **template)
+        offer = self.offered(template)
+        if offer is not None:
+            messages, listed = offer.told(messages)
+            template = {**template, "tools": listed}
+        try:
+            return self.template.render(messages, add_generation_prompt=True, **template)
+        except TemplateError as error:
+            raise TemplateError(f"{error}; plain text goes past the template (--raw)") from error
+
+    def offered(self, template: Mapping[str, Any]) -> Offer | None:
+        """The tools among the variables of a template."""
+        if self.template is None:
+            return None
+        return Offer.of(template.get("tools"), self.template, self.tokenizer)
 
     def generation(
         self,
@@ -81,7 +108,13 @@ class Prompts:
         if not isinstance(templated, bool):
             raise RequestError(f"templated is {quoted(templated)}: give True or False")
         inputs = prompts_of(prompts, n)
-        return inputs, self._spread(inputs, inputs.items, sampling, templated, grammar, adapter)
+        texts = (self._text(item, templated) for item in inputs.items)
+        return inputs, self._spread(inputs, texts, sampling, grammar, adapter)
+
+    def _text(self, item: str | Ids, templated: bool) -> Given:
+        ids = self._ids(item, templated)
+        thinking = templated and isinstance(item, str) and starts_inside_reasoning(item)
+        return Given(ids, thinking, self.tokenizer.continues(ids))
 
     def conversation(
         self,
@@ -95,8 +128,17 @@ class Prompts:
         """The same for conversations; see `LLM.chat`."""
         self.driver.require_here()
         inputs = conversations_of(messages, n)
-        texts = (self.rendered(item, template) for item in inputs.items)
-        return inputs, self._spread(inputs, texts, sampling, True, grammar, adapter)
+        offer = self.offered(template)
+        form = grammar if offer is None else offer.grammar(self._checked(grammar))
+        turns = (self._turn(item, template) for item in inputs.items)
+        asked = self._spread(inputs, turns, sampling, form, adapter)
+        return inputs, asked if offer is None else [replace(each, tools=offer) for each in asked]
+
+    def _turn(self, messages: Messages, template: Mapping[str, Any]) -> Given:
+        veil = Veil(self.tokenizer)
+        given = veil.over((messages, template)) if self.literal else (messages, template)
+        prompt = self.rendered(*given)
+        return Given(veil.encode(prompt), starts_inside_reasoning(prompt), continues=False)
 
     def single(
         self,
@@ -122,9 +164,8 @@ class Prompts:
     def _spread(
         self,
         inputs: Inputs,
-        items: Iterable[str | Ids],
+        items: Iterable[Given],
         sampling: Sampling,
-        templated: bool,
         grammar: Grammar | None,
         adapter: str | None,
     ) -> list[Prompt]:
@@ -132,23 +173,22 @@ class Prompts:
         chosen = samplings(sampling, len(inputs.items), self.defaults)
         model = None if adapter is None else self.adapters.named(adapter)
         pairs = zip(items, chosen, strict=True)
-        return inputs.spread([self._prompt(item, each, templated, grammar, model) for item, each in pairs])
+        return inputs.spread([self._prompt(given, each, grammar, model) for given, each in pairs])
 
     def _prompt(
-        self,
-        item: str | Ids,
-        sampling: SamplingParams,
-        templated: bool,
-        grammar: Grammar | None,
-        adapter: int | None,
+        self, given: Given, sampling: SamplingParams, grammar: Grammar | None, adapter: int | None
     ) -> Prompt:
-        if grammar is not None and not isinstance(grammar, Grammar):
-            raise RequestError(f"grammar is {quoted(grammar)}: give a sampan.Grammar")
-        thinking = templated and isinstance(item, str) and starts_inside_reasoning(item)
-        return Prompt(self._ids(item, templated), sampling, thinking, grammar, adapter, self.closing)
+        grammar = self._checked(grammar)
+        thinking, continues = given.thinking, given.continues
+        return Prompt(given.ids, sampling, thinking, grammar, adapter, self.closing, continues)
 
     def _ids(self, item: str | Ids, templated: bool = False) -> list[int]:
         return self.tokenizer.encode(item, add_bos=not templated) if isinstance(item, str) else list(item)
+
+    def _checked(self, grammar: Grammar | None) -> Grammar | None:
+        if grammar is not None and not isinstance(grammar, Grammar):
+            raise RequestError(f"grammar is {quoted(grammar)}: give a sampan.Grammar")
+        return grammar
 
     def scoring(self, texts: object, how: ScoreOptions) -> tuple[Inputs, list[Request]]:
         """What to score."""

@@ -14,7 +14,7 @@ from sampan.engine.constraint import Constraint
 from sampan.llm.answer import Answer, Prompt
 from sampan.llm.driver import Driver, Generation, Gone, News, Request
 from sampan.llm.thinking import limited
-from sampan.text.grammar import GrammarCompiler
+from sampan.text.grammar.compiler import GrammarCompiler
 
 
 class Answers:
@@ -59,6 +59,7 @@ class Answers:
         grammar = None
         if prompt.grammar is not None:
             grammar = self._grammars.compile(prompt.grammar, thinking=prompt.thinking)
+            grammar.continues = prompt.continues
         return limited(
             self._grammars.tokenizer,
             prompt.sampling,

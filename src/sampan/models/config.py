@@ -5,6 +5,7 @@ file and field; an architecture, or a variant of one, that is not implemented is
 bounds are several times the largest published model and keep a hostile file from asking for absurd memory.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -31,7 +32,6 @@ _GGUF_NAMES = {
     "layers": "block_count",
     "heads": "attention.head_count",
     "ffn": "feed_forward_length",
-    "vocab": "vocab_size",
     "context": "context_length",
 }
 # GGUF keys that change the arithmetic of a family when they are there and not zero.
@@ -142,11 +142,8 @@ def dense_from_gguf(
     some."""
     fields, shapes = model.fields(), model.shapes
     refuse_gguf_variants(fields, ("expert_count",) if experts else ())
-    rows = shapes.get("token_embd.weight", (None,))[0]
-    sizes = {
-        size: fields.integer(name, rows if size == "vocab" else None, high=MAX[size])
-        for size, name in _GGUF_NAMES.items()
-    }
+    sizes = {size: fields.integer(name, high=MAX[size]) for size, name in _GGUF_NAMES.items()}
+    sizes["vocab"] = gguf_vocab(model)
     heads = _heads(fields, sizes, "attention.head_count_kv", "attention.key_length")
     _check_value_length(fields, heads["head_dim"])
     rotation = rope.from_gguf(model.fields("rope."), heads["head_dim"], sizes["context"], model.rope_factors)
@@ -162,11 +159,27 @@ def dense_from_gguf(
     )
 
 
+def gguf_vocab(model: GgufModel) -> int:
+    """The rows of a GGUF file's embedding, which count as in llama.cpp where `vocab_size` says another
+    number."""
+    fields, shape = model.fields(), model.shapes.get("token_embd.weight")
+    if shape is None:
+        return fields.integer("vocab_size", high=MAX["vocab"])
+    rows = Fields({"rows": shape[0]}, model.source).integer("rows", high=MAX["vocab"])
+    said = fields.integer("vocab_size", rows, low=0, high=2**63)
+    if said != rows:
+        warnings.warn(
+            f"{model.source}: passed over {fields.prefix}vocab_size {said}: its embedding has {rows} rows",
+            stacklevel=2,
+        )
+    return rows
+
+
 def dense_to_hf(c: DenseConfig, metadata: Mapping[str, object]) -> dict[str, object]:
     """The `config.json` of a GGUF file's model."""
     architecture = metadata.get("general.architecture", c.family)
     given: dict[str, object] = {
-        "architectures": [f"{c.family.capitalize()}ForCausalLM"],
+        "architectures": [class_of(c.family)],
         "model_type": c.family,
         "hidden_size": c.hidden,
         "num_hidden_layers": c.layers,
@@ -186,6 +199,11 @@ def dense_to_hf(c: DenseConfig, metadata: Mapping[str, object]) -> dict[str, obj
     if _rope(rope.from_hf(Fields(given, "config.json"), c.head_dim, c.context)) != c.rope:
         given["rope_scaling"] = rope.listed(c.rope.inv_freq, c.rope.scale)
     return given
+
+
+def class_of(model_type: str) -> str:
+    """What transformers calls the model."""
+    return f"{''.join(part.capitalize() for part in model_type.split('_'))}ForCausalLM"
 
 
 def refuse_hf_variants(fields: Fields) -> None:

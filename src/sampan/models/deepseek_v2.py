@@ -1,12 +1,21 @@
 """DeepSeek-V2 and V2-Lite (arXiv:2405.04434): V3's decoder, whose router takes a softmax."""
 
+from collections.abc import Mapping
+
 from sampan.core.errors import UnsupportedModel
 from sampan.models.config import MAX, GgufModel
 from sampan.models.deepseek_v3 import expect, latent_from_hf, shared_ffn
 from sampan.models.family import Family
 from sampan.models.fields import Fields
 from sampan.models.latent import LatentConfig, build, forward, parts
-from sampan.models.latent_gguf import LAYER, TURNED, experts_from_gguf, gating, latent_from_gguf
+from sampan.models.latent_gguf import (
+    LAYER,
+    TURNED,
+    experts_from_gguf,
+    gating,
+    latent_from_gguf,
+    latent_to_hf,
+)
 from sampan.models.mixture import experts_of
 
 
@@ -33,6 +42,12 @@ def read_hf(fields: Fields) -> LatentConfig:
     return latent_from_hf(fields, "deepseek_v2", experts)
 
 
+def to_hf(c: LatentConfig, metadata: Mapping[str, object]) -> dict[str, object]:
+    """The `config.json` of a GGUF file's model."""
+    method = "group_limited_greedy" if c.experts.groups > 1 else "greedy"
+    return latent_to_hf(c, metadata) | {"topk_method": method}
+
+
 def read_gguf(model: GgufModel) -> LatentConfig:
     """Of a GGUF file whose router takes a softmax."""
     experts = experts_from_gguf(model)
@@ -47,6 +62,7 @@ FAMILY = Family(
     name="deepseek_v2",
     from_hf=read_hf,
     from_gguf=read_gguf,
+    to_hf=to_hf,
     architectures=("deepseek2",),
     special=lambda model: gating(model) == "softmax",
     layer=LAYER,

@@ -8,7 +8,7 @@ from sampan.models.config import MAX, GgufModel, RopeConfig, refuse_hf_variants
 from sampan.models.family import Family
 from sampan.models.fields import Fields
 from sampan.models.latent import DRAFT, LatentConfig, build, forward, parts
-from sampan.models.latent_gguf import LAYER, TURNED, experts_from_gguf, latent_from_gguf
+from sampan.models.latent_gguf import LAYER, TURNED, experts_from_gguf, latent_from_gguf, latent_to_hf
 from sampan.models.mixture import ExpertConfig, experts_of
 
 _MAX_RANK = 2**14
@@ -77,7 +77,7 @@ def latent_from_hf(fields: Fields, family: str, experts: ExpertConfig) -> Latent
         query=query,
         latent=fields.integer("kv_lora_rank", high=_MAX_RANK),
         **sizes,
-        scale=(sizes["plain"] + sizes["rotated"]) ** -0.5 * _mscale(fields) ** 2,
+        scale=_scale(fields, sizes["plain"] + sizes["rotated"]),
         ffn=fields.integer("intermediate_size", high=MAX["ffn"]),
         dense=fields.integer("first_k_dense_replace", 0, low=0, high=layers),
         experts=experts,
@@ -88,9 +88,16 @@ def latent_from_hf(fields: Fields, family: str, experts: ExpertConfig) -> Latent
     )
 
 
-def _mscale(fields: Fields) -> float:
-    """YaRN's factor of queries and keys that DeepSeek takes into the scores."""
+def _scale(fields: Fields, head: int) -> float:
+    """Of the scores; a folder made of a GGUF file says it itself."""
     given = fields.section("rope_parameters" if "rope_parameters" in fields else "rope_scaling")
+    if "score_scale" in given:
+        return given.number("score_scale", high=1e3)
+    return float(head**-0.5 * _mscale(given) ** 2)
+
+
+def _mscale(given: Fields) -> float:
+    """YaRN's factor of queries and keys that DeepSeek takes into the scores."""
     factor = given.number("factor", 1.0, high=1e6)
     all_dim = given.number("mscale_all_dim", 0.0, low=0, high=1e3)
     return 1.0 if factor <= 1 or not all_dim else 0.1 * all_dim * math.log(factor) + 1.0
@@ -108,6 +115,7 @@ FAMILY = Family(
     name="deepseek_v3",
     from_hf=read_hf,
     from_gguf=read_gguf,
+    to_hf=latent_to_hf,
     architectures=("deepseek2",),
     layer=LAYER,
     turned=TURNED,

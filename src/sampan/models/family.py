@@ -5,7 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sampan.kernels.ops import Batch, Ops
+from sampan.kernels.tensors import Floats
 from sampan.models.config import GgufModel, ModelConfig
 from sampan.models.fields import Fields
 from sampan.models.predictor import Draft
@@ -24,6 +28,15 @@ LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+# Of a layer for drafts, behind the last one.
+DRAFT_LAYER = {
+    "nextn.eh_proj": "eh_proj",
+    "nextn.enorm": "enorm",
+    "nextn.hnorm": "hnorm",
+    "nextn.embed_tokens": "embed_tokens",
+    "nextn.shared_head_head": "shared_head.head",
+    "nextn.shared_head_norm": "shared_head.norm",
+}
 # GGUF's names of the other tensors.
 WHOLE = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -33,6 +46,20 @@ WHOLE = {
 
 Parts = Mapping[str, int]
 """Our tensors in one of a file's, in the order of its rows, and how many rows each has."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A tensor that a GGUF file keeps otherwise than Hugging Face does. `rows`, `columns`: row or column i is
+    the file's `rows[i]`, `columns[i]`. `read`: what the values mean, of those in the file."""
+
+    rows: NDArray[np.intp] | None = None
+    columns: NDArray[np.intp] | None = None
+    read: Callable[[Floats], Floats] | None = None
+
+
+def _as_published(_config: Any, _name: str) -> Stored | None:
+    return None
 
 
 def _itself(_config: Any, _name: str, _shape: tuple[int, ...]) -> Parts:
@@ -49,12 +76,15 @@ class Family:
     within it; `forward`: what it computes.
 
     `layer`, `whole`: GGUF's names of a layer's tensors, with or without their ending, and of others; a `*` is
-    the number of an expert. `special`: of a family that shares GGUF's name of its architecture with another,
-    whether a file is its own. `turned`: endings, by Hugging Face's names, of tensors whose `parts` lie
-    [inputs, outputs]. `interleaved`: linears whose rows GGUF keeps in another order, with the field of the
-    configuration that counts their heads. `ignored`: endings of names, as a file has them, of no weights.
+    the number of an expert, and a name that has no ending has a dot behind it. `special`: of a family that
+    shares GGUF's name of its architecture with another, whether a file is its own. `turned`: endings, by
+    Hugging Face's names, of tensors whose `parts` lie [inputs, outputs]. `interleaved`: linears whose rows
+    GGUF keeps in another order, with the field of the configuration that counts their heads. `ignored`:
+    endings of names, as a file has them, of no weights.
     `draft`: the layer behind the last one that guesses a token more, where files have one.
-    `beside`: beginnings of names of what else is passed over: layers that guess, encoders of pictures.
+    `beside`: beginnings of names of what else is passed over: encoders of pictures.
+    `stored(config, name)`: how GGUF keeps a tensor of ours, by its name, where that is not as Hugging Face
+    has it.
     `parts(config, name, shape)`: for a tensor of the file, by Hugging Face's name, that holds many of ours
     one after another: these, each [rows, last axis]; rows are counted over all axes but the last, of a vector
     over its elements. Empty for any other tensor.
@@ -77,6 +107,7 @@ class Family:
     special: Callable[[GgufModel], bool] | None = None
     turned: tuple[str, ...] = ()
     parts: Callable[[Any, str, tuple[int, ...]], Parts] = _itself
+    stored: Callable[[Any, str], Stored | None] = _as_published
 
     def __post_init__(self) -> None:
         for name in ("from_hf", "build", "forward", "from_gguf", "to_hf", "parts"):
@@ -92,14 +123,16 @@ class Family:
         if name in self.whole:
             return self.whole[name]
         match name.split("."):
-            case ["blk", layer, part, ("weight" | "bias") as kind] if layer.isdecimal():
-                at, whole = f"model.layers.{layer}.", f"{part}.{kind}"
+            case ["blk", layer, first, *rest] if layer.isdecimal():
+                at, whole = f"model.layers.{layer}.", f"{first}.{'.'.join(rest)}"
+                part, _, kind = whole.rpartition(".")
                 if whole in self.layer:
                     return at + self.layer[whole]
-                return f"{at}{self.layer[part]}.{kind}" if part in self.layer else None
-            case ["blk", layer, part, expert, "weight"] if layer.isdecimal() and expert.isdecimal():
-                found = self.layer.get(f"{part}.*")
-                return None if found is None else f"model.layers.{layer}.{found.replace('*', expert)}.weight"
+                if part in self.layer and kind in ("weight", "bias"):
+                    return f"{at}{self.layer[part]}.{kind}"
+                part, _, expert = part.rpartition(".")
+                found = self.layer.get(f"{part}.*") if expert.isdecimal() and kind == "weight" else None
+                return None if found is None else f"{at}{found.replace('*', expert)}.weight"
         return None
 
     def ignores(self, name: str, config: ModelConfig) -> bool:
@@ -107,7 +140,7 @@ class Family:
         too."""
         if self.beside and name.startswith(self.beside):
             return True
-        if self.draft and name.startswith("blk."):  # GGUF names parts of this layer otherwise: it is not read
+        if self.draft and name.startswith("blk.") and self.canonical(name) is None:
             layer = name.split(".")[1]
             return name.endswith(self.ignored) or (layer.isdecimal() and int(layer) >= config.layers)
         return name.endswith(self.ignored) or (config.tied_head and name == "lm_head.weight")

@@ -1,10 +1,11 @@
 """Typed access to what a file says of a model: each field is present, of its type and within bounds."""
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from sampan.core.errors import WeightsError
+from sampan.core.errors import UnsupportedModel, WeightsError
 
 TINY = 1e-30  # the least value of a number that must be positive
 
@@ -60,6 +61,8 @@ class Fields:
 
     def _value(self, name: str, default: T | None, kind: type[T], meaning: str) -> T:
         value = self.values.get(self.prefix + name)
+        if self.prefix and isinstance(value, list | array):
+            value = self._of_all_layers(name, value)
         if value is None:
             value = default
         if value is None:
@@ -67,6 +70,18 @@ class Fields:
         if not _is(value, kind):
             raise self.fail(name, f"must be {meaning}, not a value of type {type(value).__name__}")
         return cast(T, value)
+
+    def _of_all_layers(self, name: str, values: "list[object] | array[Any]") -> object:
+        """The value that a GGUF file gives for each layer, where they have one (llama.cpp,
+        `get_key_or_arr`)."""
+        if not values:
+            raise self.fail(name, "is an empty array")
+        first = values[0]
+        if any(value != first for value in values):
+            raise UnsupportedModel(
+                f"{self.source}: {self.prefix}{name} differs from layer to layer, which is not supported"
+            )
+        return first
 
 
 def _is(value: object, kind: type) -> bool:

@@ -7,9 +7,9 @@ one more than their weight. Attention rotates a part of each head and gates its 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
-from sampan.core.errors import UnsupportedModel
 from sampan.kernels.ops import (
     HIDDEN,
     Attention,
@@ -22,37 +22,18 @@ from sampan.kernels.ops import (
     Rope,
     Weight,
 )  # fmt: skip
-from sampan.models import rope
-from sampan.models.config import MAX, ModelConfig, RopeConfig, refuse_hf_variants
-from sampan.models.fields import Fields
-from sampan.models.mixture import QWEN, ExpertConfig, Mixture, Mlp, mixture, mlp, run
+from sampan.models.hybrid_config import HybridConfig
+from sampan.models.mixture import QWEN, Mixture, Mlp, mixture, mlp, run
 from sampan.models.mixture import parts as experts_parts
+from sampan.models.predictor import Draft, Predictor, begun, behind_the_last, ended
 
-_PART = 0.25  # of a head's features that are rotated, where config.json does not say
-_MOST_TAPS = 16
-_DELTA = {"key_heads": "num_key_heads", "delta_heads": "num_value_heads"}
-_DELTA_SIZES = {"key_size": "key_head_dim", "value_size": "value_head_dim"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class HybridConfig(ModelConfig):
-    """`attends`: layers with attention. `key_heads`, `delta_heads`, `key_size`, `value_size`, `taps`: of the
-    others' delta rule and convolution. `dense`: layers with an MLP of `ffn` features."""
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-    rope: RopeConfig
-    attends: frozenset[int]
-    key_heads: int
-    delta_heads: int
-    key_size: int
-    value_size: int
-    taps: int
-    norm_eps: float
-    ffn: int
-    dense: frozenset[int]
-    experts: ExpertConfig | None = None
+# What the layer for drafts calls its own tensors below `mtp.`, and DeepSeek behind its last layer.
+_MTP = {
+    "fc": "eh_proj",
+    "pre_fc_norm_embedding": "enorm",
+    "pre_fc_norm_hidden": "hnorm",
+    "norm": "shared_head.norm",
+}
 
 
 @dataclass(frozen=True)
@@ -102,79 +83,46 @@ class Model:
     rope: Rope
 
 
-def hybrid_from_hf(
-    fields: Fields,
-    family: str,
-    *,
-    ffn: int,
-    dense: frozenset[int],
-    experts: ExpertConfig | None,
-    tied: bool = False,
-) -> HybridConfig:
-    """What the families share. `tied`: the head, where these fields do not say."""
-    kinds = fields.values.get("layer_types")
-    refuse_hf_variants(Fields({**fields.values, "layer_types": None}, fields.source))
-    if fields.flag("attention_bias", False):
-        raise UnsupportedModel(f"{fields.source}: attention_bias is not supported")
-    layers = fields.integer("num_hidden_layers", high=MAX["layers"])
-    heads = fields.integer("num_attention_heads", high=MAX["heads"])
-    kv_heads = fields.integer("num_key_value_heads", heads, high=heads)
-    head_dim = fields.integer("head_dim", 256, high=1024)
-    delta = {ours: fields.integer(f"linear_{name}", high=MAX["heads"]) for ours, name in _DELTA.items()}
-    for whole, part, name in (
-        (heads, kv_heads, "num_key_value_heads"),
-        (delta["delta_heads"], delta["key_heads"], "linear_num_key_heads"),
-    ):
-        if whole % part:
-            raise fields.fail(name, f"is {part}, which does not divide the {whole} heads")
-    context = fields.integer("max_position_embeddings", high=MAX["context"])
-    rotation = rope.from_hf(fields, head_dim, context, _PART)
-    return HybridConfig(
-        family=family,
-        hidden=fields.integer("hidden_size", high=MAX["hidden"]),
-        layers=layers,
-        vocab=fields.integer("vocab_size", high=MAX["vocab"]),
-        context=rotation.context,
-        tied_head=fields.flag("tie_word_embeddings", tied),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        rope=RopeConfig(tuple(float(value) for value in rotation.inv_freq), rotation.scale),
-        attends=_attends(fields, kinds, layers),
-        taps=fields.integer("linear_conv_kernel_dim", low=2, high=_MOST_TAPS),
-        norm_eps=fields.number("rms_norm_eps", 1e-6, high=1.0),
-        ffn=ffn,
-        dense=dense,
-        experts=experts,
-        **delta,
-        **{ours: fields.integer(f"linear_{name}", high=1024) for ours, name in _DELTA_SIZES.items()},
-    )
+@dataclass(frozen=True)
+class Guesser(Predictor[Layer]):
+    """The layer for drafts, and its rotation of q and k."""
 
-
-def _attends(fields: Fields, kinds: object, layers: int) -> frozenset[int]:
-    """Layers with attention: as they are listed, or every `full_attention_interval`th."""
-    if kinds is None:
-        step = fields.integer("full_attention_interval", 4, high=MAX["layers"])
-        return frozenset(layer for layer in range(layers) if (layer + 1) % step == 0)
-    if not isinstance(kinds, list) or len(kinds) < layers:
-        raise fields.fail("layer_types", f"should list the kinds of {layers} layers")
-    odd = next((kind for kind in kinds if kind not in ("full_attention", "linear_attention")), None)
-    if odd is not None:
-        raise UnsupportedModel(f"{fields.source}: layer_types {str(odd)[:40]!r} is not supported")
-    return frozenset(layer for layer in range(layers) if kinds[layer] == "full_attention")
+    rope: Rope
 
 
 def build(c: HybridConfig, inputs: Inputs) -> Model:
     """The weights by their Hugging Face names; `q_proj` head by head."""
-    embed = Weight("model.embed_tokens.weight", (c.vocab, c.hidden))
-    name = embed.name if c.tied_head else "lm_head.weight"
+    embed, head = _ends(c)
     return Model(
         embed,
         tuple(_layer(c, index, inputs) for index in range(c.layers)),
         shifted("model.norm", c.hidden, c.norm_eps),
-        Linear((Weight(name, (c.vocab, c.hidden), fine=True),)),
-        Rope(c.rope.inv_freq, c.head_dim, c.rope.scale),
+        head,
+        _rope(c),
     )
+
+
+def build_draft(c: HybridConfig) -> Guesser:
+    """The layer for drafts, which attends and has an MLP or experts as the first one."""
+    at = f"model.layers.{c.layers}."
+    embed_norm, state_norm, norm = (
+        shifted(at + name, c.hidden, c.norm_eps) for name in ("enorm", "hnorm", "shared_head.norm")
+    )
+    mix = Linear.of(at + "eh_proj", sizes=(c.hidden,), inputs=2 * c.hidden)
+    embed, head = _ends(c)
+    layer = _whole(c, c.layers, _attend(c, c.layers, fine=True), mixed=0 not in c.dense, fine=True)
+    return Guesser(embed, embed_norm, state_norm, mix, layer, norm, head, _rope(c))
+
+
+def _ends(c: HybridConfig) -> tuple[Weight, Linear]:
+    """Embedding and head."""
+    embed = Weight("model.embed_tokens.weight", (c.vocab, c.hidden))
+    name = embed.name if c.tied_head else "lm_head.weight"
+    return embed, Linear((Weight(name, (c.vocab, c.hidden), fine=True),))
+
+
+def _rope(c: HybridConfig) -> Rope:
+    return Rope(c.rope.inv_freq, c.head_dim, c.rope.scale)
 
 
 def shifted(name: str, size: int, eps: float) -> Norm:
@@ -183,15 +131,21 @@ def shifted(name: str, size: int, eps: float) -> Norm:
 
 
 def _layer(c: HybridConfig, index: int, inputs: Inputs) -> Layer:
-    at, last = f"model.layers.{index}.", index == c.layers - 1
-    mixed = None if index in c.dense else c.experts
+    last = index == c.layers - 1
+    mixer = _attend(c, index, last) if index in c.attends else _delta(c, index, inputs, last)
+    return _whole(c, index, mixer, mixed=index not in c.dense, fine=last)
+
+
+def _whole(c: HybridConfig, index: int, mixer: Delta | Attend, *, mixed: bool, fine: bool) -> Layer:
+    """A layer around its mixer; `mixed`: with experts, where the model has some."""
+    at = f"model.layers.{index}."
     return Layer(
         shifted(at + "input_layernorm", c.hidden, c.norm_eps),
-        _attend(c, index, last) if index in c.attends else _delta(c, index, inputs, last),
+        mixer,
         shifted(at + "post_attention_layernorm", c.hidden, c.norm_eps),
-        mlp(at + "mlp.", c.hidden, c.ffn, fine=last)
-        if mixed is None
-        else mixture(at, c.hidden, mixed, fine=last),
+        mixture(at, c.hidden, c.experts, fine=fine)
+        if mixed and c.experts
+        else mlp(at + "mlp.", c.hidden, c.ffn, fine=fine),
     )
 
 
@@ -238,16 +192,27 @@ def forward(ops: Ops, model: Model, batch: Batch) -> Any:
     """Logits of the sampled rows."""
     x = ops.embed(model.embed, batch.ids)
     for layer in model.layers:
-        h = ops.norm(x, layer.norm)
-        if isinstance(layer.mixer, Delta):
-            y = _recurrent(ops, h, layer.mixer, batch)
-        else:
-            y = _attended(ops, h, layer.mixer, model.rope, batch)
-        if layer is model.layers[-1]:  # nothing reads the other rows any more
-            x, y = ops.rows(x, batch.sampled), ops.rows(y, batch.sampled)
-        x = x + ops.linear(y, layer.mixer.out)
-        x = x + run(ops, ops.norm(x, layer.mlp_norm), layer.mlp)
+        x = _through(ops, x, layer, model.rope, batch, last=layer is model.layers[-1])
     return ops.head(ops.keep(ops.norm(x, model.norm), HIDDEN), model.head)
+
+
+def draft(ops: Ops, model: Guesser, batch: Batch) -> Any:
+    """Logits of the token after the next one."""
+    x = _through(ops, begun(ops, model, batch), model.layer, model.rope, batch, last=True)
+    return ended(ops, model, x)
+
+
+def _through(ops: Ops, x: Any, layer: Layer, rotation: Rope, batch: Batch, *, last: bool) -> Any:
+    """What a layer makes of x [T, H]; of the `last` one nothing but the sampled rows is read."""
+    h = ops.norm(x, layer.norm)
+    if isinstance(layer.mixer, Delta):
+        y = _recurrent(ops, h, layer.mixer, batch)
+    else:
+        y = _attended(ops, h, layer.mixer, rotation, batch)
+    if last:
+        x, y = ops.rows(x, batch.sampled), ops.rows(y, batch.sampled)
+    x = x + ops.linear(y, layer.mixer.out)
+    return x + run(ops, ops.norm(x, layer.mlp_norm), layer.mlp)
 
 
 def _recurrent(ops: Ops, h: Any, mixer: Delta, batch: Batch) -> Any:
@@ -270,11 +235,26 @@ def _attended(ops: Ops, h: Any, mixer: Attend, rotation: Rope, batch: Batch) -> 
     return ops.gate(ops.attend(q, k, v, batch.cache, mixer.attention), gate)
 
 
+DRAFT = Draft(build=build_draft, forward=draft, owns=behind_the_last)
+
+
 def parts(c: HybridConfig, name: str, shape: tuple[int, ...]) -> Mapping[str, int]:
-    """See `Family.parts`: q and gate of a head lie one behind the other; the convolution is a matrix."""
-    if name.endswith("self_attn.q_proj.weight"):
-        at = name.removesuffix("weight")
+    """See `Family.parts`: q and gate of a head lie one behind the other; the convolution is a matrix; the
+    layer for drafts is called otherwise."""
+    own = _of_draft(c, name)
+    if own.endswith("self_attn.q_proj.weight"):
+        at = own.removesuffix("weight")
         return {f"{at}{x}.{head}.weight": c.head_dim for head in range(c.heads) for x in ("q", "gate")}
-    if name.endswith("conv1d.weight"):
-        return {name: shape[0]}
-    return experts_parts(QWEN, name, shape)
+    if own.endswith("conv1d.weight"):
+        return {own: shape[0]}
+    return experts_parts(QWEN, own, shape) or ({own: prod(shape[:-1] or shape)} if own != name else {})
+
+
+def _of_draft(c: HybridConfig, name: str) -> str:
+    """The name behind the last layer of a tensor that is called `mtp.…`, or `model.mtp.…`."""
+    match name.removeprefix("model.").split(".", 3):
+        case ["mtp", "layers", number, rest] if number.isdecimal():
+            return f"model.layers.{c.layers + int(number)}.{rest}"
+        case ["mtp", part, kind] if part in _MTP:
+            return f"model.layers.{c.layers}.{_MTP[part]}.{kind}"
+    return name

@@ -6,11 +6,13 @@ neighbours in both. A file does not say `topk_method`: experts go by its `expert
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from sampan.core.errors import UnsupportedModel
 from sampan.models import rope
-from sampan.models.config import MAX, GgufModel, RopeConfig, refuse_gguf_variants
+from sampan.models.config import MAX, GgufModel, RopeConfig, class_of, gguf_vocab, refuse_gguf_variants
+from sampan.models.family import DRAFT_LAYER
 from sampan.models.family import LAYER as DENSE_LAYER
 from sampan.models.fields import Fields
 from sampan.models.latent import LatentConfig
@@ -20,6 +22,7 @@ _MAX_RANK = 2**14
 _GATINGS = {0: "softmax", 1: "softmax", 2: "sigmoid"}  # none: files of before the key
 LAYER = {
     **DENSE_LAYER,
+    **DRAFT_LAYER,
     "attn_q_a": "self_attn.q_a_proj",
     "attn_q_a_norm": "self_attn.q_a_layernorm",
     "attn_q_b": "self_attn.q_b_proj",
@@ -87,12 +90,11 @@ def latent_from_gguf(model: GgufModel, family: str, experts: ExpertConfig) -> La
     rotation, factor = _rotation(model, rotated, context)
     drafts = fields.integer("nextn_predict_layers", 0, low=0, high=64)
     layers = fields.integer("block_count", low=drafts + 1, high=MAX["layers"]) - drafts
-    rows = model.shapes.get("token_embd.weight", (None,))[0]
     return LatentConfig(
         family=family,
         hidden=fields.integer("embedding_length", high=MAX["hidden"]),
         layers=layers,
-        vocab=fields.integer("vocab_size", rows, high=MAX["vocab"]),
+        vocab=gguf_vocab(model),
         context=rotation.context,
         tied_head="output.weight" not in model.shapes,
         heads=fields.integer("attention.head_count", high=MAX["heads"]),
@@ -108,6 +110,41 @@ def latent_from_gguf(model: GgufModel, family: str, experts: ExpertConfig) -> La
         norm_eps=fields.number("attention.layer_norm_rms_epsilon", high=1.0),
         rope=RopeConfig(tuple(float(value) for value in rotation.inv_freq), rotation.scale),
     )
+
+
+def latent_to_hf(c: LatentConfig, _metadata: Mapping[str, object]) -> dict[str, object]:
+    """The `config.json` of a file's model."""
+    experts = c.experts
+    return {
+        "architectures": [class_of(c.family)],
+        "model_type": c.family,
+        "hidden_size": c.hidden,
+        "num_hidden_layers": c.layers,
+        "num_attention_heads": c.heads,
+        "num_key_value_heads": c.heads,
+        "intermediate_size": c.ffn,
+        "first_k_dense_replace": c.dense,
+        "vocab_size": c.vocab,
+        "max_position_embeddings": c.context,
+        "q_lora_rank": c.query or None,
+        "kv_lora_rank": c.latent,
+        "qk_nope_head_dim": c.plain,
+        "qk_rope_head_dim": c.rotated,
+        "v_head_dim": c.value,
+        "hidden_act": "silu",
+        "rms_norm_eps": c.norm_eps,
+        "tie_word_embeddings": c.tied_head,
+        "rope_scaling": rope.listed(c.rope.inv_freq, c.rope.scale) | {"score_scale": c.scale},
+        "n_routed_experts": experts.count,
+        "num_experts_per_tok": experts.chosen,
+        "moe_intermediate_size": experts.ffn,
+        "n_shared_experts": experts.shared // experts.ffn,
+        "n_group": experts.groups,
+        "topk_group": experts.groups_kept,
+        "norm_topk_prob": experts.normalised,
+        "routed_scaling_factor": experts.scale,
+        "scoring_func": experts.scores,
+    }
 
 
 def _head(model: GgufModel, latent: int) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from sampan.core.errors import UnsupportedModel
 from sampan.models import llama, mixture, sparse
-from sampan.models.config import GgufModel, dense_from_hf
+from sampan.models.config import GgufModel, dense_from_hf, dense_to_hf
 from sampan.models.family import LAYER, Family
 from sampan.models.fields import Fields
 
@@ -33,6 +33,12 @@ def read_gguf(model: GgufModel) -> sparse.SparseConfig:
     return sparse.sparse_from_gguf(model, "mixtral", ffn="feed_forward_length")
 
 
+def to_hf(c: sparse.SparseConfig, metadata: Mapping[str, object]) -> dict[str, object]:
+    """The `config.json` of a GGUF file's model."""
+    sizes = {"num_local_experts": c.experts.count, "num_experts_per_tok": c.experts.chosen}
+    return dense_to_hf(c, metadata) | sizes
+
+
 def build(c: sparse.SparseConfig) -> Any:
     """The weights by their Hugging Face names."""
     return sparse.build(c, _NAMES)
@@ -47,6 +53,7 @@ FAMILY = Family(
     name="mixtral",
     from_hf=read_hf,
     from_gguf=read_gguf,
+    to_hf=to_hf,
     architectures=("llama",),
     special=lambda model: model.fields().integer("expert_count", 0, low=0, high=2**16) > 0,
     layer=_LAYER,

@@ -6,7 +6,16 @@ from sampan.models.family import Family
 from sampan.models.fields import Fields
 from sampan.models.mixture import experts_of
 from sampan.models.qwen3_moe import dense_layers, expert_count
-from sampan.models.sparse import LAYER, SparseConfig, build, forward, parts, sparse, sparse_from_gguf
+from sampan.models.sparse import (
+    LAYER,
+    SparseConfig,
+    build,
+    forward,
+    parts,
+    sparse,
+    sparse_from_gguf,
+    sparse_to_hf,
+)
 
 _MOST_FFN = 2**20
 
@@ -38,6 +47,7 @@ FAMILY = Family(
     name="qwen2_moe",
     from_hf=read_hf,
     from_gguf=read_gguf,
+    to_hf=sparse_to_hf,
     architectures=("qwen2moe",),
     layer=LAYER,
     build=build,

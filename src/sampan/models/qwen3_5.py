@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from sampan.core.errors import UnsupportedModel
 from sampan.kernels.ops import Linear
 from sampan.models import hybrid
-from sampan.models.config import MAX
+from sampan.models.config import MAX, GgufModel
 from sampan.models.family import Family
 from sampan.models.fields import Fields
-from sampan.models.hybrid import HybridConfig, Model, forward, hybrid_from_hf
+from sampan.models.hybrid import DRAFT, Model, forward
+from sampan.models.hybrid_config import HybridConfig, hybrid_from_hf
+from sampan.models.hybrid_gguf import LAYER, hybrid_from_gguf, hybrid_to_hf, stored_in_turn
 from sampan.models.mixture import ExpertConfig, experts_of
 from sampan.models.qwen3_moe import expert_count
 
@@ -45,6 +47,18 @@ def _experts(fields: Fields) -> ExpertConfig:
     )
 
 
+def read_gguf(model: GgufModel) -> HybridConfig:
+    """Of a GGUF file."""
+    return hybrid_from_gguf(model, "qwen3_5", dense=False)
+
+
+def to_hf(c: HybridConfig, _metadata: Mapping[str, object]) -> dict[str, object]:
+    """The `config.json` of a GGUF file's model."""
+    if c.experts:
+        return hybrid_to_hf(c, "qwen3_5_moe_text", "Qwen3_5MoeForCausalLM")
+    return hybrid_to_hf(c, "qwen3_5_text", "Qwen3_5ForCausalLM")
+
+
 def build(c: HybridConfig) -> Model:
     """The weights by the Hugging Face names of the model of text alone."""
     return hybrid.build(c, _inputs)
@@ -70,8 +84,14 @@ FAMILY = Family(
     name="qwen3_5",
     model_types=("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),
     from_hf=read_hf,
+    from_gguf=read_gguf,
+    to_hf=to_hf,
+    architectures=("qwen35", "qwen35moe"),
+    layer=LAYER,
     build=build,
     forward=forward,
     parts=parts,
-    beside=("mtp.", "model.visual."),
+    stored=stored_in_turn,
+    draft=DRAFT,
+    beside=("model.visual.",),
 )

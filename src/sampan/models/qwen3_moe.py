@@ -4,7 +4,16 @@ from sampan.models.config import GgufModel, dense_from_hf
 from sampan.models.family import Family
 from sampan.models.fields import Fields
 from sampan.models.mixture import experts_of
-from sampan.models.sparse import LAYER, SparseConfig, build, forward, parts, sparse, sparse_from_gguf
+from sampan.models.sparse import (
+    LAYER,
+    SparseConfig,
+    build,
+    forward,
+    parts,
+    sparse,
+    sparse_from_gguf,
+    sparse_to_hf,
+)
 
 
 def read_hf(fields: Fields) -> SparseConfig:
@@ -44,6 +53,7 @@ FAMILY = Family(
     name="qwen3_moe",
     from_hf=read_hf,
     from_gguf=read_gguf,
+    to_hf=sparse_to_hf,
     architectures=("qwen3moe",),
     layer=LAYER,
     build=build,

@@ -7,7 +7,7 @@ from typing import Any
 
 from sampan.kernels.ops import HIDDEN, Attention, Batch, Linear, Norm, Ops, Weight
 from sampan.models import decoder
-from sampan.models.config import DenseConfig, GgufModel, dense_from_gguf
+from sampan.models.config import DenseConfig, GgufModel, dense_from_gguf, dense_to_hf
 from sampan.models.decoder import Decoder
 from sampan.models.family import LAYER as DENSE_LAYER
 from sampan.models.mixture import QWEN, ExpertConfig, Mixture, Mlp, Names, experts_of, mixture, run
@@ -67,6 +67,21 @@ def sparse_from_gguf(
     experts = experts_of(model.fields(), "expert_count", "expert_used_count", ffn, **rest)
     routed = {layer for layer in range(c.layers) if f"blk.{layer}.ffn_gate_inp.weight" in model.shapes}
     return sparse(c, experts, dense=frozenset(range(c.layers)) - routed, head_norms=head_norms)
+
+
+def sparse_to_hf(c: SparseConfig, metadata: Mapping[str, object]) -> dict[str, object]:
+    """The `config.json` of a GGUF file's model."""
+    experts = c.experts
+    given: dict[str, object] = {
+        "num_experts": experts.count,
+        "num_experts_per_tok": experts.chosen,
+        "moe_intermediate_size": experts.ffn,
+        "norm_topk_prob": experts.normalised,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": sorted(c.dense),
+    }
+    shared = {"shared_expert_intermediate_size": experts.shared} if experts.shared else {}
+    return dense_to_hf(c, metadata) | given | shared
 
 
 def build(c: SparseConfig, names: Names = QWEN) -> Any:

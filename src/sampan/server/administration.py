@@ -12,12 +12,12 @@ from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError
 from sampan.server.openapi import errors
-from sampan.server.schemas import Strict
+from sampan.server.schemas import Body
 
 
 async def administrator(caller: Caller_, service: Service_) -> Caller:
     """Who may change the model: a key made for it; without keys, whoever reaches the service."""
-    if service.admission.keys is not None and not caller.admin:
+    if service.admission.asks and not caller.admin:
         message = "this key may not change the model: one made with `sampan keys create --admin` may"
         raise ApiError(403, message, kind="permission_error", code="not_an_administrator")
     return caller
@@ -26,24 +26,24 @@ async def administrator(caller: Caller_, service: Service_) -> Caller:
 router = APIRouter(
     dependencies=[Depends(administrator)],
     route_class=JsonRoute,
-    responses=errors(400, 401, 403, 404, 408, 409, 413, 503),
+    responses=errors(400, 401, 403, 404, 408, 409, 413, 415, 503),
 )
 
 
-class LoadAdapter(Strict):
-    """`lora_path`: a folder on the service's machine that PEFT wrote."""
+class LoadAdapter(Body):
+    """`lora_path`: on the service's machine, a folder that PEFT wrote or a GGUF file."""
 
     lora_name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w./:@+-]+$")]
     lora_path: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
 
 
-class UnloadAdapter(Strict):
+class UnloadAdapter(Body):
     """By the name it was loaded with."""
 
     lora_name: str
 
 
-class UpdateWeights(Strict):
+class UpdateWeights(Body):
     """`path`: a safetensors file, or a folder of them, on the service's machine."""
 
     path: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]

@@ -17,7 +17,7 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 class Admission:
-    """`keys`: where clients' keys are looked up; None where none are asked for."""
+    """`keys`: where clients' keys are looked up; None where none will ever be asked for."""
 
     def __init__(self, ledger: Ledger, keys: KeyStore | None) -> None:
         self.ledger = ledger
@@ -27,7 +27,7 @@ class Admission:
 
     @classmethod
     def open(cls, settings: ServeSettings) -> "Admission":
-        """As the settings say. Without a file of keys those of the database count, if it has any.
+        """As the settings say. Without a file of keys those of the database count, from the first one on.
 
         `UsageError` for an address that others reach, and no keys.
         """
@@ -36,21 +36,29 @@ class Admission:
         if settings.key_file is not None:
             keys = FileKeys(settings.key_file)
         elif not settings.open_to_all:
-            table = DatabaseKeys(database)
-            keys = table if table.all() else None
-        if keys is None and settings.host not in LOCAL and not settings.open_to_all:
+            keys = DatabaseKeys(database)
+            keys.follow()
+        admission = cls(Ledger(database), keys)
+        if not admission.asks and settings.host not in LOCAL and not settings.open_to_all:
+            admission.close()
             raise UsageError(
                 f"--host {settings.host} lets the network in, and there are no keys: make some "
                 "(sampan keys create NAME), give --api-key-file, or say --without-keys"
             )
-        return cls(Ledger(database), keys)
+        return admission
+
+    @property
+    def asks(self) -> bool:
+        """Whether clients must show a key; once the database has had one, until the service ends."""
+        return self.keys is not None and not (isinstance(self.keys, DatabaseKeys) and not self.keys.any)
 
     def caller(self, headers: Mapping[str, str]) -> Caller:
         """Who asks; a 401 for a key that is missing, unknown, revoked or expired."""
-        if self.keys is None:
+        if self.keys is None or not self.asks:
             return Caller()
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        presented = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        other = headers.get("x-api-key") or headers.get("api-key", "")
+        presented = bearer.strip() if scheme.lower() == "bearer" else other
         key = self.keys.find(presented) if presented else None
         if key is None:
             what = "is not valid here" if presented else "is missing: send it as Authorization: Bearer KEY"

@@ -8,7 +8,7 @@ from sampan.server.ask import Ask, CallPart, Part
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.text import ModelText
 from sampan.text.answer import AnswerText, joined
-from sampan.text.tools import CallPiece, TextPiece, ToolParser
+from sampan.text.tools import CallPiece, TextPiece, ToolParser, looseness
 
 
 class Reader:
@@ -18,7 +18,14 @@ class Reader:
         self._place = place
         self._tools = _parser(text, ask)
         shown = text.tool_format.shown if self._tools is not None else frozenset[int]()
-        self._text = AnswerText(text.tokenizer, ask.sampling, thinking=ask.thinking, raw=ask.raw, shown=shown)
+        self._text = AnswerText(
+            text.tokenizer,
+            ask.sampling,
+            thinking=ask.thinking,
+            raw=ask.raw,
+            shown=shown,
+            continues=ask.continues,
+        )
         self._called = False
         self.finished = False
 
@@ -33,16 +40,17 @@ class Reader:
             raise ApiError(500, event.error or "the request ended without an answer", kind="server_error")
         pieces, reason = self._text.take(event.token.token, event.finish_reason)
         self.finished = reason is not None
-        text, calls = self._read(joined(pieces, "text"))
-        finish = "tool_calls" if reason == "stop" and self._called else reason
         stop = self._text.stop_text
+        text, calls = self._read(joined(pieces, "text"), cut=reason == "length" or stop is not None)
+        finish = "tool_calls" if reason == "stop" and self._called else reason
         return Part(self._place, text, joined(pieces, "reasoning"), calls, (event.token,), finish, stop)
 
-    def _read(self, text: str) -> tuple[str, tuple[CallPart, ...]]:
-        """The text outside of calls, and what there is of calls."""
+    def _read(self, text: str, *, cut: bool) -> tuple[str, tuple[CallPart, ...]]:
+        """The text outside of calls, and what there is of calls. `cut`: this is the last of it, for another
+        reason than that the model was done."""
         if self._tools is None:
             return text, ()
-        found = self._tools.push(text) + (self._tools.finish() if self.finished else [])
+        found = self._tools.push(text) + (self._tools.finish(cut=cut) if self.finished else [])
         calls = tuple(_call(piece) for piece in found if isinstance(piece, CallPiece))
         self._called = self._called or bool(calls)
         return "".join(_texts(found)), calls
@@ -52,7 +60,8 @@ def _parser(text: ModelText, ask: Ask) -> ToolParser | None:
     if ask.tools is None or not ask.tools.callable:
         return None
     names = [tool["function"]["name"] for tool in ask.tools.callable]
-    return ToolParser(text.tool_format, names, whole=ask.whole)
+    forced = ask.tools.choice != "auto"
+    return ToolParser(text.tool_format, names, whole=ask.whole, loose=looseness(ask.grammar), forced=forced)
 
 
 def _call(piece: CallPiece) -> CallPart:

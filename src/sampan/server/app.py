@@ -11,14 +11,17 @@ from sampan.core.errors import ContextOverflow, SampanError
 from sampan.server import administration, rerank
 from sampan.server.anthropic import messages
 from sampan.server.anthropic import replies as anthropic
+from sampan.server.coding import TAKEN
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.guard import Guard
+from sampan.server.heads import Heads
 from sampan.server.health import router as health
 from sampan.server.names import Names
 from sampan.server.openai import chat, completions, embeddings, models, responses
 from sampan.server.openai.replies import error_row
 from sampan.server.openai.responses_store import ResponseStore
 from sampan.server.openapi import Application
+from sampan.server.origins import ANY, pattern
 from sampan.server.page.routes import router as page
 from sampan.server.reports import live, metrics, usage
 from sampan.server.service import Service
@@ -33,7 +36,7 @@ def create_app(service: Service) -> FastAPI:
     from importlib.metadata import version
 
     app = Application(
-        keys=service.admission.keys is not None,
+        asks=lambda: service.admission.asks,
         title="Sampan",
         version=version("sampan"),
         docs_url=None,
@@ -58,19 +61,27 @@ def create_app(service: Service) -> FastAPI:
 def _stand_guard(app: FastAPI, service: Service) -> None:
     """What every request passes, the last one first."""
     settings = service.settings
+    app.add_middleware(Heads)
     caller, most = service.admission.caller, service.texts.most_body
     app.add_middleware(Guard, caller=caller, refuse=rendered, most=most, seconds=settings.body_s)
+    origins = pattern(settings.cors_origins)
     if settings.cors_origins:
         from fastapi.middleware.cors import CORSMiddleware
 
-        origins = list(settings.cors_origins)
-        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+        every = [ANY] if ANY in settings.cors_origins else []
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=every,
+            allow_origin_regex=origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+        )
     app.add_middleware(
         Names,
         refuse=rendered,
         host=settings.host,
         given=settings.allowed_hosts,
-        origins=settings.cors_origins,
+        origins=origins,
     )
     app.add_middleware(logs.Access, ended=service.observer.metrics.ended)
 
@@ -81,6 +92,8 @@ def rendered(error: ApiError, path: str) -> Response:
     headers = {} if error.retry_after is None else {"retry-after": str(max(1, round(error.retry_after)))}
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
+    if error.status == 415:
+        headers["accept-encoding"] = TAKEN
     if path.startswith(messages.router.prefix):
         headers |= anthropic.request_headers()
         return JSONResponse(anthropic.error_row(error), error.status, headers)
@@ -101,6 +114,8 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, ApiError):
+        return rendered(error.__cause__, request.url.path)
     message = str(error.detail)
     if error.status_code == 404:
         message = f"there is nothing at {request.url.path[:200]}"

@@ -58,9 +58,10 @@ class Ask:
 
     `model`: the served model's name or an adapter's. `n`: answers wanted. `tools`: None where the text is not
     to be searched for calls. `raw`: it is taken as it is, tags of reasoning included. `cache_salt`: what it
-    must have in common with the requests whose cached prefixes it may use. `scoring`: how the prompt's own
-    tokens are scored; `pooling`: how it becomes a vector. `whole`: nothing is shown before the end, so what
-    begins like a call and goes wrong becomes text in full."""
+    must have in common with the requests whose cached prefixes it may use. `constraint`: the request's field
+    that the grammar comes from. `scoring`: how the prompt's own tokens are scored; `pooling`: how it becomes
+    a vector. `whole`: nothing is shown before the end, so what begins like a call and goes wrong becomes text
+    in full. `continues`: the answer goes on with the prompt's text."""
 
     ids: Ids
     sampling: SamplingParams
@@ -68,12 +69,14 @@ class Ask:
     n: int = 1
     thinking: bool = False
     grammar: Grammar | None = None
+    constraint: str = "tools"
     tools: Tools | None = None
     raw: bool = False
     whole: bool = False
     cache_salt: str | None = None
     scoring: Scoring | None = None
     pooling: Pooling | None = None
+    continues: bool = False
 
 
 @dataclass(frozen=True)

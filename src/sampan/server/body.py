@@ -1,4 +1,5 @@
-"""Bodies of requests: JSON in UTF-8, whose numbers are numbers and whose texts are Unicode.
+"""Bodies of requests: JSON in UTF-8, whose numbers are numbers and whose texts are Unicode. A byte order mark
+before it is passed over (RFC 8259, 8.1).
 
 Python's parser also takes NaN, numbers that become infinite, and halves of surrogate pairs; none of them can
 be written into an answer again.
@@ -47,7 +48,7 @@ class _Request(Request):
 def parsed(body: bytes) -> Any:
     """The value that a body of JSON is."""
     try:
-        value = json.loads(body.decode(), parse_constant=_refuse)
+        value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse)
     except UnicodeDecodeError as error:
         raise json.JSONDecodeError("it is not UTF-8", "", error.start) from None
     except RecursionError:

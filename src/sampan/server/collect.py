@@ -68,6 +68,10 @@ class Answer:
             steps += self._close()
         return steps
 
+    def silence(self) -> list[Step]:
+        """What makes a run of an answer that has none, for APIs whose conversations need its turn."""
+        return [] if self.runs else [*self._begin("text"), *self._close()]
+
     @property
     def text(self) -> str:
         """All text of the answer."""

@@ -26,6 +26,17 @@ class ApiError(SampanError):
         self.param = param
         self.retry_after = retry_after
 
+    def at(self, param: str) -> "ApiError":
+        """The same error, of another field."""
+        return ApiError(
+            self.status,
+            self.message,
+            kind=self.kind,
+            code=self.code,
+            param=param,
+            retry_after=self.retry_after,
+        )
+
     @property
     def message(self) -> str:
         """One line, as every error of the tree is."""

@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -16,13 +17,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sampan.server.ask import Caller
+from sampan.server.coding import SMALL, Unpacking, coding_of
 from sampan.server.errors import ApiError, bad_request
 
 Refuse = Callable[[ApiError, str], Response]
 """The answer that an error is at a path."""
 
 _BODILESS = frozenset({"GET", "HEAD", "OPTIONS"})
-_SMALL = 16 << 10
 _UNKNOWN = 1 << 20  # of a body whose length is not told
 _ROOM = 128 << 20
 _PLACES = 256  # connections that may wait for room with a large body: each holds what it has sent already
@@ -55,19 +56,25 @@ class Guard:
         headers = Headers(scope=scope)
         try:
             caller = self._caller(headers)
-            length = self._length(headers)
+            length, coding = self._length(headers), coding_of(headers)
         except ApiError as error:
             await self._refuse(error, scope["path"])(scope, receive, send)
             return
         scope.setdefault("state", {})["caller"] = caller
         async with AsyncExitStack() as held:
 
-            async def hold(size: int) -> None:
-                room = self._small if size <= _SMALL else self._large
-                await held.enter_async_context(room.share(caller.key, size * _GROWTH))
+            async def hold(size: int) -> Callable[[int], None]:
+                room = self._small if size <= SMALL else self._large
+                shrink = await held.enter_async_context(room.share(caller.key, size * _GROWTH))
+                return lambda left: shrink(left * _GROWTH)
 
-            body = _Body(receive, length, self._seconds, hold)
-            await self._app(scope, body.receive, send)
+            if coding is None:
+                given = _Body(receive, length, self._seconds, hold).receive
+            else:
+                unpacking = Unpacking(coding, self._most, hold)
+                packed = _Body(receive, length, self._seconds, unpacking.hold)
+                given = partial(unpacking.receive, packed.receive)
+            await self._app(scope, _telling(given), send)
 
     def _length(self, headers: Headers) -> int:
         """Bytes of the body, or what is taken of one that does not say."""
@@ -81,6 +88,18 @@ class Guard:
         return int(told)
 
 
+def _telling(receive: Receive) -> Receive:
+    """The same, whose errors pass through the framework's reading of a body."""
+
+    async def told() -> Message:
+        try:
+            return await receive()
+        except ApiError as error:
+            raise HTTPException(error.status, error.message) from error
+
+    return told
+
+
 class Room:
     """`size` bytes that bodies share; `places`: how many may wait for some of it."""
 
@@ -92,21 +111,27 @@ class Room:
         self._waiting: dict[asyncio.Future[None], tuple[str | None, int]] = {}
 
     @asynccontextmanager
-    async def share(self, key: str | None, wanted: int) -> AsyncIterator[None]:
-        """Hold so many bytes, or a quarter of all if that is less. A 503 where too many wait already."""
+    async def share(self, key: str | None, wanted: int) -> AsyncIterator[Callable[[int], None]]:
+        """Hold so many bytes, or a quarter of all if that is less. A 503 where too many wait already.
+
+        What it gives lets go of all but so many.
+        """
         amount = min(wanted, self._size // 4)
         if self._waiting or not self._fits(key, amount):
             await self._wait(key, amount)
         else:
             self._take(key, amount)
+
+        def shrink(left: int) -> None:
+            nonlocal amount
+            less = max(0, amount - left)
+            amount -= less
+            self._give(key, less)
+
         try:
-            yield
+            yield shrink
         finally:
-            self._free += amount
-            self._held[key] -= amount
-            if not self._held[key]:
-                del self._held[key]
-            self._admit()
+            self._give(key, amount)
 
     async def _wait(self, key: str | None, amount: int) -> None:
         of_key = 0 if key is None else sum(other == key for other, _ in self._waiting.values())
@@ -146,18 +171,25 @@ class Room:
         self._free -= amount
         self._held[key] += amount
 
+    def _give(self, key: str | None, amount: int) -> None:
+        self._free += amount
+        self._held[key] -= amount
+        if not self._held[key]:
+            del self._held[key]
+        self._admit()
+
 
 class _Body:
     """A request's body on its way in. `hold` waits until there is room for so many bytes of it; the first few
     are taken without, so that who brings little, slowly, holds nothing."""
 
     def __init__(
-        self, receive: Receive, most: int, seconds: float, hold: Callable[[int], Awaitable[None]]
+        self, receive: Receive, most: int, seconds: float, hold: Callable[[int], Awaitable[object]]
     ) -> None:
         self._receive = receive
         self._most = most
         self._deadline = asyncio.get_running_loop().time() + seconds
-        self._hold: Callable[[int], Awaitable[None]] | None = hold
+        self._hold: Callable[[int], Awaitable[object]] | None = hold
         self._taken = 0
         self._whole = False
 
@@ -181,6 +213,6 @@ class _Body:
             raise HTTPException(
                 413, f"the body is larger than {self._most} bytes: if it may be, tell its content-length"
             )
-        if self._hold is not None and (whole or self._taken > _SMALL):
+        if self._hold is not None and (whole or self._taken > SMALL):
             hold, self._hold = self._hold, None
             await hold(self._taken if whole else self._most)

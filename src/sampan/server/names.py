@@ -6,6 +6,7 @@ name of this machine, or one that cross-origin requests are allowed from.
 """
 
 import ipaddress
+import re
 import socket
 from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sampan.core.errors import quoted
+from sampan.core.errors import UsageError, quoted
 from sampan.server.errors import ApiError, bad_request
 
 ANY = "*"
@@ -21,7 +22,8 @@ ANY = "*"
 
 class Names:
     """Refuses a request without a Host or with two (400), with one that is not ours (421), or from an Origin
-    that is not (403). `given`: further names, ".example.com" for all below one, "*" for any."""
+    that is not (403). `given`: further names, ".example.com" for all below one, "*" for any. `origins`: a
+    pattern of those that may ask besides."""
 
     def __init__(
         self,
@@ -29,13 +31,13 @@ class Names:
         refuse: Callable[[ApiError, str], Response],
         host: str,
         given: Iterable[str],
-        origins: Iterable[str],
+        origins: str,
     ) -> None:
         self._app = app
         self._refuse = refuse
         own = {"localhost", host, socket.gethostname(), f"{socket.gethostname()}.local"}
         self._names = {name.lower() for name in (*own, *given)}
-        self._origins = set(origins)
+        self._origins = re.compile(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI wants it."""
@@ -56,8 +58,8 @@ class Names:
         if not self._answers(host) and not _is_address(host):
             return ApiError(
                 421,
-                f"this service does not answer to the name {quoted(host)}: "
-                f"`sampan serve --allowed-host {host[:80]}` lets it",
+                f"this service does not answer to the name {quoted(host)}: use its own name or its address, "
+                f"or have it started with `sampan serve --allowed-host {host[:80]}`",
                 code="host_not_allowed",
             )
         for name, value in scope["headers"]:
@@ -65,14 +67,14 @@ class Names:
             if name == b"origin" and not self._is_ours(origin, host):
                 return ApiError(
                     403,
-                    f"web pages of {quoted(origin)} may not ask here: `--cors-origin` lets them",
+                    f"web pages of {quoted(origin)} may not ask here: `sampan serve --cors-origin` lets them",
                     kind="permission_error",
                     code="origin_not_allowed",
                 )
         return None
 
     def _is_ours(self, origin: str, host: str) -> bool:
-        if origin in self._origins or ANY in self._origins:
+        if self._origins.fullmatch(origin):
             return True
         try:
             name = urlsplit(origin).hostname
@@ -88,6 +90,16 @@ class Names:
             _, dot, above = above[1:].partition(".")
             above = dot + above
         return ANY in self._names
+
+
+def check_given(names: Iterable[str]) -> None:
+    """`UsageError` for what `--allowed-host` cannot be: it would match nothing, and say nothing."""
+    for name in names:
+        if name != ANY and hostname(name.removeprefix(".")) != name.removeprefix(".").lower():
+            raise UsageError(
+                f"--allowed-host {quoted(name)} is no name of a host: write models.example.com, "
+                ".example.com for all below it, or * for any, without scheme and port"
+            )
 
 
 def hostname(authority: str) -> str | None:

@@ -4,7 +4,8 @@ Contract: an endpoint declares the statuses that it answers with and no others, 
 really sent (a response with 401 is one that asks for a key).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,10 +15,10 @@ from sampan.server.schemas import ErrorBody
 
 Responses = dict[int | str, dict[str, Any]]
 
-ASKED = (400, 401, 403, 404, 408, 413, 429, 500, 503)
+ASKED = (400, 401, 403, 404, 408, 413, 415, 429, 500, 503)
 """Errors of an endpoint that asks the model."""
 
-SENT = (400, 401, 404, 408, 413, 429, 503)
+SENT = (400, 401, 404, 408, 413, 415, 429, 503)
 """Errors of an endpoint that takes a body which names a model, and does not ask it."""
 
 STREAM: Responses = {200: {"content": {"text/event-stream": {}}}}
@@ -31,6 +32,7 @@ _STATUSES = {
     408: "The body did not come in time.",
     409: "It is there already.",
     413: "The body is too large.",
+    415: "The body is packed in a way that is not taken; `Accept-Encoding` says which are.",
     429: "A limit of this key is reached.",
     500: "The engine failed at this request.",
     503: "The service cannot answer now: its queue is full, or a part of it is not there.",
@@ -47,6 +49,12 @@ _SCHEMES = {
         "name": "x-api-key",
         "description": "A key, as Anthropic's clients send it.",
     },
+    "api-key": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "api-key",
+        "description": "A key, in the header of Azure's API.",
+    },
 }
 
 
@@ -59,18 +67,19 @@ def errors(*statuses: int, form: type[BaseModel] = ErrorBody) -> Responses:
 
 
 class Application(FastAPI):
-    """An application whose document is true. `keys`: whether it asks for keys."""
+    """An application whose document is true. `asks`: whether clients must show a key, now."""
 
-    def __init__(self, *, keys: bool, **given: Any) -> None:
+    def __init__(self, *, asks: Callable[[], bool], **given: Any) -> None:
         super().__init__(generate_unique_id_function=lambda route: route.name, **given)
-        self._keys = keys
-        self._document: dict[str, Any] | None = None
+        self._asks = asks
+        self._documents: dict[bool, dict[str, Any]] = {}
 
     def openapi(self) -> dict[str, Any]:
         """The document; made when it is first asked for."""
-        if self._document is None:
-            self._document = _corrected(super().openapi(), self._keys)
-        return self._document
+        asks = self._asks()
+        if asks not in self._documents:
+            self._documents[asks] = _corrected(deepcopy(super().openapi()), asks)
+        return self._documents[asks]
 
 
 def _corrected(document: dict[str, Any], keys: bool) -> dict[str, Any]:

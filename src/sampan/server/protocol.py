@@ -7,6 +7,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sampan.server.parser import Parser
+
 HEADER_S = 10.0
 WRITE_S = 60.0
 HEADER_BYTES = 64 << 10
@@ -73,6 +75,10 @@ class Protocol(HttpToolsProtocol):
     _unread = 0
     _in_headers = True
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.parser = self._requests = Parser(self)  # type: ignore[assignment]
+
     def connection_made(self, transport: Any) -> None:
         super().connection_made(_Transport(transport, self))  # type: ignore[arg-type]
         self._await_headers()
@@ -80,6 +86,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         for name in ("_headers_due", "_stalled", "_lingering"):
             self._stop(name)
+        self._requests.close()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

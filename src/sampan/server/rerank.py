@@ -13,9 +13,10 @@ from sampan.server.ask import Ask, Ids
 from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import bad_request
+from sampan.server.fields import Strict, lacks
 from sampan.server.many import MOST, refused, replies
 from sampan.server.openapi import ASKED, errors
-from sampan.server.schemas import Body, Many, Strict
+from sampan.server.schemas import Body, Many
 from sampan.server.sse import unless_gone
 
 router = APIRouter(route_class=JsonRoute)
@@ -30,6 +31,8 @@ class Document(Strict):
 class RerankRequest(Body):
     """A query and documents. `top_n`: how many are told, the best first; `instruction`: what relevant
     means."""
+
+    lacked = lacks("max_tokens_per_doc", "truncate", "truncate_prompt_tokens")
 
     model: str
     query: str

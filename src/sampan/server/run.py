@@ -1,13 +1,15 @@
 """Runs a service: the engine's process, the HTTP server, and their end.
 
 SIGTERM or Ctrl-C drains: nothing new is taken, running answers end, then everything stops. A second one stops
-now.
+now. The other processes ignore both: who sends one to all of them sends it to this one too. While the model
+loads, SIGTERM ends everything: the first process of a container has no such end of its own.
 """
 
 import asyncio
 import contextlib
 import logging
 import resource
+import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -44,7 +46,7 @@ def serve(settings: ServeSettings, started: Callable[[str], None]) -> None:
             runner = uvloop.run
         except ImportError:
             runner = asyncio.run
-        with logs.written(settings.log_format):
+        with logs.written(settings.log_format), contextlib.suppress(asyncio.CancelledError):
             runner(_serve(settings, text, door, listener, most, started))
 
 
@@ -62,6 +64,9 @@ async def _serve(
     supervisor = Supervisor(engine, stall_s=settings.stall_s, change_s=settings.change_s, changes=adapters)
     workers = TextWorkers(settings, door)
     watch: asyncio.Task[None] | None = None
+    loop, loading = asyncio.get_running_loop(), asyncio.current_task()
+    assert loading is not None
+    loop.add_signal_handler(signal.SIGTERM, loading.cancel)
     try:
         await supervisor.start()
         service = Service(settings, text, supervisor, admission, workers)
@@ -71,6 +76,7 @@ async def _serve(
         keep_for_good()
         host, port = listener.getsockname()[:2]
         started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+        loop.remove_signal_handler(signal.SIGTERM)  # from here on it drains
         await server.serve(sockets=[listener])
     finally:
         if watch is not None:

@@ -2,8 +2,11 @@
 
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
+
+from sampan.server.fields import Strict, passed_over
+from sampan.server.watch import logs
 
 T = TypeVar("T")
 Many = Annotated[list[T], Field(fail_fast=True)]
@@ -12,25 +15,35 @@ Many = Annotated[list[T], Field(fail_fast=True)]
 _MOST_ERRORS = 1000
 
 
-class Strict(BaseModel):
-    """Refuses what it does not know, and what only looks like the right type."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
+HINTS = frozenset(
+    {
+        "client_metadata", "metadata", "priority", "prompt_cache_key", "prompt_cache_options",
+        "prompt_cache_retention", "request_id", "rid", "safety_identifier", "service_tier", "session_id",
+        "store", "user",
+    }
+)  # fmt: skip
+"""Hints on every endpoint: who asks and why, how fast it should be, what is to be kept of it elsewhere."""
 
 
 class Body(Strict):
-    """What a request brings. More than a thousand errors in it are only counted."""
+    """What a request brings. More than a thousand errors in it are only counted; fields that are passed over
+    are noted with the request."""
+
+    hints = HINTS
 
     @model_validator(mode="wrap")
     @classmethod
     def _counted(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         try:
-            return handler(value)
+            body = handler(value)
         except ValidationError as error:
             if error.error_count() <= _MOST_ERRORS:
                 raise
             message = "The request is wrong in {count} places"
             raise PydanticCustomError("many_errors", message, {"count": error.error_count()}) from None
+        if isinstance(value, dict):
+            logs.ignore(passed_over(body, value))
+        return body
 
 
 Count = Annotated[int, Field(ge=1, le=2**31)]

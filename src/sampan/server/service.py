@@ -51,7 +51,9 @@ class Service:
         self.text = text
         self.supervisor = supervisor
         self.context = supervisor.ready.context
-        self.texts = Texts(text, workers, self.context, settings.max_body)
+        self.texts = Texts(
+            text, workers, self.context, settings.max_body, literal=not settings.control_tokens
+        )
         self.thinking = Thinking()
         self.grammars = Grammars(supervisor, settings.max_queue)
         self.dispatcher = Dispatcher(settings.engine.max_sequences, settings.max_queue)
@@ -81,14 +83,14 @@ class Service:
         """A conversation as an ask."""
         listed = () if tools is None else tools.callable
         ids, thinking = await self.texts.rendered(messages, caller, tools=listed, variables=variables)
-        if tools is not None and grammar is None:
-            grammar = self._calls(tools)
-        return Ask(ids, sampling, model, n, thinking, grammar, tools)
+        if tools is not None:
+            grammar = self._calls(tools, grammar)
+        return Ask(ids, sampling, model, n, thinking, grammar, tools=tools)
 
-    def _calls(self, tools: Tools) -> Grammar | None:
-        """What an answer with calls must look like."""
+    def _calls(self, tools: Tools, form: Grammar | None) -> Grammar | None:
+        """What an answer with calls, or one in words of this form, must look like."""
         try:
-            return grammar_of_calls(self.text.tool_format, tools.offered, tools.choice, tools.parallel)
+            return grammar_of_calls(self.text.tool_format, tools.offered, tools.choice, tools.parallel, form)
         except RequestError as error:
             raise bad_request(str(error), param="tools") from error
 
@@ -131,6 +133,10 @@ class Service:
                 async with aclosing(answers):  # type: ignore[type-var]
                     async for part in answers:
                         yield part
+        except ApiError as error:
+            if error.param == "grammar":
+                raise error.at(asks[0].constraint) from error
+            raise
         finally:
             self.admission.settle(reservation, usage)
             trace.end(sys.exception())
@@ -199,7 +205,8 @@ class Service:
         self.check_model(ask.model)
         if not ask.ids:
             raise bad_request("the prompt is empty: give at least one token", param="prompt")
-        if len(ask.ids) > self.context:
+        generates = ask.sampling.max_tokens != 0 and ask.pooling is None
+        if len(ask.ids) + generates > self.context:
             overflow = ContextOverflow(len(ask.ids), self.context)
             raise bad_request(str(overflow), code="context_length_exceeded")
 
@@ -209,7 +216,16 @@ class Service:
         adapter = None if ask.model == self.text.name else ask.model
         salt = self._salt(ask, caller)
         return wire.Submit(
-            0, ask.ids, sampling, grammar, ask.thinking, adapter, salt, ask.scoring, ask.pooling
+            0,
+            ask.ids,
+            sampling,
+            grammar,
+            ask.thinking,
+            adapter,
+            salt,
+            ask.scoring,
+            ask.pooling,
+            ask.continues,
         )
 
     def _salt(self, ask: Ask, caller: Caller) -> bytes:

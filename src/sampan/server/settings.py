@@ -35,7 +35,8 @@ class EngineSettings:
 class ServeSettings:
     """`model`: the name clients use. `max_queue`: requests that may wait. `allowed_hosts`: names that clients
     may use besides those of this machine. `shared_cache`: keys find each other's prompts in the prefix cache.
-    `price_per_hour`: what the machine costs, in US dollars.
+    `price_per_hour`: what the machine costs, in US dollars. `control_tokens`: those that are written in
+    messages are control tokens.
 
     Times are in seconds. `stall_s`: a busy engine without a step for so long is restarted. `write_s`: a
     client that takes nothing for so long is dropped. `header_s`, `body_s`: how long a request may take to
@@ -55,6 +56,7 @@ class ServeSettings:
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     shared_cache: bool = False
+    control_tokens: bool = False
     log_prompts: bool = False
     log_format: str = "text"
     price_per_hour: float | None = None

@@ -1,8 +1,7 @@
 """What the service itself needs of a model: tokenizer, chat template and numbers, not the weights."""
 
-import re
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -10,13 +9,16 @@ from typing import Any, Final
 from sampan.core.errors import RequestError, TemplateError, TokenizerError, UnsupportedModel
 from sampan.core.memory import give_back_freed_memory
 from sampan.core.types import ModelFiles, SamplingParams
-from sampan.llm.load import defaults_of, text_of
+from sampan.llm.generation import defaults_of
+from sampan.llm.load import text_of
 from sampan.server.errors import ApiError, bad_request
 from sampan.text.chat import ChatTemplate
 from sampan.text.reasoning import starts_inside_reasoning
 from sampan.text.rerank import Judging
 from sampan.text.tokenizer import Tokenizer
 from sampan.text.tools import ToolFormat, for_template, tool_format
+from sampan.text.turns import folded
+from sampan.text.veil import Veil
 from sampan.weights.checkpoint import open_checkpoint
 from sampan.weights.purpose import Purpose
 
@@ -45,7 +47,14 @@ class ModelText:
         checkpoint = open_checkpoint(files)
         try:
             tokenizer, template = text_of(files, checkpoint)
-            defaults, config = defaults_of(checkpoint.generation, files), checkpoint.config
+            config = checkpoint.config
+            defaults = defaults_of(  # the engine, which reads them too, says what is not obeyed
+                checkpoint.generation,
+                files,
+                vocabulary=config.vocab,
+                ends=tokenizer.eos_ids,
+                metadata=checkpoint.metadata,
+            )
             purpose = checkpoint.purpose
             text = cls(name, tokenizer, template, defaults, config.vocab, config.hidden, purpose)
         finally:
@@ -67,8 +76,10 @@ class ModelText:
         tools: Sequence[Mapping[str, Any]],
         variables: Mapping[str, Any],
         most: int,
+        literal: bool = True,
     ) -> tuple[list[int], bool]:
-        """The prompt of a conversation, and whether it has opened a block of reasoning.
+        """The prompt of a conversation, and whether it has opened a block of reasoning. `literal`: control
+        tokens that are written in it are plain text.
 
         Raises a 400 for what the template or the tokenizer refuses, and for one that has notably more than
         `most` tokens, as soon as that is known.
@@ -76,18 +87,32 @@ class ModelText:
         if self.template is None:
             raise bad_request(f"{self.name} has no chat template: use /v1/completions", param="messages")
         try:
-            veil = Veil(self.control_texts)
-            ready, listed = for_template(self.tool_format, veil.over(messages), veil.over(tools))
-            extra = veil.over(variables)
-            prompt = self.template.render(ready, add_generation_prompt=True, tools=listed, **extra)
-            ids: list[int] = []
-            for piece, special in veil.pieces(prompt):
-                if len(ids) > most:
-                    raise too_long(most)
-                ids += self._ids(piece, most, add_bos=False, special=special)
-        except (RequestError, TemplateError, TokenizerError) as error:
+            veil = Veil(self.tokenizer)
+            if literal:
+                messages, tools, variables = map(veil.over, (messages, tools, variables))
+            ready, listed = for_template(self.tool_format, messages, tools)
+            prompt = self._prompt(self.template, ready, tools=listed, **variables)
+            if len(prompt) > SLICE:
+                self._refuse_long(veil.lifted(prompt), most)
+            ids = veil.encode(prompt)
+        except TemplateError as error:
+            advice = "change the messages, or send /v1/completions a prompt, which goes past the template"
+            raise bad_request(f"{error}; {advice}", param="messages") from error
+        except (RequestError, TokenizerError) as error:
             raise bad_request(str(error), param="messages") from error
         return ids, starts_inside_reasoning(prompt)
+
+    def _prompt(self, template: ChatTemplate, messages: Sequence[Mapping[str, Any]], **given: Any) -> str:
+        """Of the messages as they are or, if the template refuses them, with one system message at most."""
+        try:
+            return template.render(messages, add_generation_prompt=True, **given)
+        except TemplateError:
+            again = folded(messages)
+            if again == list(messages):
+                raise
+            with suppress(TemplateError):
+                return template.render(again, add_generation_prompt=True, **given)
+            raise
 
     def encode(self, text: str, special: bool, closed: bool, most: int) -> list[int]:
         """The ids of a text; the same errors. `special`: begin as the model wants a text to begin; `closed`:
@@ -141,42 +166,6 @@ class ModelText:
             return self.template.render(_PROBE, add_generation_prompt=True, **given)
         except TemplateError:
             return ""
-
-    @cached_property
-    def control_texts(self) -> re.Pattern[str] | None:
-        """What control tokens are written as; None where there are none."""
-        texts = {self.tokenizer.token_text(token) for token in self.tokenizer.special_ids} - {""}
-        return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True)))) if texts else None
-
-
-class Veil:
-    """Keeps a client's text from speaking as the template: control tokens written in it stay text."""
-
-    def __init__(self, control: re.Pattern[str] | None) -> None:
-        self._control = control
-        self._nonce = secrets.token_hex(8)
-        self._hidden: list[str] = []
-
-    def over(self, value: Any) -> Any:
-        """A copy with every control token in a text behind a mark."""
-        if isinstance(value, str):
-            return value if self._control is None else self._control.sub(self._hide, value)
-        if isinstance(value, Mapping):
-            return {name: self.over(item) for name, item in value.items()}
-        return [self.over(item) for item in value] if isinstance(value, list | tuple) else value
-
-    def pieces(self, prompt: str) -> Iterator[tuple[str, bool]]:
-        """A rendered prompt in pieces, and whether control tokens in them are control tokens: what is behind
-        the marks is ordinary text."""
-        cut = re.split(f"\ue000{self._nonce}:([0-9]+)\ue001", prompt) if self._hidden else [prompt]
-        for place, piece in enumerate(cut):
-            text = self._hidden[int(piece)] if place % 2 else piece
-            if text:
-                yield text, place % 2 == 0
-
-    def _hide(self, match: re.Match[str]) -> str:
-        self._hidden.append(match.group())
-        return f"\ue000{self._nonce}:{len(self._hidden) - 1}\ue001"
 
 
 def too_long(most: int) -> ApiError:

@@ -18,9 +18,13 @@ COUNTED = 4
 
 
 class Texts:
-    """Of one model, whose longest sequence has `context` tokens. `max_body`: bytes of a request at most."""
+    """Of one model, whose longest sequence has `context` tokens. `max_body`: bytes of a request at most.
+    `literal`: control tokens that are written in conversations are plain text."""
 
-    def __init__(self, text: ModelText, workers: TextWorkers, context: int, max_body: int) -> None:
+    def __init__(
+        self, text: ModelText, workers: TextWorkers, context: int, max_body: int, *, literal: bool = True
+    ) -> None:
+        self._literal = literal
         self._text = text
         self._workers = workers
         self._context = context
@@ -64,7 +68,9 @@ class Texts:
         given = list(messages), list(tools), dict(variables or {})
         size = self._checked(characters(given), contexts)
         most = contexts * self._context
-        found: tuple[Ids, bool] = await self._workers.run(caller, size, "conversation", *given, most)
+        found: tuple[Ids, bool] = await self._workers.run(
+            caller, size, "conversation", *given, most, self._literal
+        )
         return found
 
     async def encoded(

@@ -1,12 +1,17 @@
-"""Thinking on request: what the served model can do of it, and for how long it is to think."""
+"""Thinking on request: what the served model can do of it, and for how long it is to think.
+
+How much effort is wanted is a hint: a model that cannot think answers without, and the answer says that the
+field was passed over. A model that always thinks is held to no thoughts by a budget of none.
+"""
 
 from typing import Any, NamedTuple, Protocol
 
-from sampan.server.errors import bad_request
+from sampan.server.fields import Ignored
 from sampan.server.text import ModelText
+from sampan.server.watch import logs
 
-EFFORTS = {"minimal": 512, "low": 2048, "medium": None, "high": None}
-"""Tokens of reasoning by OpenAI's names; None for as many as the model likes."""
+_EFFORTS = {"none": 0, "minimal": 512, "low": 2048}
+"""Tokens of reasoning by OpenAI's names; of the others as many as the model likes."""
 
 
 class Thinking(NamedTuple):
@@ -27,14 +32,31 @@ class Answering(Protocol):
     def thinking(self) -> Thinking: ...
 
 
-def variables(service: Answering, wanted: bool, *, param: str) -> dict[str, Any]:
-    """What to tell the chat template; a 400 for a model that cannot think, or cannot do without."""
+class Plan(NamedTuple):
+    """`variables`: what to tell the chat template. `budget`: tokens of reasoning at most."""
+
+    variables: dict[str, Any]
+    budget: int | None
+
+
+def planned(
+    service: Answering,
+    wanted: bool,
+    *,
+    param: str | None,
+    effort: str | None = None,
+    budget: int | None = None,
+) -> Plan:
+    """To think or not, for so many tokens or with so much effort. `param`: the field that says so, if
+    it is to be told where it is passed over."""
     text = service.text
+    most = budget if budget is not None else _EFFORTS.get(effort or "")
+    told = {} if effort is None else {"reasoning_effort": effort}
     if service.thinking.switched:
-        return {"enable_thinking": wanted}
+        return Plan({"enable_thinking": wanted, **told}, most if wanted else None)
     thinks = service.thinking.unasked or len(text.tokenizer.encode("<think>", add_bos=False)) == 1
-    if wanted and not thinks:
-        raise bad_request(f"{param}: {text.name} does not think before it answers: leave it out", param=param)
-    if thinks and not wanted:
-        raise bad_request(f"{param}: {text.name} always thinks before it answers: leave it out", param=param)
-    return {}
+    if not thinks:
+        if wanted and param is not None:
+            logs.ignore([Ignored(param, known=True)])
+        return Plan(told, None)
+    return Plan(told, most if wanted else 0)

@@ -1,16 +1,21 @@
 """What a request's validation found, as an error that names the field as the client wrote it."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 
+from sampan.core.errors import quoted
 from sampan.server.errors import ApiError, bad_request
 
 _MOST = 100  # errors that are looked at: a long list may have one an element
 _MOST_WAYS = 64
+_MEDIUM = re.compile(
+    r"(input_)?(image|audio|video|file|document|pdf|media)(_url|_data|_file)?|container_upload"
+)
 _TAG = ("union_tag_invalid", "union_tag_not_found")
 
 Place = tuple[str | int, ...]
@@ -30,11 +35,23 @@ def invalid(error: RequestValidationError) -> ApiError:
         return bad_request(
             f"the field {name} is not supported here: leave it out", param=name, code="unsupported_field"
         )
+    given = row.get("input")
+    medium = _medium({"type": given} if place[-1:] == ("type",) and isinstance(given, str) else given)
+    if medium is not None:
+        return bad_request(f"{name}: this model reads text only: leave out {quoted(medium)}", param=name)
     if row["type"] == "missing":
         return bad_request(f"the field {name or 'body'} is missing", param=name or None)
     messages = dict.fromkeys(other["msg"] for where, other in found if where == place)
     text = f"{name or 'the body'}: {', or '.join(messages)}{_shown(row.get('input'))}"
     return bad_request(text, param=name or None)
+
+
+def _medium(value: object) -> str | None:
+    """What of an object says that it is an image, a sound or a file, in whatever form it comes."""
+    if not isinstance(value, dict):
+        return None
+    names = [value.get("type"), *value] if isinstance(value.get("type"), str) else value
+    return next((name for name in names if _MEDIUM.fullmatch(name)), None)
 
 
 def _shown(value: object) -> str:

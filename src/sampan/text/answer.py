@@ -7,8 +7,8 @@ from sampan.text.tokenizer import Tokenizer
 
 
 class AnswerText:
-    """`thinking`: the prompt has opened a block of reasoning. `raw`: tags of reasoning are text. `shown`: as
-    `TextStream` takes it."""
+    """`thinking`: the prompt has opened a block of reasoning. `raw`: tags of reasoning are text. `shown` and
+    `continues`: as `TextStream` takes them."""
 
     def __init__(
         self,
@@ -18,8 +18,9 @@ class AnswerText:
         thinking: bool = False,
         raw: bool = False,
         shown: frozenset[int] = frozenset(),
+        continues: bool = False,
     ) -> None:
-        self._stream = TextStream(tokenizer, tuple(sampling.stop), shown=shown)
+        self._stream = TextStream(tokenizer, tuple(sampling.stop), shown=shown, continues=continues)
         self._split = None if raw else ReasoningSplitter(starts_inside=thinking)
         self._ends = frozenset() if sampling.ignore_eos else tokenizer.eos_ids
 

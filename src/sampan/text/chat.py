@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sampan.core.errors import TemplateError, TokenizerError
-from sampan.text.folder_vocab import read_json, special_text
 from sampan.text.metadata import Metadata
+from sampan.text.vocab.folder_config import special_text, tokenizer_config
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-    from sampan.text.template_env import Environment
+    from sampan.text.template.environment import Environment
 
 _MAX_DEPTH = 100  # of lists and objects in messages and tools
 _MAX_LINE = 2000  # characters of an error, which can show a whole text
@@ -46,7 +46,7 @@ class ChatTemplate:
         `tokenizer_config.json`: one string, or a list of named templates ("default", "tool_use").
         Raises `TokenizerError` for a file that cannot be read.
         """
-        config = read_json(folder / "tokenizer_config.json")
+        config = tokenizer_config(folder)
         sources = _named_sources(config.get("chat_template"))
         for name, path in (
             ("default", "chat_template.jinja"),
@@ -118,7 +118,7 @@ class ChatTemplate:
         )
 
     def _run(self, name: str, variables: dict[str, Any]) -> str:
-        from sampan.text.template_env import RefusalError
+        from sampan.text.template.environment import RefusalError
 
         template = self._template(name)
         try:
@@ -127,8 +127,7 @@ class ChatTemplate:
             raise TemplateError(f"the chat template refuses these messages: {_line(error)}") from error
         except Exception as error:
             raise TemplateError(
-                f"the chat template fails on these messages: {type(error).__name__}: {_line(error)}; "
-                "try without a template (--raw)"
+                f"the chat template fails on these messages: {type(error).__name__}: {_line(error)}"
             ) from error.with_traceback(None)  # its frames hold all that the template has made
 
     def _template(self, name: str) -> "Template":
@@ -147,7 +146,7 @@ class ChatTemplate:
 
     @cached_property
     def _environment(self) -> "Environment":
-        from sampan.text.template_env import Environment
+        from sampan.text.template.environment import Environment
 
         return Environment()
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sampan.text.gguf_vocab import read_gguf
 from sampan.text.metadata import Metadata
-from sampan.text.vocabulary import Spelling, Vocabulary
+from sampan.text.vocab.gguf import read_gguf
+from sampan.text.vocab.vocabulary import Spelling, Vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend

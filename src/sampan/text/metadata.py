@@ -1,5 +1,6 @@
 """Typed reading of GGUF key/values: every surprise is a `TokenizerError` that names the key."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from operator import index
 from typing import Any
@@ -51,7 +52,8 @@ class Metadata:
         return bool(self._values.get(key, default))
 
     def token_id(self, key: str, count: int, default: int | None = None) -> int | None:
-        """The id of an entry, or `default` where the key is missing."""
+        """The id of an entry, or `default` where the key is missing or names none, which is told as in
+        llama.cpp."""
         value = self._values.get(key)
         if value is None:
             return default
@@ -60,7 +62,11 @@ class Metadata:
         except TypeError:
             raise _wrong(key, f"of type {type(value).__name__}, not a token id") from None
         if not 0 <= token < count:
-            raise _wrong(key, f"{token}, outside the {count} tokens")
+            instead = "" if default is None else f", {default} is taken"
+            warnings.warn(
+                f"GGUF key {key}: passed over {token}: there are {count} tokens{instead}", stacklevel=2
+            )
+            return default
         return token
 
     def _array(self, key: str) -> list[Any] | None:

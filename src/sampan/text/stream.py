@@ -1,12 +1,15 @@
 """Turns a stream of token ids into text that is safe to show as it comes.
 
-What all `push`es and `finish` return, joined, is `tokenizer.decode(ids)` cut at the first stop string:
-the one that is complete first, and of those complete at the same character the longest. Nothing is
-shown that a later token could still change: half a character, or the beginning of a stop string.
+What all `push`es and `finish` return, joined, is what `tokenizer.decode` gives of all ids, cut at the first
+stop string: the one that is complete first, and of those complete at the same character the longest. Nothing
+is shown that a later token could still change: half a character, or the beginning of a stop string.
+
+A control token in a stop string is met by the token too, which is not shown.
 """
 
 import codecs
 from collections.abc import Sequence
+from itertools import accumulate
 
 from sampan.core.errors import RequestError
 from sampan.text.tokenizer import Tokenizer
@@ -16,19 +19,24 @@ class TextStream:
     """The text of one answer, token by token; the work for a token does not grow with the text."""
 
     def __init__(
-        self, tokenizer: Tokenizer, stop: Sequence[str] = (), *, shown: frozenset[int] = frozenset()
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        *,
+        shown: frozenset[int] = frozenset(),
+        continues: bool = False,
     ) -> None:
         """`stop`: strings that end the answer and are not part of it; an empty one is a `RequestError`.
 
-        `shown`: control tokens that are text here.
+        `shown`: control tokens that are text here. `continues`: see `Tokenizer.continues`.
         """
         if "" in stop:
             raise RequestError("a stop string is empty: it would end every answer before it begins")
         self._tokenizer = tokenizer
         self._hidden = tokenizer.special_ids - shown if shown else tokenizer.special_ids
-        self._spaces_to_strip = tokenizer.strip_left
+        self._spaces_to_strip = 0 if continues else tokenizer.strip_left
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._stops = [_Matcher(text) for text in stop]
+        self._stops = [matcher for text in stop for matcher in _matchers(text, tokenizer)]
         self._held = ""
         self.stop_text: str | None = None
 
@@ -39,8 +47,10 @@ class TextStream:
 
     def push(self, token_id: int) -> str:
         """The text that this token makes safe to show, often none; "" once stopped."""
-        if self.stopped or token_id in self._hidden:
+        if self.stopped:
             return ""
+        if token_id in self._hidden:
+            return self._meet(token_id) if self._stops else ""
         return self._show(self._utf8.decode(self._strip(self._tokenizer.token_bytes(token_id))))
 
     def finish(self) -> str:
@@ -64,37 +74,66 @@ class TextStream:
         start = len(self._held)
         self._held += text
         for place, character in enumerate(text, start + 1) if self._stops else ():
-            complete = [stop.text for stop in self._stops if stop.accept(character)]
-            if complete:
-                self.stop_text = max(complete, key=len)
-                return self._release(place - len(self.stop_text), keep=0)
-        return self._release(len(self._held), keep=max((stop.matched for stop in self._stops), default=0))
+            if complete := [stop for stop in self._stops if stop.accept(character)]:
+                return self._stop(complete, place)
+        return self._go_on()
+
+    def _meet(self, token: int) -> str:
+        """A control token, which is no text."""
+        if complete := [stop for stop in self._stops if stop.controls and stop.accept(token)]:
+            return self._stop(complete, len(self._held))
+        return self._go_on()
+
+    def _stop(self, complete: "list[_Matcher]", end: int) -> str:
+        longest = max(complete, key=lambda stop: stop.shown)
+        self.stop_text = longest.text
+        return self._release(end - longest.shown, keep=0)
+
+    def _go_on(self) -> str:
+        return self._release(len(self._held), keep=max((stop.shown for stop in self._stops), default=0))
 
     def _release(self, end: int, *, keep: int) -> str:
         shown, self._held = self._held[: end - keep], self._held[end - keep :] if keep else ""
         return shown
 
 
-class _Matcher:
-    """Finds one string in a stream of characters (Knuth, Morris and Pratt, 1977).
+def _matchers(text: str, tokenizer: Tokenizer) -> "list[_Matcher]":
+    """What finds a stop string as text and, where it has control tokens, with these as tokens."""
+    parts = tokenizer.control.split(text) if tokenizer.control else [text]
+    symbols: list[str | int] = []
+    for place, part in enumerate(parts):
+        symbols += [tokenizer.control_ids[part]] if place % 2 else list(part)
+    return [_Matcher(text, list(text))] + ([_Matcher(text, symbols)] if len(parts) > 1 else [])
 
-    `matched` is the length of the longest beginning of the string that the stream ends with.
+
+class _Matcher:
+    """Finds one string in a stream of characters and control tokens (Knuth, Morris and Pratt, 1977).
+
+    `symbols`: what the string is made of. `shown`: characters of its longest beginning that the stream ends
+    with.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, symbols: list[str | int]) -> None:
         self.text = text
-        self.matched = 0
-        # _shorter[n]: the longest proper beginning of text[:n] that also ends it
+        self.controls = any(isinstance(symbol, int) for symbol in symbols)
+        self._symbols = symbols
+        self._matched = 0
+        self._characters = [0, *accumulate(int(isinstance(symbol, str)) for symbol in symbols)]
+        # _shorter[n]: the longest proper beginning of symbols[:n] that also ends it
         self._shorter = [0, 0]
-        for place in range(1, len(text)):
-            self._shorter.append(self._next(self._shorter[place], text[place]))
+        for place in range(1, len(symbols)):
+            self._shorter.append(self._next(self._shorter[place], symbols[place]))
 
-    def accept(self, character: str) -> bool:
-        """Read one character; whether it completes the string."""
-        self.matched = self._next(self.matched, character)
-        return self.matched == len(self.text)
+    @property
+    def shown(self) -> int:
+        return self._characters[self._matched]
 
-    def _next(self, matched: int, character: str) -> int:
-        while matched and self.text[matched] != character:
+    def accept(self, symbol: str | int) -> bool:
+        """Read one; whether it completes the string."""
+        self._matched = self._next(self._matched, symbol)
+        return self._matched == len(self._symbols)
+
+    def _next(self, matched: int, symbol: str | int) -> int:
+        while matched and self._symbols[matched] != symbol:
             matched = self._shorter[matched]
-        return matched + (self.text[matched] == character)
+        return matched + (self._symbols[matched] == symbol)

@@ -41,7 +41,7 @@ class ThinkingBudget:
         inner: Inner | None = None,
     ) -> None:
         self._budget = budget
-        self._closing = tokenizer.encode(closing, add_bos=False)
+        self._closing = tokenizer.spell(closing.encode(), special=True)
         self._inner = inner
         self._stream = TextStream(tokenizer)
         self._split = ReasoningSplitter(starts_inside=inside)

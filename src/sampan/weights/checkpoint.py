@@ -24,17 +24,16 @@ from sampan.models.family import Family
 from sampan.models.fields import Fields
 from sampan.models.registry import describe
 from sampan.weights.files import MappedFile, TensorInfo, is_there
+from sampan.weights.folder import HEAD, read_plain, with_stored_head, without_others
 from sampan.weights.gguf import Gguf, read_gguf_parts
-from sampan.weights.naming import complete, named
+from sampan.weights.naming import complete, named, row_order
 from sampan.weights.packed import read_packed
 from sampan.weights.purpose import Purpose, of_folder, of_gguf
-from sampan.weights.quantised import reader as quantised
-from sampan.weights.quantised.reader import method_of
-from sampan.weights.safetensors import read_json, read_safetensors_folder
+from sampan.weights.rearranged import rearranged
+from sampan.weights.safetensors import read_json
 
 # Not a weight: read into the configuration's frequencies.
 _ROPE_FREQS = "rope_freqs.weight"
-_BASE = "model."
 _CLASSIFIER = ("cls.output.weight", "cls.output.bias")  # of rerankers: a copy of two rows of the head
 
 
@@ -78,7 +77,7 @@ class Checkpoint:
     def rounded(self, name: str) -> str:
         """To what a tensor was rounded before: its type, or the folder's `quant_method`; empty for floats."""
         info = self.info(name)
-        if info.decoder:
+        if info.decoder and "quantization_config" in self.metadata:
             return Fields(self.metadata, self.where).section("quantization_config").text("quant_method")
         return info.type.name if info.type.quantised else ""
 
@@ -128,11 +127,7 @@ class Checkpoint:
     def row_order(self, name: str) -> NDArray[np.intp] | None:
         """Where Hugging Face's rows lie: its row i is the file's row order[i]. None: in the same order."""
         info = self._info(name)
-        linear = name.rpartition(".")[0].rpartition(".")[2]
-        if linear not in self.interleaved:
-            return None
-        heads: int = getattr(self.config, self.interleaved[linear])
-        return np.arange(info.shape[0]).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+        return row_order(self.interleaved, self.config, name, info.shape[0])
 
     def panels(self, name: str) -> NDArray[np.uint8]:
         """The packed matrix that holds this tensor, as it lies in the file, read-only and not copied."""
@@ -209,13 +204,14 @@ def _open_gguf(path: Path, undo: ExitStack) -> Checkpoint:
     kept = [
         (_canonical(info, family), info) for info in found.values() if not family.ignores(info.name, config)
     ]
+    files = {part.file.path: part.file for part in parts}
     return Checkpoint(
         path=path,
         config=config,
         generation=MappingProxyType({}),
         metadata=MappingProxyType(metadata),
-        tensors=named(kept, family, config),
-        files={part.file.path: part.file for part in parts},
+        tensors=rearranged(named(kept, family, config), family, config, files),
+        files=files,
         interleaved=family.interleaved,
         purpose=of_gguf(metadata, path),
     )
@@ -251,10 +247,14 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
         undo.callback(packed.file.close)
         found, files = packed.tensors, [packed.file]
     else:
-        found, files = _read_plain(folder, fields, config, undo)
-    if not any(name.startswith(_BASE) for name in found):  # saved without its head, as a base model
-        found = {name if name.startswith("lm_head.") else _BASE + name: info for name, info in found.items()}
-    family = registry.family_named(config.family, "model family")
+        found, files = read_plain(folder, fields, config, undo)
+    mapped = {file.path: file for file in files}
+    family, purpose = registry.family_named(config.family, "model family"), of_folder(folder)
+    if packed:
+        config = replace(config, tied_head=config.tied_head and HEAD not in found)
+    else:
+        found = without_others(folder, found, family)
+        config, found = with_stored_head(folder, config, found, mapped)
     kept = ((name, info) for name, info in found.items() if not family.ignores(name, config))
     return Checkpoint(
         path=folder,
@@ -262,32 +262,11 @@ def _open_folder(folder: Path, undo: ExitStack) -> Checkpoint:
         generation=MappingProxyType(generation),
         metadata=MappingProxyType(generation | fields),
         tensors=MappingProxyType(dict(kept)) if packed else named(kept, family, config),
-        files={file.path: file for file in files},
+        files=mapped,
         interleaved={},
         packed=MappingProxyType(packed.matrices if packed else {}),
-        purpose=of_folder(folder),
+        purpose=purpose,
     )
-
-
-def _read_plain(
-    folder: Path, fields: Mapping[str, object], config: ModelConfig, undo: ExitStack
-) -> tuple[dict[str, TensorInfo], list[MappedFile]]:
-    """The tensors of a folder that is not packed, and their files."""
-    method = method_of(fields, str(folder / "config.json"))
-    shards = read_safetensors_folder(folder, quantised=method is not None)
-    for shard in shards:
-        undo.callback(shard.file.close)
-    files = [shard.file for shard in shards]
-    if method is None:
-        return {name: info for shard in shards for name, info in shard.tensors.items()}, files
-    model = describe(config)
-    draft = model.draft()
-    needed = model.weights() | (draft.weights() if draft else {})
-
-    def reads(name: str, shape: tuple[int, ...]) -> bool:
-        return name in needed or bool(model.family.parts(config, name, shape))
-
-    return quantised.read(method, shards, reads), files
 
 
 def _finite(info: TensorInfo, values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,8 +1,9 @@
 """LoRA adapters (arXiv:2106.09685) as PEFT writes them: `adapter_config.json`, `adapter_model.safetensors`.
 
-An adapter that reads is whole: every tensor belongs to a linear of the model's layers, has its sizes and its
-partner, and its configuration (`lora_config.py`) asks for nothing but y + scale * B (A x). Fused modules
-(`qkv_proj`, `gate_up_proj`), and those that keep several things of each head, are taken apart.
+An adapter that reads is whole: every tensor has its sizes and its partner, and its configuration
+(`lora_config.py`) asks for nothing but y + scale * B (A x). What PEFT would pass over is passed over too, and
+told: modules that the model lacks, or that the configuration does not name. Fused modules (`qkv_proj`,
+`gate_up_proj`), and those that keep several things of each head, are taken apart.
 """
 
 import re
@@ -19,24 +20,34 @@ from sampan.core.errors import UnsupportedModel, WeightsError, quoted, shortened
 from sampan.kernels.formats import TensorType, dequantise
 from sampan.kernels.ops import Weight
 from sampan.weights.files import MappedFile, TensorInfo, is_there
-from sampan.weights.lora_config import Scales
+from sampan.weights.lora_config import MERGE, Scales
+from sampan.weights.naming import listed
 from sampan.weights.safetensors import read_safetensors
 
 Floats = NDArray[np.float32]
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
-_NAME = re.compile(
-    r"base_model\.model\.(model\.layers\.\d+\.(?:self_attn|linear_attn|mlp|block_sparse_moe)(?:\.\w+){1,3})"
-    r"\.lora_([AB])(?:\.default)?\.weight"
-)
+_BASE, _LAYERS = "base_model.model.", "model.layers."
+_ENDS = ("lm_head", "embed_tokens")  # a head may be tied, and not be among the weights
+_NAME = re.compile(rf"{re.escape(_BASE)}([\w.]+)\.lora_([AB])(?:\.default)?\.weight")
 _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 # What a module keeps of each head, one head behind the other, where the model has these apart.
-_BY_HEAD = {"q_proj": ("q", "gate"), "in_proj_qkvz": ("q", "k", "v", "z")}
+_BY_HEAD = {"q_proj": ("q", "gate"), "in_proj_qkvz": ("q", "k", "v", "z"), "kv_b_proj": ("k", "v")}
+# Why a tensor is none of a layer's linear, by what its name has.
+_WHY = {
+    "lora_magnitude_vector": "belongs to DoRA, which scales the rows of the base weights themselves",
+    "lora_B.bias": "is a bias of the adapter's own products",
+    ".bias": "is a bias of the base model in another form",
+    "embed": "adapts the embedding, or stands in its place",
+    "lm_head": "adapts the head, or stands in its place",
+    "norm": "stands in the place of a norm",
+}
 
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """What an adapter adds to one weight: scale * B A, A [rank, inputs] and the rows of B from `first` on."""
+    """What an adapter adds to one weight: scale * B A, A [rank, inputs] and the rows of B from `first` on.
+    `order`: where these lie in B, if not in order."""
 
     weight: Weight
     file: MappedFile
@@ -44,6 +55,7 @@ class LowRank:
     tensor_b: TensorInfo
     first: int
     scale: float
+    order: NDArray[np.intp] | None = None
 
     @property
     def rank(self) -> int:
@@ -64,29 +76,32 @@ class LowRank:
         rows = self.weight.shape[0]
         with np.errstate(over="ignore"):
             values: Floats = self._values(self.tensor_b)[self.first : self.first + rows]
-            values = values * np.float32(self.scale)
+            values = (values if self.order is None else values[self.order]) * np.float32(self.scale)
         if not np.isfinite(values).all():
-            raise _wrong(self.tensor_b, f"times the scale {self.scale:g} is not finite")
+            raise wrong(self.tensor_b, f"times the scale {self.scale:g} is not finite")
         return values
 
     def _values(self, info: TensorInfo) -> Floats:
         values = dequantise(self.file.view(info.offset, info.nbytes), info.type, info.shape)
         if not np.isfinite(values).all():
-            raise _wrong(info, "holds values that are not finite numbers: the file is damaged")
+            raise wrong(info, "holds values that are not finite numbers: the file is damaged")
         return values
 
 
 @dataclass(frozen=True, eq=False)
 class Lora:
-    """An adapter on disk, mapped and checked against a model. Close it once a backend has taken it."""
+    """An adapter on disk, mapped and checked against a model. Close it once a backend has taken it.
+
+    `passed`: what of it was passed over, for whoever loads it."""
 
     path: Path
     file: MappedFile
     parts: tuple[LowRank, ...]
+    passed: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
-        """The folder."""
+        """The folder, or the file."""
         return str(self.path)
 
     @property
@@ -120,73 +135,108 @@ def read_lora(folder: Path, weights: Mapping[str, Weight]) -> Lora:
         raise WeightsError(f"{shortened(folder)}: has no {_TENSORS}: {other} with PEFT's save_pretrained")
     found = read_safetensors(folder / _TENSORS)
     try:
-        modules = _modules(found.tensors.values())
-        scales.check_targets(modules, _TENSORS)
-        parts = tuple(
-            part for name in modules for part in _parts(name, modules[name], found.file, weights, scales)
-        )
+        modules, passed = _kept(_modules(found.tensors.values()), weights, scales)
+        parts: list[LowRank] = []
+        for name, pair in modules.items():
+            rank, scale = scales.of(name)
+            parts += low_ranks(name, pair, found.file, weights, rank, scale)
     except BaseException:
         found.file.close()
         raise
-    return Lora(folder, found.file, parts)
+    return Lora(folder, found.file, tuple(parts), passed)
 
 
-class _Pair(NamedTuple):
+def _kept(
+    modules: dict[str, "Pair"], weights: Mapping[str, Weight], scales: Scales
+) -> tuple[dict[str, "Pair"], tuple[str, ...]]:
+    """What PEFT would give the model, and what it would pass over."""
+    unnamed = [name for name in modules if not scales.adapts(name)]
+    lacking = [name for name in modules if name not in unnamed and not _exists(name, weights)]
+    kept = {name: pair for name, pair in modules.items() if name not in unnamed and name not in lacking}
+    if not kept:
+        names = listed([quoted(name) for name in lacking or unnamed])
+        said = f"the model has no linear {names}" if lacking else f"target_modules does not name {names}"
+        raise WeightsError(f"{scales.fields.source}: nothing of the adapter would be used: {said}")
+    told = {
+        "tensors of modules that its configuration does not name": unnamed,
+        "modules that this model lacks": lacking,
+        "targets without tensors": scales.without(list(modules)),
+    }
+    return kept, tuple(
+        f"{what}: {listed([quoted(name) for name in names])}" for what, names in told.items() if names
+    )
+
+
+class Pair(NamedTuple):
+    """Both tensors of a module: A [rank, inputs], B [outputs, rank]."""
+
     a: TensorInfo
     b: TensorInfo
 
 
-def _modules(tensors: Iterable[TensorInfo]) -> dict[str, _Pair]:
+def _modules(tensors: Iterable[TensorInfo]) -> dict[str, Pair]:
     """Both tensors of every module."""
     sides: dict[str, dict[str, TensorInfo]] = {}
     for info in tensors:
         found = _NAME.fullmatch(info.name)
         if found is None:
-            raise UnsupportedModel(f"{info.file}: tensor {quoted(info.name)} {_why_not(info.name)}")
+            why = next((said for part, said in _WHY.items() if part in info.name), "is no LoRA of a linear")
+            raise UnsupportedModel(f"{info.file}: tensor {quoted(info.name)} {why}: {MERGE}")
         module, side = found.groups()
         if side in sides.setdefault(module, {}):
-            raise _wrong(info, f"is the second lora_{side} of {quoted(module)}")
+            raise wrong(info, f"is the second lora_{side} of {quoted(module)}")
         sides[module][side] = info
     for module, pair in sides.items():
         if len(pair) != 2:
             (info,) = pair.values()
-            raise _wrong(info, f"has no partner: {quoted(module)} needs lora_A and lora_B")
+            raise wrong(info, f"has no partner: {quoted(module)} needs lora_A and lora_B")
     if not sides:
         raise WeightsError("an adapter without any tensor adapts nothing")
-    return {module: _Pair(pair["A"], pair["B"]) for module, pair in sides.items()}
+    return {module: Pair(pair["A"], pair["B"]) for module, pair in sides.items()}
 
 
-def _why_not(name: str) -> str:
-    if "lora_magnitude_vector" in name:
-        return "belongs to DoRA, which is not supported"
-    if "embed" in name or "lm_head" in name:
-        return "adapts an embedding or the head: only the linears of the layers can be adapted"
-    return "is no lora_A or lora_B of a layer's linear"
-
-
-def _parts(
-    module: str, pair: _Pair, file: MappedFile, weights: Mapping[str, Weight], scales: Scales
-) -> Iterator[LowRank]:
-    """The weights that a module adapts, once its sizes fit them."""
-    names = _named(module, weights)
-    one = f"{module}.weight" in weights or len(names) > 1
-    if not one and any(name.startswith(f"{module}.") for name in weights):
-        raise UnsupportedModel(f"{pair.a.file}: adapts {quoted(module)}, which is many matrices here")
-    adapted = [weights.get(f"{name}.weight") for name in names]
-    found = [weight for weight in adapted if weight is not None and len(weight.shape) == 2]
-    if len(found) != len(adapted):
-        raise _wrong(pair.a, f"has no place: the model has no linear {quoted(module)}")
-    if any(weight.exact for weight in found):
-        raise UnsupportedModel(f"{pair.a.file}: adapts {quoted(module)}: a router's choices stay as they are")
-    rank, scale = scales.of(module)
+def low_ranks(
+    module: str, pair: Pair, file: MappedFile, weights: Mapping[str, Weight], rank: int, scale: float,
+    order: NDArray[np.intp] | None = None,
+) -> Iterator[LowRank]:  # fmt: skip
+    """The weights that a module adapts, once its sizes fit them. `order`: of the rows of B."""
+    found = _adapted(module, pair, weights)
     outputs, inputs = sum(weight.shape[0] for weight in found), found[0].shape[1]
     for info, shape in ((pair.a, (rank, inputs)), (pair.b, (outputs, rank))):
         if info.shape != shape:
-            raise _wrong(info, f"has shape {list(info.shape)}, the model and {_CONFIG} say {list(shape)}")
+            said = f"has shape {list(info.shape)}, the model and the adapter's rank say {list(shape)}"
+            raise wrong(info, said)
     first = 0
     for weight in found:
-        yield LowRank(weight, file, pair.a, pair.b, first, scale)
+        yield LowRank(weight, file, pair.a, pair.b, first, scale, order)
         first += weight.shape[0]
+
+
+def _adapted(module: str, pair: Pair, weights: Mapping[str, Weight]) -> list[Weight]:
+    if not _exists(module, weights):
+        raise wrong(pair.a, f"has no place: the model has no linear {quoted(module)}")
+    if not module.startswith(_LAYERS) or module.endswith(_ENDS):
+        raise UnsupportedModel(f"{pair.a.file}: adapts {quoted(module)}, which is no layer's linear: {MERGE}")
+    names = _named(module, weights)
+    found = [weights[f"{name}.weight"] for name in names if f"{name}.weight" in weights]
+    if len(found) != len(names):
+        raise UnsupportedModel(
+            f"{pair.a.file}: adapts {quoted(module)}, which is many matrices here, one or two for each head "
+            f"or expert: {MERGE}"
+        )
+    if any(weight.exact for weight in found):
+        raise UnsupportedModel(
+            f"{pair.a.file}: adapts {quoted(module)}: a router's choices stay as they are: {MERGE}"
+        )
+    return found
+
+
+def _exists(module: str, weights: Mapping[str, Weight]) -> bool:
+    """Whether the model has this linear, by this name or in parts."""
+    found = [weights.get(f"{name}.weight") for name in _named(module, weights)]
+    if all(weight is not None for weight in found):
+        return all(weight is not None and len(weight.shape) == 2 for weight in found)
+    return module.endswith(_ENDS) or any(name.startswith(f"{module}.") for name in weights)
 
 
 def _named(module: str, weights: Mapping[str, Weight]) -> list[str]:
@@ -199,5 +249,6 @@ def _named(module: str, weights: Mapping[str, Weight]) -> list[str]:
     return [f"{parent}.{name}" for name in _FUSED.get(last, (last,))]
 
 
-def _wrong(info: TensorInfo, problem: str) -> WeightsError:
+def wrong(info: TensorInfo, problem: str) -> WeightsError:
+    """The error of one tensor; the caller raises it."""
     return WeightsError(f"{info.file}: tensor {quoted(info.name)} at byte {info.offset} {problem}")

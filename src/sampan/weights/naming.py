@@ -5,6 +5,9 @@ from dataclasses import replace
 from math import prod
 from types import MappingProxyType
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sampan.core.errors import UnsupportedModel, WeightsError, quoted
 from sampan.kernels.ops import HIDDEN, Weight
 from sampan.models.config import ModelConfig
@@ -57,6 +60,18 @@ def _parts_of_decoded(info: TensorInfo, rows: Parts) -> dict[str, TensorInfo]:
         parts[name] = replace(info, shape=(count, info.shape[-1]), first=first, form=form)
         first += count
     return parts
+
+
+def row_order(
+    interleaved: Mapping[str, str], config: ModelConfig, name: str, rows: int
+) -> NDArray[np.intp] | None:
+    """Where Hugging Face's rows lie in a GGUF tensor: its row i is the file's row order[i]. None: in the same
+    order. `interleaved`: as `Family` has it."""
+    linear = name.rpartition(".")[0].rpartition(".")[2]
+    if linear not in interleaved:
+        return None
+    heads: int = getattr(config, interleaved[linear])
+    return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
 
 
 def weights_of(config: ModelConfig, purpose: Purpose) -> Mapping[str, Weight]:

@@ -4,10 +4,11 @@ A packed file is a `model.safetensors` in the standard container. Its `__metadat
 and `version` "2". Every matrix is one U8 tensor: the panels of `kernels/cpu/native/kernels.h`, then zeros up
 to a multiple of 64 bytes. Under the tensor's name the `__metadata__` holds a JSON object: `parts` (the
 tensors that lie one after another in the matrix, by Hugging Face's name, each from a whole panel on, with
-their rows), `n`, `k`, `store`, `group`, `wide`, `has_min`, `zero` (of kernels.h), `bytes` (without the zeros)
-and `source` (the type whose formula the codes follow: the file's own where it was kept, otherwise Q8_0 or
-Q4_1, whatever the group). What is no matrix of products is an F32 tensor. The header is padded with spaces
-and the matrices come first, so that each starts at a multiple of 64 bytes.
+their rows), `n`, `k`, `store`, `group`, `wide`, `has_min`, `zero` (of kernels.h), `bytes` (without the
+zeros), `source` (the type whose formula the codes follow: the file's own where it was kept, otherwise Q8_0
+or Q4_1, whatever the group) and, where a tensor has fewer inputs than `k`, its `inputs`. What is no matrix of
+products is an F32 tensor. The header is padded with spaces and the matrices come first, so that each starts
+at a multiple of 64 bytes.
 """
 
 import json
@@ -121,6 +122,7 @@ def _matrix(path: Path, entry: Entry, text: str | None) -> PackedMatrix:
         zero=fields.integer("zero", low=0, high=255),
         bytes=fields.integer("bytes", high=2**62),
         source=TensorType[source],
+        inputs=fields.integer("inputs", fields.integer("k", high=_MAX_SIZE), high=_MAX_SIZE),
     )
     if entry.shape != (matrix.stored,):
         problem = f"has shape {list(entry.shape)}, but {matrix.bytes} bytes are stored as {matrix.stored}"
@@ -138,4 +140,6 @@ def _parts(fields: Fields) -> dict[str, int]:
 
 def _part(path: Path, entry: Entry, matrix: PackedMatrix, name: str) -> TensorInfo:
     """A part's shape; its bytes are those of the whole matrix."""
-    return TensorInfo(name, (matrix.parts[name], matrix.k), matrix.source, path, entry.offset, matrix.bytes)
+    return TensorInfo(
+        name, (matrix.parts[name], matrix.inputs), matrix.source, path, entry.offset, matrix.bytes
+    )

@@ -118,7 +118,7 @@ class ExpertWriter:
             out = Place(hidden.buffer, hidden.offset + made[0].offset)
             self._each(node, "each", made, acts[made[0].operand, made[0].fine], out=out, **rows)
         self._writer.emit(
-            "gather", node.label, prep="swiglu", x=hidden, up=padded(ffn), act=inner, fine=form[1],
+            "gather", node.label, prep="swiglu", x=hidden, up=padded(ffn), width=ffn, act=inner, fine=form[1],
             **self._staged, **rows,
         )  # fmt: skip
         return {form: inner}
@@ -139,7 +139,7 @@ class ExpertWriter:
                 out = Place(hidden.buffer, hidden.offset + made[0].offset)
                 self._each(node, "each", made, acts[made[0].operand, made[0].fine], out=out, **rows)
             self._writer.adapt_each(experts.gate_up, acts[floats], hidden, node.label, rows["router"])
-            made_of: dict[str, Any] = {"prep": "swiglu", "x": hidden, "up": padded(ffn), **rows}
+            made_of: dict[str, Any] = {"prep": "swiglu", "x": hidden, "up": padded(ffn), "width": ffn, **rows}
             for (operand, fine), act in inner.items():
                 self._writer.emit("gather", node.label, act=act, fine=fine, **made_of)
                 if operand is Operand.F32:

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from sampan.core.errors import UnsupportedModel, WeightsError, shortened
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
-from sampan.kernels.cpu.machine import LANES, Operand, padded
+from sampan.kernels.cpu.machine import BLOCK, LANES, Operand, blocked, padded
 from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.formats import Form, TensorType
 from sampan.kernels.ops import Linear, PerHead, Weight
@@ -23,7 +23,8 @@ U8, BF16, E4M3 = 2, 4, 6  # stores of kernels.h: the last of the integers, and t
 
 @dataclass(frozen=True)
 class Segment:
-    """Neighbouring parts of a linear in one matrix [n, k]: its outputs from feature `offset` on.
+    """Neighbouring parts of a linear in one matrix [n, k]: its outputs from feature `offset` on, its inputs
+    in whole blocks.
 
     `operand`: the rows that it reads; `fine`: where they are INT8, all of them keep 16 bits. `nbytes`:
     packed.
@@ -58,7 +59,7 @@ class Layout:
         fine = any(part.fine for part in parts)
         for _, run in groupby(parts, key=self._kind):
             some = tuple(run)
-            n, k = stacked([part.shape[0] for part in some]), some[0].shape[1]
+            n, k = stacked([part.shape[0] for part in some]), blocked(some[0].shape[1])
             store, nbytes = self._size(some, n, k)
             operand = operand_of(store)
             segments.append(Segment(some, offset, n, k, operand, fine and operand is Operand.INT8, nbytes))
@@ -110,9 +111,12 @@ def panel_of(tensors: Tensors, part: Weight) -> tuple[int, int]:
     """The store that keeps a tensor's type without loss, and bytes of one panel of its inputs."""
     type, form = kind_of(tensors, part)
     if form is not None:
-        return store_of(form), _panel_of_codes(form, part.shape[1])
+        if part.shape[1] % BLOCK and not form.rows:  # no code need stand for zero
+            problem = f"{part.shape[1]} inputs of quantised weights are not a multiple of {BLOCK}"
+            raise UnsupportedModel(f"{tensors.where}: tensor {part.name!r}: {problem}")
+        return store_of(form), _panel_of_codes(form, blocked(part.shape[1]))
     try:
-        store, nbytes = _native.panel_of(part.shape[1], type.number)
+        store, nbytes = _native.panel_of(blocked(part.shape[1]), type.number)
     except ValueError as e:
         raise UnsupportedModel(f"{tensors.where}: tensor {part.name!r}: {e}") from e
     return int(store), int(nbytes)

@@ -6,7 +6,6 @@ from sampan.core.errors import UnsupportedModel
 from sampan.kernels.graph import Graph, Node
 from sampan.kernels.ops import Convolution, Linear, State
 
-_INPUTS = 32  # features that share an activation's scale
 _LANES = 16
 _TAPS, _KEYS = 16, 256  # at most
 
@@ -17,14 +16,6 @@ def check(graph: Graph, where: str) -> None:
         problem = _problem(node)
         if problem:
             raise UnsupportedModel(f"{where}: {node.label}: {problem}")
-
-
-def _problem_of_experts(node: Node) -> str | None:
-    inner = node.detail.gate_up[0].parts[0].shape[0]
-    for inputs in (node.width, inner):
-        if inputs % _INPUTS:
-            return f"{inputs} inputs are not a multiple of {_INPUTS}"
-    return None
 
 
 def _problem_of_state(detail: State) -> str | None:
@@ -47,28 +38,8 @@ def _in_place(linear: Linear) -> bool:
 
 def _problem(node: Node) -> str | None:
     match node.op:
-        case "per_head":
-            inputs, outputs = node.detail.sizes
-            for name, size in (("inputs", inputs), ("outputs", outputs), ("features", node.detail.head_size)):
-                if size % _INPUTS:
-                    return f"{size} {name} of a head are not a multiple of {_INPUTS}"
-            return None
-        case "experts":
-            return _problem_of_experts(node)
         case "convolve" | "delta":
             return _problem_of_state(node.detail)
         case "linear" if not _in_place(node.detail):
             return f"joined parts are no multiples of {_LANES}"
-        case "linear" | "head":
-            inputs = node.inputs[0].width
-            return f"{inputs} inputs are not a multiple of {_INPUTS}" if inputs % _INPUTS else None
-        case "norm":
-            size = node.detail.weight.shape[0]
-            return f"a norm over {size} features is not a multiple of {_LANES}" if size % _LANES else None
-        case "attend":
-            shape = node.detail
-            for name, size in (("key", shape.key_size), ("value", shape.value_size)):
-                if size % _INPUTS:
-                    return f"{name} size {size} is not a multiple of {_INPUTS}"
-            return None
     return None

@@ -3,7 +3,10 @@
 import warnings
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sampan.core.errors import OutOfMemory, UsageError, quoted
 from sampan.core.settings import Settings, available_cores, checked_threads
@@ -12,6 +15,8 @@ from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 
 assert _native.PAGE == PAGE
 LANES: int = _native.LANES  # output features of one panel
+BLOCK = 32  # of kernels.h: input features that share an activation's scale, and of a head in the cache
+T = TypeVar("T", bound=np.generic)
 
 
 class Operand(IntEnum):
@@ -62,6 +67,20 @@ def _count(settings: Settings, threads: int | None) -> int:
 def padded(n: int) -> int:
     """`n` output features rounded up to whole panels."""
     return (n + LANES - 1) // LANES * LANES
+
+
+def blocked(n: int) -> int:
+    """`n` input features rounded up to whole blocks: what is behind them is zero in rows, and in weights."""
+    return (n + BLOCK - 1) // BLOCK * BLOCK
+
+
+def widened(values: NDArray[T], columns: int) -> NDArray[T]:
+    """Rows with zeros behind them, up to so many columns."""
+    if values.shape[1] == columns:
+        return values
+    wide = np.zeros((len(values), columns), values.dtype)
+    wide[:, : values.shape[1]] = values
+    return wide
 
 
 def out_of_memory(what: str) -> OutOfMemory:

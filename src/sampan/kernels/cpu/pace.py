@@ -192,7 +192,7 @@ def _matrix(name: str, n: int, k: int, store: int) -> PackedMatrix:
         made = _native.Packed(n, k, store, 32, False, _CODES[store], 0 if _CODES[store] else 128)
     return PackedMatrix(
         {name: n}, n, k, store, made.group, made.wide, made.has_min, made.zero, made.data.nbytes,
-        TensorType.BF16,
+        TensorType.BF16, k,
     )  # fmt: skip
 
 

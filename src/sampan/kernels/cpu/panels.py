@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sampan.core.errors import UnsupportedModel, WeightsError
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.layout import Layout, Segment, kind_of, some_rows, stacked, store_of
-from sampan.kernels.cpu.machine import Machine, out_of_memory, padded
+from sampan.kernels.cpu.machine import BLOCK, Machine, blocked, out_of_memory, padded, widened
 from sampan.kernels.cpu.stored import ExpertStore, StoredMatrix
 from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.formats import Codes, Form, TensorType
@@ -107,7 +107,7 @@ def allocate(tensors: Tensors, parts: Sequence[Weight], arena: Any = None) -> An
     `arena`: matrices of one native arena share its chunks of memory, and free them together.
     """
     source, form = kind_of(tensors, parts[0])
-    rows, inputs = stacked([part.shape[0] for part in parts]), parts[0].shape[1]
+    rows, inputs = stacked([part.shape[0] for part in parts]), blocked(parts[0].shape[1])
     try:
         if form is not None:
             return _native.Packed(
@@ -130,7 +130,7 @@ def pack(tensors: Tensors, parts: Sequence[Weight], machine: Machine, arena: Any
     first = 0
     for part in parts:
         if part.exact or (part.transposed and not tensors.info(part.name).turned):
-            raw = _whole(tensors, part, source)
+            raw = _in_blocks(_whole(tensors, part, source), part, part.shape[0])
             matrix.fill(machine.pool, raw, source.number, first, part.shape[0], None)
             tensors.release(part.name)
             first += padded(part.shape[0])
@@ -142,11 +142,20 @@ def pack(tensors: Tensors, parts: Sequence[Weight], machine: Machine, arena: Any
         step = padded(_STRIDE // source.nbytes(part.shape[1:]) + 1) if order is None else rows
         for at in range(0, rows, step):
             stop = min(at + step, rows)
-            some = tensors.raw(part.name, at, stop)
+            some = _in_blocks(tensors.raw(part.name, at, stop), part, stop - at)
             matrix.fill(machine.pool, some, source.number, first + at, stop - at, rows_of_part)
             tensors.release(part.name, at, stop)
         first += padded(rows)
     return matrix
+
+
+def _in_blocks(raw: NDArray[np.uint8], part: Weight, rows: int) -> NDArray[np.uint8]:
+    """Bytes of rows, with zeros behind inputs that are no whole blocks: only floats are not."""
+    inputs = part.shape[1]
+    if inputs % BLOCK == 0:
+        return raw
+    each = raw.size // rows
+    return widened(raw.reshape(rows, each), each // inputs * blocked(inputs)).reshape(-1)
 
 
 def _whole(tensors: Tensors, part: Weight, source: TensorType) -> NDArray[np.uint8]:
@@ -164,7 +173,8 @@ def _fill_codes(tensors: Tensors, parts: Sequence[Weight], form: Form, machine: 
         part, first, start, stop = work
         codes = _codes(tensors, part, start, stop)
         scale, minimum = (_kept(values, form) for values in (codes.scale, codes.minimum))
-        matrix.fill_codes(machine.pool, np.ascontiguousarray(codes.q), scale, minimum, first + start)
+        q = np.ascontiguousarray(widened(codes.q, matrix.k))  # E4M3's zero
+        matrix.fill_codes(machine.pool, q, scale, minimum, first + start)
 
     with ThreadPoolExecutor(machine.threads) as threads:
         for _ in threads.map(task, list(some_rows(parts))):

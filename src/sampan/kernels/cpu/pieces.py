@@ -38,6 +38,7 @@ class Piece:
             parts={part.name: part.shape[0] for part in self.parts},
             n=m.n,
             k=m.k,
+            inputs=self.parts[0].shape[1],
             store=m.store,
             group=m.group,
             wide=m.wide,

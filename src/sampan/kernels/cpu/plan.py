@@ -121,8 +121,12 @@ class Plan:
     """Those that are in memory at once, of `expert_bytes` each."""
     expert_bytes: int = 0
     vectors: dict[str, Weight] = field(default_factory=dict)
-    adapted: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
-    """Inputs and outputs of each linear that can be adapted."""
+    adapted: int = 0
+    """Numbers of A and B together, for each of an adapter's rank, of all that can be adapted but experts."""
+    adapted_parts: int = 0
+    """The most parts of a linear that can be adapted."""
+    turned: set[str] = field(default_factory=set)
+    """Weights that can be adapted and whose products read them transposed."""
     adapted_rows: int = 0
     """The most slots of experts that can be adapted."""
     longest: int = 0
@@ -137,17 +141,20 @@ class Plan:
             default=0,
         )
         scratch += int(_native.head_scratch(padded(self.vocabulary))) if self.vocabulary else 0
-        parts = max((len(outputs) for _, outputs in self.adapted), default=0)
-        inner = 4 * parts * max(self.rows, self.adapted_rows) * padded(self.room.rank) if self.room else 0
+        inner = (
+            4 * self.adapted_parts * max(self.rows, self.adapted_rows) * padded(self.room.rank)
+            if self.room
+            else 0
+        )
         return self.bytes + threads * scratch + inner
 
     @property
     def adapter_bytes(self) -> int:
-        """Of the matrices of all adapters that there is room for."""
+        """Of the matrices of all adapters that there is room for, at the highest rank. Few adapters have any
+        for experts, of which there are many: those are counted when one is loaded."""
         if self.room is None:
             return 0
-        each = sum(len(outs) * inputs + sum(map(padded, outs)) for inputs, outs in self.adapted)
-        return 4 * self.room.count * padded(self.room.rank) * each
+        return 4 * self.room.count * padded(self.room.rank) * self.adapted
 
     def page_bytes(self, cache: str) -> int:
         """One page in all layers."""

@@ -14,8 +14,10 @@ from math import prod
 from typing import Any
 
 from sampan.kernels.backend import AdapterRoom
+from sampan.kernels.cpu import heads
 from sampan.kernels.cpu.experts import ExpertWriter
 from sampan.kernels.cpu.layout import Layout, turned
+from sampan.kernels.cpu.machine import BLOCK, blocked
 from sampan.kernels.cpu.plan import Output, Place, Plan, Turning
 from sampan.kernels.cpu.products import Product, Products, padded_starts
 from sampan.kernels.cpu.readers import Readers, owner_of
@@ -43,7 +45,7 @@ class _Planner:
         self._states = dict(zip(graph.states(), accumulate(sizes, initial=0), strict=False))
 
     def plan(self) -> Plan:
-        self._writer.plan.attentions = self._graph.attentions()
+        self._writer.plan.attentions = tuple(map(heads.cached, self._graph.attentions()))
         self._writer.plan.states = self._graph.states()
         for rope in self._graph.ropes():
             self._writer.angles(rope)
@@ -73,7 +75,10 @@ class _Planner:
         self._places[node] = self._writer.buffer(node.width)
         begun = self._writer.plan.instructions
         beside = bool(begun) and begun[-1].op == "angles"
-        self._writer.emit("embed", node.label, joined=beside, matrix=segment, out=self._places[node])
+        self._writer.emit(
+            "embed", node.label, joined=beside, matrix=segment, out=self._places[node],
+            width=node.width,
+        )  # fmt: skip
 
     def _given(self, node: Node) -> None:
         self._places[node] = self._writer.buffer(node.width)
@@ -94,14 +99,21 @@ class _Planner:
         weight: PerHead = node.detail
         segments = [self._writer.segments(Linear((turned(part, weight),)))[0] for part in weight.parts]
         form = segments[0].operand, segments[0].fine
-        act = self._products.inputs(node, node.inputs[0], [form])[form]
         self._writer.plan.longest = max(self._writer.plan.longest, segments[0].k)
+        if not heads.whole(weight):
+            self._places[node] = heads.per_head(self._writer, node, self._place(node.inputs[0]), segments)
+            return
+        acts = self._products.inputs(node, node.inputs[0], [form])
+        act = acts[form]
         self._places[node] = self._writer.buffer(node.width)
         self._writer.emit(
             "per_head", node.label, matrices=tuple(segments), act=act, x=self._place(node.inputs[0]),
             out=self._places[node], heads=len(segments), size=weight.head_size, fine=form[1],
             sampled=node.sampled,
         )  # fmt: skip
+        if self._writer.plan.room is not None:
+            strides = weight.head_size, node.width // len(segments)
+            self._writer.adapt_heads(node, acts[self._products.floats(acts)], self._places[node], strides)
 
     def _experts(self, node: Node) -> None:
         self._places[node] = self._writer.buffer(node.width)
@@ -193,13 +205,18 @@ class _Planner:
         shape = node.detail
         (q, turn), (k, k_turn) = (self._heads(node, value) for value in node.inputs[:2])
         layer = self._layers[shape.layer]
-        values: dict[str, Any] = {} if shape.latent else {"z": self._place(node.inputs[2])}
+        size, whole = shape.value_size, blocked(shape.value_size)
+        values: dict[str, Any] = {}
+        if not shape.latent:
+            v = self._place(node.inputs[2])
+            values = {"z": heads.laid(self._writer, node, v, shape.kv_heads, size, whole)}
         turn = turn._replace(scale=shape.scale)
         self._writer.emit(
             "append", node.label, x=q, y=k, heads=shape.heads, layer=layer, turn=turn, k_turn=k_turn, **values
         )
-        out = self._places[node] = self._writer.buffer(node.width)
+        out = self._writer.buffer(shape.heads * whole)
         self._writer.emit("attend", node.label, x=q, out=out, heads=shape.heads, layer=layer)
+        self._places[node] = heads.laid(self._writer, node, out, shape.heads, whole, size)
 
     def _convolve(self, node: Node) -> None:
         x, (channels, taps) = node.inputs[0], node.detail.weight.shape
@@ -222,6 +239,10 @@ class _Planner:
 
     def _heads(self, node: Node, value: Node) -> tuple[Place, Turning]:
         """Where heads are turned in place, and how."""
+        size = node.detail.key_size
+        if size % BLOCK:  # they are turned already
+            many, x = value.width // size, self._place(value)
+            return heads.laid(self._writer, node, x, many, size, blocked(size)), Turning()
         base, norm, rope = self._readers.chain(value)
         place = self._place(base)
         if not self._readers.free(base, node):

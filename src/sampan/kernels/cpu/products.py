@@ -6,14 +6,12 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from sampan.kernels.cpu.layout import Segment
-from sampan.kernels.cpu.machine import Operand, padded
+from sampan.kernels.cpu.machine import BLOCK, Operand, padded
 from sampan.kernels.cpu.plan import Bias, Place
 from sampan.kernels.cpu.readers import Readers
 from sampan.kernels.cpu.writer import Writer
 from sampan.kernels.graph import Node
 from sampan.kernels.ops import Linear
-
-_BLOCK = 32  # of kernels.h
 
 Form = tuple[Operand, bool]
 """What rows hold, and whether all of them keep 16 bits."""
@@ -68,7 +66,7 @@ class Products:
                 fine=segment.fine,
             )  # fmt: skip
         if self._adapts(node):
-            act = product.acts[self._floats(product.acts)]
+            act = product.acts[self.floats(product.acts)]
             self._writer.adapt(product.weight, act, out, node.label, node.sampled)
 
     def buffer_of(self, weight: Linear) -> Place:
@@ -141,7 +139,7 @@ class Products:
 
     def reading(self, x: Node) -> dict[str, Any]:
         """How rows are made of a value: of its floats, or of what it is made of."""
-        fields: dict[str, Any] = {"prep": "copy"}
+        fields: dict[str, Any] = {"prep": "copy", "width": x.width}
         source = x
         if self._readers.prepared(x):
             source = x.inputs[0]
@@ -151,13 +149,14 @@ class Products:
                 fields |= {"gathers": True}
             else:
                 gate, up = (self._place(half) for half in x.inputs)
-                fields = {"prep": "swiglu", "up": up.offset - gate.offset}
+                fields |= {"prep": "swiglu", "up": up.offset - gate.offset}
         return fields | {"x": self._place(source)}
 
     def normed(self, x: Node, norm: Node) -> dict[str, Any]:
         """How rows are made of a value under a norm."""
         weight, eps, mark = self._writer.vector(norm.detail.weight), norm.detail.eps, self.mark(norm)
-        return {"prep": "norm", "weight": weight, "eps": eps, "mark": mark, "x": self._place(x)}
+        norm_of = {"prep": "norm", "weight": weight, "eps": eps, "mark": mark}
+        return norm_of | {"x": self._place(x), "width": x.width}
 
     def mark(self, norm: Node) -> int:
         """The number of a norm: a fault in its input is told by it."""
@@ -171,9 +170,10 @@ class Products:
         return self._rows[x, form]
 
     def _adapts(self, node: Node) -> bool:
-        return self._writer.plan.room is not None and node.op == "linear"
+        return self._writer.plan.room is not None and node.op in ("linear", "per_head")
 
-    def _floats(self, acts: dict[Form, int]) -> Form:
+    def floats(self, acts: dict[Form, int]) -> Form:
+        """The form of unrounded rows, which adapters read."""
         return next(form for form in acts if form[0] is Operand.F32)
 
     def _bias(self, weight: Linear, segment: Segment) -> Bias | None:
@@ -186,7 +186,7 @@ class Products:
 
 def fusible(width: int, made: Segment, form: Form) -> bool:
     """Whether gate and up of this width can be computed with their SwiGLU, as rows of this form."""
-    return width % _BLOCK == 0 and form[0] is not Operand.F32 and form[0] is made.operand
+    return width % BLOCK == 0 and form[0] is not Operand.F32 and form[0] is made.operand
 
 
 def padded_starts(weight: Linear) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 from sampan.core.errors import UnsupportedModel, WeightsError
 from sampan.kernels.backend import Adapter, CacheSize, NewValues, Span
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
-from sampan.kernels.cpu.adapters import packed_adapter
+from sampan.kernels.cpu.adapters import bytes_of, packed_adapter
 from sampan.kernels.cpu.layout import Segment
 from sampan.kernels.cpu.machine import Machine, out_of_memory, padded
 from sampan.kernels.cpu.panels import PackedWeights, Place
@@ -136,13 +136,17 @@ class NativeProgram:
         known = {part.name: part for part in parts if not part.transposed}
         update(values, known | self.plan.vectors, self._place, self.machine)
 
+    def adapter_bytes(self, adapter: Adapter) -> int:
+        """What an adapter takes, at most."""
+        return bytes_of(adapter, self.plan.turned)
+
     def set_adapter(self, slot: int, adapter: Adapter) -> None:
         """Make an adapter what rows of this slot use."""
         for part in adapter.parts:
             if part.weight.name not in self.plan.sites:
                 said = f"adapters of {part.weight.name} are not supported: backend torch has them"
                 raise UnsupportedModel(f"{adapter.where}: {said}")
-        packed = packed_adapter(adapter, self.machine)
+        packed = packed_adapter(adapter, self.machine, self.plan.turned)
         self.program.set_adapter(slot, [(self.plan.sites[name], a, b) for name, (a, b) in packed.items()])
 
     def clear_adapter(self, slot: int) -> None:
@@ -188,7 +192,8 @@ class NativeProgram:
         fields = {name: self._given(value) for name, value in instruction.fields.items()}
         self.program.record_for(instruction.steps)
         if instruction.op == "adapt":
-            self.program.adapt(list(fields["outputs"]), fields["act"], *fields["out"], fields["sampled"])
+            given = list(fields["outputs"]), fields["act"], *fields["out"], fields["sampled"]
+            self.program.adapt(*given, *fields.get("heads", ()))
         elif instruction.op == "adapt_each":
             given = list(fields["outputs"]), fields["experts"], fields["act"]
             self.program.adapt_each(*given, *fields["out"], fields["router"])

@@ -9,6 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from math import inf
 
+from sampan.kernels.cpu.machine import BLOCK
 from sampan.kernels.graph import Graph, Node
 
 _PRODUCTS = ("linear", "head", "experts")
@@ -86,8 +87,8 @@ class Readers:
             return False
         if reader.op == "rope":
             return node.op == "norm" and bool(node.detail.weight.shape[0] == reader.detail.head_size)
-        if reader.op != "attend" or node in reader.inputs[2:]:
-            return False
+        if reader.op != "attend" or node in reader.inputs[2:] or reader.detail.key_size % BLOCK:
+            return False  # heads that are no whole blocks are turned before they are laid out for the cache
         size = node.detail.head_size if node.op == "rope" else node.detail.weight.shape[0]
         return bool(size == reader.detail.key_size)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sampan.core.errors import WeightsError
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.layout import STORES, some_rows, stacked
-from sampan.kernels.cpu.machine import Machine, out_of_memory
+from sampan.kernels.cpu.machine import Machine, blocked, out_of_memory, widened
 from sampan.kernels.formats import Codes, TensorType
 from sampan.kernels.ops import Weight
 from sampan.kernels.tensors import Tensors
@@ -59,7 +59,7 @@ class Scheme:
 def scheme_for(weight: Weight, bits: int, group: int) -> Scheme:
     """A matrix's scheme when `bits` and `group` are asked for: a group that does not divide its inputs gives
     way to the largest that does."""
-    fits = max(size for size in GROUPS if size <= group and weight.shape[1] % size == 0)
+    fits = max(size for size in GROUPS if size <= group and blocked(weight.shape[1]) % size == 0)
     return Scheme(8 if weight.name.split(".")[-2] in _SENSITIVE else bits, fits)
 
 
@@ -68,7 +68,7 @@ def allocate(parts: Sequence[Weight], scheme: Scheme) -> Any:
     rows, store = stacked([part.shape[0] for part in parts]), STORES[scheme.bits]
     try:
         return _native.Packed(
-            rows, parts[0].shape[1], store, scheme.group, False, scheme.has_min, scheme.zero
+            rows, blocked(parts[0].shape[1]), store, scheme.group, False, scheme.has_min, scheme.zero
         )
     except MemoryError as e:
         raise out_of_memory(f"the weights of {parts[0].name}") from e
@@ -80,7 +80,7 @@ def pack(tensors: Tensors, parts: Sequence[Weight], scheme: Scheme, machine: Mac
 
     def task(work: tuple[Weight, int, int, int]) -> None:
         part, first, start, stop = work
-        codes = quantise(tensors.rows(part.name, start, stop), scheme)
+        codes = quantise(widened(tensors.rows(part.name, start, stop), matrix.k), scheme)
         scales = _halves(tensors, part, codes.scale)
         mins = None if codes.minimum is None else _halves(tensors, part, codes.minimum)
         matrix.fill_codes(machine.pool, codes.q, scales, mins, first + start)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sampan.core.errors import UnsupportedModel, WeightsError, quoted
 from sampan.kernels.backend import NewValues
 from sampan.kernels.cpu.layout import E4M3 as E4M3_STORE
-from sampan.kernels.cpu.machine import LANES, Machine, padded
+from sampan.kernels.cpu.machine import LANES, Machine, padded, widened
 from sampan.kernels.cpu.panels import Place
 from sampan.kernels.cpu.rounding import Scheme, quantise
 from sampan.kernels.formats import E4M3, Codes, TensorType
@@ -87,7 +87,7 @@ def _write(machine: Machine, tensors: NewValues, place: Place, name: str, start:
         vector[start:stop] = values + np.float32(place.offset) if place.offset else values
     if m is None:
         return
-    first = place.first + start
+    first, values = place.first + start, widened(values, m.k)
     if m.store in _FLOATS:
         type = _FLOATS[m.store]
         m.fill(machine.pool, _rounded(values, type), type.number, first, len(values))

@@ -8,10 +8,11 @@ from typing import Any
 from sampan.kernels.backend import AdapterRoom
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.layout import Layout, Segment
-from sampan.kernels.cpu.machine import Operand, padded
+from sampan.kernels.cpu.machine import Operand, blocked, padded
 from sampan.kernels.cpu.plan import Activations, Angles, Buffer, Instruction, Output, Place, Plan
 from sampan.kernels.cpu.storage import Region, lay_out
 from sampan.kernels.cpu.stored import slots_of
+from sampan.kernels.graph import Node
 from sampan.kernels.ops import Linear, Rope, Router, Weight
 
 _PLACES = ("x", "y", "z", "out")
@@ -47,10 +48,10 @@ class Writer:
         return Place(-1, 0)
 
     def activations(self, inputs: int, operand: Operand, rows: int | None = None) -> int:
-        """New rows for products, of the step's unless given."""
-        count = rows or self.plan.rows
-        size = int(_native.activation_bytes(count, inputs, operand))
-        self.plan.activations.append(Activations(Region(size), inputs, operand, count))
+        """New rows for products, of the step's unless given; inputs in whole blocks."""
+        count, whole = rows or self.plan.rows, blocked(inputs)
+        size = int(_native.activation_bytes(count, whole, operand))
+        self.plan.activations.append(Activations(Region(size), whole, operand, count))
         return len(self.plan.activations) - 1
 
     def angles(self, rope: Rope) -> int:
@@ -115,26 +116,44 @@ class Writer:
     def adapt(self, weight: Linear, act: int, out: Place, label: str, sampled: bool) -> None:
         """What adapters add to the linear just written: beside it A x, and B of that in a phase of its
         own."""
-        self._site(weight)
+        self._site(weight.parts)
         outputs = tuple(part.shape[0] for part in weight.parts)
+        self.plan.adapted += len(outputs) * blocked(weight.parts[0].shape[1]) + sum(map(padded, outputs))
         self.emit("adapt", label, joined=True, act=act, outputs=outputs, out=out, sampled=sampled)
+        self._expanded(out)
+
+    def adapt_heads(self, node: Node, act: int, out: Place, strides: tuple[int, int]) -> None:
+        """The same of a matrix for each head. `strides`: from one head's inputs to the next one's, and from
+        its outputs. One of A and B is the same for all heads."""
+        parts, (inputs, size) = node.detail.parts, node.detail.sizes
+        self._site(parts)
+        if node.detail.transposed:
+            self.plan.turned.update(part.name for part in parts)
+        own, other = (inputs, size) if node.detail.transposed else (size, inputs)
+        self.plan.adapted += len(parts) * max(padded(own), blocked(own)) + max(padded(other), blocked(other))
+        self.emit(
+            "adapt", node.label, joined=True, act=act, outputs=(size,) * len(parts), out=out,
+            sampled=node.sampled, heads=(blocked(inputs), *strides),
+        )  # fmt: skip
+        self._expanded(out)
+
+    def _expanded(self, out: Place) -> None:
         self._phase += 1
         self.plan.buffers[out.buffer].region.touch(self._phase)
 
     def adapt_each(self, weights: Sequence[Linear], act: int, out: Place, label: str, router: int) -> None:
         """The same of a layer's experts, in two phases, on their slots."""
         for weight in weights:
-            self._site(weight)
+            self._site(weight.parts)
         outputs = tuple(part.shape[0] for part in weights[0].parts)
         self.emit("adapt_each", label, act=act, out=out, outputs=outputs, experts=len(weights), router=router)
-        self._phase += 1
-        self.plan.buffers[out.buffer].region.touch(self._phase)
+        self._expanded(out)
         self.plan.adapted_rows = max(self.plan.adapted_rows, self.plan.buffers[out.buffer].rows)
 
-    def _site(self, weight: Linear) -> None:
-        for part in weight.parts:
+    def _site(self, parts: Sequence[Weight]) -> None:
+        self.plan.adapted_parts = max(self.plan.adapted_parts, len(parts))
+        for part in parts:
             self.plan.sites[part.name] = len(self.plan.sites)
-        self.plan.adapted.append((weight.parts[0].shape[1], tuple(part.shape[0] for part in weight.parts)))
 
     @contextmanager
     def steps(self, which: str) -> Iterator[None]:

@@ -93,6 +93,12 @@ class TorchProgram:
             for start, stop in _blocks(tuple(weight.shape)):
                 weight[start:stop] = on_device(values.rows(name, start, stop), self.device, weight.dtype)
 
+    def adapter_bytes(self, adapter: Adapter) -> int:
+        """What an adapter takes."""
+        sizes = {part.key: part.rank * part.weight.shape[1] for part in adapter.parts}
+        sizes |= {part.weight.name: part.weight.shape[0] * part.rank for part in adapter.parts}
+        return sum(sizes.values()) * max(weight.dtype.itemsize for weight in self.weights.values())
+
     def set_adapter(self, slot: int, adapter: Adapter) -> None:
         """Make an adapter what rows of this slot use. Raises `OutOfMemory` where there is no room."""
         self._check_slot(slot, least=0)

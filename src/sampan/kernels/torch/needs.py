@@ -38,15 +38,14 @@ def needs_of(
 
 
 def _adapters(graph: Graph, room: AdapterRoom | None) -> int:
-    """Numbers of all adapters that there is room for."""
+    """Numbers of all adapters that there is room for, without what they add to experts."""
     if room is None:
         return 0
-    linears = [node.detail for node in graph.nodes if node.op == "linear"]
-    for node in graph.nodes:
-        if node.op == "experts":
-            linears += [*node.detail.gate_up, *node.detail.down]
-    parts = [part for linear in linears for part in linear.parts]
-    return room.count * room.rank * sum(sum(part.shape) for part in parts)
+    parts = [part for node in graph.nodes if node.op == "linear" for part in node.detail.parts]
+    heads = [node.detail.parts for node in graph.nodes if node.op == "per_head"]  # which share A
+    each: int = sum(sum(part.shape) for part in parts)
+    each += sum(own[0].shape[1] + sum(part.shape[0] for part in own) for own in heads)
+    return room.count * room.rank * each
 
 
 def _workspace(graph: Graph, dtype: torch.dtype, device: torch.device, rows: int) -> int:

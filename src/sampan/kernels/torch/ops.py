@@ -15,6 +15,7 @@ from torch.nn import functional
 from sampan.kernels.graph import Graph, Node
 from sampan.kernels.ops import Attention, Experts, Linear, Norm, PerHead, Rope, Router, State, Weight
 from sampan.kernels.torch import recurrent
+from sampan.kernels.torch.heads import low_rank, per_head
 
 Attend = Callable[[Attention, Tensor, Tensor, Tensor], Tensor]
 Advance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -151,9 +152,11 @@ class Walk:
     def per_head(self, node: Node, x: Tensor) -> Tensor:
         weight: PerHead = node.detail
         heads, inputs = by_head(x, weight.head_size), weight.sizes[0]
-        matrices = torch.stack([self._weights[part.name] for part in weight.parts])
-        form = "thi,hio->tho" if weight.transposed else "thi,hoi->tho"
-        done = torch.einsum(form, heads[..., :inputs], matrices)
+        done = per_head(heads[..., :inputs], weight, self._weights)
+        for rows, sampled, products in self._step.adapters:
+            if weight.parts[0].name in products:
+                chosen = sampled if node.sampled else rows
+                done = done.index_add(0, chosen, low_rank(heads[chosen, :, :inputs], weight, products))
         return torch.cat((done, heads[..., inputs:]), -1).flatten(-2)
 
     def experts(self, node: Node, x: Tensor) -> Tensor:

@@ -6,78 +6,107 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+from sampan.core.errors import quoted
 from sampan.core.types import Grammar, SamplingParams
-from sampan.server import thinking
 from sampan.server.anthropic.schemas import (
     Block,
     CountRequest,
+    GoneThread,
     Message,
     MessagesRequest,
     NamedChoice,
     NoChoice,
     TextBlock,
-    ThinkingAdaptive,
     ThinkingBlock,
+    ThinkingDisabled,
     ThinkingEnabled,
+    Thread,
     ToolResultBlock,
     ToolUseBlock,
 )
 from sampan.server.ask import Ask, Caller, Tools
-from sampan.server.errors import bad_request
+from sampan.server.errors import ApiError, bad_request
+from sampan.server.fields import Ignored
 from sampan.server.offer import offer
 from sampan.server.service import Service
 from sampan.server.text import ModelText
+from sampan.server.thinking import Plan, planned
+from sampan.server.watch import logs
 
-_ROLES = {"user": ("text", "tool_result"), "assistant": ("text", "thinking", "tool_use"), "system": ("text",)}
+_ROLES = {
+    "user": ("text", "tool_result"),
+    "assistant": ("text", "thinking", "redacted_thinking", "tool_use"),
+    "system": ("text",),
+}
 _SAME_NAME = ("max_tokens", "temperature", "top_p", "top_k")
 
 
 def sampling_of(body: MessagesRequest, text: ModelText) -> SamplingParams:
     """The request's sampling; the model's own for what is not given."""
     given = {name: value for name in _SAME_NAME if (value := getattr(body, name)) is not None}
-    stop, budget = tuple(body.stop_sequences or ()), budget_of(body)
-    return replace(text.defaults, **given, stop=stop, max_reasoning_tokens=budget)
+    if body.top_k == -1:
+        given["top_k"] = 0
+    return replace(text.defaults, **given, stop=(*(body.stop_sequences or ()), *text.defaults.stop))
 
 
-async def ask_of(body: CountRequest, service: Service, caller: Caller, sampling: SamplingParams) -> Ask:
+async def ask_of(body: MessagesRequest, service: Service, caller: Caller) -> Ask:
     """The request as an ask; `ApiError` for what contradicts itself or is not served."""
+    check_thread(body.thread)
+    thinking = body.thinking
+    if isinstance(thinking, ThinkingEnabled) and thinking.budget_tokens >= body.max_tokens:
+        raise bad_request(
+            f"thinking.budget_tokens is {thinking.budget_tokens}: it must be less than max_tokens",
+            param="thinking.budget_tokens",
+        )
+    plan = thinking_of(body, service)
     config = body.output_config
     grammar = None
     if config is not None and config.format is not None:
         grammar = Grammar("json_schema", json.dumps(config.format.schema_))
     tools = tools_of(body)
-    if tools is not None and grammar is not None and tools.choice not in ("auto", "none"):
-        raise bad_request(
-            "a required tool call and a format of the answer exclude each other", param="output_config.format"
-        )
-    return await service.conversation(
+    ask = await service.conversation(
         template_messages(body),
-        sampling,
+        replace(sampling_of(body, service.text), max_reasoning_tokens=plan.budget),
         caller,
         model=body.model,
         n=1,
         grammar=grammar,
         tools=tools,
-        variables=variables_of(body, service),
+        variables=plan.variables,
     )
+    return ask if grammar is None else replace(ask, constraint="output_config.format")
 
 
-def budget_of(body: MessagesRequest) -> int | None:
-    """For how many tokens the model may think; None where only `max_tokens` says."""
-    if not isinstance(body.thinking, ThinkingEnabled):
-        return None
-    if body.thinking.budget_tokens >= body.max_tokens:
-        raise bad_request(
-            f"thinking.budget_tokens is {body.thinking.budget_tokens}: it must be less than max_tokens",
-            param="thinking.budget_tokens",
+def thinking_of(body: CountRequest, service: Service) -> Plan:
+    """What the chat template is told of thinking, and for how long the model may think."""
+    effort = body.output_config.effort if body.output_config is not None else None
+    wanted = body.thinking
+    if isinstance(wanted, ThinkingEnabled):
+        return planned(service, True, param="thinking", effort=effort, budget=wanted.budget_tokens)
+    if isinstance(wanted, ThinkingDisabled):
+        return planned(service, False, param="thinking")
+    if wanted is None and effort is None:
+        return Plan({}, None)
+    param = None if effort is None else "output_config.effort"
+    plan = planned(service, True, param=param, effort=effort)
+    return plan if wanted is not None else Plan({}, plan.budget)
+
+
+def check_thread(thread: Thread | None) -> None:
+    """Nothing is kept of a conversation: a 404 for one to go on with, by which clients send it whole."""
+    if isinstance(thread, GoneThread):
+        message = (
+            f"the thread of {quoted(thread.previous_message_id)} is not here: send the whole conversation"
         )
-    return body.thinking.budget_tokens
+        raise ApiError(404, message, code="thread_not_found", param="thread.previous_message_id")
+    if thread is not None:
+        logs.ignore([Ignored("thread", known=True)])
 
 
 def tools_of(body: CountRequest) -> Tools | None:
     """The tools of a request; None where there are none to call."""
     functions = []
-    for tool in body.tools or ():
+    for tool in body.functions:
         given = {"description": tool.description, "parameters": tool.input_schema, "strict": tool.strict}
         functions.append({"name": tool.name, **{k: v for k, v in given.items() if v is not None}})
     choice = body.tool_choice
@@ -98,6 +127,7 @@ def template_messages(body: CountRequest) -> list[dict[str, Any]]:
             "the last message is the assistant's: beginning an answer for it is not supported",
             param=f"messages.{len(body.messages) - 1}.role",
         )
+    _check_results(body.messages)
     rows = []
     if body.system:
         rows.append({"role": "system", "content": _lines(body.system)})
@@ -107,13 +137,27 @@ def template_messages(body: CountRequest) -> list[dict[str, Any]]:
     return rows
 
 
-def variables_of(body: CountRequest, service: Service) -> dict[str, Any]:
-    """What the chat template is told of thinking."""
-    if body.thinking is None:
-        return {}
-    if isinstance(body.thinking, ThinkingAdaptive):
-        return {"enable_thinking": True} if service.thinking.switched else {}
-    return thinking.variables(service, isinstance(body.thinking, ThinkingEnabled), param="thinking")
+def _check_results(messages: Sequence[Message]) -> None:
+    """A 400 for a result that stands behind something else of its turn, or is of no call before it."""
+    calls: set[str] = set()
+    spoken = False
+    for place, message in enumerate(messages):
+        for number, block in enumerate(message.content):
+            where = f"messages.{place}.content.{number}"
+            if isinstance(block, ToolResultBlock):
+                if block.tool_use_id not in calls:
+                    name = quoted(block.tool_use_id)
+                    why = f"no tool_use of the assistant's turn before it has the id {name}"
+                    raise bad_request(f"{where}.tool_use_id: {why}", param=f"{where}.tool_use_id")
+                if spoken:
+                    raise bad_request(
+                        f"{where}: tool_result blocks must come first in their turn", param=where
+                    )
+            spoken = spoken or (message.role == "user" and not isinstance(block, ToolResultBlock))
+        if message.role == "assistant":
+            if place == 0 or messages[place - 1].role != "assistant":
+                calls, spoken = set(), False
+            calls |= {block.id for block in message.content if isinstance(block, ToolUseBlock)}
 
 
 def _blocks(place: int, message: Message) -> list[Block]:

@@ -9,13 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from sampan.core.errors import quoted
-from sampan.server.anthropic.asks import (
-    ask_of,
-    sampling_of,
-    template_messages,
-    tools_of,
-    variables_of,
-)
+from sampan.server.anthropic.asks import ask_of, check_thread, template_messages, thinking_of, tools_of
 from sampan.server.anthropic.replies import (
     SIGNATURE,
     MessageAnswer,
@@ -57,7 +51,7 @@ _EMPTY: dict[str, dict[str, Any]] = {
 )
 async def create(body: MessagesRequest, request: Request, service: Service_, caller: Caller_) -> Response:
     """Answer a conversation; with `stream`, as server-sent events."""
-    ask = await ask_of(body, service, caller, sampling_of(body, service.text))
+    ask = await ask_of(body, service, caller)
     usage = Usage(len(ask.ids))
     parts = service.answer(ask, caller, usage)
     reply = Reply(body.model, body.max_tokens)
@@ -75,13 +69,14 @@ async def count_tokens(body: CountRequest, service: Service_, caller: Caller_) -
         raise ApiError(
             404, f"the model {quoted(body.model)} is not served here", code="model_not_found", param="model"
         )
+    check_thread(body.thread)
     service.admission.count(caller)
     tools = tools_of(body)
     ids, _ = await service.texts.rendered(
         template_messages(body),
         caller,
         tools=() if tools is None else tools.callable,
-        variables=variables_of(body, service),
+        variables=thinking_of(body, service).variables,
         contexts=COUNTED,
     )
     return TokenCount(input_tokens=len(ids))

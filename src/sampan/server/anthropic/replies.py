@@ -9,6 +9,7 @@ from sampan.server.ask import Usage
 from sampan.server.collect import Answer, Run
 from sampan.server.errors import ApiError
 from sampan.server.watch import logs
+from sampan.text.tools import read_arguments
 
 SIGNATURE = "unsigned"  # clients keep a block of thinking only if it has one
 
@@ -18,7 +19,6 @@ class MessageText(BaseModel):
 
     type: Literal["text"]
     text: str
-    citations: None
 
 
 class MessageThinking(BaseModel):
@@ -76,11 +76,18 @@ class TokenCount(BaseModel):
     input_tokens: int
 
 
+class MessagesErrorCode(BaseModel):
+    """A word for it, where there is one."""
+
+    error_code: str
+
+
 class MessagesErrorDetail(BaseModel):
     """What was wrong."""
 
     type: str
     message: str
+    details: MessagesErrorCode | None = None
 
 
 class MessagesError(BaseModel):
@@ -96,8 +103,8 @@ def block(run: Run) -> dict[str, Any]:
     if run.kind == "reasoning":
         return {"type": "thinking", "thinking": run.text, "signature": SIGNATURE}
     if run.kind == "text":
-        return {"type": "text", "text": run.text, "citations": None}
-    return {"type": "tool_use", "id": run.id, "name": run.name, "input": _arguments(run.text)}
+        return {"type": "text", "text": run.text}
+    return {"type": "tool_use", "id": run.id, "name": run.name, "input": read_arguments(run.text)}
 
 
 def ending(answer: Answer, usage: Usage, max_tokens: int) -> dict[str, Any]:
@@ -127,9 +134,10 @@ def error_row(error: ApiError) -> dict[str, Any]:
     message = error.message
     if error.param is not None and error.param not in message:
         message = f"{error.param}: {message}"
+    details = {} if error.code is None else {"details": {"error_code": error.code}}
     return {
         "type": "error",
-        "error": {"type": _KINDS.get(error.status, _kind(error.status)), "message": message},
+        "error": {"type": _KINDS.get(error.status, _kind(error.status)), "message": message, **details},
         "request_id": request_headers().get("request-id"),
     }
 
@@ -162,11 +170,3 @@ def _reason(answer: Answer, usage: Usage, max_tokens: int) -> StopReason:
         full = usage.completion_tokens < max_tokens
         return "model_context_window_exceeded" if full else "max_tokens"
     return "tool_use" if answer.finish == "tool_calls" else "end_turn"
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        value = None
-    return value if isinstance(value, dict) else {"INVALID_JSON": text}

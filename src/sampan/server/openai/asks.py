@@ -1,13 +1,12 @@
 """OpenAI's requests as asks."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sampan.core.errors import quoted
-from sampan.core.types import Grammar, SamplingParams, Scoring
+from sampan.core.types import SamplingParams, Scoring
 from sampan.server.ask import Tools
 from sampan.server.errors import bad_request
 from sampan.server.offer import offer
@@ -15,18 +14,16 @@ from sampan.server.openai.schemas import (
     ChatMessage,
     ChatRequest,
     CompletionRequest,
-    GrammarField,
-    PlainFormat,
     Sampling,
-    SchemaFormat,
+    ToolDefinition,
     dumped,
 )
 from sampan.server.text import ModelText
-from sampan.server.thinking import EFFORTS, Answering, variables
+from sampan.server.thinking import Answering, Plan, planned
 
 _SAME_NAME = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
-    "seed", "ignore_eos", "max_tokens",
+    "seed", "ignore_eos",
 )  # fmt: skip
 _MOST_SCORED = 2**16
 _TEMPLATE_OWN = frozenset(
@@ -36,10 +33,25 @@ _TEMPLATE_OWN = frozenset(
 
 def sampling_of(request: Sampling, text: ModelText, *, logprobs: int | None) -> SamplingParams:
     """The request's sampling; the model's own for what is not given."""
-    given = {name: value for name in _SAME_NAME if (value := getattr(request, name)) is not None}
+    given: dict[str, Any] = {
+        name: value for name in _SAME_NAME if (value := getattr(request, name)) is not None
+    }
+    if request.max_tokens is not None:
+        given["max_tokens"] = None if request.max_tokens == -1 else request.max_tokens
+    if given.get("top_k") == -1:
+        given["top_k"] = 0
     stop = request.stop if isinstance(request.stop, list) else [request.stop] if request.stop else []
     bias = _bias(request.logit_bias or {}, text.vocabulary)
-    return replace(text.defaults, **given, stop=tuple(stop), logit_bias=bias, logprobs=logprobs)
+    stops = tuple(request.stop_token_ids or ())
+    if stops and max(stops) >= text.vocabulary:
+        raise bad_request(
+            f"stop_token_ids has {max(stops)}: token ids are below {text.vocabulary}",
+            param="stop_token_ids",
+        )
+    stop = [*stop, *text.defaults.stop]
+    return replace(
+        text.defaults, **given, stop=tuple(stop), stop_token_ids=stops, logit_bias=bias, logprobs=logprobs
+    )
 
 
 def scoring_of(request: ChatRequest | CompletionRequest) -> Scoring | None:
@@ -76,29 +88,6 @@ def check_scored(request: ChatRequest | CompletionRequest, tokens: int) -> None:
         )
 
 
-def grammar_of(request: ChatRequest | Sampling) -> Grammar | None:
-    """What the answer must look like."""
-    form = request.response_format if isinstance(request, ChatRequest) else None
-    grammars = [*_from_format(form), *_from_field(request.grammar)]
-    if len(grammars) > 1:
-        raise bad_request("response_format and grammar exclude each other: give one", param="grammar")
-    return grammars[0] if grammars else None
-
-
-def _from_format(form: SchemaFormat | PlainFormat | None) -> list[Grammar]:
-    if isinstance(form, SchemaFormat):
-        return [Grammar("json_schema", json.dumps(form.json_schema.schema_))]
-    return [Grammar("json_object")] if form is not None and form.type == "json_object" else []
-
-
-def _from_field(field: GrammarField | None) -> list[Grammar]:
-    if field is None:
-        return []
-    if isinstance(field.value, list) != (field.type == "choice"):
-        raise bad_request(f"grammar.value of a {field.type} is not of the right type", param="grammar")
-    return [Grammar(field.type, field.value if isinstance(field.value, str) else json.dumps(field.value))]
-
-
 def _bias(given: Mapping[str, float], vocabulary: int) -> dict[int, float]:
     bias = {}
     for token, value in given.items():
@@ -113,15 +102,22 @@ def _bias(given: Mapping[str, float], vocabulary: int) -> dict[int, float]:
 
 def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     """The messages as chat templates know them."""
-    return [_message(place, message.model_dump(exclude_none=True)) for place, message in enumerate(messages)]
+    return [
+        _message(place, message.model_dump(exclude_none=True, exclude=_ANSWERS_OWN))
+        for place, message in enumerate(messages)
+    ]
+
+
+_ANSWERS_OWN: Any = {"annotations": True, "tool_calls": {"__all__": {"index"}}}
+"""What an answer of this API has and no template knows."""
 
 
 def _message(place: int, message: dict[str, Any]) -> dict[str, Any]:
     role = message["role"]
     content = message.get("content")
-    if content is None and not (
-        role == "assistant" and (message.get("tool_calls") or message.get("reasoning_content"))
-    ):
+    refusal = message.pop("refusal", None)
+    content = content or refusal or content
+    if content is None and role != "assistant":
         raise bad_request(
             f"messages[{place}] of role {role} has no content", param=f"messages.{place}.content"
         )
@@ -130,7 +126,9 @@ def _message(place: int, message: dict[str, Any]) -> dict[str, Any]:
             f"messages[{place}] answers no call: give tool_call_id", param=f"messages.{place}.tool_call_id"
         )
     if isinstance(content, list):
-        content = "".join(part["text"] for part in content)
+        content = "".join(part[part["type"]] for part in content)
+    if content is None and not message.get("tool_calls"):
+        content = ""  # an answer that was cut before it said anything
     return {**message, "role": "system" if role == "developer" else role, "content": content}
 
 
@@ -138,25 +136,22 @@ def tools_of(request: ChatRequest) -> Tools | None:
     """The tools of a request; None where there are none to call."""
     choice = request.tool_choice or "auto"
     name = choice if isinstance(choice, str) else choice.function.name
-    functions = [dumped(tool.function) for tool in request.tools or ()]
+    functions = [dumped(tool.function) for tool in request.tools or () if isinstance(tool, ToolDefinition)]
     parallel = request.parallel_tool_calls is not False
     return offer(functions, name, named=not isinstance(choice, str), parallel=parallel)
 
 
-def reasoning_of(request: ChatRequest) -> int | None:
-    """For how many tokens the model may think."""
-    if request.max_reasoning_tokens is not None:
-        return request.max_reasoning_tokens
-    return EFFORTS.get(request.reasoning_effort or "")
+def thinking_of(request: ChatRequest, service: Answering) -> Plan:
+    """What the chat template is told and for how long the model may think.
 
-
-def variables_of(request: ChatRequest, service: Answering) -> dict[str, Any]:
-    """What else the chat template is given; what the service gives it itself cannot be replaced."""
+    What the service gives the template itself cannot be replaced.
+    """
     given = dict(request.chat_template_kwargs or {})
     own = sorted(_TEMPLATE_OWN & given.keys())
     if own:
         raise bad_request(f"chat_template_kwargs may not set {own[0]}", param="chat_template_kwargs")
-    effort = request.reasoning_effort
-    if effort is None:
-        return given
-    return {**variables(service, effort != "none", param="reasoning_effort"), **given}
+    plan, effort = Plan({}, None), request.reasoning_effort
+    if effort is not None:
+        plan = planned(service, effort != "none", param="reasoning_effort", effort=effort)
+    most = request.max_reasoning_tokens
+    return Plan({**plan.variables, **given}, plan.budget if most is None else most)

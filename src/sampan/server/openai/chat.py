@@ -18,14 +18,13 @@ from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.openai.asks import (
     check_scored,
-    grammar_of,
-    reasoning_of,
     sampling_of,
     scoring_of,
     template_messages,
+    thinking_of,
     tools_of,
-    variables_of,
 )
+from sampan.server.openai.constraints import constraint_of
 from sampan.server.openai.replies import (
     ChatCompletion,
     chat_logprobs,
@@ -69,30 +68,27 @@ async def ask_of(body: ChatRequest, service: Service, caller: Caller) -> Ask:
         raise bad_request("stream_options needs stream to be true", param="stream_options")
     scoring = scoring_of(body)
     if body.max_completion_tokens is not None:
-        if body.max_tokens is not None:
+        if body.max_tokens not in (None, body.max_completion_tokens):
             raise bad_request(
                 "max_tokens is the old name of max_completion_tokens: give one", param="max_tokens"
             )
         body.max_tokens = body.max_completion_tokens
     wanted = (body.top_logprobs or 0) if body.logprobs else None
-    grammar = grammar_of(body)
+    field, grammar = constraint_of(body)
     tools = tools_of(body)
-    if tools is not None and grammar is not None and tools.choice not in ("auto", "none"):
-        raise bad_request(
-            "a required tool call and a format of the answer exclude each other", param="response_format"
-        )
+    thinking = thinking_of(body, service)
     ask = await service.conversation(
         template_messages(body.messages),
-        replace(sampling_of(body, service.text, logprobs=wanted), max_reasoning_tokens=reasoning_of(body)),
+        replace(sampling_of(body, service.text, logprobs=wanted), max_reasoning_tokens=thinking.budget),
         caller,
         model=body.model,
         n=body.n or 1,
         grammar=grammar,
         tools=tools,
-        variables=variables_of(body, service),
+        variables=thinking.variables,
     )
     check_scored(body, len(ask.ids))
-    return replace(ask, cache_salt=body.cache_salt, scoring=scoring)
+    return replace(ask, cache_salt=body.cache_salt, scoring=scoring, constraint=field)
 
 
 class _Reply:

@@ -16,7 +16,8 @@ from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
 from sampan.server.many import token_ids
-from sampan.server.openai.asks import check_scored, grammar_of, sampling_of, scoring_of
+from sampan.server.openai.asks import check_scored, sampling_of, scoring_of
+from sampan.server.openai.constraints import constraint_of
 from sampan.server.openai.echo import Echo
 from sampan.server.openai.replies import TextCompletion, error_event, token_text, usage_row
 from sampan.server.openai.schemas import CompletionRequest
@@ -58,7 +59,7 @@ async def _asks(
 ) -> tuple[list[Ask], list[str | None]]:
     """What is asked, and the prompts' texts where they were given as texts."""
     sampling = sampling_of(body, service.text, logprobs=body.logprobs)
-    if sampling.max_tokens is None:
+    if body.max_tokens is None:
         body_tokens = 16  # as this API has always had it
         sampling = sampling_of(
             body.model_copy(update={"max_tokens": body_tokens}), service.text, logprobs=body.logprobs
@@ -68,7 +69,7 @@ async def _asks(
         if not body.echo:
             raise bad_request("max_tokens is 0: ask for echo or prompt_logprobs", param="max_tokens")
         scoring = Scoring()
-    grammar = grammar_of(body)
+    field, grammar = constraint_of(body)
     prompts = _prompts(body.prompt)
     if len(prompts) > _MOST_PROMPTS:
         raise bad_request(
@@ -87,7 +88,18 @@ async def _asks(
     check_scored(body, sum(map(len, encoded)))
     n, salt = body.n or 1, body.cache_salt
     asks = [
-        Ask(ids, sampling, body.model, n, grammar=grammar, raw=True, cache_salt=salt, scoring=scoring)
+        Ask(
+            ids,
+            sampling,
+            body.model,
+            n,
+            grammar=grammar,
+            constraint=field,
+            raw=True,
+            cache_salt=salt,
+            scoring=scoring,
+            continues=service.text.tokenizer.continues(ids),
+        )
         for ids in encoded
     ]
     return asks, [prompt if isinstance(prompt, str) else None for prompt in prompts]

@@ -15,6 +15,7 @@ from sampan.server.ask import Ask, Caller, Ids, Part
 from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import bad_request
+from sampan.server.fields import lacks
 from sampan.server.many import MOST, refused, replies, token_ids
 from sampan.server.openapi import ASKED, errors
 from sampan.server.schemas import Body, Many
@@ -27,12 +28,18 @@ router = APIRouter(route_class=JsonRoute)
 class EmbeddingRequest(Body):
     """Texts, or lists of token ids. `prompt_name`: one of the model's prompts, to stand before each text."""
 
+    lacked = (
+        lacks("input_type", "task", why="prompt_name says it here")
+        | lacks("output_dimension", why="dimensions says it here")
+        | lacks("add_special_tokens", "normalize", neutral=(True,))
+        | lacks("embedding_types", "late_chunking", "messages", "truncate", "truncate_prompt_tokens")
+    )
+
     model: str
     input: str | Many[str] | Many[int] | Many[Many[int]]
     prompt_name: str | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
-    user: str | None = None
 
 
 class Embedding(BaseModel):

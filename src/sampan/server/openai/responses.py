@@ -10,7 +10,7 @@ from sampan.server.ask import Caller, Usage
 from sampan.server.body import JsonRoute
 from sampan.server.door import Caller_, Service_
 from sampan.server.errors import ApiError, bad_request
-from sampan.server.openai.responses_asks import ask_of, numbered
+from sampan.server.openai.responses_asks import ask_of, check_results, numbered
 from sampan.server.openai.responses_events import Reply
 from sampan.server.openai.responses_replies import ItemList, ResponseDeleted, ResponseDocument
 from sampan.server.openai.responses_schemas import ItemQuery, NoQuery, ResponseRequest
@@ -40,8 +40,9 @@ async def create(
     body: ResponseRequest, request: Request, service: Service_, caller: Caller_, store: Store_
 ) -> Response:
     """Answer a conversation; with `stream`, as server-sent events. Kept unless `store` is false."""
-    items = numbered(body.input)
+    items = numbered(body.input, lambda name: store.item(caller, name))
     before = _before(store, caller, body.previous_response_id)
+    check_results(items, before)
     ask = await ask_of(body, [*before, *items], service, caller)
     usage = Usage(len(ask.ids))
 

@@ -11,7 +11,9 @@ from sampan.core.types import SamplingParams
 from sampan.server.ask import Part, Usage
 from sampan.server.collect import Answer, Run, Step, collected
 from sampan.server.errors import ApiError
-from sampan.server.openai.responses_asks import with_logprobs
+from sampan.server.fields import Skipped
+from sampan.server.openai.namespaces import Namespaces
+from sampan.server.openai.responses_asks import with_encrypted, with_logprobs
 from sampan.server.openai.responses_replies import Items, usage_row
 from sampan.server.openai.responses_schemas import ResponseRequest, Status
 from sampan.server.openai.schemas import dumped
@@ -28,13 +30,20 @@ class Reply:
     ) -> None:
         name = uuid4().hex
         self._head = _head(body, sampling, name)
-        self._items = Items(text, name, with_logprobs(body))
+        self._items = Items(
+            text,
+            name,
+            Namespaces(body),
+            logprobs=with_logprobs(body),
+            encrypted=with_encrypted(body),
+        )
         self._keep = keep
         self._number = -1
 
     async def whole(self, parts: AsyncIterator[Part], usage: Usage) -> dict[str, Any]:
         """The response."""
         [answer] = await collected(parts)
+        answer.silence()
         return self._finished(answer, usage)
 
     async def frames(self, parts: AsyncIterator[Part], usage: Usage) -> AsyncIterator[bytes]:
@@ -48,6 +57,9 @@ class Reply:
                     for step in answer.take(part):
                         for frame in self._step(step, answer):
                             yield frame
+            for step in answer.silence():
+                for frame in self._step(step, answer):
+                    yield frame
         except ApiError as error:
             failure = {"code": error.code or error.kind, "message": error.message}
             document = self._document(answer, usage, status="failed", error=failure)
@@ -149,10 +161,10 @@ def _head(body: ResponseRequest, sampling: SamplingParams, name: str) -> dict[st
         "temperature": sampling.temperature,
         "text": {"format": {"type": "text"}, **form},
         "tool_choice": choice if isinstance(choice, str) else dumped(choice),
-        "tools": [dumped(tool) for tool in body.tools or ()],
+        "tools": [dumped(tool) for tool in body.tools or () if not isinstance(tool, Skipped)],
         "top_logprobs": body.top_logprobs or 0,
         "top_p": sampling.top_p,
-        "truncation": "disabled",
+        "truncation": body.truncation or "disabled",
         "usage": None,
         "user": body.user,
     }

@@ -6,6 +6,7 @@ from pydantic import BaseModel, JsonValue
 
 from sampan.server.ask import Usage
 from sampan.server.collect import Run
+from sampan.server.openai.namespaces import Namespaces
 from sampan.server.openai.replies import ContentLogprob, chat_logprobs
 from sampan.server.openai.responses_schemas import (
     CallItem,
@@ -13,12 +14,14 @@ from sampan.server.openai.responses_schemas import (
     FunctionTool,
     InputText,
     MessageItem,
+    NamespaceTool,
     ReasoningItem,
     ReasoningText,
     Status,
     SummaryText,
     TextConfig,
 )
+from sampan.server.openai.sealed import sealed
 from sampan.server.text import ModelText
 
 
@@ -48,6 +51,7 @@ class ResponseCall(BaseModel):
     type: Literal["function_call"]
     call_id: str
     name: str
+    namespace: str | None = None
     arguments: str
     status: Status
 
@@ -59,6 +63,7 @@ class ResponseReasoning(BaseModel):
     type: Literal["reasoning"]
     summary: list[SummaryText]
     content: list[ReasoningText]
+    encrypted_content: str | None = None
     status: Status
 
 
@@ -132,10 +137,10 @@ class ResponseDocument(BaseModel):
     temperature: float
     text: TextConfig
     tool_choice: Literal["none", "auto", "required"] | FunctionChoice
-    tools: list[FunctionTool]
+    tools: list[FunctionTool | NamespaceTool]
     top_logprobs: int
     top_p: float
-    truncation: Literal["disabled"]
+    truncation: Literal["auto", "disabled"]
     usage: ResponseUsage | None
     user: str | None
 
@@ -169,12 +174,17 @@ class ResponseDeleted(BaseModel):
 
 
 class Items:
-    """The runs of one answer as items. `logprobs`: whether text comes with log-probabilities."""
+    """The runs of one answer as items. `logprobs`: whether text comes with log-probabilities; `encrypted`:
+    whether reasoning comes sealed, too."""
 
-    def __init__(self, text: ModelText, name: str, logprobs: bool) -> None:
+    def __init__(
+        self, text: ModelText, name: str, functions: Namespaces, *, logprobs: bool, encrypted: bool
+    ) -> None:
         self._tokenizer = text.tokenizer
         self._name = name
+        self._functions = functions
         self._logprobs = logprobs
+        self._encrypted = encrypted
 
     def id(self, run: Run) -> str:
         """The item's id."""
@@ -184,11 +194,14 @@ class Items:
     def item(self, run: Run, status: Status, *, empty: bool = False) -> dict[str, Any]:
         """The item; `empty`: as it begins."""
         if run.kind == "call":
-            call = {"call_id": run.id, "name": run.name, "arguments": "" if empty else run.text}
+            name = self._functions.apart(run.name)
+            call = {"call_id": run.id, **name, "arguments": "" if empty else run.text}
             return {"id": self.id(run), "type": "function_call", **call, "status": status}
         content = [] if empty else [self.part(run)]
         if run.kind == "reasoning":
-            thought = {"summary": [], "content": content}
+            thought: dict[str, Any] = {"summary": [], "content": content}
+            if self._encrypted:
+                thought["encrypted_content"] = "" if empty else sealed(run.text)
             return {"id": self.id(run), "type": "reasoning", **thought, "status": status}
         message = {"role": "assistant", "content": content}
         return {"id": self.id(run), "type": "message", **message, "status": status}

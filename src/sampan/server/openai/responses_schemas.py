@@ -1,20 +1,33 @@
-"""Requests of OpenAI's responses, as far as they are served. A field that is not here is refused by name.
+"""Requests of OpenAI's responses, as far as they are served; `fields.py` says what becomes of the rest.
 
 Reference: https://platform.openai.com/docs/api-reference/responses.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, Tag
 
-from sampan.server.openai.schemas import PlainFormat, Temperature
-from sampan.server.schemas import Body, Count, Many, Strict
+from sampan.server.elsewhere import SAMPLING
+from sampan.server.fields import TEXT_ONLY, Skipped, Strict, lacks
+from sampan.server.openai.schemas import (
+    Arguments,
+    Effort,
+    FunctionName,
+    Limit,
+    PlainFormat,
+    RefusalPart,
+    Temperature,
+    tool_kind,
+)
+from sampan.server.schemas import Body, Many
 
 Status = Literal["in_progress", "completed", "incomplete"]
 
 
 class InputText(Strict):
     """Text that was given."""
+
+    hints = frozenset({"prompt_cache_breakpoint"})
 
     type: Literal["input_text"]
     text: str
@@ -25,7 +38,7 @@ class OutputText(Strict):
 
     type: Literal["output_text"]
     text: str
-    annotations: Annotated[list[JsonValue], Field(max_length=0)] | None = None
+    annotations: list[JsonValue] | None = None
     logprobs: list[JsonValue] | None = None
 
 
@@ -34,7 +47,7 @@ def _as_parts(value: Any) -> Any:
     return [{"type": "input_text", "text": value}] if isinstance(value, str) else value
 
 
-_Part = Annotated[InputText | OutputText, Field(discriminator="type")]
+_Part = Annotated[InputText | OutputText | RefusalPart, Field(discriminator="type")]
 Parts = Annotated[Many[_Part], BeforeValidator(_as_parts, json_schema_input_type=str | list[_Part])]
 Results = Annotated[Many[InputText], BeforeValidator(_as_parts, json_schema_input_type=str | list[InputText])]
 
@@ -42,27 +55,34 @@ Results = Annotated[Many[InputText], BeforeValidator(_as_parts, json_schema_inpu
 class MessageItem(Strict):
     """A message."""
 
+    hints = frozenset({"phase"})
+    lacked = lacks("image", "images", "audio", "files", why=TEXT_ONLY)
+
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
     content: Parts
     id: str | None = None
     status: Status | None = None
-    phase: None = None
 
 
 class CallItem(Strict):
-    """A call that the model has made; `arguments` is JSON text."""
+    """A call that the model has made; `arguments` is JSON text, or the beginning of some."""
+
+    hints = frozenset({"async", "caller"})
 
     type: Literal["function_call"]
     call_id: str
     name: str
-    arguments: str
+    namespace: str | None = None
+    arguments: Arguments
     id: str | None = None
     status: Status | None = None
 
 
 class ResultItem(Strict):
     """What a call returned."""
+
+    hints = frozenset({"caller", "name", "namespace"})
 
     type: Literal["function_call_output"]
     call_id: str
@@ -86,26 +106,40 @@ class ReasoningText(Strict):
 
 
 class ReasoningItem(Strict):
-    """What the model has thought: its content or, without one, the summary."""
+    """What the model has thought: its content, or what `encrypted_content` says, or the summary."""
 
     type: Literal["reasoning"]
     id: str | None = None
-    summary: Annotated[Many[SummaryText], Field(default_factory=list)]
+    summary: Many[SummaryText] | None = None
     content: Many[ReasoningText] | None = None
-    encrypted_content: None = None
+    encrypted_content: str | None = None
     status: Status | None = None
 
 
-Item = Annotated[MessageItem | CallItem | ResultItem | ReasoningItem, Field(discriminator="type")]
+class ReferenceItem(Strict):
+    """An item of a response that was stored, by its id."""
+
+    type: Literal["item_reference"]
+    id: str
+
+
+Item = Annotated[
+    MessageItem | CallItem | ResultItem | ReasoningItem | ReferenceItem, Field(discriminator="type")
+]
 
 
 def _as_items(value: Any) -> Any:
-    """A text is short for a message of the user; an item that does not say what it is, is a message."""
+    """A text is short for a message of the user; an item that does not say what it is, is a message or, where
+    it has an id alone, stands for another."""
     if isinstance(value, str):
         return [{"type": "message", "role": "user", "content": value}]
     if not isinstance(value, list):
         return value
-    return [{"type": "message", **item} if isinstance(item, dict) else item for item in value]
+    return [_typed(item) if isinstance(item, dict) else item for item in value]
+
+
+def _typed(item: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "item_reference" if item.keys() == {"id"} else "message", **item}
 
 
 Items = Annotated[
@@ -118,11 +152,44 @@ Items = Annotated[
 class FunctionTool(Strict):
     """A function the model may call."""
 
+    hints = frozenset({"allowed_callers", "async", "defer_loading", "output_schema"})
+
     type: Literal["function"]
-    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_.-]+$")]
+    name: FunctionName
     description: str | None = None
     parameters: dict[str, JsonValue] | None = None
     strict: bool | None = None
+
+
+class NamespaceTool(Strict):
+    """Functions under a common name."""
+
+    type: Literal["namespace"]
+    name: FunctionName
+    description: str | None = None
+    tools: Annotated[
+        list[
+            Annotated[
+                Annotated[FunctionTool, Tag("function")] | Annotated[Skipped, Tag("other")],
+                Discriminator(tool_kind),
+            ]
+        ],
+        Field(max_length=128),
+    ]
+
+
+def _kind(tool: Any) -> str:
+    type = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
+    return "namespace" if type == "namespace" else tool_kind(tool)
+
+
+ToolOffer = Annotated[
+    Annotated[FunctionTool, Tag("function")]
+    | Annotated[NamespaceTool, Tag("namespace")]
+    | Annotated[Skipped, Tag("other")],
+    Discriminator(_kind),
+]
+"""What the model may call. What is no function is not offered to it: web search, shells, …"""
 
 
 class FunctionChoice(Strict):
@@ -145,22 +212,23 @@ class TextSchema(Strict):
 class TextConfig(Strict):
     """What the text of the answer must look like."""
 
+    hints = frozenset({"verbosity"})
+
     format: Annotated[TextSchema | PlainFormat, Field(discriminator="type")] | None = None
-    verbosity: Literal["medium"] | None = None
 
 
 class Reasoning(Strict):
-    """`effort`: "none" does not think, "minimal" and "low" do for 512 and 2,048 tokens at the most, "medium"
-    and "high" for as long as the model likes."""
+    """`effort`: see `thinking.py`. What was thought is there whole, whatever `summary` says."""
 
-    effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
-    summary: None = None
+    hints = frozenset({"context", "generate_summary", "mode", "summary"})
+
+    effort: Effort | None = None
 
 
 class ResponseStreamOptions(Strict):
     """Obfuscation is never added."""
 
-    include_obfuscation: Literal[False] | None = None
+    hints = frozenset({"include_obfuscation"})
 
 
 Value = Annotated[str, Field(max_length=512)]
@@ -168,7 +236,20 @@ Name = Annotated[str, Field(max_length=64)]
 
 
 class ResponseRequest(Body):
-    """`POST /v1/responses`"""
+    """`POST /v1/responses`. `truncation` "auto": a conversation that is too long loses what is oldest."""
+
+    hints = Body.hints | {
+        "access_programs", "background_options", "context_management", "max_tool_calls", "stream_id",
+    }  # fmt: skip
+    lacked = (
+        SAMPLING
+        | lacks("background", "conversation", "prompt", "image", "moderation")
+        | lacks("max_tokens", "max_completion_tokens", why="max_output_tokens says it here")
+        | lacks("response_format", why="text.format says it here")
+        | lacks("messages", why="input says it here")
+        | lacks("reasoning_effort", why="reasoning.effort says it here")
+        | lacks("stop", "top_k", "logprobs", "functions")
+    )
 
     model: str
     input: Items
@@ -177,20 +258,18 @@ class ResponseRequest(Body):
     store: bool | None = None
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
-    max_output_tokens: Count | None = None
+    max_output_tokens: Limit | None = None
     temperature: Temperature | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    include: Many[Literal["message.output_text.logprobs"]] | None = None
+    include: Many[str] | None = None
     text: TextConfig | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
+    tools: Annotated[list[ToolOffer], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | FunctionChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
-    truncation: Literal["disabled"] | None = None
-    background: Literal[False] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
     metadata: Annotated[dict[Name, Value], Field(max_length=16)] | None = None
-    service_tier: Literal["auto", "default"] | None = None
     prompt_cache_key: Value | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     safety_identifier: Value | None = None

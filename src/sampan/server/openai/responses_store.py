@@ -11,6 +11,7 @@ from sampan.server.ask import Caller
 
 _MOST = 10_000
 _MOST_BYTES = 64 << 20
+_NAME = 32  # characters that a response's id and those of its items have in common
 _LARGEST = 4  # so many of the largest fill the store
 
 
@@ -73,6 +74,12 @@ class ResponseStore:
             return None
         shelf.rows.move_to_end(name)
         return shelf.rows[name][1]
+
+    def item(self, caller: Caller, name: str) -> Mapping[str, Any] | None:
+        """An item of the output of the caller's responses: its id begins with its response's."""
+        stored = self.get(caller, f"resp_{name.partition('_')[2][:_NAME]}")
+        rows = () if stored is None else stored.document["output"]
+        return next((row for row in rows if row["id"] == name), None)
 
     def remove(self, caller: Caller, name: str) -> bool:
         """Forget it; whether there was such a response of this caller."""

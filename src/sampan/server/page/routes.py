@@ -36,6 +36,9 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-cache",  # kept, and asked for again by its ETag
 }
+# What the page says of what is written on it: as it stands in the file, and under --log-prompts.
+_KEPT = b"the service writes none of it down"
+_LOGGED = b"the service writes it, and the answers, into its log"
 
 
 @dataclass(frozen=True)
@@ -53,23 +56,28 @@ def assets() -> dict[str, Asset]:
     folder = resources.files(__package__) / "static"
     found = {}
     for file in folder.iterdir():
-        body = file.read_bytes()
-        etag = f'"{hashlib.sha256(body).hexdigest()[:20]}"'
-        found[file.name] = Asset(body, _TYPES[file.name.rsplit(".", 1)[-1]], etag)
+        found[file.name] = _asset_of(file.read_bytes(), _TYPES[file.name.rsplit(".", 1)[-1]])
     return found
+
+
+def _asset_of(body: bytes, media_type: str) -> Asset:
+    return Asset(body, media_type, f'"{hashlib.sha256(body).hexdigest()[:20]}"')
 
 
 def router() -> APIRouter:
     """The routes."""
     routes = APIRouter(include_in_schema=False)
-    routes.add_api_route("/", _index, methods=["GET", "HEAD"])
-    routes.add_api_route("/page/assets/{name}", _asset, methods=["GET", "HEAD"])
+    routes.add_api_route("/", _index, methods=["GET"])
+    routes.add_api_route("/page/assets/{name}", _asset, methods=["GET"])
     routes.add_api_route("/page/render", _render, methods=["POST"])
     return routes
 
 
-async def _index(request: Request) -> Response:
-    return _sent(assets()["index.html"], request)
+async def _index(request: Request, service: Service_) -> Response:
+    page = assets()["index.html"]
+    if service.settings.log_prompts:
+        page = _asset_of(page.body.replace(_KEPT, _LOGGED), page.media_type)
+    return _sent(page, request)
 
 
 async def _asset(name: str, request: Request) -> Response:

@@ -30,10 +30,10 @@ class TextJobs:
         return value
 
     def conversation(
-        self, messages: Messages, tools: Messages, variables: Mapping[str, Any], most: int
+        self, messages: Messages, tools: Messages, variables: Mapping[str, Any], most: int, literal: bool
     ) -> tuple["array[int]", bool]:
         """The ids of a conversation's prompt, and whether it has opened a block of reasoning."""
-        ids, thinking = self._text.conversation(messages, tools, variables, most)
+        ids, thinking = self._text.conversation(messages, tools, variables, most, literal)
         return array("i", ids), thinking
 
     def encoded(self, texts: Sequence[str], special: bool, closed: bool, most: int) -> list["array[int]"]:

@@ -27,7 +27,7 @@ _LENGTH = struct.Struct("<I")
 @dataclass(frozen=True)
 class Submit:
     """Answer a prompt; `id` is the service's name for it both ways. `grammar`: the id it was compiled by.
-    `thinking`: the prompt has opened a block of reasoning.
+    `thinking`: the prompt has opened a block of reasoning. `continues`: the answer goes on with its text.
     `salt`: only requests with the same share cached prefixes. `scoring`, `pooling`: what becomes of the
     prompt's own tokens."""
 
@@ -40,6 +40,7 @@ class Submit:
     salt: bytes = b""
     scoring: Scoring | None = None
     pooling: Pooling | None = None
+    continues: bool = False
 
 
 @dataclass(frozen=True)

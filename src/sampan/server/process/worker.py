@@ -5,12 +5,14 @@ does.
 """
 
 import os
+import select
 import signal
 import socket
 import sys
 import threading
 import time
 import traceback
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from queue import Empty, SimpleQueue
@@ -23,7 +25,7 @@ from sampan.llm.driver import Generation, News
 from sampan.llm.loaded import LoadedModel
 from sampan.server.process import wire
 from sampan.server.settings import EngineSettings
-from sampan.text.grammar import GrammarConstraint, GrammarsBusy
+from sampan.text.grammar.compiler import GrammarConstraint, GrammarsBusy
 
 BEAT_S = 0.25
 
@@ -118,6 +120,8 @@ class Worker:
         self._tickets[message.id] = ticket
         try:
             constraint = None if message.grammar is None else self._grammars[message.grammar].copy()
+            if constraint is not None:
+                constraint.continues = message.continues
             ticket.requests = [
                 self._llm.request(
                     message.ids,
@@ -203,8 +207,13 @@ def _said(error: Exception) -> str:
 
 def main() -> None:
     """Run as a process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service is told, and decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # the service is told as well, and decides
+        signal.signal(number, signal.SIG_IGN)
+    warnings.filterwarnings(
+        "ignore", message=".* passed over "
+    )  # the service reads the files too, and says so
     connection = socket.socket(fileno=int(sys.argv[1]))
+    threading.Thread(target=_end_with, args=(connection,), name="sampan-end", daemon=True).start()
     start = wire.receive(connection)
     if start is None:
         return
@@ -221,6 +230,14 @@ def main() -> None:
     threading.Thread(target=_beat, args=(worker, outbox), name="sampan-beat", daemon=True).start()
     worker.serve(connection)
     os._exit(0)  # nobody is left to answer: no step is waited for
+
+
+def _end_with(connection: socket.socket) -> None:
+    """End when the service has gone, in the midst of loading too."""
+    watched = select.poll()
+    watched.register(connection, 0)  # a hang-up is told in any case
+    watched.poll()
+    os._exit(0)
 
 
 def _load(start: wire.Start) -> tuple[LoadedModel, wire.Ready]:

@@ -1,7 +1,7 @@
 """Keys in the database, for several services at once.
 
-Contract: `find` answers from memory. A thread of its own reads the table again every second, from the first
-`find` to `close`; while the database cannot be read, the keys are those that were there last.
+Contract: `find` answers from memory. A thread of its own reads the table again every second, from `follow` or
+the first `find` to `close`; while the database cannot be read, the keys are those that were there last.
 """
 
 import logging
@@ -21,7 +21,10 @@ _log = logging.getLogger(__name__)
 
 
 class DatabaseKeys:
-    """The table `api_keys`. `every`: seconds after which a change is known at the latest."""
+    """The table `api_keys`. `every`: seconds after which a change is known at the latest.
+
+    `any`: there is a key, or was one, valid or not, since `follow`.
+    """
 
     def __init__(self, engine: Engine, *, every: float = 1.0, now: Clock = time.time) -> None:
         self._engine = engine
@@ -31,11 +34,19 @@ class DatabaseKeys:
         self._starting = threading.Lock()
         self._closed = threading.Event()
         self.healthy = True
+        self.any = False
+
+    def follow(self) -> None:
+        """Read the table now, and again and again; may raise `StorageError`."""
+        with self._starting:
+            if self._ring is None:
+                self._take()
+                threading.Thread(target=self._follow, name="sampan-keys", daemon=True).start()
 
     def find(self, presented: str) -> Key | None:
         """As `KeyStore.find`; only the first call reads the database, and may raise `StorageError`."""
         if self._ring is None:
-            self._start()
+            self.follow()
         assert self._ring is not None
         return self._ring.find(presented, self._now())
 
@@ -67,16 +78,17 @@ class DatabaseKeys:
         """End the thread."""
         self._closed.set()
 
-    def _start(self) -> None:
-        with self._starting:
-            if self._ring is None:
-                self._ring = Keyring.of(self._read())
-                threading.Thread(target=self._follow, name="sampan-keys", daemon=True).start()
+    def _take(self) -> None:
+        before, self._ring = self._ring, Keyring.of(self._read())
+        if self._ring.keys and not self.any:
+            self.any = True
+            if before is not None:
+                _log.info("there is a key now: from here on clients must show one")
 
     def _follow(self) -> None:
         while not self._closed.wait(self._every):
             try:
-                self._ring = Keyring.of(self._read())
+                self._take()
                 self.healthy = True
             except Exception as error:  # whatever it is: the thread lives on, and tries again
                 if self.healthy:

@@ -15,7 +15,7 @@ import time
 import traceback
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -23,10 +23,14 @@ from typing import Any, TextIO
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sampan.server.fields import Ignored
+
 _MOST_LINES = 10_000
 _CLOSING_S = 2.0
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _KEY = re.compile(r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{8,}")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.$-]")
+_MOST_TOLD, _LONGEST = 32, 64
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _POLLED = frozenset({"/health", "/ready", "/metrics", "/page/live", "/page/render"})
 
@@ -35,11 +39,13 @@ _access = logging.getLogger("sampan.access")
 
 @dataclass
 class Record:
-    """What is known of a request by its end. `fields`: tokens, key id, finish reason. `error`: its kind."""
+    """What is known of a request by its end. `fields`: tokens, key id, finish reason. `error`: its kind.
+    `ignored`: fields of its body that were passed over."""
 
     id: str
     started: float
     error: str | None = None
+    ignored: set[Ignored] = field(default_factory=set)
     fields: dict[str, Any] = field(default_factory=dict)
 
 
@@ -65,10 +71,20 @@ def note(error: str | None = None, **fields: Any) -> None:
         record.fields.update(fields)
 
 
-class Access:
-    """Gives every HTTP request an id and a line. `ended` hears its method, route, status and error."""
+def ignore(fields: Iterable[Ignored]) -> None:
+    """Say with the answer to this request that these fields were passed over."""
+    record = _current.get()
+    if record is not None:
+        record.ignored.update(fields)
 
-    def __init__(self, app: ASGIApp, ended: Callable[[str, str, int, str | None], None]) -> None:
+
+class Access:
+    """Gives every HTTP request an id and a line. `ended` hears its method, route, status, error, and which of
+    its fields were passed over."""
+
+    def __init__(
+        self, app: ASGIApp, ended: Callable[[str, str, int, str | None, Iterable[Ignored]], None]
+    ) -> None:
         self._app = app
         self._ended = ended
 
@@ -86,7 +102,8 @@ class Access:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), name]
+                told = [(b"x-ignored-fields", _names(record).encode())] if record.ignored else []
+                message["headers"] = [*message.get("headers", ()), name, *told]
             await send(message)
 
         try:
@@ -100,7 +117,7 @@ class Access:
     def _line(self, scope: Scope, record: Record, status: int) -> None:
         error = record.error or (f"http_{status}" if status >= 400 else None)
         route = getattr(scope.get("route"), "path", "unknown")
-        self._ended(scope["method"], route, status, error)
+        self._ended(scope["method"], route, status, error, record.ignored)
         quiet = status < 400 and scope["path"] in _POLLED
         seconds = round(time.monotonic() - record.started, 4)
         fields = {
@@ -110,7 +127,14 @@ class Access:
             "seconds": seconds,
         }
         fields |= record.fields | ({"error": error} if error else {})
+        fields |= {"ignored": _names(record)} if record.ignored else {}
         _access.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": fields})
+
+
+def _names(record: Record) -> str:
+    """The fields that were passed over, as a header can tell them; of very many, the first."""
+    names = {_UNSAFE.sub("_", field.name)[:_LONGEST] for field in record.ignored}
+    return ", ".join(sorted(names)[:_MOST_TOLD])
 
 
 def _sane_id(scope: Scope) -> str | None:

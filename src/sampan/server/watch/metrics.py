@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from sampan.server.fields import Ignored
+
 
 def _bounds(text: str) -> tuple[float, ...]:
     return tuple(float(bound) for bound in text.split())
@@ -31,7 +33,8 @@ _REASONS = ("stop", "length", "tool_calls")
 
 @dataclass
 class Counts:
-    """Of this process, since its start. Keys: finish reason; (kind, status); (method, route, status)."""
+    """Of this process, since its start. Keys: finish reason; (kind, status); (method, route, status); for
+    `ignored`, a field."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -41,6 +44,7 @@ class Counts:
     finished: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(_REASONS, 0)))
     errors: Counter[tuple[str, int]] = field(default_factory=Counter)
     responses: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
 
 
 class Rate:
@@ -91,12 +95,15 @@ class Metrics:
         self.limit = self._sized("request_params_max_tokens", "Tokens asked for at most.", _TOKENS)
         self.answers = self._sized("request_params_n", "Answers asked for.", _ANSWERS)
 
-    def ended(self, method: str, route: str, status: int, error: str | None) -> None:
-        """Count an HTTP request."""
+    def ended(
+        self, method: str, route: str, status: int, error: str | None, ignored: Iterable[Ignored]
+    ) -> None:
+        """Count an HTTP request. Fields by name only where the name is ours: of others there is no end."""
         method = method if method in _METHODS else "other"
         self.counts.responses[method, route, status] += 1
         if error is not None and error != "client_closed_request":
             self.counts.errors[error, status] += 1
+        self.counts.ignored.update({field.name if field.known else "other" for field in ignored})
 
     def _seconds(self, name: str, text: str, bounds: Sequence[float]) -> Histogram:
         return self._sized(f"{name}_seconds", f"{text} In seconds.", bounds)

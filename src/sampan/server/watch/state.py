@@ -163,6 +163,11 @@ class State(Collector):
         for (method, route, status), number in counts.responses.items():
             responses.add_metric([*self._who, method, route, str(status)], number)
         yield responses
+        name = "sampan:ignored_fields"
+        ignored = self._family(CounterMetricFamily, name, "Requests with a field passed over.", "field")
+        for field, number in counts.ignored.items():
+            ignored.add_metric([*self._who, field], number)
+        yield ignored
 
     def _process(self) -> Iterator[Metric]:
         supervisor = self._service.supervisor

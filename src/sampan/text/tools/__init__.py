@@ -5,15 +5,18 @@ makes a conversation with tools ready for the template, `grammar` says what an a
 like, and `ToolParser` finds the calls in the answer.
 """
 
+from sampan.core.types import Call
+from sampan.text.tools.arguments import read_arguments
 from sampan.text.tools.formats import ToolFormat, tool_format
-from sampan.text.tools.grammar import grammar
-from sampan.text.tools.parser import CallPiece, Piece, TextPiece, ToolParser
+from sampan.text.tools.grammar import grammar, looseness
+from sampan.text.tools.parser import CallPiece, Loose, Piece, TextPiece, ToolParser
 from sampan.text.tools.prompt import for_template, instructions
-from sampan.text.tools.syntax import Call, Syntax
+from sampan.text.tools.syntax import Syntax
 
 __all__ = [
     "Call",
     "CallPiece",
+    "Loose",
     "Piece",
     "Syntax",
     "TextPiece",
@@ -22,5 +25,7 @@ __all__ = [
     "for_template",
     "grammar",
     "instructions",
+    "looseness",
+    "read_arguments",
     "tool_format",
 ]

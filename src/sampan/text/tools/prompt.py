@@ -11,8 +11,9 @@ from itertools import groupby
 from typing import Any
 
 from sampan.core.errors import RequestError
+from sampan.core.types import Call
+from sampan.text.tools.arguments import written_arguments
 from sampan.text.tools.formats import ToolFormat
-from sampan.text.tools.syntax import Call
 
 Message = dict[str, Any]
 
@@ -41,8 +42,8 @@ def for_template(
 ) -> tuple[list[Message], list[Message] | None]:
     """The `messages` and `tools` to render a conversation with; None for a template to be given no tools.
 
-    Results come in the order of their calls. Raises `RequestError` for arguments that are no JSON object
-    and for a result of a call that was not made.
+    Results come behind their calls, in the same order. Raises `RequestError` for a result of a call that was
+    not made.
     """
     turns = [_Turn.of(place, message) for place, message in enumerate(messages)]
     given = list(_rendered(format, _ordered(turns)))
@@ -63,27 +64,15 @@ class _Turn:
     @classmethod
     def of(cls, place: int, message: Mapping[str, Any]) -> "_Turn":
         rest = {name: value for name, value in message.items() if name != "tool_calls"}
-        calls = enumerate(message.get("tool_calls") or ())
-        return cls(place, rest, tuple(_call(call, f"messages[{place}].tool_calls[{n}]") for n, call in calls))
+        return cls(place, rest, tuple(map(_call, message.get("tool_calls") or ())))
 
 
-def _call(call: Mapping[str, Any], where: str) -> tuple[str, Call]:
+def _call(call: Mapping[str, Any]) -> tuple[str, Call]:
     function = call["function"]
-    arguments = function.get("arguments") or "{}"
+    arguments = function.get("arguments")
     if isinstance(arguments, Mapping):
         arguments = json.dumps(arguments, ensure_ascii=False)
-    if not _is_object(arguments):
-        raise RequestError(
-            f"{where}.function.arguments is no JSON object: give the text that the call came with"
-        )
-    return call.get("id") or "", Call(function["name"], arguments)
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
+    return call.get("id") or "", Call(function["name"], written_arguments(arguments))
 
 
 def _told(function: Mapping[str, Any]) -> Message:
@@ -92,31 +81,28 @@ def _told(function: Mapping[str, Any]) -> Message:
 
 
 def _ordered(turns: Iterable[_Turn]) -> list[_Turn]:
-    """Results named after their functions and in the order of their calls: templates show no ids."""
-    ordered: list[_Turn] = []
-    calls: dict[str, tuple[int, str]] = {}
-    for is_result, group in groupby(turns, lambda turn: turn.message["role"] == "tool"):
-        if is_result:
-            results = [(_called(turn, calls), turn) for turn in group]
-            results.sort(key=lambda result: result[0][0])
-            ordered += [_named(turn, name) for (_, name), turn in results]
+    """Results behind the turn that called, in the order of its calls and named after their functions, for
+    templates show no ids. What was said between a call and its result comes after it."""
+    groups: list[list[tuple[int, _Turn]]] = []  # a turn, and its results with the places of their calls
+    calls: dict[str, tuple[int, int, str]] = {}  # of each id: its turn's group, its place there, its function
+    for turn in turns:
+        id = turn.message.get("tool_call_id")
+        if turn.message["role"] != "tool":
+            calls |= {id: (len(groups), n, call.name) for n, (id, call) in enumerate(turn.calls)}
+            groups.append([(-1, turn)])
+        elif id in calls:
+            group, place, name = calls[id]
+            groups[group].append((place, _named(turn, name)))
+        elif id is not None:
+            raise RequestError(
+                f"messages[{turn.place}].tool_call_id is {id!r:.80}: "
+                "no call of the assistant's before it has this id"
+            )
+        elif groups:
+            groups[-1].append((len(calls), turn))
         else:
-            ordered += group
-            calls = {id: (n, call.name) for n, (id, call) in enumerate(ordered[-1].calls)}
-    return ordered
-
-
-def _called(turn: _Turn, calls: Mapping[str, tuple[int, str]]) -> tuple[int, str]:
-    """Which call a result is of, and of which function; one without an id comes last."""
-    id = turn.message.get("tool_call_id")
-    if id is None:
-        return len(calls), ""
-    if id not in calls:
-        raise RequestError(
-            f"messages[{turn.place}].tool_call_id is {id!r:.80}: "
-            "no call of the assistant's turn before it has this id"
-        )
-    return calls[id]
+            groups.append([(-1, turn)])
+    return [turn for group in groups for _, turn in sorted(group, key=lambda each: each[0])]
 
 
 def _named(turn: _Turn, name: str) -> _Turn:

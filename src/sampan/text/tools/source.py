@@ -3,7 +3,8 @@
 A reading is a generator: it yields where it needs more text, and is resumed when there is some.
 """
 
-from collections.abc import Generator
+import json
+from collections.abc import Generator, Sequence
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -53,6 +54,28 @@ class Source:
                 return False
             self.position += 1
         return True
+
+    def one_of(self, literals: Sequence[str]) -> Reading[str]:
+        """Pass over white space and the first of these that is there; "" for none."""
+        for literal in literals:
+            if (yield from self.optional(literal)):
+                return literal
+        return ""
+
+    def string(self, longest: int) -> Reading[str]:
+        """Pass over white space and a JSON string; its text. `Malformed` where it is none, or longer."""
+        yield from self.required('"')
+        start = self.position - 1
+        while (yield from self.peek()) != '"':
+            self.position += 2 if self.text[self.position] == "\\" else 1
+            if self.position - start > longest:
+                raise Malformed
+        self.position += 1
+        try:
+            text: str = json.loads(self.text[start : self.position])
+        except ValueError as error:
+            raise Malformed from error
+        return text
 
     def required(self, literal: str) -> Reading[None]:
         """Pass over white space and `literal`; `Malformed` where it is something else."""

@@ -4,23 +4,20 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sampan.core.types import Call
 from sampan.text.tools.source import Reading, Source
 
 
 @dataclass(frozen=True)
-class Call:
-    """A call: the function's name and its arguments, a JSON object as text."""
-
-    name: str
-    arguments: str
-
-
-@dataclass(frozen=True)
 class Head:
-    """What comes before a call's arguments; they follow where they are not in `arguments` already."""
+    """What comes before a call's arguments; they follow where they are not in `arguments` already.
+
+    `closers`: what may follow them, where it is not what the syntax says.
+    """
 
     name: str
     arguments: str | None = None
+    closers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -30,9 +27,10 @@ class Syntax:
     A call is `before`, with the function's name for `NAME` (in JSON for `"NAME"`), the arguments and `after`.
     `openers`: texts that only a call begins with. `bare`: a call may also begin an answer, or follow
     another, with `{` alone. `head`: reads a call after its opener, which it is given, up to the arguments.
-    `closers`: what may follow them, each optional. `markers`: the texts that a vocabulary may have as
-    control tokens. `silence`: the content that templates expect of a message that only calls; some ask
-    whether there is one at all, others search it.
+    `closers`: what may follow them, each optional. `loose_openers`: texts that a call begins a line with
+    where a model forgets the opener; `loose_head` reads on behind them. `markers`: the texts that a
+    vocabulary may have as control tokens. `silence`: the content that templates expect of a message that
+    only calls; some ask whether there is one at all, others search it.
     """
 
     name: str
@@ -46,6 +44,8 @@ class Syntax:
     between: str = "\n"
     end: str = ""
     bare: bool = False
+    loose_openers: tuple[str, ...] = ()
+    loose_head: Callable[[Source, str], Reading[Head]] | None = None
     silence: str | None = ""
 
     @property

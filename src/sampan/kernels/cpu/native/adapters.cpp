@@ -13,8 +13,8 @@ void Adapters::reserve(int slots, int rank, int max_rows) {
   max_rows_ = max_rows;
 }
 
-int Adapters::site(const std::vector<int>& outputs, int inputs, int rows, bool& ok) {
-  Site s{static_cast<int>(parts_.size()), {0}};
+int Adapters::site(const std::vector<int>& outputs, int inputs, int rows, bool& ok, HeadStrides heads) {
+  Site s{static_cast<int>(parts_.size()), {0}, heads};
   for (int n : outputs) {
     parts_.push_back({ceiling(n, kLanes), inputs});
     s.starts.push_back(s.starts.back() + parts_.back().panels);
@@ -29,6 +29,12 @@ int Adapters::site(const std::vector<int>& outputs, int inputs, int rows, bool& 
   }
   sites_.push_back(std::move(s));
   return static_cast<int>(sites_.size()) - 1;
+}
+
+int Adapters::outputs(int site) const {
+  const Site& s = sites_[static_cast<size_t>(site)];
+  if (s.heads.to == 0) return s.starts.back() * kLanes;
+  return (s.parts() - 1) * s.heads.to + s.starts[1] * kLanes;
 }
 
 const char* Adapters::fault(int slot, int part, const LowRank& low) const {
@@ -101,7 +107,9 @@ void Adapters::shrink(const Kernels& kernels, const Activations& x, int site, Ro
     const Site& s = site_of(site, run);
     const Matrix& a = low(run, s.first + part).a;
     if (!a.data || panel >= panels(a)) continue;
-    kernels.linear({a, x, inner(part, run), panels(a) * kLanes, nullptr, false, false, run.begin}, panel,
+    Activations own = x;
+    own.values += static_cast<ptrdiff_t>(part) * s.heads.from;
+    kernels.linear({a, own, inner(part, run), panels(a) * kLanes, nullptr, false, false, run.begin}, panel,
                    panel + 1, run.begin, run.end, nullptr);
   }
 }
@@ -121,9 +129,9 @@ void Adapters::expand(const Kernels& kernels, float* out, ptrdiff_t stride, int 
       Activations x{};
       x.k = b.k;
       x.values = inner(part, run);
-      kernels.linear(
-          {b, x, out + run.begin * stride + first * kLanes, stride, nullptr, true, false, 0, first - start},
-          first - start, last - start, 0, run.end - run.begin, nullptr);
+      const int at = s.heads.to ? part * s.heads.to + (first - start) * kLanes : first * kLanes;
+      kernels.linear({b, x, out + run.begin * stride + at, stride, nullptr, true, false, 0, first - start},
+                     first - start, last - start, 0, run.end - run.begin, nullptr);
     }
   }
 }

@@ -17,6 +17,12 @@ struct LowRank {
   Matrix b{};  // [outputs, rank padded to whole panels], with the adapter's scale
 };
 
+// Where parts are matrices of heads, which do not all read and write the same features: from one part's
+// inputs to the next one's, and from its outputs.
+struct HeadStrides {
+  int from = 0, to = 0;
+};
+
 // The rows that a linear works on: the step's, the sampled ones, or the slots of experts.
 enum class Rows { all, sampled, slots };
 
@@ -27,7 +33,7 @@ class Adapters {
   // A linear that may be adapted: outputs of its parts, which lie one after another from whole panels on, for
   // so many rows. Returns its number; its parts are numbered on. `ok` is cleared when memory is refused. The
   // linears of a layer's experts have numbers one after another.
-  int site(const std::vector<int>& outputs, int inputs, int rows, bool& ok);
+  int site(const std::vector<int>& outputs, int inputs, int rows, bool& ok, HeadStrides heads = {});
 
   const char* fault(int slot, int part, const LowRank& low) const;  // what is wrong with it, or null
   void set(int slot, int part, const LowRank& low) {
@@ -46,13 +52,14 @@ class Adapters {
               int end) const;
 
   int slots() const { return static_cast<int>(low_.size()); }
-  int outputs(int site) const { return sites_[static_cast<size_t>(site)].starts.back() * kLanes; }
+  int outputs(int site) const;  // floats from the first of its outputs to the last
   size_t bytes() const { return inner_.bytes(); }
 
  private:
   struct Site {
     int first;                // number of its first part
     std::vector<int> starts;  // panels before each part, and all of them
+    HeadStrides heads;
     int parts() const { return static_cast<int>(starts.size()) - 1; }
   };
   struct Part {

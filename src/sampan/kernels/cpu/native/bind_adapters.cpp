@@ -38,14 +38,19 @@ static void add_adapted(Recorded& r, Instruction shrink, Instruction expand) {
 }
 
 // The linear just recorded may be adapted: `act` are its input rows as floats, `out` is where its outputs
-// are.
-static void adapt(Recorded& r, const std::vector<int>& outputs, int act, int out, int offset, bool sampled) {
+// are. Of matrices of heads: inputs of each, and the strides between them.
+static void adapt(Recorded& r, const std::vector<int>& outputs, int act, int out, int offset, bool sampled,
+                  int inputs, int from, int to) {
   check(r, outputs);
+  const int64_t others = static_cast<int64_t>(outputs.size()) - 1;
+  require(inputs >= 0 && from >= 0 && to >= 0 && others * from + inputs <= r.program->inputs(act),
+          "adapt: heads read more than the rows have");
   Instruction shrink{Op::shrink}, expand{Op::expand};
   shrink.joined = true;
   shrink.act = act;
   shrink.sampled = expand.sampled = sampled;
-  shrink.site = expand.site = r.program->adapted(outputs, r.program->inputs(act));
+  shrink.site = expand.site =
+      r.program->adapted(outputs, inputs ? inputs : r.program->inputs(act), -1, {from, to});
   expand.out = {out, offset};
   add_adapted(r, shrink, expand);
 }
@@ -98,7 +103,7 @@ static void set_adapter(Recorded& r, int slot, const std::vector<Part>& parts) {
 void bind_adapters(nb::class_<Recorded>& program) {
   program.def("adapters", &reserve, nb::arg("slots"), nb::arg("rank"))
       .def("adapt", &adapt, nb::arg("outputs"), nb::arg("act"), nb::arg("out"), nb::arg("offset"),
-           nb::arg("sampled"))
+           nb::arg("sampled"), nb::arg("inputs") = 0, nb::arg("from") = 0, nb::arg("to") = 0)
       .def("adapt_each", &adapt_each, nb::arg("outputs"), nb::arg("experts"), nb::arg("act"), nb::arg("out"),
            nb::arg("offset"), nb::arg("router"))
       .def("record_for", &record_for, nb::arg("steps"))

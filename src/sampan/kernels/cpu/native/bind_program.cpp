@@ -33,11 +33,8 @@ static const Names<Op> kOps = {SAMPAN_EACH_OP(SAMPAN_OP)};
 #undef SAMPAN_OP
 static const Names<Cache> kCaches = {{"bf16", Cache::bf16}, {"f32", Cache::f32}, {"int8", Cache::int8}};
 static const Names<Prep> kPreps = {{"copy", Prep::copy}, {"norm", Prep::norm}, {"swiglu", Prep::swiglu}};
-static const Names<Map> kMaps = {{"copy", Map::copy},
-                                 {"scale", Map::scale},
-                                 {"add", Map::add},
-                                 {"gate", Map::gate},
-                                 {"swiglu", Map::swiglu}};
+static const Names<Map> kMaps = {{"copy", Map::copy}, {"scale", Map::scale},   {"add", Map::add},
+                                 {"gate", Map::gate}, {"swiglu", Map::swiglu}, {"heads", Map::heads}};
 
 Cache cache_of(const std::string& name) { return named(kCaches, name, "cache"); }
 
@@ -143,6 +140,8 @@ static const std::unordered_map<std::string, Setter>& setters() {
       {"mark", sets(&Instruction::mark)},
       {"width", sets(&Instruction::width)},
       {"size", sets(&Instruction::size)},
+      {"kept", sets(&Instruction::kept)},
+      {"fill", sets(&Instruction::fill)},
       {"heads", sets(&Instruction::heads)},
       {"key_heads", sets(&Instruction::key_heads)},
       {"layer", sets(&Instruction::layer)},
@@ -167,7 +166,7 @@ static const std::unordered_map<std::string, Setter>& setters() {
 
 // Features that the instruction's weight must have: a norm's, or a bias of whole panels.
 static int64_t weights_of(const Program& p, const Instruction& i) {
-  if (i.op == Op::prepare || i.op == Op::gather) return p.inputs(i.act);
+  if (i.op == Op::prepare || i.op == Op::gather) return i.width > 0 ? i.width : p.inputs(i.act);
   if (i.op == Op::convolve) return static_cast<int64_t>(i.width) * i.size;
   if (i.op == Op::delta) return i.heads;
   return i.op == Op::norm ? i.size : static_cast<int64_t>(panels(i.matrix)) * kLanes;

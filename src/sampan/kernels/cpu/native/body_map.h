@@ -10,8 +10,13 @@ static void norm(const NormArgs& a, int begin, int end) {
     for (int run = 0; run < a.runs; ++run, x += a.size, y += a.size) {
       float inverse[1];
       inverse_rms({x}, a.size, a.eps, inverse);
-      for (int i = 0; i < a.size; i += kLanes)
+      const int whole = a.size / kLanes * kLanes;
+      for (int i = 0; i < whole; i += kLanes)
         store(y + i, mul(mul(load(x + i), set1(inverse[0])), load(a.weight + i)));
+      if (const int rest = a.size - whole; rest > 0) {
+        const F last = mul(load_some(x + whole, rest), set1(inverse[0]));
+        store_some(y + whole, mul(last, load_some(a.weight + whole, rest)), rest);
+      }
       if (inverse[0] > 0.0f) continue;
       int32_t& unsound = a.unsound[a.step_rows ? a.step_rows[row] : row];
       if (unsound < 0) unsound = a.mark;
@@ -31,10 +36,11 @@ static inline F mapped(const MapArgs& a, F x, F y) {
   }
 }
 
-static inline F load_some(const float* x, int count) {
-  float part[kLanes] = {};
-  std::memcpy(part, x, static_cast<size_t>(count) * 4);
-  return load(part);
+static void map_heads(const MapArgs& a, const float* x, float* out) {
+  for (int h = 0; h < a.heads; ++h, x += a.size, out += a.width) {
+    std::memcpy(out, x, static_cast<size_t>(a.kept) * 4);
+    std::memset(out + a.kept, 0, static_cast<size_t>(a.fill - a.kept) * 4);
+  }
 }
 
 static void map(const MapArgs& a, int begin, int end) {
@@ -42,13 +48,15 @@ static void map(const MapArgs& a, int begin, int end) {
     const float* x = a.x + (a.rows ? a.rows[row] : row) * a.x_stride;
     const float* y = a.y ? a.y + row * a.y_stride : nullptr;
     float* out = a.out + row * a.out_stride;
+    if (a.map == Map::heads) {
+      map_heads(a, x, out);
+      continue;
+    }
     for (int i = 0; i < a.width; i += kLanes) {
       const int count = a.width - i < kLanes ? a.width - i : kLanes;
       const F left = load_some(x + i, count);
       const F right = !y ? left : a.single ? set1(*y) : load_some(y + i, count);
-      float part[kLanes];
-      store(part, mapped(a, left, right));
-      std::memcpy(out + i, part, static_cast<size_t>(count) * 4);
+      store_some(out + i, mapped(a, left, right), count);
     }
   }
 }

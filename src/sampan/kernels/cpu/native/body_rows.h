@@ -24,13 +24,31 @@ static inline F exponential(F x) {
   return pick_less(x, low, set1(0.0f), mul(p, power_of_two(n)));
 }
 
+// Fewer floats than lanes, zeros behind them.
+static inline F load_some(const float* x, int count) {
+  float part[kLanes] = {};
+  std::memcpy(part, x, static_cast<size_t>(count) * 4);
+  return load(part);
+}
+
+static inline void store_some(float* to, F x, int count) {
+  float part[kLanes];
+  store(part, x);
+  std::memcpy(to, part, static_cast<size_t>(count) * 4);
+}
+
 // Of R rows at once: each one's sum is a chain of its own.
 template <int R>
 static inline void inverse_rms(const float* const (&x)[R], int n, float eps, float (&inverse)[R]) {
   F squares[R];
   for (int r = 0; r < R; ++r) squares[r] = set1(0.0f);
-  for (int i = 0; i < n; i += kLanes)
+  const int whole = n / kLanes * kLanes;
+  for (int i = 0; i < whole; i += kLanes)
     for (int r = 0; r < R; ++r) squares[r] = fma(load(x[r] + i), load(x[r] + i), squares[r]);
+  for (int r = 0; whole < n && r < R; ++r) {
+    const F rest = load_some(x[r] + whole, n - whole);
+    squares[r] = fma(rest, rest, squares[r]);
+  }
   for (int r = 0; r < R; ++r)
     inverse[r] = 1.0f / std::sqrt(fold_lanes(squares[r]) / static_cast<float>(n) + eps);
 }
@@ -71,12 +89,12 @@ static inline float e4m3_scale(const Matrix& m, const uint8_t* panel, int group,
   return scale;
 }
 
-// Row `row` of a packed matrix, dequantised.
-static void unpack_row(const Matrix& m, int row, float* out) {
+// The first features of row `row` of a packed matrix, dequantised.
+static void unpack_row(const Matrix& m, int row, int width, float* out) {
   const uint8_t* p = m.data + panel_bytes(m) * static_cast<size_t>(row / kLanes);
   const int lane = row % kLanes;
   if (!is_integer(m)) {
-    for (int k = 0; k < m.k; ++k) {
+    for (int k = 0; k < width; ++k) {
       if (m.store == Store::f32)
         std::memcpy(out + k, p + (static_cast<size_t>(k) * kLanes + static_cast<size_t>(lane)) * 4, 4);
       else if (m.store == Store::e4m3)
@@ -87,7 +105,7 @@ static void unpack_row(const Matrix& m, int row, float* out) {
     }
     return;
   }
-  for (int k = 0; k < m.k; ++k) {
+  for (int k = 0; k < width; ++k) {
     const int in = k % superblock(m), group = in / m.group;
     const uint8_t* block = p + static_cast<size_t>(k / superblock(m)) * superblock_bytes(m);
     const uint8_t* mins = block + scale_bytes(m);
@@ -108,7 +126,7 @@ static void unpack_row(const Matrix& m, int row, float* out) {
 }
 
 static void embed(const EmbedArgs& a, int begin, int end) {
-  for (int row = begin; row < end; ++row) unpack_row(a.table, a.ids[row], a.out + row * a.stride);
+  for (int row = begin; row < end; ++row) unpack_row(a.table, a.ids[row], a.width, a.out + row * a.stride);
 }
 
 static inline F swish(F gate, F up) {
@@ -123,15 +141,35 @@ static inline F prepared(const PrepArgs& a, const float* x, int k, F inverse) {
   else return load(x + k);
 }
 
+// The same where the row ends within these lanes, or before them: zeros from there on.
+template <Prep Op>
+static inline F prepared_last(const PrepArgs& a, const float* x, int k, int width, F inverse) {
+  const int count = width - k;
+  if (count <= 0) return set1(0.0f);
+  F made = load_some(x + k, count);
+  if constexpr (Op == Prep::norm) made = mul(mul(made, inverse), load_some(a.weight + k, count));
+  if constexpr (Op == Prep::swiglu) made = swish(made, load_some(x + a.up + k, count));
+  float part[kLanes];
+  store(part, made);
+  return load_some(part, count);
+}
+
+// Features [k, k + 16) of a row of `width`.
+template <Prep Op>
+static inline F prepared_of(const PrepArgs& a, const float* x, int k, int width, float inverse) {
+  if (k + kLanes <= width) return prepared<Op>(a, x, k, set1(inverse));
+  return prepared_last<Op>(a, x, k, width, set1(inverse));
+}
+
 // Rows [row, row + R): one, or a quad that `together` takes.
 template <Prep Op, int R>
 static void prepare_rows(const PrepArgs& a, int row) {
-  const int n = a.out.k;
+  const int n = a.out.k, width = a.width ? a.width : n;
   const float* x[R];
   for (int r = 0; r < R; ++r) x[r] = a.in + (a.rows ? a.rows[row + r] : row + r) * a.stride;
   float rms[R];
   for (int r = 0; r < R; ++r) rms[r] = 1.0f;
-  if constexpr (Op == Prep::norm) inverse_rms(x, n, a.eps, rms);
+  if constexpr (Op == Prep::norm) inverse_rms(x, width, a.eps, rms);
   for (int r = 0; Op == Prep::norm && a.unsound && r < R; ++r) {
     if (rms[r] > 0.0f) continue;
     int32_t& unsound = a.unsound[a.step_rows ? a.step_rows[row + r] : row + r];
@@ -140,22 +178,22 @@ static void prepare_rows(const PrepArgs& a, int row) {
   if (a.out.values) {
     for (int r = 0; r < R; ++r) {
       float* y = a.out.values + static_cast<ptrdiff_t>(row + r) * n;
-      for (int k = 0; k < n; k += kLanes) store(y + k, prepared<Op>(a, x[r], k, set1(rms[r])));
+      for (int k = 0; k < n; k += kLanes) store(y + k, prepared_of<Op>(a, x[r], k, width, rms[r]));
     }
     return;
   }
   if (a.out.bf16) {
     for (int r = 0; r < R; ++r) {
       uint16_t* y = a.out.bf16 + static_cast<ptrdiff_t>(row + r) * n;
-      for (int k = 0; k < n; k += kLanes) store_bf16(y + k, prepared<Op>(a, x[r], k, set1(rms[r])));
+      for (int k = 0; k < n; k += kLanes) store_bf16(y + k, prepared_of<Op>(a, x[r], k, width, rms[r]));
     }
     return;
   }
   for (int k = 0; k < n; k += kBlock) {
     F low[R], high[R];
     for (int r = 0; r < R; ++r) {
-      low[r] = prepared<Op>(a, x[r], k, set1(rms[r]));
-      high[r] = prepared<Op>(a, x[r], k + kLanes, set1(rms[r]));
+      low[r] = prepared_of<Op>(a, x[r], k, width, rms[r]);
+      high[r] = prepared_of<Op>(a, x[r], k + kLanes, width, rms[r]);
     }
     quantise(a.out, row, k, low, high);
   }

@@ -61,17 +61,25 @@ std::string Program::fault_of_prepare(const Instruction& i) const {
   if (i.prep == Prep::norm && !i.weight) return "a norm needs its weight";
   const bool gated = i.prep == Prep::swiglu;
   if (gated && i.up < 0) return "the second input lies before the first";
-  const int64_t count = static_cast<int64_t>(k) + (gated ? i.up : 0);
+  if (i.width < 0 || i.width > k) return "the activations have no room for " + number(i.width) + " features";
+  const int64_t count = static_cast<int64_t>(i.width ? i.width : k) + (gated ? i.up : 0);
   return holds(i.x, count) ? "" : "the buffer does not hold " + number(count) + " inputs";
 }
 
 std::string Program::fault_of_norm(const Instruction& i) const {
   if (!i.weight || i.size <= 0 || i.width % i.size != 0) return "a norm needs whole runs and their weight";
-  if (i.size % kLanes != 0) return "runs of " + number(i.size) + " features are no multiple of 16";
   return holds(i.x, i.width) && holds(i.out, i.width) ? "" : "a buffer has no room for " + number(i.width);
 }
 
 std::string Program::fault_of_map(const Instruction& i) const {
+  if (i.map == Map::heads) {
+    const bool whole = i.heads > 0 && i.kept > 0 && i.kept <= i.size && i.kept <= i.fill && i.fill <= i.width;
+    if (!whole || i.out.buffer == i.x.buffer) return "heads cannot be laid out so";
+    const int64_t before = i.heads - 1;
+    return holds(i.x, before * i.size + i.kept) && holds(i.out, before * i.width + i.fill)
+               ? ""
+               : "a buffer has no room for the heads";
+  }
   const bool two = i.map >= Map::add;
   if (two && !holds(i.y, i.single ? 1 : i.width)) return "the second input is not there";
   if (i.gathers && i.out.buffer == i.x.buffer) return "rows cannot be gathered in place";
@@ -123,8 +131,10 @@ std::string Program::fault_of_attend(const Instruction& i) const {
 
 std::string Program::fault(const Instruction& i) const {
   switch (i.op) {
-    case Op::embed:
-      return i.matrix.data && holds(i.out, i.matrix.k) ? "" : "the buffer has no room for a row";
+    case Op::embed: {
+      const bool some = i.matrix.data && i.width >= 0 && i.width <= i.matrix.k;
+      return some && holds(i.out, i.width ? i.width : i.matrix.k) ? "" : "the buffer has no room for a row";
+    }
     case Op::angles:
       return i.table >= 0 && i.table < static_cast<int>(angles_.size()) ? "" : "unknown angles";
     case Op::prepare: return fault_of_prepare(i);

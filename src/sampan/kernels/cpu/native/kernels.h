@@ -78,6 +78,7 @@ struct PrepArgs {
   int32_t* unsound;  // norm: [row of the step] `mark` where it is -1 and the row is not finite; or null
   int32_t mark;
   const int32_t* step_rows;  // row i is the step's row step_rows[i], or null
+  int32_t width = 0;         // features of a row, behind which `out` has zeros; 0: as many as it has
 };
 
 struct LinearArgs {
@@ -107,6 +108,7 @@ struct EmbedArgs {
   const int32_t* ids;
   float* out;
   ptrdiff_t stride;
+  int32_t width;  // features of a row; the table may have more, all zero
 };
 
 // One step's sequences: tokens [start, start + count) of the batch at positions [past, past + count).

@@ -193,7 +193,7 @@ void Program::wait_for(int phase) const {
 
 void Program::piece(const Instruction& i, const Step& step, int begin, int end, int thread) {
   switch (i.op) {
-    case Op::embed: kernels_.embed({i.matrix, step.ids, at(i.out), width(i.out)}, begin, end); break;
+    case Op::embed: embed(i, step, begin, end); break;
     case Op::angles: angles(i, step, begin, end); break;
     case Op::prepare: prepare(i, step, begin, end); break;
     case Op::linear: linear(i, step, begin, end, thread); break;
@@ -254,11 +254,15 @@ Turn Program::turn(const Turning& t) const {
   return {t.norm, t.eps, a.cos, a.sin, t.first, size, t.interleaved, t.scale};
 }
 
+void Program::embed(const Instruction& i, const Step& step, int begin, int end) {
+  kernels_.embed({i.matrix, step.ids, at(i.out), width(i.out), i.width ? i.width : i.matrix.k}, begin, end);
+}
+
 void Program::prepare(const Instruction& i, const Step& step, int begin, int end) {
-  kernels_.prepare(
-      {i.prep, at(i.x), width(i.x), i.up, i.weight, i.eps, i.gathers ? step.sampled_rows : nullptr,
-       acts(i.act, i.fine || i.sampled), i.joined ? nullptr : unsound_.data(), i.mark, step_rows(i, step)},
-      begin, end);
+  kernels_.prepare({i.prep, at(i.x), width(i.x), i.up, i.weight, i.eps,
+                    i.gathers ? step.sampled_rows : nullptr, acts(i.act, i.fine || i.sampled),
+                    i.joined ? nullptr : unsound_.data(), i.mark, step_rows(i, step), i.width},
+                   begin, end);
 }
 
 void Program::norm(const Instruction& i, const Step& step, int begin, int end) {
@@ -269,9 +273,10 @@ void Program::norm(const Instruction& i, const Step& step, int begin, int end) {
 
 void Program::map(const Instruction& i, const Step& step, int begin, int end) {
   const bool two = i.y.buffer >= 0;
-  kernels_.map({i.map, at(i.x), two ? at(i.y) : nullptr, at(i.out), width(i.x), two ? width(i.y) : 0,
-                width(i.out), i.width, i.factor, i.single, i.gathers ? step.sampled_rows : nullptr},
-               begin, end);
+  kernels_.map(
+      {i.map, at(i.x), two ? at(i.y) : nullptr, at(i.out), width(i.x), two ? width(i.y) : 0, width(i.out),
+       i.width, i.factor, i.single, i.gathers ? step.sampled_rows : nullptr, i.heads, i.size, i.kept, i.fill},
+      begin, end);
 }
 
 void Program::append(const Instruction& i, const Step& step, int begin, int end) {

@@ -72,7 +72,8 @@ struct Instruction {
   const float* weight = nullptr;  // norm or bias
   float eps = 0.0f, factor = 1.0f;
   bool accumulate = false, single = false;
-  int width = 0, size = 0;  // features, and those of a run or a head
+  int width = 0, size = 0;  // features (prepare, gather: 0 for all), and those of a run or a head
+  int kept = 0, fill = 0;   // map: as MapArgs has them
   int heads = 0, key_heads = 0, layer = 0, table = -1;
   const float* bias = nullptr;  // delta: beside its decay
   int64_t state = 0;            // convolve, delta: where theirs begins in a slot, in floats
@@ -121,7 +122,7 @@ class Program {
   void record_for(When when) { when_ = when; }              // instructions from here on
   Adapters& adapters() { return adapters_; }
   // A linear's place among those that adapters know; `router`: of an expert's linear, or -1.
-  int adapted(const std::vector<int>& outputs, int inputs, int router = -1);
+  int adapted(const std::vector<int>& outputs, int inputs, int router = -1, HeadStrides heads = {});
   // Runs every instruction. Returns false when memory for the logits is refused.
   bool run(const Step& step);
 
@@ -215,6 +216,7 @@ class Program {
   void piece(const Instruction& i, const Step& step, int begin, int end, int thread);
   void angles(const Instruction& i, const Step& step, int begin, int end);
   void linear(const Instruction& i, const Step& step, int begin, int end, int thread);
+  void embed(const Instruction& i, const Step& step, int begin, int end);
   void prepare(const Instruction& i, const Step& step, int begin, int end);
   void norm(const Instruction& i, const Step& step, int begin, int end);
   void map(const Instruction& i, const Step& step, int begin, int end);

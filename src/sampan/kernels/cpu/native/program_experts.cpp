@@ -17,9 +17,9 @@ int Program::group(std::vector<Matrix> matrices) {
   return static_cast<int>(groups_.size()) - 1;
 }
 
-int Program::adapted(const std::vector<int>& outputs, int inputs, int router) {
+int Program::adapted(const std::vector<int>& outputs, int inputs, int router, HeadStrides heads) {
   const int rows = router < 0 ? max_rows_ : most_slots(routers_[static_cast<size_t>(router)], max_rows_);
-  return adapters_.site(outputs, inputs, rows, ok_);
+  return adapters_.site(outputs, inputs, rows, ok_, heads);
 }
 
 bool Program::is_routed(const Instruction& i) {
@@ -92,7 +92,8 @@ void Program::gather(const Instruction& i, int begin, int end) {
                    slot_acts(i.act, i.fine || i.sampled),
                    nullptr,
                    0,
-                   nullptr};
+                   nullptr,
+                   i.width};
   while (begin < end) {
     while (begin < end && from[begin] < 0) ++begin;
     int stop = begin;

@@ -1,4 +1,4 @@
-// A matrix for each head: of its first features; those behind them are copied.
+// A matrix for each head: of its first features; those behind them are copied behind its panels.
 
 #include <algorithm>
 #include <cstring>
@@ -28,7 +28,7 @@ void Program::per_head(const Instruction& i, const Step& step, int begin, int en
   for (int item = begin; item < end; ++item) {
     const int head = item / own, place = item % own;
     const Matrix& m = groups_[static_cast<size_t>(i.group)].matrices[static_cast<size_t>(head)];
-    const int rest = i.size - m.k, out_size = m.n + rest;
+    const int rest = i.size - m.k, out_size = panels(m) * kLanes + rest;
     const int column = place % across * t.panels, row = place / across * t.rows;
     const int last = std::min(column + t.panels, columns), last_row = std::min(row + t.rows, count);
     float* const out = at(i.out) + static_cast<ptrdiff_t>(head) * out_size;
@@ -36,7 +36,7 @@ void Program::per_head(const Instruction& i, const Step& step, int begin, int en
         m, from_feature(all, head * i.size), out, width(i.out), nullptr, false, in_place(count)};
     kernels_.linear(a, column, last, row, last_row, scratch);
     for (int r = row; rest > 0 && column == 0 && r < last_row; ++r)
-      std::memcpy(out + static_cast<ptrdiff_t>(r) * width(i.out) + m.n,
+      std::memcpy(out + static_cast<ptrdiff_t>(r) * width(i.out) + out_size - rest,
                   at(i.x) + static_cast<ptrdiff_t>(r) * width(i.x) + head * i.size + m.k,
                   sizeof(float) * static_cast<size_t>(rest));
   }
@@ -51,11 +51,11 @@ std::string Program::fault_of_per_head(const Instruction& i) const {
     if (!holds_operand(i.act, m)) return "the activations are not of the kind that the matrices read";
   }
   const Matrix& m = all[0];
-  if (m.k > i.size || i.size % kBlock != 0 || m.k % kBlock != 0 || m.n % kLanes != 0)
-    return "heads are not of whole blocks";
+  if (m.k > i.size || i.size % kBlock != 0 || m.k % kBlock != 0) return "heads are not of whole blocks";
   if (inputs(i.act) != i.heads * i.size) return "the activations are not of these heads";
   const bool there = i.size == m.k || holds(i.x, static_cast<int64_t>(i.heads) * i.size);
-  const bool room = holds(i.out, static_cast<int64_t>(i.heads) * (m.n + i.size - m.k));
+  const int64_t outputs = static_cast<int64_t>(panels(m)) * kLanes;
+  const bool room = holds(i.out, i.heads * (outputs + i.size - m.k));
   return there && room ? "" : "a buffer has no room for the heads";
 }
 

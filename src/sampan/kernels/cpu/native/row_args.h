@@ -25,9 +25,10 @@ struct NormArgs {
   const int32_t* step_rows;
 };
 
-enum class Map : int32_t { copy = 0, scale = 1, add = 2, gate = 3, swiglu = 4 };
+enum class Map : int32_t { copy = 0, scale = 1, add = 2, gate = 3, swiglu = 4, heads = 5 };
 
 // Feature by feature. copy: x; scale: x * factor; add: x + y; gate: x * sigmoid(y); swiglu: silu(x) * y.
+// heads: heads of `size` features become heads of `width`: `kept` features of each, then zeros up to `fill`.
 struct MapArgs {
   Map map;
   const float* x;  // [rows][x_stride]
@@ -38,6 +39,7 @@ struct MapArgs {
   float factor;
   bool single;          // y has one feature, for all of x's
   const int32_t* rows;  // row i reads x[rows[i]], or null
+  int32_t heads = 0, size = 0, kept = 0, fill = 0;
 };
 
 // One span's rows through a causal convolution of each channel, then SiLU; what its last rows leave.

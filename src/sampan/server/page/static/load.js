@@ -83,8 +83,8 @@ export class Load {
   }
 }
 
-/** {name: US dollars}: this machine, where its price is known, and the same tokens at published prices. */
+/** {name: US dollars}: this service, where its price is known, and the same tokens at published prices. */
 function costs(cost) {
   const published = (cost?.published ?? []).map(({ model, usd }) => [model, usd]);
-  return Object.fromEntries([["this machine", cost?.machine_usd], ...published]);
+  return Object.fromEntries([["this service", cost?.machine_usd], ...published]);
 }
