@@ -29,6 +29,11 @@ class LowRank:
         """Of A: none is shared."""
         return self.weight.name
 
+    @property
+    def rank(self) -> int:
+        """Inner size of the product."""
+        return len(self.matrix_a)
+
     def a(self) -> Floats:
         """[rank, inputs]."""
         values: Floats = self.matrix_a.detach().numpy()
