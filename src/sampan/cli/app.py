@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-COMMANDS = ("run", "chat", "score", "embed", "bench", "doctor", "models", "quantize", "serve", "keys")
+COMMANDS = (
+    "run", "chat", "score", "embed", "bench", "doctor", "models", "quantize", "serve", "keys", "train",
+)  # fmt: skip
 
 
 class Commands(TyperGroup):

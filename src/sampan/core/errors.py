@@ -118,3 +118,7 @@ def _printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
+class EnvError(SampanError):
+    """A task cannot tell what an answer is worth: a fault to report, never a reward."""

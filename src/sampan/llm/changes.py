@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from sampan.core.errors import RequestError, UsageError, quoted
 from sampan.engine.engine import Engine
+from sampan.kernels.backend import Adapter
 from sampan.llm.driver import Driver
 from sampan.models.config import ModelConfig
 from sampan.models.registry import describe
@@ -60,6 +61,18 @@ class Adapters:
             adapter.close()
         for said in adapter.passed:
             warnings.warn(f"{adapter.where}: passed over {said}", stacklevel=2)
+
+    def put(self, name: str, adapter: Adapter) -> int:
+        """Give `name` these numbers, once nobody is being answered; what others of this name computed is not
+        found again. Returns the engine's id of it, which no other ever has."""
+
+        def put(engine: Engine) -> int:
+            if name in self._ids:
+                engine.unload_adapter(self._ids.pop(name))
+            self._ids[name] = engine.load_adapter(adapter)
+            return self._ids[name]
+
+        return self._driver.call(put, idle=True)
 
     def unload(self, name: str) -> None:
         """See `LLM.unload_adapter`."""

@@ -11,6 +11,7 @@ from sampan.catalog.progress import Progress
 from sampan.core.settings import Settings
 from sampan.core.types import Grammar, ModelFiles, Pooling, SamplingParams, Scoring
 from sampan.engine.constraint import Constraint
+from sampan.kernels.backend import Adapter
 from sampan.kernels.experts import ExpertReads
 from sampan.llm.changes import Adapters, When, update_weights
 from sampan.llm.drafts import DraftWish, Kind, check_draft
@@ -191,6 +192,12 @@ class LoadedModel:
         `adapters` and `adapter_rank` leave no room for it, and `RequestError` for a name that is taken.
         """
         self._adapters.load(name, path)
+
+    def put_adapter(self, name: str, adapter: Adapter) -> int:
+        """Make numbers in memory the adapter `name`, in place of what had the name, once the requests handed
+        in before are answered. Nothing that an older one computed is found again. Returns a number that no
+        other adapter has."""
+        return self._adapters.put(name, adapter)
 
     def unload_adapter(self, name: str) -> None:
         """Take an adapter away. Requests that use it are answered; its memory is free after the last one."""

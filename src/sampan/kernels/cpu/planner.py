@@ -127,16 +127,17 @@ class _Planner:
 
     def _add(self, node: Node) -> None:
         x, y = node.inputs
-        if x in self._pending and (y in self._pending or not self._grows(y, node)):
+        if x in self._pending and y in self._pending:
             self._settle(x)
         for kept, other in ((x, y), (y, x)):
-            if other in self._pending and (self._grows(kept, node)):
-                self._places[node] = self._places[kept]
+            if other in self._pending:
+                # Onto the other value even where that stays: with adapters the order of the sum matters.
+                if self._grows(kept, node):
+                    self._places[node] = self._places[kept]
+                else:
+                    self._copy(node, kept)
                 self._products.emit(self._pending.pop(other), self._places[node], accumulate=True)
                 return
-        for value in (x, y):
-            if value in self._pending:
-                self._settle(value)
         self._map("add", node)
 
     def _settle(self, linear: Node) -> None:

@@ -1,0 +1,73 @@
+"""Tasks of reasoning-gym (arXiv:2505.24760) by name: problems without end, each checked by the task's own
+rules."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from sampan.core.errors import EnvError, UsageError, quoted
+from sampan.envs.task import Problem, Split, split_of
+
+_BLOCK = 256
+_BARREN = 40  # blocks without a new problem, behind which there are no more
+
+
+class GymTask:
+    """See `Task`. `options`: of the task's generator. `hint`: what each question ends with."""
+
+    def __init__(self, task: str, hint: str = "", **options: Any) -> None:
+        self.task, self.hint, self.options = task, hint, options
+        self._made(0, 1)  # a wrong option is refused here
+
+    @property
+    def name(self) -> str:
+        """With its options."""
+        return f"reasoning-gym/{self.task} {json.dumps(self.options, sort_keys=True)}"
+
+    def problems(self, split: Split, seed: int, count: int) -> Sequence[Problem]:
+        """See `Task`. Raises `EnvError` where the task has fewer different ones."""
+        found: dict[str, Problem] = {}
+        barren = block = 0
+        while len(found) < count:
+            before = len(found)
+            # Problem i of a seed is problem 0 of seed + i.
+            for problem in self._made((seed << 24) + block * _BLOCK, _BLOCK):
+                if split_of(problem) == split:
+                    found.setdefault(problem.key, problem)
+            block += 1
+            barren = 0 if len(found) > before else barren + 1
+            if barren == _BARREN:
+                raise EnvError(
+                    f"{self.name}: has no {count} different problems for {split}: {len(found)} were found"
+                )
+        return list(found.values())[:count]
+
+    def check(self, problem: Problem, answer: str) -> float:
+        """The task's own score."""
+        try:
+            return float(self._scorer.score_answer(answer, problem.data))
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            raise EnvError(f"{self.name}: cannot check {quoted(answer)}: {said}") from error
+
+    @cached_property
+    def _scorer(self) -> Any:
+        return self._dataset(0, 1)
+
+    def _made(self, seed: int, count: int) -> list[Problem]:
+        rows: list[Mapping[str, Any]] = list(self._dataset(seed, count))
+        return [Problem(row["question"] + self.hint, str(row["answer"]), row) for row in rows]
+
+    def _dataset(self, seed: int, size: int) -> Any:
+        try:
+            import reasoning_gym
+        except ImportError as error:
+            said = "tasks of reasoning-gym need the extra `train` (pip install 'sampan[train]')"
+            raise UsageError(said) from error
+        try:
+            return reasoning_gym.create_dataset(self.task, seed=seed, size=size, **self.options)
+        except (TypeError, ValueError, AssertionError) as error:
+            raise UsageError(
+                f"reasoning-gym task {quoted(self.task)} with {self.options}: {error}"
+            ) from error

@@ -1,0 +1,42 @@
+"""A task: questions, and what an answer to one is worth. One task serves training and measuring alike."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question with its right answer, as the task writes it. `data`: what else checking takes."""
+
+    question: str
+    answer: str
+    data: object = None
+
+    @property
+    def key(self) -> str:
+        """The same for the same question, whoever asks."""
+        return sha256(self.question.encode()).hexdigest()[:16]
+
+
+Split = Literal["train", "test"]
+
+
+class Task(Protocol):
+    """`name`: with everything that its problems depend on."""
+
+    @property
+    def name(self) -> str: ...
+
+    def problems(self, split: Split, seed: int, count: int) -> Sequence[Problem]:
+        """So many different problems. None of "test" ever is one of "train", whatever the seeds: a
+        problem's split is a property of its question (`split_of`)."""
+
+    def check(self, problem: Problem, answer: str) -> float:
+        """From 0 to 1. Raises `EnvError` where it cannot tell: that is no 0."""
+
+
+def split_of(problem: Problem) -> Split:
+    """By the question alone: one in five is for testing."""
+    return "test" if int(problem.key, 16) % 5 == 0 else "train"

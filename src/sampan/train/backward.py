@@ -1,0 +1,210 @@
+"""Gradients of what the native kernels computed: the graph walked by PyTorch, over dequantised weights.
+
+Products are not computed a second time: what a linear gave comes from the kernels, and rounding passes
+gradients straight through. What stands between products (norms, rotations, attention, SwiGLU) is computed
+again, from these values.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn import functional
+
+from sampan.core.errors import UnsupportedModel
+from sampan.kernels.graph import Node
+from sampan.kernels.ops import Attention, Linear, State
+from sampan.kernels.torch.ops import Advance, Step, Walk
+from sampan.train.batch import Batch, Places
+from sampan.train.lora import LowRank
+from sampan.train.trace import Trace
+
+_HEAD_ROWS = 256  # rows of logits that are there at once
+
+Kept = Callable[[Node], Tensor]
+
+
+class Product(Function):
+    """y = W x + scale * B (A x) of one weight, whose values are known already (`None`: they are in a sum
+    to come)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, a: Tensor | None, b: Tensor | None, scale: float, value: Any
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, a, b)
+        ctx.scale = scale
+        return x.new_empty(1).expand(len(x), len(weight)) if value is None else value()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, weight, a, b = ctx.saved_tensors
+        back = gradient.to(weight.dtype) @ weight
+        if a is None:
+            return back.to(x.dtype), None, None, None, None, None
+        inner = gradient @ b * ctx.scale
+        to_a, to_b = inner.T @ x, gradient.T @ (x @ a.T) * ctx.scale
+        return torch.addmm(back.to(x.dtype), inner, a), None, to_a, to_b, None, None
+
+
+class Sum(Function):
+    """x + y, known already."""
+
+    @staticmethod
+    def forward(_ctx: Any, _x: Tensor, _y: Tensor, value: Callable[[], Tensor]) -> Tensor:
+        return value()
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: Tensor) -> Any:
+        return gradient, gradient, None
+
+
+class TargetLogprobs(Function):
+    """log softmax(W x) of a token of each row, known already; some rows of logits are there at once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, logprobs: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, targets)
+        return logprobs.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, weight, targets = ctx.saved_tensors
+        back = torch.empty_like(x)
+        for start in range(0, len(x), _HEAD_ROWS):
+            rows = slice(start, start + _HEAD_ROWS)
+            p = (x[rows].to(weight.dtype) @ weight.T).float().softmax(-1)
+            p = p.neg_()
+            p[torch.arange(len(p)), targets[rows]] += 1
+            p *= gradient[rows, None]
+            back[rows] = (p.to(weight.dtype) @ weight).to(x.dtype)
+        return back, None, None, None
+
+
+class TracedWalk(Walk):
+    """The operations of a trace, by their names in a graph. `kept`: values of the backward pass's rows by
+    name."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        weights: Mapping[str, Tensor],
+        step: Step,
+        parts: Mapping[str, LowRank],
+        kept: Kept,
+    ) -> None:
+        super().__init__(weights, step)
+        self._trace, self._parts, self._kept = trace, parts, kept
+
+    def linear(self, node: Node, x: Tensor) -> Any:
+        """Each part's rows: a slice of it takes its own."""
+        linear: Linear = node.detail
+        own = self._value(node) if node in self._trace.names else None
+        if len(linear.parts) == 1:
+            return self._adapted(linear.parts[0].name, x, own)
+        return x
+
+    def slice(self, node: Node, x: Tensor) -> Tensor:
+        source = node.inputs[0]
+        if source.op != "linear" or node not in self._trace.names:
+            return super().slice(node, x)
+        start = 0
+        found = []
+        for part in source.detail.parts:
+            if node.detail <= start < node.detail + node.width:
+                found.append(part.name)
+            start += part.shape[0]
+        (name,) = found
+        return self._adapted(name, x, self._value(node))
+
+    def add(self, node: Node, x: Tensor, y: Tensor) -> Tensor:
+        if node not in self._trace.names:
+            return x + y
+        return Sum.apply(x, y, self._value(node))  # type: ignore[no-any-return, no-untyped-call]
+
+    def _value(self, node: Node) -> Callable[[], Tensor]:
+        return lambda: self._kept(node)
+
+    def _adapted(self, name: str, x: Tensor, value: Callable[[], Tensor] | None) -> Tensor:
+        part = self._parts.get(name)
+        own = (None, None, 1.0) if part is None else (part.matrix_a, part.matrix_b, part.scale)
+        return Product.apply(x, self._weights[name], *own, value)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def attention_of(batch: Batch) -> Callable[[Attention, Tensor, Tensor, Tensor], Tensor]:
+    """Causal attention where the continuations of a prompt see the prompt and themselves."""
+
+    def attend(shape: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.cat([out for place in batch.places for out in _group(place, shape, q, k, v)])
+
+    return attend
+
+
+def _group(place: Places, shape: Attention, q: Tensor, k: Tensor, v: Tensor) -> Sequence[Tensor]:
+    rows = place.prompt
+    asked, *seen = (each[rows].transpose(0, 1)[None] for each in (q, k, v))
+    gqa = shape.heads != shape.kv_heads
+    first = functional.scaled_dot_product_attention(
+        asked, seen[0], seen[1], is_causal=True, scale=shape.scale, enable_gqa=gqa
+    )
+    found = [first[0].transpose(0, 1)]
+    longest = max(map(len, place.continuations))
+    if not longest:
+        return found
+    index, allowed = _padded(place.continuations, longest, rows.stop - rows.start)
+    own = [each[index].transpose(1, 2) for each in (q, k, v)]
+    many = len(index)
+    keys, values = (
+        torch.cat((before.expand(many, -1, -1, -1), after), 2)
+        for before, after in zip(seen, own[1:], strict=True)
+    )
+    out = functional.scaled_dot_product_attention(
+        own[0], keys, values, attn_mask=allowed, scale=shape.scale, enable_gqa=gqa
+    ).transpose(1, 2)
+    return [*found, *(out[i, : len(own_rows)] for i, own_rows in enumerate(place.continuations))]
+
+
+def _padded(each: Sequence[range], longest: int, prompt: int) -> tuple[Tensor, Tensor]:
+    """Rows [continuations, longest], and where each may look among the prompt's and its own."""
+    index = torch.zeros(len(each), longest, dtype=torch.long)
+    for i, rows in enumerate(each):
+        index[i, : len(rows)] = torch.arange(rows.start, rows.stop)
+    allowed = torch.ones(longest, longest, dtype=torch.bool).tril()
+    allowed = torch.cat((torch.ones(longest, prompt, dtype=torch.bool), allowed), 1)
+    return index, allowed
+
+
+def step_of_batch(batch: Batch) -> Step:
+    """The rows of the backward pass. Models that carry a state have no place here yet."""
+    index = torch.tensor(batch.sampled)
+    return Step(torch.tensor(batch.ids), torch.tensor(batch.positions), index, attention_of(batch), _carry)
+
+
+def _carry(state: State, _rows: Tensor, _advance: Advance) -> Tensor:
+    raise UnsupportedModel(f"training of models that carry a state ({type(state).__name__}) is not supported")
+
+
+def logprobs_of(
+    trace: Trace,
+    weights: Mapping[str, Tensor],
+    batch: Batch,
+    parts: Mapping[str, LowRank],
+    kept: Kept,
+    logprobs: Tensor,
+) -> Tensor:
+    """`logprobs` of the batch's targets as a function of the adapter's parts."""
+    walk = TracedWalk(trace, weights, step_of_batch(batch), parts, kept)
+    last = {source: node for node in trace.graph.nodes for source in node.inputs}
+    values: dict[Node, Any] = {}
+    for node in trace.graph.nodes:
+        inputs = [values[source] for source in node.inputs]
+        if node.op == "head":
+            name = node.detail.parts[0].name
+            return TargetLogprobs.apply(inputs[0], weights[name], torch.tensor(batch.targets), logprobs)  # type: ignore[no-any-return, no-untyped-call]
+        values[node] = getattr(walk, node.op)(node, *inputs)
+        for source in node.inputs:
+            if last[source] is node:
+                values.pop(source, None)
+    raise AssertionError("a graph without a head")

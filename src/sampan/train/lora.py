@@ -1,0 +1,73 @@
+"""Low-rank adapters whose numbers are trained (arXiv:2106.09685): y += scale * B (A x).
+
+`TrainedAdapter` is what the engine takes, and what the backward pass gives gradients to.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sampan.kernels.ops import Weight
+from sampan.kernels.tensors import Floats
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """A [rank, inputs] and B [outputs, rank] of one weight, float32."""
+
+    weight: Weight
+    matrix_a: Tensor
+    matrix_b: Tensor
+    scale: float
+
+    @property
+    def key(self) -> str:
+        """Of A: none is shared."""
+        return self.weight.name
+
+    @property
+    def rank(self) -> int:
+        """Inner size of the product."""
+        return len(self.matrix_a)
+
+    def a(self) -> Floats:
+        """[rank, inputs]."""
+        values: Floats = self.matrix_a.detach().numpy()
+        return values
+
+    def b(self) -> Floats:
+        """[outputs, rank], times the scale."""
+        values: Floats = (self.matrix_b.detach() * self.scale).numpy()
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedAdapter:
+    """An adapter of all its parts; see `kernels.backend.Adapter`."""
+
+    parts: Sequence[LowRank]
+    rank: int
+    where: str = "the adapter in training"
+    halves: bool = False
+
+    @classmethod
+    def begin(cls, weights: Sequence[Weight], rank: int, alpha: float, seed: int) -> "TrainedAdapter":
+        """A drawn as PEFT draws it (uniform, of variance 1 / (3 inputs)), B zero: it changes nothing yet."""
+        generator = np.random.default_rng(seed)
+        parts = []
+        for weight in weights:
+            outputs, inputs = weight.shape
+            bound = 1 / sqrt(inputs)
+            a = torch.from_numpy(generator.uniform(-bound, bound, (rank, inputs)).astype(np.float32))
+            b = torch.zeros(outputs, rank)
+            parts.append(LowRank(weight, a.requires_grad_(), b.requires_grad_(), alpha / rank))
+        return cls(tuple(parts), rank)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """What an optimizer changes."""
+        return [matrix for part in self.parts for matrix in (part.matrix_a, part.matrix_b)]
