@@ -73,12 +73,15 @@ def service(model: str) -> Iterator[dict[str, str]]:
 
 
 def lengthened(folder: Path) -> str:
-    """The default model, told that its context is as long as an agent needs."""
+    """The default model, told that its context is as long as an agent needs and that a full stop ends an
+    answer: so far out it finds no end by itself."""
     file = resolve(DEFAULT, Settings.from_env()).path
     copy = folder / file.name
     shutil.copyfile(file, copy)
     copy.chmod(0o600)
-    GGUFReader(copy, "r+").fields["llama.context_length"].parts[-1][0] = AGENT_CONTEXT
+    fields = GGUFReader(copy, "r+").fields
+    fields["llama.context_length"].parts[-1][0] = AGENT_CONTEXT
+    fields["tokenizer.ggml.eos_token_id"].parts[-1][0] = fields["tokenizer.ggml.tokens"].contents().index(".")
     return str(copy)
 
 
