@@ -15,6 +15,7 @@ from sampan.cli.main import main
 RECIPE = """
 from sampan.envs.gym import GymTask
 from sampan.train.grpo import Grpo
+from sampan.train.loss import Loss
 from sampan.train.recipe import GrpoRecipe
 
 
@@ -75,6 +76,9 @@ def test_a_folder_with_a_run_is_not_written_over(
         ('"long", grpo', '"short", grpo', "measured is 'short': one of the rewards long"),
         ("(1.0, long)", "(0.0, long)", "every weight is 0"),
         ("def recipe()", "def other()", "has no function recipe()"),
+        ("rate=1e-3", "temperature=0.7", "temperature is 0.7"),
+        ("rate=1e-3", "loss=Loss(kl=0.1)", "loss.kl: a run keeps no reference"),
+        ("samples=4", "samples=1", "samples is 1: a group"),
     ],
 )
 def test_a_wrong_recipe_names_the_field(

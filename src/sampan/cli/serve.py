@@ -1,6 +1,7 @@
 """`sampan serve [MODEL]`: the HTTP service."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -105,20 +106,11 @@ def command(
     log_prompts: _LogPrompts = False,
 ) -> None:  # fmt: skip
     """Serve a model behind the OpenAI and Anthropic interfaces, with a page to talk to it."""
-    if log_format not in ("text", "json"):
-        raise UsageError(f"--log-format is {quoted(log_format)}: choose text or json")
-    for seconds in (stall_seconds, write_seconds, header_seconds, body_seconds, price_per_hour or 0.0):
-        if not math.isfinite(seconds):
-            raise UsageError(
-                f"{seconds} is no number of seconds or dollars: leave the option out for its own"
-            )
-    from sampan.server.names import check_given
-    from sampan.server.origins import pattern
+    _check_numbers(stall_seconds, write_seconds, header_seconds, body_seconds, price_per_hour or 0.0)
+    _check_words(log_format, cors_origin or (), allowed_host or ())
     from sampan.server.run import serve
     from sampan.server.settings import EngineSettings, ServeSettings
 
-    pattern(cors_origin or ())  # these refuse what cannot match, before anything is loaded
-    check_given(allowed_host or ())
     settings = Settings.from_env()
     adapters = dict(map(_folder, adapter or []))
     most = max(max_adapters or 0, len(adapters))
@@ -148,3 +140,20 @@ def _folder(text: str) -> tuple[str, Path]:
     if not (name and equals and folder):
         raise UsageError(f"--adapter {text!r}: write NAME=PATH")
     return name, Path(folder)
+
+
+def _check_numbers(*given: float) -> None:
+    for number in given:
+        if not math.isfinite(number):
+            raise UsageError(f"{number} is no number of seconds or dollars: leave the option out for its own")
+
+
+def _check_words(log_format: str, origins: Sequence[str], hosts: Sequence[str]) -> None:
+    """Refuses what cannot match, before anything is loaded."""
+    from sampan.server.names import check_given
+    from sampan.server.origins import pattern
+
+    if log_format not in ("text", "json"):
+        raise UsageError(f"--log-format is {quoted(log_format)}: choose text or json")
+    pattern(origins)
+    check_given(hosts)

@@ -81,13 +81,9 @@ def load(
         needs = drafts.needs_with(own) if drafts else own
         plan = budget.plan(budget.Footprint.of(needs, files.name, c.context), wish)
         defaults = defaults_of(
-            checkpoint.generation,
-            files,
-            vocabulary=c.vocab,
-            ends=tokenizer.eos_ids,
-            metadata=checkpoint.metadata,
-            say=warn(files),
-        )
+            checkpoint.generation, files, vocabulary=c.vocab, ends=tokenizer.eos_ids,
+            metadata=checkpoint.metadata, say=warn(files),
+        )  # fmt: skip
         # What the tokenizer was built from makes room for the weights.
         del checkpoint
         give_back_freed_memory()
@@ -105,16 +101,11 @@ def load(
     runner.adapters.memory = AdapterMemory(plan.adapter_bytes, plan.left_bytes)
     runner.max_rows = max(chosen.chunk_rows, min(wish.max_sequences, MAX_ROWS))
     engine = Engine(
-        runner,
-        context=plan.context,
-        vocabulary=c.vocab,
-        eos_ids=tokenizer.eos_ids,
-        max_sequences=wish.max_sequences,
-        prefix_cache=prefix_cache,
+        runner, context=plan.context, vocabulary=c.vocab, eos_ids=tokenizer.eos_ids,
+        max_sequences=wish.max_sequences, prefix_cache=prefix_cache,
         draft_rows=draft.rows(chosen.draft_rows, drafted=drafter is not None),
-        lookup=draft.lookup and chosen.draft_rows > 0,
-        forced_rows=DRAFT_ROWS if here.exact else 0,
-    )
+        lookup=draft.lookup and chosen.draft_rows > 0, forced_rows=DRAFT_ROWS if here.exact else 0,
+    )  # fmt: skip
     return Loaded(plan, chosen, c, here, weights, engine, tensors.purpose, tokenizer, template, defaults)
 
 

@@ -8,6 +8,7 @@ from statistics import fmean
 
 import torch
 
+from sampan.core.errors import UsageError
 from sampan.core.types import SamplingParams
 from sampan.envs.rewards import Reward
 from sampan.envs.task import Problem, Task
@@ -34,11 +35,26 @@ class Grpo:
     loss: Loss = field(default_factory=Loss)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """`UsageError` by the field's name for what would not be obeyed."""
+        if self.temperature != 1.0:
+            raise UsageError(
+                f"temperature is {self.temperature}: the trainer's probabilities are those at 1.0"
+            )
+        if self.loss.kl:
+            raise UsageError("loss.kl: a run keeps no reference to diverge from yet")
+        for name in ("steps", "problems", "max_tokens", "updates"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}: give 1 or more")
+        if self.samples < 2:
+            raise UsageError(f"samples is {self.samples}: a group to compare has 2 or more")
+
 
 @dataclass(frozen=True)
 class Step:
     """What a step saw. `seconds`: by part. `gap`: the largest difference between a token's
-    log-probability as it was sampled and as the trainer has it before its update: 0.0."""
+    log-probability as it was sampled and as the trainer has it before its update: 0.0. `excluded`: why
+    answers could not be checked."""
 
     number: int
     reward: float
@@ -47,7 +63,7 @@ class Step:
     cut: float
     still: float
     gap: float
-    excluded: int
+    excluded: Sequence[str]
     figures: Figures
     gradient: float
     seconds: Mapping[str, float]
@@ -113,7 +129,7 @@ def _step(
         fmean(answer.finish_reason == "length" for answer in answers),
         1 - len(useful) / len(rollouts),
         gap,
-        sum(len(rollout.excluded) for rollout in rollouts),
+        [why for rollout in rollouts for why in rollout.excluded.values()],
         figures,
         gradient,
         seconds,

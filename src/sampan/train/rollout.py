@@ -52,10 +52,14 @@ def roll_out(
         for problem in problems
     ]
     answers = llm.generate(prompts, sampling, n=samples, adapter=student.name)
-    return [
+    rollouts = [
         _rewarded(problem, prompt, own, rewards, student.version)
         for problem, prompt, own in zip(problems, prompts, answers, strict=True)
     ]
+    if not any(rollout.answers for rollout in rollouts):
+        first = next(why for rollout in rollouts for why in rollout.excluded.values())
+        raise EnvError(f"not one of {len(rollouts)} problems' answers could be checked: {first}")
+    return rollouts
 
 
 def _rewarded(
