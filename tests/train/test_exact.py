@@ -15,6 +15,7 @@ from sampan.llm.load import graph_of
 from sampan.llm.model import LLM
 from sampan.train.backward import logprobs_of, step_of_batch
 from sampan.train.batch import Batch, Group
+from sampan.train.head import Judged
 from sampan.train.lora import TrainedAdapter
 from sampan.train.student import Student, linears_of
 
@@ -74,14 +75,19 @@ def test_gradients_are_those_of_the_whole_forward(student: Student) -> None:
     everything = torch.arange(len(batch.ids)), torch.arange(len(batch.sampled))
     step = replace(step_of_batch(batch), adapters=[Adapted(*everything, products)])
     found = evaluate(student.trace.graph, student.weights, step)
-    logprobs = found["logits"].log_softmax(-1).gather(-1, torch.tensor(batch.targets)[:, None])[:, 0]
+    logits = found["logits"]
+    logprobs = logits.log_softmax(-1).gather(-1, torch.tensor(batch.targets)[:, None])[:, 0]
     factors = torch.from_numpy(random.normal(0, 1, len(batch.targets)).astype(np.float32))
     expected = torch.autograd.grad((logprobs * factors).sum(), student.adapter.parameters)
 
     def kept(node: Node) -> torch.Tensor:
         return found[student.trace.names[node]].detach()
 
-    own = logprobs_of(student.trace, student.weights, batch, parts, kept, logprobs.detach())
+    totals = logits.detach().double().logsumexp(-1).numpy()
+    judged = Judged(logits.detach().numpy(), totals, batch.targets)
+    own, entropies = logprobs_of(student.trace, student.weights, batch, parts, kept, judged)
+    right = torch.distributions.Categorical(logits=logits.detach()).entropy()
+    torch.testing.assert_close(entropies.float(), right, rtol=1e-4, atol=1e-4)
     gradients = torch.autograd.grad((own * factors).sum(), student.adapter.parameters)
     for gradient, right in zip(gradients, expected, strict=True):
         torch.testing.assert_close(gradient, right, rtol=1e-3, atol=1e-3 * float(right.abs().max()))

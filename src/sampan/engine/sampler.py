@@ -91,6 +91,13 @@ def top_logprobs(logits: Floats, log_total: float, count: int) -> tuple[tuple[in
     return tuple((int(i), float(logits[i]) - log_total) for i in index)
 
 
+def log_total_at(logits: Floats, temperature: float) -> float:
+    """The logarithm of the sum of exp(logit / temperature): what a row is drawn from at this temperature is
+    relative to it."""
+    total = float(_weights(logits, temperature).sum(dtype=np.float64))
+    return log(total) + float(logits.max()) / temperature
+
+
 def penalised(logits: Floats, sequence: Sequence, after: tuple[int, ...] = ()) -> Floats:
     """Logits after the penalties and the bias (OpenAI's presence and frequency count the output alone,
     the repetition penalty counts the prompt too, as in CTRL)."""

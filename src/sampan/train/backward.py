@@ -5,23 +5,22 @@ gradients straight through. What stands between products (norms, rotations, atte
 again, from these values.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn import functional
 
 from sampan.core.errors import UnsupportedModel
 from sampan.kernels.graph import Node
-from sampan.kernels.ops import Attention, Linear, State
+from sampan.kernels.ops import Linear, State
 from sampan.kernels.torch.ops import Advance, Step, Walk
-from sampan.train.batch import Batch, Places
+from sampan.train.attention import attention_of
+from sampan.train.batch import Batch
+from sampan.train.head import Judged, TargetLogprobs
 from sampan.train.lora import LowRank
 from sampan.train.trace import Trace
-
-_HEAD_ROWS = 256  # rows of logits that are there at once
 
 Kept = Callable[[Node], Tensor]
 
@@ -59,28 +58,6 @@ class Sum(Function):
     @staticmethod
     def backward(_ctx: Any, gradient: Tensor) -> Any:
         return gradient, gradient, None
-
-
-class TargetLogprobs(Function):
-    """log softmax(W x) of a token of each row, known already; some rows of logits are there at once."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, logprobs: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight, targets)
-        return logprobs.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        x, weight, targets = ctx.saved_tensors
-        back = torch.empty_like(x)
-        for start in range(0, len(x), _HEAD_ROWS):
-            rows = slice(start, start + _HEAD_ROWS)
-            p = (x[rows].to(weight.dtype) @ weight.T).float().softmax(-1)
-            p = p.neg_()
-            p[torch.arange(len(p)), targets[rows]] += 1
-            p *= gradient[rows, None]
-            back[rows] = (p.to(weight.dtype) @ weight).to(x.dtype)
-        return back, None, None, None
 
 
 class TracedWalk(Walk):
@@ -133,49 +110,6 @@ class TracedWalk(Walk):
         return Product.apply(x, self._weights[name], *own, value)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def attention_of(batch: Batch) -> Callable[[Attention, Tensor, Tensor, Tensor], Tensor]:
-    """Causal attention where the continuations of a prompt see the prompt and themselves."""
-
-    def attend(shape: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return torch.cat([out for place in batch.places for out in _group(place, shape, q, k, v)])
-
-    return attend
-
-
-def _group(place: Places, shape: Attention, q: Tensor, k: Tensor, v: Tensor) -> Sequence[Tensor]:
-    rows = place.prompt
-    asked, *seen = (each[rows].transpose(0, 1)[None] for each in (q, k, v))
-    gqa = shape.heads != shape.kv_heads
-    first = functional.scaled_dot_product_attention(
-        asked, seen[0], seen[1], is_causal=True, scale=shape.scale, enable_gqa=gqa
-    )
-    found = [first[0].transpose(0, 1)]
-    longest = max(map(len, place.continuations))
-    if not longest:
-        return found
-    index, allowed = _padded(place.continuations, longest, rows.stop - rows.start)
-    own = [each[index].transpose(1, 2) for each in (q, k, v)]
-    many = len(index)
-    keys, values = (
-        torch.cat((before.expand(many, -1, -1, -1), after), 2)
-        for before, after in zip(seen, own[1:], strict=True)
-    )
-    out = functional.scaled_dot_product_attention(
-        own[0], keys, values, attn_mask=allowed, scale=shape.scale, enable_gqa=gqa
-    ).transpose(1, 2)
-    return [*found, *(out[i, : len(own_rows)] for i, own_rows in enumerate(place.continuations))]
-
-
-def _padded(each: Sequence[range], longest: int, prompt: int) -> tuple[Tensor, Tensor]:
-    """Rows [continuations, longest], and where each may look among the prompt's and its own."""
-    index = torch.zeros(len(each), longest, dtype=torch.long)
-    for i, rows in enumerate(each):
-        index[i, : len(rows)] = torch.arange(rows.start, rows.stop)
-    allowed = torch.ones(longest, longest, dtype=torch.bool).tril()
-    allowed = torch.cat((torch.ones(longest, prompt, dtype=torch.bool), allowed), 1)
-    return index, allowed
-
-
 def step_of_batch(batch: Batch) -> Step:
     """The rows of the backward pass. Models that carry a state have no place here yet."""
     index = torch.tensor(batch.sampled)
@@ -192,9 +126,9 @@ def logprobs_of(
     batch: Batch,
     parts: Mapping[str, LowRank],
     kept: Kept,
-    logprobs: Tensor,
-) -> Tensor:
-    """`logprobs` of the batch's targets as a function of the adapter's parts."""
+    judged: Judged,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the targets as a function of the adapter's parts, and the entropies beside them."""
     walk = TracedWalk(trace, weights, step_of_batch(batch), parts, kept)
     last = {source: node for node in trace.graph.nodes for source in node.inputs}
     values: dict[Node, Any] = {}
@@ -202,7 +136,7 @@ def logprobs_of(
         inputs = [values[source] for source in node.inputs]
         if node.op == "head":
             name = node.detail.parts[0].name
-            return TargetLogprobs.apply(inputs[0], weights[name], torch.tensor(batch.targets), logprobs)  # type: ignore[no-any-return, no-untyped-call]
+            return TargetLogprobs.apply(inputs[0], weights[name], judged)  # type: ignore[no-any-return, no-untyped-call]
         values[node] = getattr(walk, node.op)(node, *inputs)
         for source in node.inputs:
             if last[source] is node:

@@ -39,7 +39,8 @@ class Group:
         return first + sum(len(own) for own in self._own_pages(0))
 
     def spans(self, first_page: int, slot: int) -> list[Span]:
-        """What the engine's kernels run. Every token of a continuation is a target."""
+        """What the engine's kernels run. The rows before each token of a continuation are
+        sampled."""
         common = np.arange(first_page, first_page + self.shared // PAGE, dtype=np.int32)
         spans = []
         if self.shared:
@@ -48,7 +49,7 @@ class Group:
         for tokens, own in zip(self.continuations, self._own_pages(first_page), strict=True):
             pages = np.concatenate((common, np.array(own, np.int32)))
             ids = [*tail, *tokens[:-1]]
-            spans.append(Span(ids, self.shared, pages, len(tokens), slot, tokens))
+            spans.append(Span(ids, self.shared, pages, len(tokens), slot))
         return spans
 
     def _own_pages(self, first_page: int) -> list[range]:

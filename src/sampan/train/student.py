@@ -20,6 +20,7 @@ from sampan.llm.load import graph_of
 from sampan.llm.model import LLM
 from sampan.train.backward import logprobs_of
 from sampan.train.batch import Batch, Group
+from sampan.train.head import Judged
 from sampan.train.lora import TrainedAdapter
 from sampan.train.trace import trace
 from sampan.weights.checkpoint import open_checkpoint
@@ -85,18 +86,23 @@ class Student:
     def logprobs(self, groups: Sequence[Group]) -> Tensor:
         """Natural logarithms of the probabilities of every token of all continuations, in turn: the
         engine's own, to the bit, as a function of the adapter's numbers."""
+        return self.judged(groups, 1.0)[0]
+
+    def judged(self, groups: Sequence[Group], temperature: float) -> tuple[Tensor, Tensor]:
+        """The same of the distribution that is drawn from at a temperature, and its entropy in each place in
+        nats, as it is."""
         batch = Batch(tuple(groups))
         if batch.rows > self.rows:
             raise OutOfMemory(f"a training step of {batch.rows} tokens, and there is room for {self.rows}")
         rows = self._executable.run(batch.spans(slot=0))
-        exact = np.asarray(rows.chosen, np.float64) - np.asarray(rows.log_totals, np.float64)
         taken = np.asarray(batch.taken)
 
         def kept(node: Node) -> Tensor:
             values = rows.kept(self.trace.names[node])
             return torch.from_numpy(np.array(values) if node.sampled else values[taken])
 
-        return logprobs_of(self.trace, self.weights, batch, self._parts, kept, torch.from_numpy(exact))
+        judged = Judged.of(rows, batch.targets, temperature)
+        return logprobs_of(self.trace, self.weights, batch, self._parts, kept, judged)
 
 
 def linears_of(graph: Graph, modules: Collection[str]) -> list[Weight]:
