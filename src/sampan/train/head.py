@@ -33,9 +33,7 @@ class Judged:
     def of(cls, rows: Rows, targets: Sequence[int], temperature: float) -> "Judged":
         """Sampled rows without targets of their own. Valid until the next step."""
         logits = rows.logits_of(0, len(targets))
-        totals = (
-            rows.log_totals if temperature == 1.0 else [log_total_at(row, temperature) for row in logits]
-        )
+        totals = rows.log_totals if temperature == 1.0 else [log_total_at(row, temperature) for row in logits]
         return cls(logits, np.asarray(totals, np.float64), targets, temperature)
 
     @cached_property
