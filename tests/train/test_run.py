@@ -25,7 +25,8 @@ def long(problem, answer):
 
 def recipe():
     task = GymTask("chain_sum", min_terms=3, max_terms=3)
-    grpo = Grpo(task=task, rewards={"long": (1.0, long)}, steps=4, problems=2, samples=4, max_tokens=12, rate=1e-3)
+    rewards = {"long": (1.0, long)}
+    grpo = Grpo(task=task, rewards=rewards, steps=4, problems=2, samples=4, max_tokens=12, rate=1e-3)
     return Recipe(stages=(grpo,), tests={"long": Measure(task, long, 4, 12)}, keep_every=1)
 """
 

@@ -2,9 +2,9 @@
 
 The order of filters is penalties and bias, the constraint, temperature, top-k, top-p, min-p. Randomness is
 counter-based (BLAKE2b, keyed by the seed, of the position), so a request's text does not depend on what ran
-beside it. Log-probabilities are those of the model, before any of this, or at the temperature alone where that
-is asked for: a token that a constraint forced may have a low one, and the alternatives beside it may be
-forbidden.
+beside it. Log-probabilities are those of the model, before any of this, or at the temperature alone where a
+request asks for that: a token that a constraint forced may have a low one, and the alternatives beside it may
+be forbidden.
 """
 
 from collections import Counter

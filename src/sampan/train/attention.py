@@ -16,7 +16,7 @@ Attend = Callable[[Attention, Tensor, Tensor, Tensor], Tensor]
 
 
 def attention_of(batch: Batch) -> Attend:
-    """Of a batch's rows: q [T, heads, key size], k [T, KV heads, key size] and v to [T, heads, value size]."""
+    """Of a batch's rows: q [T, heads, key size], k [T, KV heads, key size], v to [T, heads, value size]."""
     groups = [_Group(place) for place in batch.places]
 
     def attend(shape: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ def logprobs_of(
     kept: Kept,
     judged: Judged,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the targets as a function of the adapter's parts, and the entropies beside them."""
+    """Log-probabilities of the targets as a function of the adapter's parts, and entropies beside them."""
     walk = TracedWalk(trace, weights, step_of_batch(batch), parts, kept)
     last = {source: node for node in trace.graph.nodes for source in node.inputs}
     values: dict[Node, Any] = {}

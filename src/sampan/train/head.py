@@ -1,5 +1,5 @@
-"""What the kernels' logits say of the tokens that follow, at a temperature, and how it changes with the hidden
-states: the head's product is not computed a second time."""
+"""What the kernels' logits say of the tokens that follow, at a temperature, and how it changes with the
+hidden states: the head's product is not computed a second time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
