@@ -123,7 +123,7 @@ class Merged:
             if new <= weights.keys():
                 return fields | flags
         raise UnsupportedModel(
-            f"{self.checkpoint.where}: its family has no {listed(sorted(map(quoted, new)))}, which comes with "
+            f"{self.checkpoint.where}: its family has no {listed(sorted(map(quoted, new)))}, which come with "
             "lora_bias: train the adapter without it"
         )
 

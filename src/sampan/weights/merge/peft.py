@@ -19,6 +19,7 @@ from sampan.weights.files import MappedFile, TensorInfo
 from sampan.weights.folder import EMBED, HEAD
 from sampan.weights.lora import Pair, adapted, exists, low_ranks, values_of, wrong
 from sampan.weights.lora_config import Scales
+from sampan.weights.merge.adapter import Adapter
 from sampan.weights.merge.changes import (
     Added,
     Brought,
