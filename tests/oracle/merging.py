@@ -8,15 +8,17 @@ from typing import Any
 
 import peft
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sampan.core.types import ModelFiles
-from sampan.models.registry import describe
+from sampan.models.registry import describe, load_file
 from sampan.weights import save
 from sampan.weights.checkpoint import open_checkpoint
 from sampan.weights.merge import write
 from sampan.weights.merge.model import Merged
 from sampan.weights.merge.read import read
+
+cases = load_file(Path(__file__).parent / "cases.py")
 
 
 def base_of(files: ModelFiles) -> PreTrainedModel:
@@ -24,6 +26,14 @@ def base_of(files: ModelFiles) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(
         files.path, dtype=torch.float32, attn_implementation="eager"
     ).eval()
+
+
+def made(folder: Path) -> ModelFiles:
+    """A tiny Qwen3 whose heads have the size of every published one's."""
+    config = cases.SMALL | {"model_type": "qwen3", "head_dim": 128, "num_attention_heads": 2}
+    torch.manual_seed(5)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).save_pretrained(folder)
+    return files_of(folder)
 
 
 def trained(files: ModelFiles, folder: Path, seed: int = 3, **fields: Any) -> None:

@@ -93,7 +93,8 @@ class Directed:
             own = self.magnitude[start : start + len(rows)]
             with np.errstate(divide="ignore", invalid="ignore"):
                 scale: Floats = own / np.linalg.norm(before + delta, axis=1)
-            return (rows + delta) * scale[:, None]
+            found: Floats = (rows + delta) * scale[:, None]
+            return found
 
         return directed
 

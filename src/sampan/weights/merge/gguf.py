@@ -55,7 +55,7 @@ def gguf_of(
     else:
         kept = merged.checkpoint.metadata.items()
         found = {key: value for key, value in kept if not key.startswith(_DROPPED)}
-    keys = found | named | tokenizer
+    keys = found | named | dict(tokenizer)
     return keys, _with_factors(keys, tensors, c, merged.checkpoint.where)
 
 

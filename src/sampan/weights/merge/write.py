@@ -100,7 +100,7 @@ def _beside(merged: Merged) -> list[Placed]:
 
 
 def _copied(entry: Entry, raw: NDArray[np.uint8]) -> Placed:
-    return Placed(entry.name, entry.shape, TYPES[entry.dtype], lambda: (raw.data,))
+    return Placed(entry.name, entry.shape, TYPES[entry.dtype], lambda: (raw.tobytes(),))
 
 
 def total(tensors: Iterable[Placed]) -> int:
