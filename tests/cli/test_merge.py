@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sampan.core.types import ModelFiles
+from sampan.core.types import ModelFiles, SamplingParams
 from sampan.llm import LLM
 from sampan.models.registry import describe
 from sampan.weights.checkpoint import open_checkpoint
@@ -61,10 +61,9 @@ def test_both_answer_alike_and_not_as_the_base(outputs: tuple[Path, Path], tmp_p
     answers = []
     for model in (*outputs, third, "smollm2-135m"):
         with LLM(str(model), context=256, max_sequences=2) as llm:
-            answer = llm.chat(
-                [{"role": "user", "content": PROMPT}], temperature=0, max_tokens=TOKENS, logprobs=3
-            )
-        answers.append((answer.token_ids, answer.logprobs))
+            sampling = SamplingParams(temperature=0, max_tokens=TOKENS, logprobs=3)
+            answers.append(llm.chat([{"role": "user", "content": PROMPT}], sampling))
+    assert len(answers[0].tokens) > 3
     assert answers[0] == answers[1] == answers[2]
     assert answers[0] != answers[3]
 
