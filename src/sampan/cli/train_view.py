@@ -69,9 +69,9 @@ def line_a_step(row: Row) -> None:
 
 
 def _result(row: Row, stream: Any, console: "Console | None") -> None:
-    error = "" if row["error"] is None else f" ± {100 * row['error']:.1f}"
+    error = "" if row["error"] is None else f" ± {_share(row['error'], row)}"
     line = printable(
-        f"stage {row['stage']} step {row['step']:>4}  {row['test']} {100 * row['accuracy']:.1f}%{error} of "
+        f"stage {row['stage']} step {row['step']:>4}  {row['test']} {_share(row['accuracy'], row)}{error} of "
         f"{row['problems']} new problems"
     )
     if stream is not None:
@@ -187,7 +187,7 @@ class View:
         from rich.text import Text
 
         for name, rows in self._tests.items():
-            shares = " → ".join(f"{100 * row['accuracy']:.1f}%" for row in (*rows[:1], *rows[1:][-2:]))
+            shares = " → ".join(_share(row["accuracy"], row) for row in (*rows[:1], *rows[1:][-2:]))
             yield Text.assemble((f"{printable(name)} ", "bold"), shares)
 
     def _sample(self, row: Row) -> "Iterator[RenderableType]":
@@ -219,6 +219,11 @@ def curve(values: Sequence[float], width: int, height: int) -> tuple[list[str], 
         for row in reversed(range(height))
     ]
     return lines, low, high
+
+
+def _share(value: float, row: Row) -> str:
+    """As a share, where the test's mean is one."""
+    return f"{100 * value:.1f}%" if 0 <= row["accuracy"] <= 1 else f"{value:.3g}"
 
 
 def _one_line(text: str) -> str:
