@@ -155,7 +155,8 @@ def _executable() -> str | None:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """The system's Chromium, headless (a Playwright `Browser`). Skips where there is none, and fails where `CI` is true.
+    """The system's Chromium, headless: a Playwright `Browser`. Skips where there is none, and fails where
+    `CI` is true.
 
     Not for the session: while Playwright runs, no other test may run an event loop.
     """

@@ -1,8 +1,6 @@
 """`sampan train` at a terminal: a live view, and Ctrl-C that loses nothing."""
 
 import json
-import os
-import re
 import signal
 from collections.abc import Callable, Mapping
 from io import StringIO
@@ -27,11 +25,12 @@ def long(problem, answer):
 def recipe():
     task = GymTask("chain_sum", min_terms=3, max_terms=3)
     grpo = Grpo(task=task, rewards={"long": (1.0, long)}, steps=STEPS, problems=2, samples=4, max_tokens=12)
-    return Recipe(stages=(grpo,), tests={"long": Measure(task, long, 4, 12)}, lora=Lora(rank=2), keep_every=1000)
+    test = Measure(task, long, 4, 12)
+    return Recipe(stages=(grpo,), tests={"long": test}, lora=Lora(rank=2), keep_every=1000)
 """
 STEP = {
-    "stage": 1, "kind": "grpo", "number": 4, "reward": 0.25, "parts": {"right": 0.25}, "length": 20.5, "cut": 0.125,
-    "still": 0.5, "gap": 0.0, "gradient": 0.31, "rate": 1e-4, "tokens": 600, "entropy": 0.7,
+    "stage": 1, "kind": "grpo", "number": 4, "reward": 0.25, "parts": {"right": 0.25}, "length": 20.5,
+    "cut": 0.125, "still": 0.5, "gap": 0.0, "gradient": 0.31, "rate": 1e-4, "tokens": 600, "entropy": 0.7,
     "seconds": {"rollout": 3.0, "gradients": 2.0}, "excluded": [],
     "sample": {"question": "What is\n1 + 2?", "answers": ["3 \x1b[31m", "[bold]4"], "rewards": [1.0, 0.0]},
 }  # fmt: skip
@@ -46,17 +45,19 @@ def test_the_view_has_what_users_watch() -> None:
     view.add(TEST | {"step": 5, "accuracy": 0.5})
     text = _rendered(view)
     for words in (
-        "stage 2 of 2: grpo", "step 5 of 20", "1:15 left", "reward 1.000", "length 20.5", "cut 0.125", "gap 0.0",
-        "tokens/s 200", "entropy 0.7", "rollout 60%", "gradients 40%", "sums 12.5% → 50.0%", "What is 1 + 2?",
-        "3 �[31m", "[bold]4",
+        "stage 2 of 2: grpo", "step 5 of 20", "1:15 left", "reward 1.000", "length 20.5", "cut 0.125",
+        "gap 0.0", "tokens/s 200", "entropy 0.7", "rollout 60%", "gradients 40%", "sums 12.5% → 50.0%",
+        "What is 1 + 2?", "3 \ufffd[31m", "[bold]4",
     ):  # fmt: skip
         assert words in text, words
-    assert "\x1b[31m" not in text.replace("3 \x1b", "")
+    assert "\x1b" not in text
 
 
 def test_the_view_of_a_stage_without_rewards_shows_its_loss() -> None:
     view = View([("sft", 10), ("grpo", 20)])
-    view.add({"stage": 0, "kind": "sft", "number": 0, "loss": 1.5, "tokens": 80, "seconds": {"gradients": 2.0}})
+    view.add(
+        {"stage": 0, "kind": "sft", "number": 0, "loss": 1.5, "tokens": 80, "seconds": {"gradients": 2.0}}
+    )
     text = _rendered(view)
     assert "loss 1.500" in text
     assert "0:18 left of this stage" in text

@@ -53,9 +53,10 @@ def long(problem, answer):
 
 def recipe():
     task = GymTask("chain_sum", min_terms=3, max_terms=3)
-    grpo = Grpo(task=task, rewards={{"long": (1.0, long)}}, steps={STEPS}, problems=2, samples=4, max_tokens=12,
-                rate=1e-3)
-    return Recipe(stages=(grpo,), tests={{"long": Measure(task, long, 4, 12)}}, lora=Lora(rank=2), keep_every=2)
+    shared = {{"task": task, "problems": 2, "samples": 4, "max_tokens": 12}}
+    grpo = Grpo(rewards={{"long": (1.0, long)}}, steps={STEPS}, rate=1e-3, **shared)
+    test = Measure(task, long, 4, 12)
+    return Recipe(stages=(grpo,), tests={{"long": test}}, lora=Lora(rank=2), keep_every=2)
 """
 FINAL = "adapter/adapter_model.safetensors"
 
@@ -202,7 +203,7 @@ def test_a_reward_that_is_no_number_stops_the_run_and_is_named(
     ("damage", "said"),
     [
         (lambda data: data[: len(data) // 2], "cannot be read"),
-        (lambda data: b"", "cannot be read"),
+        (lambda data: data[:0], "cannot be read"),
         (lambda data: data[:-5] + bytes([data[-5] ^ 4]) + data[-4:], "is not what was written"),
         (lambda data: data.replace(b"[1, 0]", b"[0, 1]", 1), "is not what was written"),
     ],

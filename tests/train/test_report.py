@@ -78,7 +78,9 @@ def test_axe_finds_nothing_serious(watched: Path, visit: Callable[..., Page], sc
     page = visit(watched / "report.html", color_scheme=scheme)
     for each in page.locator("summary").all():
         each.click()
-    found = [each for each in Axe().run(page).response["violations"] if each["impact"] in ("serious", "critical")]
+    found = [
+        each for each in Axe().run(page).response["violations"] if each["impact"] in ("serious", "critical")
+    ]
     assert [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in found] == []
 
 
@@ -128,7 +130,7 @@ def test_a_run_that_is_half_done_has_a_report(copied: Callable[[], Path], visit:
 def test_a_report_needs_no_torch(copied: Callable[[], Path]) -> None:
     run = copied()
     (run / "report.html").unlink()
-    script = "import sys; sys.modules['torch'] = None; from sampan.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    script = "import sys; sys.modules['torch'] = None; from sampan.cli.main import main; sys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-c", script, "train", "report", str(run)], capture_output=True, text=True
     )
@@ -149,7 +151,9 @@ def test_the_interval_of_the_same_problems_is_narrower() -> None:
     # d is +1 ten times, -1 once, else 0: its variance is (11 - 100 * 0.09 ** 2) / 99.
     assert found.error == pytest.approx(sqrt((11 - 0.81) / 99 / 100))
     assert (found.gained, found.lost) == (10, 1)
-    assert (found.low, found.high) == pytest.approx((0.09 - 1.95996 * found.error, 0.09 + 1.95996 * found.error))
+    assert (found.low, found.high) == pytest.approx(
+        (0.09 - 1.95996 * found.error, 0.09 + 1.95996 * found.error)
+    )
     alone = unpaired((0.30, 0.046), (0.39, 0.049))
     assert alone.error == pytest.approx(sqrt(0.046**2 + 0.049**2))
     assert found.error < alone.error
@@ -181,7 +185,8 @@ def test_long_lines_are_smoothed_and_shares_are_stacked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(0, "0 s"), (89.4, "89 s"), (100, "2 min"), (5400, "1 h 30 min"), (7260, "2 h 01 min")]
+    ("seconds", "said"),
+    [(0, "0 s"), (89.4, "89 s"), (100, "2 min"), (5400, "1 h 30 min"), (7260, "2 h 01 min")],
 )
 def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said

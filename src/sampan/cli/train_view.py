@@ -6,6 +6,7 @@ Both are given the rows that the log has. Steps are notes, on stderr; measuremen
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from statistics import median
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -208,9 +209,7 @@ def curve(values: Sequence[float], width: int, height: int) -> tuple[list[str], 
     there are more values than columns, a column is the mean of its own."""
     if len(values) > width:
         edges = [round(place * len(values) / width) for place in range(width + 1)]
-        values = [
-            sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)
-        ]  # fmt: skip
+        values = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
     low, high = min(0.0, *values), max(values)
     scale = (high - low) or 1.0
     eighths = [max(1, round((value - low) / scale * height * 8)) for value in values]

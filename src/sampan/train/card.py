@@ -87,12 +87,8 @@ def _table(tests: list[Test] | tuple[Test, ...]) -> list[str]:
     rows = ["| test | problems | before | after | difference (95%) |", "|---|---:|---:|---:|---:|"]
     for test in tests:
         first, last, apart = test.rows[0], test.rows[-1], test.difference
-        before, after = (f"{_share(row['accuracy'])} ± {_share(row['error'])}" for row in (first, last))
-        if apart is None:
-            after = interval = "–"
-        else:
-            interval = f"{100 * apart.value:+.1f} ({100 * apart.low:+.1f} to {100 * apart.high:+.1f}) points"
-        rows.append(f"| {_cell(test.name)} | {last['problems']} | {before} | {after} | {interval} |")
+        before, after = test.mean(first), "–" if apart is None else test.mean(last)
+        rows.append(f"| {_cell(test.name)} | {last['problems']} | {before} | {after} | {test.interval()} |")
     told = (
         "Greedy answers to problems that training never saw; ± is a standard error; differences are taken "
         "problem by problem where both have the same."
@@ -153,7 +149,3 @@ def _word(name: str) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _share(value: float | None) -> str:
-    return "?" if value is None else f"{100 * value:.1f}%"

@@ -43,13 +43,15 @@ class Log:
         return kept
 
     def add(self, row: Row) -> None:
-        """One more. Raises `OSError` where it cannot be written; nothing of it is in the file then."""
+        """One more, there to stay when this returns: a checkpoint never knows steps that the log does not.
+        Raises `OSError` where it cannot be written; nothing of it is in the file then."""
         data = _line(row)
         with self.path.open("ab", buffering=0) as file:
             before = file.seek(0, os.SEEK_END)
             try:
                 while data:
                     data = data[file.write(data) :]
+                os.fsync(file.fileno())
             except OSError:
                 file.truncate(before)
                 raise

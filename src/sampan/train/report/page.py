@@ -48,7 +48,7 @@ def page_of(run: Run) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters |= {"share": _share, "points": _points, "duration": duration, "date": _date}
+    environment.filters |= {"share": _share, "duration": duration, "date": _date}
     environment.filters |= {"with": lambda one, other: list(zip(one, other, strict=False))}
     return environment.get_template("page.html").render(
         run=run,
@@ -77,8 +77,9 @@ def _accuracy(run: Run) -> Plot | None:
         for test in run.tests
         if len(test.rows) > 1
     }
-    errors = {test.name: [row["error"] for row in test.rows] for test in run.tests}
-    return Plot("Accuracy on new problems, ± a standard error", series, "%", errors) if series else None
+    errors = {test.name: [row["error"] or 0.0 for row in test.rows] for test in run.tests}
+    unit = "%" if all(test.share for test in run.tests) else ""
+    return Plot("Accuracy on new problems, ± a standard error", series, unit, errors) if series else None
 
 
 def _shown(stage: Stage) -> Shown:
@@ -156,10 +157,6 @@ def _title(name: str) -> str:
 
 def _share(value: float) -> str:
     return f"{100 * value:.1f}%"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}"
 
 
 def _date(time: float | None) -> str:

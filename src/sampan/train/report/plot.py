@@ -55,9 +55,7 @@ class Plot:
         last = len(steps) - 1
         chosen = [steps[round(i * last / (_ROWS - 1))] for i in range(_ROWS)] if last >= _ROWS else steps
         by_step = [dict(points) for points in self.series.values()]
-        rows = [
-            [f"{x:g}", *(self.written(own[x]) if x in own else "–" for own in by_step)] for x in chosen
-        ]
+        rows = [[f"{x:g}", *(self.written(own[x]) if x in own else "–" for own in by_step)] for x in chosen]
         return ["step", *self.series], rows
 
     def _grid(self, frame: "_Frame") -> Iterator[str]:
@@ -85,7 +83,8 @@ class Plot:
                 continue
             yield f'<path class="line raw {look}" d="{frame.path(good)}"/>'
             means = smoothed([y for _, y in good])
-            yield f'<path class="line {look}" d="{frame.path([(x, m) for (x, _), m in zip(good, means, strict=True)])}"/>'
+            path = frame.path([(x, mean) for (x, _), mean in zip(good, means, strict=True)])
+            yield f'<path class="line {look}" d="{path}"/>'
 
     def _areas(self, frame: "_Frame") -> Iterator[str]:
         names = list(self.series)

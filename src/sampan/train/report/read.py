@@ -39,8 +39,32 @@ class Test:
             return None
         own = ({key: each.reward for key, each in side.items()} for side in (self.before, self.after))
         first, last = self.rows[0], self.rows[-1]
-        means = (first["accuracy"], first["error"]), (last["accuracy"], last["error"])
+        means = (first["accuracy"], first["error"] or 0.0), (last["accuracy"], last["error"] or 0.0)
         return paired(*own) or unpaired(*means)
+
+    @property
+    def share(self) -> bool:
+        """Whether its means are shares, such as an accuracy, and not amounts."""
+        return all(0 <= row["accuracy"] <= 1 for row in self.rows)
+
+    def mean(self, row: Row) -> str:
+        """A measurement with its standard error."""
+        error = "" if row["error"] is None else f" ± {self._written(row['error'])}"
+        return f"{self._written(row['accuracy'])}{error}"
+
+    def interval(self) -> str:
+        """The difference, of shares in points, with the interval that has it with 95%."""
+        if self.difference is None:
+            return "–"
+        found = self.difference
+        value, low, high = (
+            f"{100 * each:+.1f}" if self.share else f"{each:+.3g}"
+            for each in (found.value, found.low, found.high)
+        )
+        return f"{value} ({low} to {high}){' points' if self.share else ''}"
+
+    def _written(self, value: float) -> str:
+        return f"{100 * value:.1f}%" if self.share else f"{value:.3g}"
 
     def pairs(self, most: int) -> list[tuple[Measured, Measured]]:
         """Answers to the same problems before and after: those first that earn something else now."""

@@ -1,4 +1,5 @@
-"""The figures of a row by the names that users of other trainers watch them under (TRL's, where it has one)."""
+"""The figures of a row by the names that users of other trainers watch them under: TRL's, where it has
+one."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,14 +20,15 @@ _NAMES = {
     "figures/ratio_most": "sampling/importance_sampling_ratio/max",
 }
 _PLACES = frozenset(("stage", "number", "step", "time"))
-_FOLDERS = {"parts": "rewards/{}/mean", "spread": "rewards/{}/std", "seconds": "seconds/{}"}
+_FOLDERS = {"parts": "rewards/{}/mean", "deviations": "rewards/{}/std", "seconds": "seconds/{}"}
 
 
 def figures_of(row: Mapping[str, Any]) -> dict[str, float]:
     """Every number of a step or of a measurement, by name. What is no number has no figure; of `excluded`
     answers it is how many they are."""
     if "test" in row:
-        return {f"eval/{row['test']}/{name}": row[name] for name in ("accuracy", "error")}
+        values = {name: row[name] for name in ("accuracy", "error")}
+        return {f"eval/{row['test']}/{name}": value for name, value in values.items() if value is not None}
     found = dict(_numbers(row))
     if row.get("seconds"):
         found["step_time"] = float(sum(row["seconds"].values()))
