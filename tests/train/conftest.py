@@ -33,7 +33,7 @@ def recipe():
     shared = {"task": task, "rewards": rewards, "problems": 2, "samples": 4, "max_tokens": 16}
     return Recipe(
         stages=(
-            Samples(steps=1, least=0.0, keep=4, **(shared | {"samples": 16, "max_tokens": 40})),
+            Samples(steps=1, least=0.0, keep=4, **(shared | {"samples": 8, "max_tokens": 24})),
             Sft(steps=2, examples=2, rate=1e-3),
             Grpo(steps=3, rate=1e-3, **shared),
         ),

@@ -49,7 +49,7 @@ def shown(stages: Stages, *, plain: bool) -> Iterator[Callable[[Row], None]]:
 
     view = View(stages)
     console = Console(stderr=True)
-    with Live(view, console=console, refresh_per_second=4, redirect_stdout=False) as live:
+    with Live(view, console=console, refresh_per_second=2, redirect_stdout=False) as live:
 
         def tell(row: Row) -> None:
             view.add(row)

@@ -122,5 +122,5 @@ def _digest(tensors: Mapping[str, Tensor], known: Mapping[str, str]) -> str:
     whole = sha256(json.dumps(known, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        whole.update(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+        whole.update(tensor.detach().reshape(-1).view(torch.uint8).numpy().data)
     return whole.hexdigest()

@@ -109,7 +109,7 @@ def _plots(rows: Sequence[Row]) -> Iterator[Plot]:
     clipped = {
         name.removeprefix("clipped_"): figures[name] for name in figures if name.startswith("clipped_")
     }
-    if ratios:
+    if any(y != 1 for points in ratios.values() for _, y in points):
         yield Plot("Ratio of probabilities, new to old", ratios)
     if clipped and any(y for points in clipped.values() for _, y in points):
         yield Plot("Tokens whose ratio was clipped", clipped, "%")
@@ -147,7 +147,7 @@ _TITLES = {
     "rate": "Learning rate",
     "entropy": "Entropy of sampled tokens in nats",
     "loss": "Loss",
-    "tokens": "Tokens that were learnt from",
+    "tokens": "Tokens of answers",
 }
 
 

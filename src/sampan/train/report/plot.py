@@ -40,7 +40,7 @@ class Plot:
         """A value with its unit."""
         if self.unit == "%":
             return f"{100 * value:.3g}%"
-        return f"{value:.3g}{self.unit}"
+        return f"{value:,.0f}{self.unit}" if abs(value) >= 1000 else f"{value:.3g}{self.unit}"
 
     def svg(self) -> str:
         """The picture."""

@@ -19,7 +19,7 @@ _NAMES = {
     "figures/ratio_mean": "sampling/importance_sampling_ratio/mean",
     "figures/ratio_most": "sampling/importance_sampling_ratio/max",
 }
-_PLACES = frozenset(("stage", "number", "step", "time"))
+_NO_FIGURES = frozenset(("stage", "number", "step", "time", "sample"))
 _FOLDERS = {"parts": "rewards/{}/mean", "deviations": "rewards/{}/std", "seconds": "seconds/{}"}
 
 
@@ -44,13 +44,15 @@ def step_of(row: Mapping[str, Any]) -> int | None:
 
 def _numbers(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in row.items():
+        if name in _NO_FIGURES:
+            continue
         if name == "excluded":
             yield name, float(len(value))
         elif isinstance(value, Mapping):
             for inner, own in value.items():
                 if _is_number(own):
                     yield _named(name, inner), float(own)
-        elif _is_number(value) and name not in _PLACES:
+        elif _is_number(value):
             yield _NAMES.get(name, name), float(value)
 
 
