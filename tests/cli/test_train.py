@@ -82,7 +82,6 @@ def test_a_curve_rises_where_its_values_do() -> None:
 
 def test_without_a_terminal_there_is_a_line_a_step(capsys: pytest.CaptureFixture[str]) -> None:
     with shown([("grpo", 20)], plain=False) as tell:
-        tell({"start": {}})
         tell(STEP)
         tell(TEST)
     out, err = capsys.readouterr()

@@ -254,7 +254,7 @@ def _goes_on(recipe: Path, run: Path, whole: Path) -> None:
 def _told(run: Path) -> list[dict[str, object]]:
     """What the log has of each step and measurement, but for times and the engine's own count of weights."""
     same = ("stage", "number", "step", "reward", "gradient", "gap", "accuracy", "samples")
-    rows = [row for row in Log(run).rows() if "start" not in row]
+    rows = Log(run).rows()
     answers = [{name: row.get("sample", {}).get(name) for name in ("answers", "rewards")} for row in rows]
     return [{name: row.get(name) for name in same} | own for row, own in zip(rows, answers, strict=True)]
 

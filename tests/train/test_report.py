@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html import unescape
 from math import sqrt
 from pathlib import Path
@@ -15,6 +16,7 @@ from huggingface_hub import ModelCard
 from playwright.sync_api import Page, expect
 
 from sampan.cli.main import main
+from sampan.train.about import write_about
 from sampan.train.card import card_of, write_card
 from sampan.train.log import Log, write_lines
 from sampan.train.report.compare import paired, unpaired
@@ -105,11 +107,10 @@ def test_what_a_model_says_is_text(copied: Callable[[], Path], visit: Callable[.
         if "sample" in row:
             row["sample"]["answers"][0] = HOSTILE
             row["parts"] = {HOSTILE: 1.0, "other": 0.5}
-        if "start" in row:
-            row["start"] |= {"text": HOSTILE, "recipe": HOSTILE}
         if "test" in row:
             row["test"] = HOSTILE
     write_lines(run / "log.jsonl", rows)
+    write_about(run, replace(read_run(run).about, text=HOSTILE, recipe=HOSTILE))
     page = visit(write_report(run))
     assert page.title().endswith("a training run")
     assert page.locator("script, img").count() == 0
@@ -120,7 +121,8 @@ def test_what_a_model_says_is_text(copied: Callable[[], Path], visit: Callable[.
 def test_a_run_that_is_half_done_has_a_report(copied: Callable[[], Path], visit: Callable[..., Page]) -> None:
     run = copied()
     rows = Log(run).rows()
-    write_lines(run / "log.jsonl", rows[: next(i for i, row in enumerate(rows) if row.get("stage") == 1) + 1])
+    write_lines(run / "log.jsonl", rows[: [row["stage"] for row in rows].index(1) + 1])
+    write_about(run, replace(read_run(run).about, ended=None))
     assert main(["train", "report", str(run)]) == 0
     page = visit(run / "report.html")
     expect(page.get_by_text("has not come to its end yet")).to_be_visible()
@@ -203,7 +205,7 @@ def test_the_card_is_one_that_hubs_read(watched: Path) -> None:
     run = read_run(watched)
     results = {each.dataset_type: each.metric_value for each in card.data.eval_results}
     assert results == {test.name: round(test.rows[-1]["accuracy"], 4) for test in run.tests}
-    assert run.start["text"] in text
+    assert run.about.text in text
     assert "Apache-2.0" in text
     assert "Seed 0; 6 of 6 steps" in text
     assert "sampan serve smollm2-135m --adapter tiny=adapter --max-adapters 1" in text
@@ -213,9 +215,7 @@ def test_the_card_is_one_that_hubs_read(watched: Path) -> None:
 
 def test_the_card_names_models_of_ones_own(copied: Callable[[], Path]) -> None:
     run = copied()
-    rows = Log(run).rows()
-    rows[0]["start"] |= {"model": "hf:some/model@v1", "text": "```\nx\n```"}
-    write_lines(run / "log.jsonl", rows)
+    write_about(run, replace(read_run(run).about, model="hf:some/model@v1", text="```\nx\n```"))
     write_card(run, run / "adapter")
     text = (run / "adapter" / "README.md").read_text()
     card = ModelCard(text)

@@ -74,8 +74,8 @@ def test_a_cut_last_line_is_no_row(copied: Callable[[], Path], cut: int) -> None
     log.path.write_bytes(log.path.read_bytes()[:-cut])
     assert log.rows() == rows[:-1]
     log.keep(lambda _row: True)
-    log.add({"end": {}})
-    assert log.rows() == [*rows[:-1], {"end": {}}]
+    log.add({"number": 9})
+    assert log.rows() == [*rows[:-1], {"number": 9}]
 
 
 def test_a_line_that_is_none_is_named(copied: Callable[[], Path]) -> None:
@@ -109,24 +109,25 @@ def test_answers_behind_where_a_run_goes_on_are_taken_away(tmp_path: Path) -> No
     assert answers.kept(tmp_path, 0, 0, "u")["k"].answer == "b"
 
 
-def test_the_log_says_what_a_run_was_begun_with(watched: Path) -> None:
+def test_a_run_says_what_it_was_begun_with(watched: Path) -> None:
     run = read_run(watched)
-    assert run.start["text"] == (watched.parent / "tiny.py").read_text()
-    assert run.start["versions"].keys() >= {"sampan", "python", "torch", "numpy", "reasoning-gym"}
-    assert run.start["machine"].keys() == {"processor", "kernels", "threads", "memory", "system"}
+    assert run.about.text == (watched.parent / "tiny.py").read_text()
+    assert run.about.versions.keys() >= {"sampan", "python", "torch", "numpy", "reasoning-gym"}
+    assert run.about.machine.keys() == {"processor", "kernels", "threads", "memory", "system"}
+    assert run.about.stages == (("samples", 1), ("sft", 2), ("grpo", 3))
     assert run.steps == (6, 6)
-    assert (run.end, run.starts) == (True, 1)
+    assert run.about.ended is not None
+    assert run.about.starts[0] < run.rows[0]["time"] < run.about.ended
 
 
 def test_a_run_that_is_done_can_be_gone_on_with(copied: Callable[[], Path]) -> None:
     run = copied()
-    before = [row for row in Log(run).rows() if "start" not in row]
+    before = Log(run).rows()
     recipe = run.parent / "tiny.py"
-    recipe.write_text(read_run(run).start["text"])
+    recipe.write_text(read_run(run).about.text)
     assert main(["train", "pipeline", str(recipe), "--out", str(run), "--resume"]) == 0
-    after = [row for row in Log(run).rows() if "start" not in row]
-    assert after[:-1] == before[:-1]
-    assert read_run(run).starts == 2
+    assert Log(run).rows() == before
+    assert len(read_run(run).about.starts) == 2
 
 
 def _at(row: Any, path: list[str]) -> float:

@@ -24,23 +24,23 @@ def card_of(run: Run) -> str:
 
 
 def _parts(run: Run) -> Iterator[list[str]]:
-    model, name = str(run.start["model"]), str(run.start["recipe"])
+    model, name = run.about.model, run.about.recipe
     entry = find(model)
     kinds = ", then ".join(stage.kind for stage in run.stages)
     yield ["---", _front(run, entry).to_yaml(), "---"]
     yield [f"# {name}"]
     yield [
         f"A LoRA adapter for {_base(model, entry)}, trained with [Sampan](https://pypi.org/project/sampan/) "
-        f"{run.start['versions']['sampan']} by {kinds}."
+        f"{run.about.versions['sampan']} by {kinds}."
     ]
     yield ["## Before and after", "", *_table(run.tests)]
     yield ["## Base", "", *_licence(model, entry)]
     yield ["## Use", "", *_use(model, name)]
-    yield ["## Recipe", "", *_facts(run), "", *_fenced("python", str(run.start["text"]))]
+    yield ["## Recipe", "", *_facts(run), "", *_fenced("python", run.about.text)]
 
 
 def _front(run: Run, entry: Entry | None) -> ModelCardData:
-    model = str(run.start["model"])
+    model = run.about.model
     results = [
         EvalResult(
             task_type="text-generation",
@@ -52,7 +52,7 @@ def _front(run: Run, entry: Entry | None) -> ModelCardData:
         )
         for test in run.tests
     ]
-    own = {"model_name": str(run.start["recipe"]), "eval_results": results} if results else {}
+    own = {"model_name": run.about.recipe, "eval_results": results} if results else {}
     return ModelCardData(
         base_model=_hub_name(model, entry),
         license=None if entry is None else _licence_tag(entry),
@@ -123,10 +123,10 @@ def _use(model: str, name: str) -> list[str]:
 
 def _facts(run: Run) -> list[str]:
     done, planned = run.steps
-    versions = ", ".join(f"{name} {value}" for name, value in run.start["versions"].items())
-    machine = ", ".join(f"{name}: {value}" for name, value in run.start["machine"].items())
+    versions = ", ".join(f"{name} {value}" for name, value in run.about.versions.items())
+    machine = ", ".join(f"{name}: {value}" for name, value in run.about.machine.items())
     return [
-        f"- Seed {run.start['seed']}; {done} of {planned} steps in {duration(run.seconds)}.",
+        f"- Seed {run.about.seed}; {done} of {planned} steps in {duration(run.seconds)}.",
         f"- Versions: {versions}.",
         f"- Machine: {machine}.",
         "- Data: the tasks that the recipe names; problems to train and to test with are disjoint by a hash "

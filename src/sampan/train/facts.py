@@ -1,4 +1,4 @@
-"""What a run was made with: what another machine, or another day, would need to have it again."""
+"""This machine and what is installed on it, as a run notes them."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, stdev
@@ -16,6 +17,7 @@ from sampan.core.types import SamplingParams
 from sampan.llm.load import graph_of
 from sampan.llm.model import LLM
 from sampan.train import checkpoint
+from sampan.train.about import About, read_about, write_about
 from sampan.train.card import write_card
 from sampan.train.checkpoint import Done
 from sampan.train.facts import machine, versions
@@ -39,11 +41,11 @@ def run(
     told: str,
     out: Path,
     *,
-    source: tuple[str, str],
     resume: bool,
     threads: int | None,
     tell: Told,
-    note: Callable[[str], Any],
+    source: tuple[str, str] = ("run", ""),
+    note: Callable[[str], Any] = lambda _words: None,
 ) -> None:
     """Trains as the recipe says. `told`: what a checkpoint must have been made with; `source`: the recipe's
     name and text. `tell` is given every row of the log, `note` words for the user. Raises `UsageError` where
@@ -94,30 +96,28 @@ class _Run:
         kept = self._log.keep(lambda row: _counts(row, done))
         answers.remove_later(self._out, *done)
         self._tests = {(row["stage"], row["step"], row["test"]) for row in kept if "test" in row}
+        begun = self._begun(source)
         with closing(Board(self._out, kept)) as self._board:
-            self._note({"start": self._start(source)})
             if done == (0, 0) or (done[0] < len(recipe.stages) and self._due(*done)):
                 self._measure(*done)
             for place, stage in enumerate(recipe.stages):
                 if place >= done[0]:
                     self._stage(place, stage, done[1] if place == done[0] else 0)
             checkpoint.export(self._out / "adapter", self._student.adapter, recipe.model, recipe.lora.alpha)
-            self._note({"end": {"stages": len(recipe.stages)}})
+        write_about(self._out, replace(begun, ended=time()))
         write_card(self._out, self._out / "adapter")
         write_report(self._out)
 
-    def _start(self, source: tuple[str, str]) -> Row:
-        """What it takes to have the run again."""
-        name, text = source
-        return {
-            "recipe": name,
-            "text": text,
-            "model": self._recipe.model,
-            "seed": self._recipe.seed,
-            "stages": [{"kind": stage.kind, "steps": stage.steps} for stage in self._recipe.stages],
-            "versions": versions(),
-            "machine": machine(self._student.llm),
-        }
+    def _begun(self, source: tuple[str, str]) -> About:
+        """What it takes to have the run again, in its folder; and when it was begun or gone on with."""
+        before = read_about(self._out)
+        stages = tuple((stage.kind, stage.steps) for stage in self._recipe.stages)
+        about = About(
+            *source, self._recipe.model, self._recipe.seed, stages, versions(), machine(self._student.llm),
+            starts=(*(before.starts if before else ()), time()),
+        )  # fmt: skip
+        write_about(self._out, about)
+        return about
 
     def _stage(self, place: int, stage: Stage, done: int) -> None:
         recipe, student = self._recipe, self._student
@@ -200,6 +200,4 @@ def _told(rollouts: list[Rollout]) -> Row:
 
 def _counts(row: Row, done: Done) -> bool:
     """Whether a row is of what the checkpoint has; what came later is done again."""
-    if "start" in row or "end" in row:
-        return "start" in row
     return (row["stage"], row["step"] if "test" in row else row["number"] + 1) <= done

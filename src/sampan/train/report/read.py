@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from sampan.core.errors import UsageError, shortened
+from sampan.train.about import About, read_about
 from sampan.train.log import Log, Row
 from sampan.train.report.compare import Difference, paired, unpaired
 from sampan.train.watch import answers
@@ -76,13 +76,10 @@ class Test:
 
 @dataclass(frozen=True)
 class Run:
-    """`start`: what the run was begun with. `starts`: how often it was begun or gone on with. `end`: whether
-    it came to its end."""
+    """What it was `about`, and its rows by what they are of."""
 
     folder: Path
-    start: Mapping[str, Any]
-    starts: int
-    end: bool
+    about: About
     stages: Sequence[Stage]
     tests: Sequence[Test]
     rows: Sequence[Row]
@@ -102,16 +99,16 @@ def read_run(folder: Path) -> Run:
     """Raises `UsageError` where there is no run."""
     log = Log(folder)
     rows = log.rows()
-    starts = [row["start"] for row in rows if "start" in row]
-    if not starts:
-        raise UsageError(f"{shortened(folder)}: holds no run: there is no log.jsonl that says how one began")
+    about = read_about(folder)
+    if about is None:
+        raise UsageError(f"{shortened(folder)}: holds no run: there is no run.json that says how one began")
     stages = [
-        Stage(place, own["kind"], own["steps"], [row for row in rows if _of_stage(row, place)])
-        for place, own in enumerate(starts[0]["stages"])
+        Stage(place, kind, steps, [row for row in rows if _of_stage(row, place)])
+        for place, (kind, steps) in enumerate(about.stages)
     ]
     names = dict.fromkeys(row["test"] for row in rows if "test" in row)
     tests = [_test(folder, name, [row for row in rows if row.get("test") == name]) for name in names]
-    return Run(folder, starts[0], len(starts), any("end" in row for row in rows), stages, tests, rows)
+    return Run(folder, about, stages, tests, rows)
 
 
 def _of_stage(row: Row, place: int) -> bool:
