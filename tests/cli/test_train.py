@@ -15,9 +15,20 @@ from rich.console import Console
 from sampan.cli.train_view import View, curve, shown
 
 RECIPE = """
-from sampan.envs.gym import GymTask
+from sampan.envs.task import Problem
 from sampan.train.grpo import Grpo
 from sampan.train.recipe import Lora, Measure, Recipe
+
+
+class Sums:
+    name = "sums"
+
+    def problems(self, split, seed, count):
+        first = 0 if split == "train" else 500
+        return [Problem(f"What is {first + i} + {i}?", str(first + 2 * i)) for i in range(count)]
+
+    def check(self, problem, answer):
+        return float(answer == problem.answer)
 
 
 def long(problem, answer):
@@ -25,7 +36,7 @@ def long(problem, answer):
 
 
 def recipe():
-    task = GymTask("chain_sum", min_terms=3, max_terms=3)
+    task = Sums()
     grpo = Grpo(task=task, rewards={"long": (1.0, long)}, steps=STEPS, problems=2, samples=4, max_tokens=12)
     test = Measure(task, long, 4, 12)
     return Recipe(stages=(grpo,), tests={"long": test}, lora=Lora(rank=2), keep_every=1000)

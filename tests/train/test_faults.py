@@ -21,11 +21,22 @@ RECIPE = f"""
 import os
 import resource
 
-from sampan.envs.gym import GymTask
+from sampan.envs.task import Problem
 from sampan.train.grpo import Grpo
 from sampan.train.recipe import Lora, Measure, Recipe
 
 calls = 0
+
+
+class Sums:
+    name = "sums"
+
+    def problems(self, split, seed, count):
+        first = 0 if split == "train" else 500
+        return [Problem(f"What is {{first + i}} + {{i}}?", str(first + 2 * i)) for i in range(count)]
+
+    def check(self, problem, answer):
+        return float(answer == problem.answer)
 
 
 def limit(kind, size):
@@ -52,7 +63,7 @@ def long(problem, answer):
 
 
 def recipe():
-    task = GymTask("chain_sum", min_terms=3, max_terms=3)
+    task = Sums()
     shared = {{"task": task, "problems": 2, "samples": 4, "max_tokens": 12}}
     grpo = Grpo(rewards={{"long": (1.0, long)}}, steps={STEPS}, rate=1e-3, **shared)
     test = Measure(task, long, 4, 12)
@@ -194,7 +205,7 @@ def test_a_reward_that_is_no_number_stops_the_run_and_is_named(
     assert main(_words(recipe, tmp_path / "run")) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("sampan: the reward 'long' is nan for ")
-    assert "an answer to 'State the final answer to the following arithmetic problem" in said
+    assert "an answer to 'What is " in said
     monkeypatch.delenv("FAULT")
     _goes_on(recipe, tmp_path / "run", whole)
 

@@ -1,7 +1,7 @@
 """A run from its recipe to its results, in a folder: `log.jsonl`, the checkpoint, the adapter."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
@@ -56,7 +56,9 @@ def run(
         if Log(out).exists and not resume:
             raise UsageError(f"{shortened(out)}: holds a run: go on with --resume, or take another folder")
         torch.set_num_threads(threads or available_cores())
-        with _student(recipe, threads) as student:
+        with ExitStack() as stack:
+            with stop.freely():
+                student = stack.enter_context(_student(recipe, threads))
             _Run(recipe, told, out, student, tell, stop).through(source)
 
 
