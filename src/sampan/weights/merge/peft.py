@@ -227,9 +227,8 @@ class Reader:
         saved = kind != "weight" or any(own.endswith(name) for name in self._saved())
         place = self.adapter.brought if saved and own == module else self.adapter.base
         for weight in parts:
-            place[weight.name] = brought.part(first)
-            if place is self.adapter.base and self.tied and weight.name in (EMBED, HEAD):
-                place[HEAD if weight.name == EMBED else EMBED] = brought.part(first)
+            both = place is self.adapter.base and self.tied and weight.name in (EMBED, HEAD)
+            place |= dict.fromkeys((EMBED, HEAD) if both else (weight.name,), brought.part(first))
             first += weight.shape[0]
 
     def _parts_of(self, module: str, kind: str, info: TensorInfo) -> list[Weight]:
