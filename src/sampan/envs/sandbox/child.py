@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import socket
+import weakref
 from time import monotonic
 from typing import Any, Literal, Protocol, Self
 
@@ -42,13 +43,12 @@ class Child:
         self._output, printed = os.pipe()
         self._heard: list[Any] = [self._channel, self._output]
         self._lines, self._printed, self._many = b"", b"", 0
-        self._open = True
+        self._release = weakref.finalize(self, _closed, self._channel, self._output)
         try:
             with far:
                 self._pid = keeper.start((far.fileno(), printed))
         except BaseException:
-            self._channel.close()
-            os.close(self._output)
+            self._release()
             raise
         finally:
             os.close(printed)
@@ -94,17 +94,15 @@ class Child:
     def close(self) -> tuple[int, float] | None:
         """End it, whatever it does; its status and the seconds it computed, None where it was ended
         before."""
-        if not self._open:
+        if not self._release.alive:
             return None
-        self._open = False
         try:
             return self._keeper.end(self._pid)
         except (OSError, ValueError):
             return None  # the keeper is gone, and everything with it
         finally:
-            self._channel.close()
             self._drain()
-            os.close(self._output)
+            self._release()
 
     def _send(self, data: bytes) -> None:
         try:
@@ -176,3 +174,8 @@ class Child:
         if code >= 0:
             return Stopped("crashed", f"ended itself with exit code {code}")
         return Stopped("crashed", f"was ended by {signal.Signals(-code).name}")
+
+
+def _closed(channel: socket.socket, output: int) -> None:
+    channel.close()
+    os.close(output)
