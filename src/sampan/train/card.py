@@ -52,14 +52,15 @@ def _front(run: Run, entry: Entry | None) -> ModelCardData:
         )
         for test in run.tests
     ]
-    own = {"model_name": run.about.recipe, "eval_results": results} if results else {}
+    # The hub's library takes results only with a name.
     return ModelCardData(
         base_model=_hub_name(model, entry),
         license=None if entry is None else _licence_tag(entry),
         library_name="peft",
         pipeline_tag="text-generation",
         tags=[*_TAGS, *dict.fromkeys(stage.kind for stage in run.stages)],
-        **own,
+        model_name=run.about.recipe if results else None,
+        eval_results=results or None,
     )
 
 
