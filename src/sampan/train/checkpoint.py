@@ -2,7 +2,7 @@
 
 A checkpoint is one file, written beside its place, made to survive a power cut and renamed: it is whole
 or it is the one before. Everything random in a run is drawn from its seed and the step's number, so that
-these and the numbers of the adapter and its optimizer are all there is to keep.
+these and the numbers of what is trained and of its optimizer are all there is to keep.
 """
 
 import json
@@ -17,31 +17,36 @@ from torch import Tensor
 
 from sampan.core.errors import SampanError, UsageError, shortened
 from sampan.train.lora import TrainedAdapter
+from sampan.train.trained import Trained
 
 _FILE = "checkpoint.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+Done = tuple[int, int]
+"""Stages that are done, and steps of the one that is not."""
+
+
 def save(
-    folder: Path, step: int, told: str, adapter: TrainedAdapter, optimizer: torch.optim.Optimizer
+    folder: Path, done: Done, told: str, trained: Trained, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Steps done so far. `told`: what the run is, which a later one must be too."""
-    tensors = _named(adapter)
+    """`told`: what the run is, which a later one must be too."""
+    tensors = trained.named
     for name, tensor in list(tensors.items()):
         state = optimizer.state.get(tensor)
         if state:
             tensors |= {f"{name}/{moment}": state[moment] for moment in _MOMENTS}
             updates = int(state["step"])
     counted = str(updates if optimizer.state else 0)
-    _write(folder / _FILE, tensors, {"step": str(step), "updates": counted, "run": told})
+    _write(folder / _FILE, tensors, {"done": json.dumps(done), "updates": counted, "run": told})
 
 
-def load(folder: Path, told: str, adapter: TrainedAdapter, optimizer: torch.optim.Optimizer) -> int:
-    """Put the numbers back; returns the steps done, 0 where there is no checkpoint. Raises `UsageError`
+def load(folder: Path, told: str, trained: Trained, optimizer: torch.optim.Optimizer | None) -> Done:
+    """Put the numbers back; returns what is done, nothing where there is no checkpoint. Raises `UsageError`
     for one of another run."""
     path = folder / _FILE
     if not path.exists():
-        return 0
+        return 0, 0
     try:
         with safe_open(path, "pt") as file:
             known: Mapping[str, str] = file.metadata() or {}
@@ -52,14 +57,15 @@ def load(folder: Path, told: str, adapter: TrainedAdapter, optimizer: torch.opti
         raise UsageError(
             f"{shortened(folder)}: holds another run: take another folder, or its recipe and seed"
         )
-    named = _named(adapter)
+    named = trained.named
     with torch.no_grad():
         for name, tensor in named.items():
             tensor.copy_(tensors[name])
-            if f"{name}/{_MOMENTS[0]}" in tensors:
+            if optimizer is not None and f"{name}/{_MOMENTS[0]}" in tensors:
                 moments = {moment: tensors[f"{name}/{moment}"] for moment in _MOMENTS}
                 optimizer.state[tensor] = {"step": torch.tensor(float(known["updates"])), **moments}
-    return int(known["step"])
+    stage, step = json.loads(known["done"])
+    return stage, step
 
 
 def export(folder: Path, adapter: TrainedAdapter, base: str, alpha: float) -> None:
@@ -77,21 +83,11 @@ def export(folder: Path, adapter: TrainedAdapter, base: str, alpha: float) -> No
         "bias": "none",
         "fan_in_fan_out": False,
     }
-    tensors = {f"base_model.model.{name}": tensor for name, tensor in _named(adapter).items()}
+    tensors = {f"base_model.model.{name}": tensor for name, tensor in adapter.named.items()}
     _write(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     place = folder / "adapter_config.json"
     place.with_suffix(".part").write_text(json.dumps(config, indent=2) + "\n")
     place.with_suffix(".part").replace(place)
-
-
-def _named(adapter: TrainedAdapter) -> dict[str, Tensor]:
-    """By PEFT's names within the model."""
-    found: dict[str, Tensor] = {}
-    for part in adapter.parts:
-        module = part.weight.name.removesuffix(".weight")
-        found[f"{module}.lora_A.weight"] = part.matrix_a
-        found[f"{module}.lora_B.weight"] = part.matrix_b
-    return found
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

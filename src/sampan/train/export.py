@@ -58,7 +58,7 @@ def _tensors(checkpoint: Checkpoint, trained: FullWeights) -> dict[str, Tensor]:
 def _card(files: ModelFiles, trained: FullWeights) -> str:
     """The fields that a hub's readers look for first, and what was trained."""
     entry = find(files.name)
-    base = files.source if entry is None else entry.published or entry.source
+    base = files.source if entry is None else entry.source
     licence = [] if entry is None or entry.licence is None else [f"license: {entry.licence}"]
     front = [f"base_model: {base}", *licence, "library_name: transformers", "tags: [sampan]"]
     modules = ", ".join(sorted({module_of(name) for name in trained.masters}))
