@@ -24,7 +24,8 @@ def command(
     ] = None,
     threads: Threads = None,
 ) -> None:
-    """Teach a model by a recipe. The folder has the log, a checkpoint, and the adapter in PEFT's format."""
+    """Teach a model by a recipe. The folder has the log, a checkpoint, and what was trained: an adapter in
+    PEFT's format, or the model."""
     if action not in _ACTIONS:
         raise UsageError(f"train {quoted(action)}: one of {', '.join(_ACTIONS)}")
     try:
@@ -52,6 +53,9 @@ def command(
 
 def _tell(row: Mapping[str, Any]) -> None:
     """A line a step."""
+    if "memory" in row:
+        typer.echo(row["memory"], err=True)
+        return
     if "test" in row:
         share, error = 100 * row["accuracy"], 100 * (row["error"] or 0)
         typer.echo(
