@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sampan.core.errors import OutOfMemory, UnsupportedModel
+from sampan.core.memory import give_back_freed_memory
 from sampan.core.types import Completion, SamplingParams
 from sampan.kernels.backend import PAGE, CacheSize
 from sampan.kernels.graph import Graph, Node
@@ -50,6 +51,7 @@ class Student:
         self.memory.check()
         self._stack = ExitStack()
         self.weights = self._through(dtype)
+        give_back_freed_memory()  # of numbers as the file has them
         self._executable = llm.backend.compile(
             self.trace.graph, llm.weights, cache, rows, trained.room, llm.tuning
         )
