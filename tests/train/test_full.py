@@ -105,8 +105,8 @@ def test_gradients_of_all_weights_are_those_of_the_whole_forward(tiny: Tiny, kin
 
 
 def test_no_token_comes_from_weights_that_were_written_over(tiny: Tiny, tmp_path: Path) -> None:
-    """The old weights, and the pages of the cache that they filled, are poison: the next version's answers are
-    those of a model that never saw them."""
+    """The old weights, and the pages of the cache that they filled, are poison: the next version's answers
+    are those of a model that never saw them."""
     with learning(tiny("qwen2"), Full(dtype="f32")) as student:
         before = sampled(student.llm)
         norm = student.trained.learnt["model.layers.0.input_layernorm.weight"]
@@ -167,11 +167,13 @@ def test_chosen_modules_are_all_that_changes(tiny: Tiny) -> None:
         ]  # fmt: skip
         answers = sampled(student.llm)
         student.logprobs([group_of(answers)]).sum().backward()
-        assert all(float(each.grad.abs().max()) > 0 for each in student.trained.parameters if each.grad is not None)
+        assert all(
+            float(each.grad.abs().max()) > 0 for each in student.trained.parameters if each.grad is not None
+        )
         torch.optim.AdamW(student.trained.parameters, lr=1e-2).step()
         student.publish()
         answers = sampled(student.llm)
         assert student.logprobs([group_of(answers)]).tolist() == logprobs(answers)
-        with pytest.raises(UsageError, match=r"the model has no x_proj: it has .*q_proj"):
-            with open_checkpoint(student.llm.files) as checkpoint:
-                FullWeights.begin(checkpoint, graph_of(student.llm.config), Full(modules=("x_proj",)))
+        said = pytest.raises(UsageError, match=r"the model has no x_proj: it has .*q_proj")
+        with open_checkpoint(student.llm.files) as checkpoint, said:
+            FullWeights.begin(checkpoint, graph_of(student.llm.config), Full(modules=("x_proj",)))

@@ -48,7 +48,8 @@ def command(
     place = out or Path("runs") / f"{recipe.stem}-{found.seed}"
     what = f"{told} {found.seed} {[stage.steps for stage in found.stages]}"
     run(found, what, place, resume=resume, threads=threads, tell=_tell)
-    typer.echo(f"the adapter is in {place / 'adapter'}" if found.lora else f"the model is in {place / 'model'}")
+    made = "adapter" if found.lora else "model"
+    typer.echo(f"the {made} is in {place / made}")
 
 
 def _tell(row: Mapping[str, Any]) -> None:

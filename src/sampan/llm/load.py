@@ -64,9 +64,9 @@ def load(
     dtype: Dtype | None = None,
     progress: Progress | None = None,
 ) -> Loaded:
-    """Load a model as wished; what does not fit is refused before anything is read. `dtype`: of its matrices in
-    memory, the file's own unless given. `progress` is told of the measurement that the first load on a machine
-    takes."""
+    """Load a model as wished; what does not fit is refused before anything is read. `dtype`: of its matrices
+    in memory, the file's own unless given. `progress` is told of the measurement that the first load on a
+    machine takes."""
     here: Backend = backend_named(backend, device, settings, threads)
     _import_what_stays(files)
     with ExitStack() as stack:

@@ -38,9 +38,10 @@ class LoadedModel:
     drafts; `draft_tokens`: how many at most (3); `draft_confidence`: the least probability of a drafted token
     (0.5). `adapters`: how many LoRA adapters of at most `adapter_rank` there may be at once; their memory is
     part of the sum. `expert_memory`: bytes, or a text, for the experts of a mixture, which then stay on disk
-    but for so much; no answer changes. `dtype`: "f32" or "bf16", what every matrix of weights is turned into
-    when it is loaded, for a model whose weights are to be trained; the file's own unless given. `backend`: "cpu", the native kernels, or "torch", which runs on any
-    `device` that PyTorch knows ("cuda", "mps" …).
+    but for so much; no answer changes. `dtype`: "f32" or "bf16", what every matrix of
+    weights becomes when it is loaded, for a model whose weights are to be trained; the file's own unless
+    given. `backend`: "cpu", the native kernels, or "torch", which runs on any `device` that PyTorch knows
+    ("cuda", "mps" …).
 
     Raises `OutOfMemory` with the numbers for what does not fit, before loading it; `ModelNotFound`,
     `WeightsError`, `UnsupportedModel` and `UsageError` as they apply.

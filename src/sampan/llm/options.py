@@ -60,7 +60,7 @@ def _tokens(name: str, value: int | None) -> int | None:
 def check_dtype(dtype: object, expert_memory: object) -> None:
     """Of the weights in memory; experts on disk stay as the file has them."""
     if dtype is not None and dtype not in ("f32", "bf16"):
-        raise UsageError(f"dtype is {quoted(dtype)}: give 'f32' or 'bf16', or leave it out for the file's own")
+        raise UsageError(f"dtype is {quoted(dtype)}: give 'f32' or 'bf16', or nothing for the file's own")
     if dtype is not None and expert_memory is not None:
         raise UsageError("dtype and expert_memory: experts on disk stay as the file has them, leave one out")
 

@@ -28,11 +28,11 @@ Kept = Callable[[Node], Tensor]
 
 class LearntProduct(Function):
     """y = W x + bias, known already (`None`: in a sum to come), with gradients of W and the bias. `weight`: W
-    as products read it; `master`: W as the optimizer has it, `None` where it stays."""
+    as products read it; `_master`: W as the optimizer has it, `None` where it stays."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, master: Tensor | None, _bias: Tensor | None, value: Any
+        ctx: Any, x: Tensor, weight: Tensor, _master: Tensor | None, _bias: Tensor | None, value: Any
     ) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[2] else None, weight)
         ctx.dtype = x.dtype
@@ -88,11 +88,11 @@ class Sum(Function):
 
 class TargetLogprobs(Function):
     """log softmax(W x) of a token of each row, known already; some rows of logits are there at once.
-    `master`: W as the optimizer has it, `None` where it stays."""
+    `_master`: W as the optimizer has it, `None` where it stays."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, logprobs: Tensor, master: Tensor | None
+        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, logprobs: Tensor, _master: Tensor | None
     ) -> Tensor:
         ctx.save_for_backward(x, weight, targets)
         return logprobs.clone()

@@ -27,9 +27,7 @@ Done = tuple[int, int]
 """Stages that are done, and steps of the one that is not."""
 
 
-def save(
-    folder: Path, done: Done, told: str, trained: Trained, optimizer: torch.optim.Optimizer
-) -> None:
+def save(folder: Path, done: Done, told: str, trained: Trained, optimizer: torch.optim.Optimizer) -> None:
     """`told`: what the run is, which a later one must be too."""
     tensors = trained.named
     for name, tensor in list(tensors.items()):

@@ -1,7 +1,7 @@
 """A trained model as a folder of its own: configuration, tokenizer, template, weights, and a card.
 
-Matrices are written in the type that they were sampled in, vectors as float32, and `config.json` says float32:
-so whoever reads the folder has the numbers that answered here.
+Matrices are written in the type that they were sampled in, vectors as float32, and `config.json` says
+float32: so whoever reads the folder has the numbers that answered here.
 """
 
 import shutil

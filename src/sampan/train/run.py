@@ -48,9 +48,7 @@ def _student(recipe: Recipe, threads: int | None) -> Iterator[Student]:
     if recipe.lora:
         compares = any(stage.compares for stage in recipe.stages)
         room = {"adapters": 2 if compares else 1, "adapter_rank": recipe.lora.rank}
-    with LLM(
-        recipe.model, context=recipe.context, max_sequences=sequences, threads=threads, **room
-    ) as llm:
+    with LLM(recipe.model, context=recipe.context, max_sequences=sequences, threads=threads, **room) as llm:
         dtype = TYPES[recipe.full.dtype] if recipe.full else torch.bfloat16
         with Student(llm, _trained(recipe, llm), rows=recipe.rows, dtype=dtype) as student:
             yield student

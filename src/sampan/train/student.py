@@ -13,14 +13,15 @@ from torch import Tensor
 from sampan.core.errors import OutOfMemory, UnsupportedModel
 from sampan.core.memory import give_back_freed_memory
 from sampan.core.types import Completion, SamplingParams
-from sampan.kernels.backend import PAGE, CacheSize
+from sampan.kernels.backend import CacheSize
 from sampan.kernels.graph import Graph, Node
 from sampan.kernels.ops import Weight
+from sampan.kernels.tensors import Floats
 from sampan.kernels.torch.backend import TorchWeights
 from sampan.llm.load import graph_of
 from sampan.llm.model import LLM
 from sampan.train.backward import logprobs_of
-from sampan.train.batch import Batch, Group
+from sampan.train.batch import ROWS_OF_A_PAGE, Batch, Group
 from sampan.train.memory import Training, needed
 from sampan.train.trace import trace
 from sampan.train.trained import Trained
@@ -46,7 +47,7 @@ class Student:
         for node in self.trace.graph.nodes:
             if node.op in _LACKING:
                 raise UnsupportedModel(f"{llm.files.name}: {node.label}: training has no {node.op} yet")
-        cache = CacheSize(-(-rows // PAGE) * 2, llm.plan.cache)
+        cache = CacheSize(-(-rows // ROWS_OF_A_PAGE), llm.plan.cache)
         self.memory = self._memory(cache, dtype)
         self.memory.check()
         self._stack = ExitStack()
@@ -93,18 +94,34 @@ class Student:
         batch = Batch(tuple(groups))
         if batch.rows > self.rows:
             raise OutOfMemory(f"a training step of {batch.rows} tokens, and there is room for {self.rows}")
+        before = self._prompts(batch)
         rows = self._executable.run(batch.spans(self.trained.slot))
         exact = np.asarray(rows.chosen, np.float64) - np.asarray(rows.log_totals, np.float64)
-        taken = np.asarray(batch.taken)
+        of_prompts, (of_others, taken) = batch.of_prompts, batch.of_continuations
 
         def kept(node: Node) -> Tensor:
             values = rows.kept(self.trace.names[node])
-            return torch.from_numpy(np.array(values) if node.sampled else values[taken])
+            if node.sampled:
+                return torch.from_numpy(np.array(values))
+            found = np.empty((len(batch.ids), node.width), np.float32)
+            if of_prompts:
+                found[of_prompts] = before.pop(node)
+            found[of_others] = values[taken]
+            return torch.from_numpy(found)
 
         low_ranks, learnt = self.trained.low_ranks, self.trained.learnt
-        return logprobs_of(
-            self.trace, self.weights, batch, low_ranks, kept, torch.from_numpy(exact), learnt
-        )
+        return logprobs_of(self.trace, self.weights, batch, low_ranks, kept, torch.from_numpy(exact), learnt)
+
+    def _prompts(self, batch: Batch) -> dict[Node, Floats]:
+        """Compute the prompts, and make their last pages the beginning of every continuation's own; returns
+        what was kept of their rows."""
+        spans = batch.prompts(self.trained.slot)
+        if not spans:
+            return {}
+        rows = self._executable.run(spans)
+        self._executable.copy_pages(batch.copies)
+        names = self.trace.names.items()
+        return {node: np.array(rows.kept(name)) for node, name in names if not node.sampled}
 
     def _memory(self, cache: CacheSize, dtype: torch.dtype) -> Training:
         llm, trained = self.llm, self.trained

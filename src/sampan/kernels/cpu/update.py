@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sampan.core.errors import UnsupportedModel, WeightsError, quoted
 from sampan.kernels.backend import NewValues
