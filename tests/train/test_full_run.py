@@ -67,6 +67,9 @@ def test_a_run_that_broke_goes_on_to_the_same_weights(
     assert [row["gap"] for row in steps(whole)] == [0.0] * 4
     versions = [row["sample"]["version"] for row in steps(whole)]
     assert versions == sorted(set(versions)), "every step samples from new weights"
+    card = (whole / "model" / "README.md").read_text()
+    assert "library_name: transformers" in card
+    assert "A model made of" in card
     with LLM(whole / "model", threads=1) as model:
         assert model.generate("x").completion_tokens > 0
 

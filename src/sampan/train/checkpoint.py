@@ -8,6 +8,7 @@ these and the numbers of what is trained and of its optimizer are all there is t
 import json
 import os
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -16,11 +17,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sampan.core.errors import SampanError, UsageError, shortened
+from sampan.train.faults import no_room
+from sampan.train.log import write_text
 from sampan.train.lora import TrainedAdapter
 from sampan.train.trained import Trained
 
 _FILE = "checkpoint.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_INSTEAD = "bring back a copy, or begin anew in another folder"
 
 
 Done = tuple[int, int]
@@ -36,7 +40,8 @@ def save(folder: Path, done: Done, told: str, trained: Trained, optimizer: torch
             tensors |= {f"{name}/{moment}": state[moment] for moment in _MOMENTS}
             updates = int(state["step"])
     counted = str(updates if optimizer.state else 0)
-    _write(folder / _FILE, tensors, {"done": json.dumps(done), "updates": counted, "run": told})
+    known = {"done": json.dumps(done), "updates": counted, "run": told}
+    _write(folder / _FILE, tensors, {**known, "digest": _digest(tensors, known)})
 
 
 def load(folder: Path, told: str, trained: Trained, optimizer: torch.optim.Optimizer | None) -> Done:
@@ -47,10 +52,13 @@ def load(folder: Path, told: str, trained: Trained, optimizer: torch.optim.Optim
         return 0, 0
     try:
         with safe_open(path, "pt") as file:
-            known: Mapping[str, str] = file.metadata() or {}
+            known: dict[str, str] = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
-        raise SampanError(f"{shortened(path)}: cannot be read: {error}") from error
+        raise SampanError(f"{shortened(path)}: cannot be read: {error}: {_INSTEAD}") from error
+    digest = known.pop("digest", "")
+    if digest != _digest(tensors, known):
+        raise SampanError(f"{shortened(path)}: is not what was written: {_INSTEAD}")
     if known.get("run") != told:
         raise UsageError(
             f"{shortened(folder)}: holds another run: take another folder, or its recipe and seed"
@@ -83,9 +91,7 @@ def export(folder: Path, adapter: TrainedAdapter, base: str, alpha: float) -> No
     }
     tensors = {f"base_model.model.{name}": tensor for name, tensor in adapter.named.items()}
     _write(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
-    place = folder / "adapter_config.json"
-    place.with_suffix(".part").write_text(json.dumps(config, indent=2) + "\n")
-    place.with_suffix(".part").replace(place)
+    write_text(folder / "adapter_config.json", json.dumps(config, indent=2) + "\n")
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -95,6 +101,15 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
         with beside.open("rb") as file:
             os.fsync(file.fileno())
         beside.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         beside.unlink(missing_ok=True)
-        raise SampanError(f"{shortened(path)}: cannot be written: {error.strerror or error}") from error
+        raise no_room(path, error) from error
+
+
+def _digest(tensors: Mapping[str, Tensor], known: Mapping[str, str]) -> str:
+    """Of all that a checkpoint says."""
+    whole = sha256(json.dumps(known, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        whole.update(tensor.detach().reshape(-1).view(torch.uint8).numpy().data)
+    return whole.hexdigest()

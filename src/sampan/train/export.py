@@ -1,4 +1,4 @@
-"""A trained model as a folder of its own: configuration, tokenizer, template, weights, and a card.
+"""A trained model as a folder of its own: configuration, tokenizer, template and weights.
 
 Matrices are written in the type that they were sampled in, vectors as float32, and `config.json` says
 float32: so whoever reads the folder has the numbers that answered here.
@@ -11,24 +11,23 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sampan.catalog.catalog import find
 from sampan.core.types import ModelFiles
 from sampan.text.export import export_gguf
-from sampan.train.full import TYPES, FullWeights, module_of
+from sampan.train.full import TYPES, FullWeights
 from sampan.weights import purpose, save
 from sampan.weights.checkpoint import Checkpoint, open_checkpoint
 from sampan.weights.naming import weights_of
 from sampan.weights.safetensors import read_json
 
 
-def export_model(place: Path, files: ModelFiles, trained: FullWeights) -> None:
+def export_model(place: Path, files: ModelFiles, trained: FullWeights) -> Path:
     """Write the folder, whole or not at all, over one that an earlier end of the run left there."""
     shutil.rmtree(place, ignore_errors=True)
     with open_checkpoint(files) as checkpoint, save.staged(place.absolute()) as folder:
         _companions(checkpoint, folder)
         purpose.write(checkpoint.purpose, folder)
-        (folder / "README.md").write_text(_card(files, trained), "utf-8")
         save_file(_tensors(checkpoint, trained), folder / "model.safetensors", {"format": "pt"})
+    return place
 
 
 def _companions(checkpoint: Checkpoint, folder: Path) -> None:
@@ -53,17 +52,3 @@ def _tensors(checkpoint: Checkpoint, trained: FullWeights) -> dict[str, Tensor]:
         found[name] = values.to(TYPES[trained.dtype]) if values.dim() > 1 else values
         checkpoint.release(name)
     return {name: values.contiguous() for name, values in found.items()}
-
-
-def _card(files: ModelFiles, trained: FullWeights) -> str:
-    """The fields that a hub's readers look for first, and what was trained."""
-    entry = find(files.name)
-    base = files.source if entry is None else entry.source
-    licence = [] if entry is None or entry.licence is None else [f"license: {entry.licence}"]
-    front = [f"base_model: {base}", *licence, "library_name: transformers", "tags: [sampan]"]
-    modules = ", ".join(sorted({module_of(name) for name in trained.masters}))
-    told = (
-        f"Made of {base} by training its weights ({modules}) with Sampan; products are in {trained.dtype}. "
-        "The run's log has the recipe's steps and measurements."
-    )
-    return "\n".join(["---", *front, "---", "", f"# {files.name}, trained", "", told, ""])
