@@ -26,6 +26,8 @@ class Lines:
     def __init__(self, path: Path, checker: str = "text", hint: str = "") -> None:
         if checker not in _NAMES:
             raise UsageError(f"{shortened(path)}: checker is {quoted(checker)}: one of {', '.join(_NAMES)}")
+        if not path.is_file():
+            raise UsageError(f"{shortened(path)}: there is no such file")
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -96,6 +98,7 @@ def _problem(row: Any, hint: str) -> tuple[Problem, str | None]:
     for field, value in (("question", question), ("answer", answer)):
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{field} is {quoted(value)}: give a text")
+        value.encode()  # half of a surrogate pair is no text
     return Problem(question + hint, answer, rest), rest.pop("checker", None)
 
 

@@ -32,6 +32,7 @@ def task_of(name: str) -> Task:
     kind, colon, what = place.partition(":")
     options = _options(name, told)
     make: Callable[..., Task]
+    given: tuple[str, ...]
     if colon and what and kind in _OF:
         make, given = _OF[kind], (what,)
     elif not colon and kind in _MADE:

@@ -77,13 +77,19 @@ class OwnTask:
         except Exception as error:
             raise UsageError(f"task {self.name}: question: {_told(error)}") from error
         match made:
-            case (str(question), str(answer)):
-                return Problem(question + self.hint, answer)
-            case (str(question), str(answer), data):
-                return Problem(question + self.hint, answer, data)
+            case (str(question), str(answer), *data) if len(data) < 2:
+                return Problem(_text(self.name, question) + self.hint, answer, *data)
         raise UsageError(
             f"task {self.name}: question gives {quoted(made)}: give two texts, the question and its answer"
         )
+
+
+def _text(task: str, question: str) -> str:
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"task {task}: question gives {quoted(question)}: {error}") from error
+    return question
 
 
 def task_in(path: Path, **options: object) -> OwnTask:
@@ -92,6 +98,8 @@ def task_in(path: Path, **options: object) -> OwnTask:
     hint = options.pop("hint", "")
     if not isinstance(hint, str):
         raise UsageError(f"task {shortened(path)}: hint is {quoted(hint)}: give a text")
+    if not path.is_file():
+        raise UsageError(f"task {shortened(path)}: there is no such file")
     try:
         text = path.read_bytes()
     except OSError as error:

@@ -54,6 +54,7 @@ class Syllogisms(Labelled):
             raise UsageError(f"syllogism: labels are {quoted(labels)}: give 2 (it follows or not) or 3")
         options = {"premises": premises, "words": words, "plain": plain, "empty": empty}
         super().__init__("syllogism", labels, hint, options)
+        self.premises = premises
         self._words, self._plain, self._empty = words, plain, empty
         self._choices = _by_label(premises, empty, len(labels))
 
