@@ -90,7 +90,9 @@ def test_an_answer_that_takes_for_ever_is_reported(monkeypatch: pytest.MonkeyPat
     gym = GymTask("countdown")
     problem = gym._made(0, 1)[0]
     scorer._sandbox.child().close()  # it starts on no answer's time
-    with pytest.raises(EnvError, match=r"countdown.*the check of '9\*\*9\*\*9\*\*9' took longer than 3 seconds"):
+    with pytest.raises(
+        EnvError, match=r"countdown.*the check of '9\*\*9\*\*9\*\*9' took longer than 3 seconds"
+    ):
         gym.check(problem, "9**9**9**9")
     scorer.close()
 

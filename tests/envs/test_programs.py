@@ -9,11 +9,12 @@ import pytest
 
 from sampan.core.errors import EnvError, UsageError
 from sampan.envs.answers import code
+from sampan.envs.named import task_of
 from sampan.envs.program_file import ProgramFile
 from sampan.envs.programs import KINDS, Programs
 from sampan.envs.sandbox.sandbox import Sandbox
 from sampan.envs.sandbox.walls import Limits
-from sampan.envs.task import split_of
+from sampan.envs.task import key_of, split_of
 
 FENCED = "Here it is:\n```python\n{}\n```\nIt adds."
 
@@ -45,7 +46,7 @@ def test_problems_are_the_seeds(programs: Programs) -> None:
     assert len({p.key for p in once}) == 50
 
 
-def test_a_question_has_its_own_cases(programs: Programs) -> None:
+def test_a_question_has_its_own_cases() -> None:
     """Whatever the seed that it came by."""
     found = {}
     for seed in range(40):
@@ -81,6 +82,15 @@ def test_kinds_are_named() -> None:
         Programs([])
 
 
+def test_programs_are_tasks_by_name(tmp_path: Path) -> None:
+    task = task_of('programs?kinds=["lists"]&partial=true&hint=!')
+    assert task.name == Programs(["lists"], "!", partial=True).name
+    assert task_of("programs?kinds=words").problems("test", 0, 3) == Programs("words").problems("test", 0, 3)
+    named = task_of(f"humaneval:{_file(tmp_path, ROW)}")
+    assert key_of(named) == key_of(ProgramFile(_file(tmp_path, ROW)))
+    assert key_of(named) != key_of(ProgramFile(_file(tmp_path, {**ROW, "test": "pass"})))
+
+
 def test_code_within_answers() -> None:
     assert code(FENCED.format("def f(x): return x")) == "def f(x): return x"
     assert code("```\na\n```\nor\n```python\nb\nc\n```") == "b\nc"
@@ -96,7 +106,8 @@ ROW = {
     '    """The whole part of half the root.\n    >>> root(17)\n    2\n    """\n',
     "canonical_solution": "    return math.isqrt(x) // 2\n",
     "entry_point": "root",
-    "test": "METADATA = {}\n\n\ndef check(candidate):\n    assert candidate(17) == 2\n    assert candidate(4) == 1\n",
+    "test": "METADATA = {}\n\n\ndef check(candidate):\n"
+    "    assert candidate(17) == 2\n    assert candidate(4) == 1\n",
 }
 
 
@@ -118,7 +129,12 @@ def test_files_as_humaneval_writes_them(tmp_path: Path, patient: Sandbox) -> Non
     helped = "def root(x):\n    return int(half(math.isqrt(x)))"
     for answer in (problem.answer, body, f"```python\n{body}\n```", whole, FENCED.format(whole), helped):
         assert task.check(problem, answer) == 1.0, task.verdict(problem, answer)
-    for answer in ("    return 2", "def root(x): return 1", "I do not know.", "def root(x):\n    while True: root(x)"):
+    for answer in (
+        "    return 2",
+        "def root(x): return 1",
+        "I do not know.",
+        "def root(x):\n    while True: root(x)",
+    ):
         assert task.check(problem, answer) == 0.0
     with pytest.raises(EnvError, match="has no 21 different problems for train, but"):
         task.problems("train", 0, 21)

@@ -52,7 +52,7 @@ def test_a_program_that_fails_is_told_why(program: str, reason: str, sandbox: Sa
 
 def test_programs_have_pythons_own_modules(sandbox: Sandbox) -> None:
     program = (
-        "import collections, csv, dataclasses, datetime, hashlib, heapq, itertools, json, math, random, re, typing\n"
+        "import collections, csv, dataclasses, datetime, hashlib, heapq, itertools, json, math, random, re\n"
         "@dataclasses.dataclass\nclass P:\n    x: int\n"
         "def f(x): return collections.Counter([P(x).x, hashlib.md5(b'').digest_size, math.gcd(4, 6)])\n"
     )
@@ -97,7 +97,9 @@ def test_a_folder_that_cannot_be_removed_goes_with_its_keeper(mode: Mode) -> Non
 
 def test_tests_run_elsewhere(sandbox: Sandbox) -> None:
     program = "def f(x, y=1): return x + y"
-    tests = "def check(f):\n    assert f(1) == 2\n    assert f(x=1, y=2) == 3\n    assert f([1], [2]) == [1, 2]\n"
+    tests = (
+        "def check(f):\n    assert f(1) == 2\n    assert f(x=1, y=2) == 3\n    assert f([1], [2]) == [1, 2]\n"
+    )
     assert check_tests(sandbox, program, "f", tests + "check(f)").passed
     wrong = check_tests(sandbox, program, "f", "assert f(1) == 3, 'one and one'")
     assert (wrong.status, wrong.reason) == ("failed", "the tests: AssertionError: one and one")
@@ -265,11 +267,11 @@ def test_plain_values_come_as_they_went(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [{}, {"a": 1}, {"set": [[]]}, {"dict": [1]}, {"dict": 1}, {"bytes": "x"}, {"float": "1"}, {"tuple": 1},
-             {"complex": [1]}, {"tuple": [], "set": []}]
+    "said", [{}, {"a": 1}, {"set": [[]]}, {"dict": [1]}, {"dict": 1}, {"bytes": "x"}, {"float": "1"},
+             {"tuple": 1}, {"complex": [1]}, {"tuple": [], "set": []}]
 )  # fmt: skip
 def test_what_is_no_plain_value_is_refused(said: Any) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011: each its own words, all of them one's own
+    with pytest.raises(ValueError):  # noqa: PT011
         decode(said)
 
 
@@ -279,4 +281,3 @@ def _family(sandbox: Sandbox) -> list[psutil.Process]:
     assert keeper is not None
     process = psutil.Process(keeper.pid)
     return [process, *process.children(recursive=True)]
-

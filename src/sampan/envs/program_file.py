@@ -12,6 +12,7 @@ from typing import Any
 
 from sampan.core.errors import EnvError, UsageError, quoted, shortened
 from sampan.envs.answers import code
+from sampan.envs.rewards import Extract
 from sampan.envs.sandbox.sandbox import Sandbox
 from sampan.envs.sandbox.verdict import Verdict, check_tests
 from sampan.envs.task import Problem, Split, split_of
@@ -34,6 +35,8 @@ class ProgramFile:
     follows the prompt). `ask`: what a question is made of, with {prompt} in it. Raises `UsageError`, with the
     line."""
 
+    extract: Extract = str  # the check finds the program itself
+
     def __init__(
         self,
         path: str | Path,
@@ -54,8 +57,13 @@ class ProgramFile:
 
     @property
     def name(self) -> str:
-        """With a hash of its text."""
-        return f"programs {self._path.name} {sha256(self._text.encode()).hexdigest()[:16]}"
+        """The file's, and how it is asked."""
+        return f"programs {self._path.name} {self._ask!r}"
+
+    @property
+    def version(self) -> str:
+        """A hash of the file."""
+        return sha256(self._text.encode()).hexdigest()[:16]
 
     @cached_property
     def sandbox(self) -> Sandbox:

@@ -3,16 +3,18 @@ running them.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from random import Random
 from typing import Any, Literal, get_args
 
-from sampan.core.errors import EnvError, UsageError, quoted
+from sampan.core.errors import UsageError, quoted
 from sampan.envs.answers import code
+from sampan.envs.drawn import drawn
+from sampan.envs.rewards import Extract
 from sampan.envs.sandbox.sandbox import Sandbox
 from sampan.envs.sandbox.verdict import Case, Verdict, check_calls
-from sampan.envs.task import Problem, Split, split_of
+from sampan.envs.task import Problem, Split
 
 Kind = Literal["numbers", "lists", "words"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -51,21 +53,23 @@ _STEPS: dict[Kind, tuple[tuple[str, str], ...]] = {
     ),
 }
 _CASES = 6
-_BARREN = 10_000
 
 
 class Programs:
     """See `Task`. `kinds`: of "numbers", "lists", "words". `hint`: what each question ends with. `partial`:
     an answer earns the share of cases that it gets right, otherwise 1 for all of them or 0."""
 
+    extract: Extract = str  # the check finds the program itself
+
     def __init__(
         self,
-        kinds: Sequence[Kind] = KINDS,
+        kinds: Kind | Sequence[Kind] = KINDS,
         hint: str = "",
         *,
         partial: bool = False,
         sandbox: Sandbox | None = None,
     ) -> None:
+        kinds = (kinds,) if isinstance(kinds, str) else kinds
         for kind in kinds:
             if kind not in _STEPS:
                 raise UsageError(f"programs: kind {quoted(kind)}: one of {', '.join(KINDS)}")
@@ -77,7 +81,8 @@ class Programs:
     @property
     def name(self) -> str:
         """With its options."""
-        return f"programs {json.dumps({'kinds': self.kinds, 'partial': self.partial}, sort_keys=True)}"
+        options = {"kinds": self.kinds, "partial": self.partial, "hint": self.hint}
+        return f"programs {json.dumps(options, sort_keys=True)}"
 
     @cached_property
     def sandbox(self) -> Sandbox:
@@ -86,20 +91,7 @@ class Programs:
 
     def problems(self, split: Split, seed: int, count: int) -> Sequence[Problem]:
         """See `Task`."""
-        found: dict[str, Problem] = {}
-        barren = 0
-        for problem in self._made(seed):
-            if len(found) == count:
-                break
-            known = problem.key in found or split_of(problem) != split
-            barren = barren + 1 if known else 0
-            if barren == _BARREN:
-                raise EnvError(
-                    f"{self.name}: has no {count} different problems for {split}: {len(found)} were found"
-                )
-            if not known:
-                found[problem.key] = problem
-        return list(found.values())
+        return drawn(self.name, self._draw, split, seed, count)
 
     def check(self, problem: Problem, answer: str) -> float:
         """Of the code in the answer (see `answers.code`). Raises `EnvError` where the sandbox fails."""
@@ -117,17 +109,14 @@ class Programs:
         assert isinstance(problem.data, tuple)
         return problem.data
 
-    def _made(self, seed: int) -> Iterator[Problem]:
-        rng = Random(seed)
-        while True:
-            kind = rng.choice(self.kinds)
-            words, program = rng.choice(_STEPS[kind])
-            parts: dict[str, Any] = {"a": rng.randint(2, 999), "b": rng.randint(2, 99), "w": _word(rng)}
-            if kind == "words":
-                parts["a"] = rng.randint(2, 9) if "repeated" in words else parts["a"]
-            question = f"Write a Python function f(x) that returns {words.format(**parts)}.{self.hint}"
-            answer = f"def f(x):\n    return {program.format(**parts)}"
-            yield Problem(question, answer, _cases(kind, answer, parts, question))
+    def _draw(self, random: Random, _number: int) -> Problem:
+        kind = random.choice(self.kinds)
+        words, program = random.choice(_STEPS[kind])
+        most = 9 if "repeated" in words else 999
+        parts = {"a": random.randint(2, most), "b": random.randint(2, 99), "w": _word(random)}
+        question = f"Write a Python function f(x) that returns {words.format(**parts)}.{self.hint}"
+        answer = f"def f(x):\n    return {program.format(**parts)}"
+        return Problem(question, answer, _cases(kind, answer, parts, question))
 
 
 def _cases(kind: Kind, answer: str, parts: dict[str, Any], question: str) -> tuple[Case, ...]:

@@ -1,4 +1,4 @@
-"""What stands between the sandbox's processes and the machine: which of three modes, and how each is started."""
+"""What stands between the sandbox's processes and the machine: one of three modes, and how it is started."""
 
 import json
 import os
@@ -14,8 +14,8 @@ from sampan.core.errors import UsageError, quoted
 
 Mode = Literal["bubblewrap", "namespaces", "limits"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-"""From the strongest to the weakest: a file system of its own with bubblewrap; the machine's, in namespaces of
-its own; the machine's, in the namespaces of who started it."""
+"""From the strongest to the weakest: a file system of its own with bubblewrap; the machine's, in namespaces
+of its own; the machine's, in the namespaces of who started it."""
 
 _HOME = Path(__file__).parents[3]
 _START = (
