@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sampan.core.errors import UsageError, shortened
+from sampan.core.memory import resident_memory
 from sampan.core.settings import available_cores
 from sampan.core.types import SamplingParams
 from sampan.llm.load import graph_of
@@ -131,7 +132,8 @@ class _Run:
         bench = Bench(student, optimizer, place, recipe.seed << 8 | place, done, self._out)
         for row in stage.train(bench):
             number = row["number"] + 1
-            self._note({"stage": place, "kind": stage.kind, **row})
+            memory = round(resident_memory() / 1e9, 4)
+            self._note({"stage": place, "kind": stage.kind, **row, "memory_gb": memory})
             due = self._due(place, number)
             if due or number % recipe.keep_every == 0 or self._stop.asked:
                 checkpoint.save(self._out, (place, number), self._told, student.adapter, optimizer)
