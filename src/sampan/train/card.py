@@ -1,6 +1,6 @@
 """The card of an adapter or of a model, as hubs have them: what it was made of, how, and what came of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -86,7 +86,7 @@ def _base(model: str, entry: Entry | None) -> str:
     return f"[{name}](https://huggingface.co/{name})" if "/" in name else f"`{name}`"
 
 
-def _table(tests: list[Test] | tuple[Test, ...]) -> list[str]:
+def _table(tests: Sequence[Test]) -> list[str]:
     if not tests:
         return ["The recipe measures nothing."]
     rows = ["| test | problems | before | after | difference (95%) |", "|---|---:|---:|---:|---:|"]
