@@ -22,7 +22,7 @@ from sampan.train.about import About, read_about, write_about
 from sampan.train.card import write_card
 from sampan.train.checkpoint import Done
 from sampan.train.export import export_model
-from sampan.train.facts import machine, versions
+from sampan.train.facts import licence, machine, versions
 from sampan.train.faults import Stopping, explained, stopping
 from sampan.train.full import TYPES, FullWeights
 from sampan.train.log import Log
@@ -128,7 +128,7 @@ class _Run:
         stages = tuple((stage.kind, stage.steps) for stage in self._recipe.stages)
         about = About(
             *source, self._recipe.model, self._recipe.seed, stages, versions(), machine(self._student.llm),
-            starts=(*(before.starts if before else ()), time()),
+            starts=(*(before.starts if before else ()), time()), licence=licence(self._student.llm.files),
         )  # fmt: skip
         write_about(self._out, about)
         return about
