@@ -1,4 +1,4 @@
-"""The card of an adapter or of a model, as model hubs have them: what it was made of, how, and what came of it."""
+"""The card of an adapter or a model, as model hubs have them: what it was made of, how, and what came of it."""
 
 from collections.abc import Iterator
 from pathlib import Path
