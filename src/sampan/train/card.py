@@ -1,4 +1,4 @@
-"""The card of an adapter or a model, as model hubs have them: what it was made of, how, and what came of it."""
+"""The card of an adapter or of a model, as hubs have them: what it was made of, how, and what came of it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +33,7 @@ def _parts(run: Run, whole: bool) -> Iterator[list[str]]:
         f"{made} {_base(model, entry)}, trained with [Sampan](https://pypi.org/project/sampan/) "
         f"{run.about.versions['sampan']} by {kinds}."
     ]
-    yield ["## Before and after", "", *_table(run.tests)]
+    yield ["## Before and after", "", *_table(list(run.tests))]
     yield ["## Base", "", *_licence(model, entry)]
     yield ["## Use", "", *(_use_of_model() if whole else _use(model, name))]
     yield ["## Recipe", "", *_facts(run), "", *_fenced("python", run.about.text)]
@@ -52,7 +52,7 @@ def _front(run: Run, entry: Entry | None, whole: bool) -> ModelCardData:
         )
         for test in run.tests
     ]
-    own = {"model_name": run.about.recipe, "eval_results": results} if results else {}
+    # The hub's library takes results only with a name.
     return ModelCardData(
         base_model=_hub_name(model, entry),
         license=None if entry is None else _licence_tag(entry),
@@ -63,7 +63,8 @@ def _front(run: Run, entry: Entry | None, whole: bool) -> ModelCardData:
             "sampan",
             *dict.fromkeys(stage.kind for stage in run.stages),
         ],
-        **own,
+        model_name=run.about.recipe if results else None,
+        eval_results=results or None,
     )
 
 
