@@ -58,7 +58,7 @@ class Reader:
         modules: dict[str, dict[str, TensorInfo]] = defaultdict(dict)
         for info in tensors.values():
             found = _NAME.fullmatch(info.name)
-            if found is None:
+            if found is None or ".lora_" in found["module"]:
                 raise UnsupportedModel(
                     f"{info.file}: tensor {quoted(info.name)} is of no kind that can be merged"
                 )
@@ -243,7 +243,11 @@ class Reader:
             return []
         shape = (sum(weight.shape[0] for weight in parts), *parts[0].shape[1:])
         if info.shape != shape:
-            raise wrong(info, f"has shape {list(info.shape)}, the model says {list(shape)}")
+            grown = name in (EMBED, HEAD) and info.shape[1:] == shape[1:]
+            hint = ": it was trained on a larger vocabulary: resize the model's with transformers first"
+            raise wrong(
+                info, f"has shape {list(info.shape)}, the model says {list(shape)}{hint if grown else ''}"
+            )
         return parts
 
     def _saved(self) -> list[str]:
