@@ -29,7 +29,7 @@ from sampan.weights.update import from_arrays
 add_layer = load_module(Path(__file__).parent / "drafting.py").add_layer
 
 Make = Callable[..., Any]
-CASES = ("qwen3_next", "qwen3_5")
+CASES = ("qwen3_next", "qwen3_5", "qwen3_next-odd", "qwen3_5-odd")
 GREEDY = SamplingParams(max_tokens=50, temperature=0, ignore_eos=True, logprobs=1)
 FEW = replace(GREEDY, logit_bias={4: 90.0, 5: 90.0})  # of two tokens drafts hold, and miss, often enough
 SEEDED = replace(FEW, temperature=0.7, top_k=5, seed=3)
