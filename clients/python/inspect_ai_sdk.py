@@ -1,4 +1,4 @@
-"""inspect-ai's `openai/` provider, by both of OpenAI's interfaces, and `openai-api/`, for services like this one."""
+"""inspect-ai's `openai/` provider, by both of OpenAI's interfaces, and `openai-api/`, for other services."""
 
 import asyncio
 from importlib.metadata import version

@@ -114,17 +114,20 @@ class Grammar:
     list of texts to choose from, as text; nothing for "json_object". Anything else is a `RequestError`.
 
     `calls`: a Lark grammar of what it may look like instead, which names the rest `@form`: of calls of tools.
+    `after`: an answer is any text, but behind this one, each time that it comes, it must look so; where the
+    grammar cannot be used, it is any text altogether.
     """
 
     kind: GrammarKind
     source: str = ""
     calls: str = ""
+    after: str = ""
 
     def __post_init__(self) -> None:
         kinds = get_args(GrammarKind)
         if not isinstance(self.kind, str) or self.kind not in kinds:
             raise RequestError(f"the kind of grammar is {quoted(self.kind)}: one of {', '.join(kinds)}")
-        for given in (self.source, self.calls):
+        for given in (self.source, self.calls, self.after):
             if not isinstance(given, str):
                 raise RequestError(f"the source of a grammar is {quoted(given)}: give a text")
 
