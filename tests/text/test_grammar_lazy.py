@@ -84,13 +84,15 @@ def test_a_token_that_goes_on_behind_the_opener_is_the_beginning_of_the_call(
     compiler: GrammarCompiler,
 ) -> None:
     tokenizer = compiler.tokenizer
-    entries = [t for t in range(tokenizer.vocab_size) if tokenizer.token_bytes(t) == b">\n"]
-    assert entries
-    constraint = compiler.compile(free(HERMES))
-    write(constraint, tokenizer, "<tool_call")
-    constraint.accept(entries[0])
-    assert constraint.allowed() is not None
-    assert walked(constraint, tokenizer, 1).startswith('{"name": "')
+    source = Grammar("choice", '["e boat", "ey"]', after=" th")
+    the, this = (tokenizer.encode(text, add_bos=False) for text in (" the", " this"))
+    assert len(the) == len(this) == 1
+    for first, rest in ((the, " boat"), (this, None)):
+        constraint = compiler.compile(source)
+        constraint.accept(first[0])
+        assert (constraint.allowed() is None) == (rest is None)
+        assert rest is None or walked(constraint, tokenizer, 1) == rest
+        assert constraint.error is None
 
 
 def test_what_is_thought_begins_no_call(compiler: GrammarCompiler) -> None:
