@@ -98,10 +98,10 @@ class References:
                     self._anchors.setdefault((base, name), part)
             self._bases[id(part)] = base
             for keyword in ("$anchor", "$dynamicAnchor"):
-                if isinstance(name := part.get(keyword), str):
-                    self._anchors.setdefault((base, name), part)
+                if isinstance(own := part.get(keyword), str):
+                    self._anchors.setdefault((base, own), part)
                     if keyword == "$dynamicAnchor":
-                        self._dynamic.setdefault(name, {}).setdefault(base, part)
+                        self._dynamic.setdefault(own, {}).setdefault(base, part)
             inner = [(each, base) for _, each in inside("", part)]
             inner += [(each, base) for _, each in defined("", part)]
             rest += reversed(inner)
