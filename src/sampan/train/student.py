@@ -3,6 +3,7 @@ keeps what the backward pass reads."""
 
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sampan.core.errors import OutOfMemory, UnsupportedModel
+from sampan.core.types import Completion, SamplingParams
 from sampan.kernels.backend import PAGE, AdapterRoom, CacheSize
 from sampan.kernels.graph import Graph, Node
 from sampan.kernels.ops import Weight
@@ -31,6 +33,8 @@ class Student:
 
     name = "in training"
     """Of the adapter, for requests to the engine."""
+    before = "before the stage"
+    """Of the adapter that `hold` was given."""
 
     def __init__(
         self, llm: LLM, adapter: TrainedAdapter, *, rows: int = 1024, dtype: torch.dtype = torch.bfloat16
@@ -65,6 +69,18 @@ class Student:
         """Make the adapter's numbers what both the trainer and the engine compute with from now on."""
         self._executable.set_adapter(0, self.adapter)
         self.version = self.llm.put_adapter(self.name, self.adapter)
+
+    def hold(self, adapter: Path) -> None:
+        """Make a saved adapter what the engine answers and scores with under the name `before`."""
+        if self.before in self.llm.adapters:
+            self.llm.unload_adapter(self.before)
+        self.llm.load_adapter(self.before, adapter)
+
+    def sample(
+        self, prompts: list[list[int]], sampling: Sequence[SamplingParams], n: int
+    ) -> list[list[Completion]]:
+        """See `rollout.Sampler`."""
+        return self.llm.generate(prompts, list(sampling), n=n, adapter=self.name)
 
     def logprobs(self, groups: Sequence[Group]) -> Tensor:
         """Natural logarithms of the probabilities of every token of all continuations, in turn: the
