@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,15 +143,10 @@ def test_tests_that_never_end_are_no_verdict(mode: Mode) -> None:
 def test_a_keeper_that_dies_is_replaced(mode: Mode) -> None:
     with Sandbox(Limits(seconds=60), mode=mode) as sandbox:
         assert check_calls(sandbox, SQUARE, "f", [Case((2,), 4)]).passed
-        family = _family(sandbox)
-        for process in family:
-            process.kill()
-        psutil.wait_procs(family, timeout=10)
+        _kill(sandbox)
         assert check_calls(sandbox, SQUARE, "f", [Case((2,), 4)]).passed
         child = sandbox.child()
-        for process in (family := _family(sandbox)):
-            process.kill()
-        psutil.wait_procs(family, timeout=10)
+        _kill(sandbox)
         with pytest.raises(EnvError, match="the sandbox ended while a program ran in it"):
             child.ask({"code": SQUARE, "remote": None})
         assert check_calls(sandbox, SQUARE, "f", [Case((2,), 4)]).passed
@@ -281,3 +277,11 @@ def _family(sandbox: Sandbox) -> list[psutil.Process]:
     assert keeper is not None
     process = psutil.Process(keeper.pid)
     return [process, *process.children(recursive=True)]
+
+
+def _kill(sandbox: Sandbox) -> None:
+    family = _family(sandbox)
+    for process in family:
+        with suppress(psutil.NoSuchProcess):  # it has ended with the one before
+            process.kill()
+    psutil.wait_procs(family, timeout=10)
