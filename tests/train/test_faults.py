@@ -137,8 +137,7 @@ def test_kills_at_any_moment_change_no_bit(
         steps_grew,  # the log knows a step that no checkpoint has
         lambda: beside.exists,  # a checkpoint is being written
         lambda: changed(kept),  # it is there, and nothing behind it
-        lambda: later(draw.uniform(0, 0.5)),
-        lambda: later(draw.uniform(0.5, 1.5)),
+        lambda: later(draw.uniform(0, 1.5)),
     )
     killed = 0
     for place, moment in enumerate(moments):
@@ -151,7 +150,7 @@ def test_kills_at_any_moment_change_no_bit(
         killed += process.returncode == -signal.SIGKILL
         if log.exists() and place % 2:
             log.write_bytes(log.read_bytes() + b'{"stage": 0, "kind": "gr')
-    assert killed >= 4
+    assert killed >= 3
     _goes_on(recipe, run, whole)
 
 

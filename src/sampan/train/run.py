@@ -60,6 +60,7 @@ def run(
         out.mkdir(parents=True, exist_ok=True)
         if Log(out).exists and not resume:
             raise UsageError(f"{shortened(out)}: holds a run: go on with --resume, or take another folder")
+        checkpoint.read(out, told)  # what is refused is refused before a model is loaded
         torch.set_num_threads(threads or available_cores())
         with ExitStack() as stack:
             with stop.freely():
