@@ -77,7 +77,7 @@ class Worker:
             task=Questions(), rewards={"worth": (1.0, reward)}, steps=count + 1, problems=PROMPTS,
             samples=SAMPLES, max_tokens=TOKENS, rate=1e-5,
         )  # fmt: skip
-        optimizer = torch.optim.AdamW(student.adapter.parameters, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(student.trained.parameters, weight_decay=0.0)
         steps = []
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:

@@ -5,24 +5,50 @@ gradients straight through. What stands between products (norms, rotations, atte
 again, from these values.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from sampan.core.errors import UnsupportedModel
 from sampan.kernels.graph import Node
-from sampan.kernels.ops import Linear, State
+from sampan.kernels.ops import Attention, Linear, State
 from sampan.kernels.torch.ops import Advance, Step, Walk
-from sampan.train.attention import attention_of
-from sampan.train.batch import Batch
+from sampan.train.batch import Batch, Places
 from sampan.train.head import Judged, TargetLogprobs
 from sampan.train.lora import LowRank
 from sampan.train.trace import Trace
 
 Kept = Callable[[Node], Tensor]
+
+
+class LearntProduct(Function):
+    """y = W x + bias, known already (`None`: in a sum to come), with gradients of W and the bias. `weight`: W
+    as products read it; `_master`: W as the optimizer has it, `None` where it stays."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, _master: Tensor | None, _bias: Tensor | None, value: Any
+    ) -> Tensor:
+        ctx.save_for_backward(x if ctx.needs_input_grad[2] else None, weight)
+        ctx.dtype = x.dtype
+        return x.new_empty(1).expand(len(x), len(weight)) if value is None else value()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        to_x, _, to_master, to_bias, _ = ctx.needs_input_grad
+        return (
+            (gradient.to(weight.dtype) @ weight).to(ctx.dtype) if to_x else None,
+            None,
+            gradient.T @ x if to_master else None,
+            gradient.sum(0) if to_bias else None,
+            None,
+        )
 
 
 class Product(Function):
@@ -71,16 +97,21 @@ class TracedWalk(Walk):
         step: Step,
         parts: Mapping[str, LowRank],
         kept: Kept,
+        learnt: Mapping[str, Tensor],
     ) -> None:
         super().__init__(weights, step)
-        self._trace, self._parts, self._kept = trace, parts, kept
+        self._trace, self._parts, self._kept, self._learnt = trace, parts, kept, learnt
+
+    def embed(self, node: Node) -> Tensor:
+        table = self._learnt.get(node.detail.name)
+        return super().embed(node) if table is None else functional.embedding(self._step.ids, table)
 
     def linear(self, node: Node, x: Tensor) -> Any:
         """Each part's rows: a slice of it takes its own."""
         linear: Linear = node.detail
         own = self._value(node) if node in self._trace.names else None
         if len(linear.parts) == 1:
-            return self._adapted(linear.parts[0].name, x, own)
+            return self._product_of(linear, 0, x, own)
         return x
 
     def slice(self, node: Node, x: Tensor) -> Tensor:
@@ -89,12 +120,12 @@ class TracedWalk(Walk):
             return super().slice(node, x)
         start = 0
         found = []
-        for part in source.detail.parts:
+        for place, part in enumerate(source.detail.parts):
             if node.detail <= start < node.detail + node.width:
-                found.append(part.name)
+                found.append(place)
             start += part.shape[0]
-        (name,) = found
-        return self._adapted(name, x, self._value(node))
+        (own,) = found
+        return self._product_of(source.detail, own, x, self._value(node))
 
     def add(self, node: Node, x: Tensor, y: Tensor) -> Tensor:
         if node not in self._trace.names:
@@ -104,10 +135,67 @@ class TracedWalk(Walk):
     def _value(self, node: Node) -> Callable[[], Tensor]:
         return lambda: self._kept(node)
 
-    def _adapted(self, name: str, x: Tensor, value: Callable[[], Tensor] | None) -> Tensor:
+    def _product_of(
+        self, linear: Linear, place: int, x: Tensor, value: Callable[[], Tensor] | None
+    ) -> Tensor:
+        """Of one part of a linear."""
+        name = linear.parts[place].name
+        master = self._learnt.get(name)
+        bias = self._learnt.get(linear.biases[place].name) if linear.biases else None
+        if master is not None or bias is not None:
+            return LearntProduct.apply(x, self._weights[name], master, bias, value)  # type: ignore[no-any-return, no-untyped-call]
         part = self._parts.get(name)
         own = (None, None, 1.0) if part is None else (part.matrix_a, part.matrix_b, part.scale)
         return Product.apply(x, self._weights[name], *own, value)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def attention_of(batch: Batch) -> Callable[[Attention, Tensor, Tensor, Tensor], Tensor]:
+    """Causal attention where the continuations of a prompt see the prompt and themselves. It is computed
+    again in the backward pass: kept are queries, keys and values of each row once, and not what each
+    continuation sees of its prompt."""
+
+    def attend(shape: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        parts = (
+            checkpoint(_group, place, shape, q, k, v, use_reentrant=False, preserve_rng_state=False)
+            for place in batch.places
+        )
+        return torch.cat([out for part in parts for out in part])
+
+    return attend
+
+
+def _group(place: Places, shape: Attention, q: Tensor, k: Tensor, v: Tensor) -> Sequence[Tensor]:
+    rows = place.prompt
+    asked, *seen = (each[rows].transpose(0, 1)[None] for each in (q, k, v))
+    gqa = shape.heads != shape.kv_heads
+    first = functional.scaled_dot_product_attention(
+        asked, seen[0], seen[1], is_causal=True, scale=shape.scale, enable_gqa=gqa
+    )
+    found = [first[0].transpose(0, 1)]
+    longest = max(map(len, place.continuations))
+    if not longest:
+        return found
+    index, allowed = _padded(place.continuations, longest, rows.stop - rows.start)
+    own = [each[index].transpose(1, 2) for each in (q, k, v)]
+    many = len(index)
+    keys, values = (
+        torch.cat((before.expand(many, -1, -1, -1), after), 2)
+        for before, after in zip(seen, own[1:], strict=True)
+    )
+    out = functional.scaled_dot_product_attention(
+        own[0], keys, values, attn_mask=allowed, scale=shape.scale, enable_gqa=gqa
+    ).transpose(1, 2)
+    return [*found, *(out[i, : len(own_rows)] for i, own_rows in enumerate(place.continuations))]
+
+
+def _padded(each: Sequence[range], longest: int, prompt: int) -> tuple[Tensor, Tensor]:
+    """Rows [continuations, longest], and where each may look among the prompt's and its own."""
+    index = torch.zeros(len(each), longest, dtype=torch.long)
+    for i, rows in enumerate(each):
+        index[i, : len(rows)] = torch.arange(rows.start, rows.stop)
+    allowed = torch.ones(longest, longest, dtype=torch.bool).tril()
+    allowed = torch.cat((torch.ones(longest, prompt, dtype=torch.bool), allowed), 1)
+    return index, allowed
 
 
 def step_of_batch(batch: Batch) -> Step:
@@ -127,16 +215,20 @@ def logprobs_of(
     parts: Mapping[str, LowRank],
     kept: Kept,
     judged: Judged,
+    learnt: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the targets as a function of the adapter's parts, and entropies beside them."""
-    walk = TracedWalk(trace, weights, step_of_batch(batch), parts, kept)
+    """Log-probabilities of the targets as a function of an adapter's parts, and of the weights `learnt`,
+    float32 by name (those among `weights` that are vectors are the same tensors there); and entropies beside
+    them."""
+    learnt = learnt or {}
+    walk = TracedWalk(trace, weights, step_of_batch(batch), parts, kept, learnt)
     last = {source: node for node in trace.graph.nodes for source in node.inputs}
     values: dict[Node, Any] = {}
     for node in trace.graph.nodes:
         inputs = [values[source] for source in node.inputs]
         if node.op == "head":
             name = node.detail.parts[0].name
-            return TargetLogprobs.apply(inputs[0], weights[name], judged)  # type: ignore[no-any-return, no-untyped-call]
+            return TargetLogprobs.apply(inputs[0], weights[name], judged, learnt.get(name))  # type: ignore[no-any-return, no-untyped-call]
         values[node] = getattr(walk, node.op)(node, *inputs)
         for source in node.inputs:
             if last[source] is node:

@@ -15,8 +15,7 @@ from torch.autograd import Function
 from sampan.engine.sampler import log_total_at
 from sampan.kernels.backend import Rows
 from sampan.kernels.tensors import Floats
-
-_ROWS = 128  # rows of probabilities that are there at once
+from sampan.train.memory import HEAD_ROWS
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +49,10 @@ class Judged:
         targets = torch.tensor(self.targets)
         slopes = torch.empty(count, weight.shape[1])
         entropies = torch.empty(count, dtype=torch.float64)
-        space = np.empty((min(_ROWS, count), vocabulary), np.float32)
+        space = np.empty((min(HEAD_ROWS, count), vocabulary), np.float32)
         other = torch.empty(space.shape)
-        for start in range(0, count, _ROWS):
-            rows = slice(start, min(start + _ROWS, count))
+        for start in range(0, count, HEAD_ROWS):
+            rows = slice(start, min(start + HEAD_ROWS, count))
             own = rows.stop - start
             np.divide(self.logits[rows], np.float32(self.temperature), out=space[:own])
             space[:own] -= self.log_totals[rows, None].astype(np.float32)
@@ -68,16 +67,33 @@ class Judged:
 
 
 class TargetLogprobs(Function):
-    """Log-probabilities that are known already, as a function of the rows of hidden states; and entropies."""
+    """Log-probabilities that are known already, as a function of the rows of hidden states and of W as the
+    optimizer has it (`_master`, `None` where it stays); and entropies."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, judged: Judged) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, judged: Judged, _master: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         slopes, entropies = judged.slopes(weight)
-        ctx.save_for_backward(slopes.to(x.dtype))
+        learnt = (x, weight) if ctx.needs_input_grad[3] else (None, None)
+        ctx.save_for_backward(slopes.to(x.dtype), *learnt)
+        ctx.targets, ctx.temperature = judged.targets, judged.temperature
         ctx.mark_non_differentiable(entropies)
         return judged.logprobs.clone(), entropies
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _entropies: Tensor) -> Any:
-        (slopes,) = ctx.saved_tensors
-        return gradient[:, None].to(slopes.dtype) * slopes, None, None
+        slopes, x, weight = ctx.saved_tensors
+        gradient = gradient[:, None].to(slopes.dtype)
+        if x is None:
+            return gradient * slopes, None, None, None
+        to_master = torch.zeros(weight.shape)
+        targets = torch.tensor(ctx.targets)
+        for start in range(0, len(x), HEAD_ROWS):
+            rows = slice(start, start + HEAD_ROWS)
+            logits = (x[rows].to(weight.dtype) @ weight.T).float()
+            p = logits.div_(ctx.temperature).softmax(-1).neg_()
+            p[torch.arange(len(p)), targets[rows]] += 1
+            p *= gradient[rows] / ctx.temperature
+            to_master.addmm_(p.T, x[rows])
+        return gradient * slopes, None, None, to_master
