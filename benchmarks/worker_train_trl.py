@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import time
+from copy import deepcopy
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = sys.argv[2]  # read on import
@@ -89,12 +90,11 @@ class Worker:
         given = tokenizer(
             texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
         )
+        sampling = deepcopy(trainer.generation_config)
+        sampling.return_dict_in_generate = sampling.output_logits = True
         model.eval()
         with torch.no_grad():
-            made = model.generate(
-                **given, generation_config=trainer.generation_config, return_dict_in_generate=True,
-                output_logits=True,
-            )  # fmt: skip
+            made = model.generate(**given, generation_config=sampling)
             answers = made.sequences[:, given["input_ids"].shape[1] :]
             sampled = (
                 torch.stack(made.logits, 1).float().log_softmax(-1).gather(-1, answers[..., None])[..., 0]
