@@ -34,8 +34,8 @@ def command(
     plain: Annotated[bool, typer.Option("--plain", help="A line a step, also on a terminal.")] = False,
     threads: Threads = None,
 ) -> None:
-    """Teach a model by a recipe. The folder has the log, a checkpoint, and at the end the adapter in PEFT's
-    format and a report."""
+    """Teach a model by a recipe. The folder has the log, a checkpoint, and at the end what was trained (an
+    adapter in PEFT's format, or the model) and a report."""
     if action == "report":
         _report(recipe)
         return
@@ -70,7 +70,8 @@ def command(
     except KeyboardInterrupt:
         say(f"stopped; what is done is kept: {shlex.join(again)}")
         raise
-    typer.echo(f"the adapter is in {place / 'adapter'}, the report is {place / 'report.html'}")
+    made = "adapter" if found.lora else "model"
+    typer.echo(f"the {made} is in {place / made}, the report is {place / 'report.html'}")
 
 
 def _report(folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""The model card of an adapter, as model hubs have them: what it was made of, how, and what came of it."""
+"""The card of an adapter or of a model, as hubs have them: what it was made of, how, and what came of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -10,36 +10,36 @@ from sampan.train.log import write_text
 from sampan.train.report.page import duration
 from sampan.train.report.read import Run, Test, read_run
 
-_TAGS = ["lora", "peft", "sampan"]
+
+def write_card(folder: Path, made: Path) -> None:
+    """`README.md` beside what the run in `folder` made: the adapter's folder `made`, or the model's."""
+    whole = made.name == "model"
+    write_text(made / "README.md", card_of(read_run(folder), whole=whole))
 
 
-def write_card(folder: Path, adapter: Path) -> None:
-    """`README.md` in the folder `adapter`, of the run in `folder`."""
-    write_text(adapter / "README.md", card_of(read_run(folder)))
+def card_of(run: Run, *, whole: bool = False) -> str:
+    """The card as text. `whole`: of a model, not of an adapter."""
+    return "\n".join(line for part in _parts(run, whole) for line in (*part, "")).rstrip() + "\n"
 
 
-def card_of(run: Run) -> str:
-    """The card as text."""
-    return "\n".join(line for part in _parts(run) for line in (*part, "")).rstrip() + "\n"
-
-
-def _parts(run: Run) -> Iterator[list[str]]:
+def _parts(run: Run, whole: bool) -> Iterator[list[str]]:
     model, name = run.about.model, run.about.recipe
     entry = find(model)
     kinds = ", then ".join(stage.kind for stage in run.stages)
-    yield ["---", _front(run, entry).to_yaml(), "---"]
+    made = "A model made of" if whole else "A LoRA adapter for"
+    yield ["---", _front(run, entry, whole).to_yaml(), "---"]
     yield [f"# {name}"]
     yield [
-        f"A LoRA adapter for {_base(model, entry)}, trained with [Sampan](https://pypi.org/project/sampan/) "
+        f"{made} {_base(model, entry)}, trained with [Sampan](https://pypi.org/project/sampan/) "
         f"{run.about.versions['sampan']} by {kinds}."
     ]
-    yield ["## Before and after", "", *_table(run.tests)]
-    yield ["## Base", "", *_licence(model, entry)]
-    yield ["## Use", "", *_use(model, name)]
+    yield ["## Before and after", "", *_table(list(run.tests))]
+    yield ["## Base", "", *_licence(run, entry)]
+    yield ["## Use", "", *(_use_of_model() if whole else _use(model, name))]
     yield ["## Recipe", "", *_facts(run), "", *_fenced("python", run.about.text)]
 
 
-def _front(run: Run, entry: Entry | None) -> ModelCardData:
+def _front(run: Run, entry: Entry | None, whole: bool) -> ModelCardData:
     model = run.about.model
     results = [
         EvalResult(
@@ -52,14 +52,19 @@ def _front(run: Run, entry: Entry | None) -> ModelCardData:
         )
         for test in run.tests
     ]
-    own = {"model_name": run.about.recipe, "eval_results": results} if results else {}
+    # The hub's library takes results only with a name.
     return ModelCardData(
         base_model=_hub_name(model, entry),
-        license=None if entry is None else _licence_tag(entry),
-        library_name="peft",
+        license=run.about.licence,
+        library_name="transformers" if whole else "peft",
         pipeline_tag="text-generation",
-        tags=[*_TAGS, *dict.fromkeys(stage.kind for stage in run.stages)],
-        **own,
+        tags=[
+            *([] if whole else ["lora", "peft"]),
+            "sampan",
+            *dict.fromkeys(stage.kind for stage in run.stages),
+        ],
+        model_name=run.about.recipe if results else None,
+        eval_results=results or None,
     )
 
 
@@ -71,17 +76,12 @@ def _hub_name(model: str, entry: Entry | None) -> str:
     return Path(model).name if entry is None else entry.published or entry.alias
 
 
-def _licence_tag(entry: Entry) -> str | None:
-    """By the hub's names, which know no two licences at once."""
-    return entry.licence if entry.licence in ("apache-2.0", "mit", "llama3.1") else "other"
-
-
 def _base(model: str, entry: Entry | None) -> str:
     name = _hub_name(model, entry)
     return f"[{name}](https://huggingface.co/{name})" if "/" in name else f"`{name}`"
 
 
-def _table(tests: list[Test] | tuple[Test, ...]) -> list[str]:
+def _table(tests: Sequence[Test]) -> list[str]:
     if not tests:
         return ["The recipe measures nothing."]
     rows = ["| test | problems | before | after | difference (95%) |", "|---|---:|---:|---:|---:|"]
@@ -96,10 +96,11 @@ def _table(tests: list[Test] | tuple[Test, ...]) -> list[str]:
     return [*rows, "", told]
 
 
-def _licence(model: str, entry: Entry | None) -> list[str]:
-    terms = None if entry is None else entry.terms
+def _licence(run: Run, entry: Entry | None) -> list[str]:
+    model, terms = run.about.model, None if entry is None else entry.terms
     if entry is None or terms is None:
-        return [f"The licence of `{model}` is not known here: it holds for what is derived from it, too."]
+        known = f"The licence of `{model}` is {run.about.licence or 'not told by its files'}"
+        return [f"{known}: it holds for what is derived from it, too."]
     return [
         f"`{model}` ({entry.source}). {terms.name}: {terms.allows} {terms.asks}", "", f"<{terms.url}>"
     ]  # fmt: skip
@@ -119,6 +120,17 @@ def _use(model: str, name: str) -> list[str]:
         "With Sampan, on the very weights that it was trained on:", "", *_fenced("sh", *serve), "",
         "With transformers and PEFT, on the base as it was published:", "", *_fenced("python", *peft),
     ]  # fmt: skip
+
+
+def _use_of_model() -> list[str]:
+    theirs = [
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'model = AutoModelForCausalLM.from_pretrained("model")',
+        'tokenizer = AutoTokenizer.from_pretrained("model")',
+    ]
+    return ["With Sampan:", "", *_fenced("sh", "sampan serve ./model"), "", "With transformers:", "",
+        *_fenced("python", *theirs)]  # fmt: skip
 
 
 def _facts(run: Run) -> list[str]:

@@ -2,7 +2,7 @@
 
 A checkpoint is one file, written beside its place, made to survive a power cut and renamed: it is whole
 or it is the one before. Everything random in a run is drawn from its seed and the step's number, so that
-these and the numbers of the adapter and its optimizer are all there is to keep.
+these and the numbers of what is trained and of its optimizer are all there is to keep.
 """
 
 import json
@@ -20,6 +20,7 @@ from sampan.core.errors import SampanError, UsageError, shortened
 from sampan.train.faults import no_room
 from sampan.train.log import write_text
 from sampan.train.lora import TrainedAdapter
+from sampan.train.trained import Trained
 
 _FILE = "checkpoint.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -30,11 +31,9 @@ Done = tuple[int, int]
 """Stages that are done, and steps of the one that is not."""
 
 
-def save(
-    folder: Path, done: Done, told: str, adapter: TrainedAdapter, optimizer: torch.optim.Optimizer
-) -> None:
+def save(folder: Path, done: Done, told: str, trained: Trained, optimizer: torch.optim.Optimizer) -> None:
     """`told`: what the run is, which a later one must be too."""
-    tensors = _named(adapter)
+    tensors = trained.named
     for name, tensor in list(tensors.items()):
         state = optimizer.state.get(tensor)
         if state:
@@ -45,12 +44,30 @@ def save(
     _write(folder / _FILE, tensors, {**known, "digest": _digest(tensors, known)})
 
 
-def load(folder: Path, told: str, adapter: TrainedAdapter, optimizer: torch.optim.Optimizer | None) -> Done:
-    """Put the numbers back; returns what is done, nothing where there is no checkpoint. Raises `UsageError`
-    for one of another run."""
+def load(folder: Path, told: str, trained: Trained, optimizer: torch.optim.Optimizer | None) -> Done:
+    """Put the numbers back; returns what is done, nothing where there is no checkpoint. Raises what `read`
+    does."""
+    found = read(folder, told)
+    if found is None:
+        return 0, 0
+    known, tensors = found
+    named = trained.named
+    with torch.no_grad():
+        for name, tensor in named.items():
+            tensor.copy_(tensors[name])
+            if optimizer is not None and f"{name}/{_MOMENTS[0]}" in tensors:
+                moments = {moment: tensors[f"{name}/{moment}"] for moment in _MOMENTS}
+                optimizer.state[tensor] = {"step": torch.tensor(float(known["updates"])), **moments}
+    stage, step = json.loads(known["done"])
+    return stage, step
+
+
+def read(folder: Path, told: str) -> tuple[Mapping[str, str], Mapping[str, Tensor]] | None:
+    """What a checkpoint says, and its numbers; None where there is none. Raises `UsageError` for one of
+    another run, and `SampanError` for one that is not what was written."""
     path = folder / _FILE
     if not path.exists():
-        return 0, 0
+        return None
     try:
         with safe_open(path, "pt") as file:
             known: dict[str, str] = file.metadata() or {}
@@ -64,15 +81,7 @@ def load(folder: Path, told: str, adapter: TrainedAdapter, optimizer: torch.opti
         raise UsageError(
             f"{shortened(folder)}: holds another run: take another folder, or its recipe and seed"
         )
-    named = _named(adapter)
-    with torch.no_grad():
-        for name, tensor in named.items():
-            tensor.copy_(tensors[name])
-            if optimizer is not None and f"{name}/{_MOMENTS[0]}" in tensors:
-                moments = {moment: tensors[f"{name}/{moment}"] for moment in _MOMENTS}
-                optimizer.state[tensor] = {"step": torch.tensor(float(known["updates"])), **moments}
-    stage, step = json.loads(known["done"])
-    return stage, step
+    return known, tensors
 
 
 def export(folder: Path, adapter: TrainedAdapter, base: str, alpha: float) -> None:
@@ -90,19 +99,9 @@ def export(folder: Path, adapter: TrainedAdapter, base: str, alpha: float) -> No
         "bias": "none",
         "fan_in_fan_out": False,
     }
-    tensors = {f"base_model.model.{name}": tensor for name, tensor in _named(adapter).items()}
+    tensors = {f"base_model.model.{name}": tensor for name, tensor in adapter.named.items()}
     _write(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     write_text(folder / "adapter_config.json", json.dumps(config, indent=2) + "\n")
-
-
-def _named(adapter: TrainedAdapter) -> dict[str, Tensor]:
-    """By PEFT's names within the model."""
-    found: dict[str, Tensor] = {}
-    for part in adapter.parts:
-        module = part.weight.name.removesuffix(".weight")
-        found[f"{module}.lora_A.weight"] = part.matrix_a
-        found[f"{module}.lora_B.weight"] = part.matrix_b
-    return found
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sampan.core.errors import UsageError, shortened
+from sampan.core.memory import resident_memory
 from sampan.core.settings import available_cores
 from sampan.core.types import SamplingParams
 from sampan.llm.load import graph_of
@@ -20,8 +21,10 @@ from sampan.train import checkpoint
 from sampan.train.about import About, read_about, write_about
 from sampan.train.card import write_card
 from sampan.train.checkpoint import Done
-from sampan.train.facts import machine, versions
+from sampan.train.export import export_model
+from sampan.train.facts import licence, machine, versions
 from sampan.train.faults import Stopping, explained, stopping
+from sampan.train.full import TYPES, FullWeights
 from sampan.train.log import Log
 from sampan.train.lora import TrainedAdapter
 from sampan.train.recipe import Measure, Recipe
@@ -29,9 +32,11 @@ from sampan.train.report.page import write_report
 from sampan.train.rollout import Rollout, roll_out
 from sampan.train.stage import Bench, Row, Stage
 from sampan.train.student import Student, linears_of
+from sampan.train.trained import Trained
 from sampan.train.watch import answers
 from sampan.train.watch.answers import Measured
 from sampan.train.watch.board import Board
+from sampan.weights.checkpoint import open_checkpoint
 
 Told = Callable[[Mapping[str, Any]], None]
 
@@ -55,30 +60,38 @@ def run(
         out.mkdir(parents=True, exist_ok=True)
         if Log(out).exists and not resume:
             raise UsageError(f"{shortened(out)}: holds a run: go on with --resume, or take another folder")
+        checkpoint.read(out, told)  # what is refused is refused before a model is loaded
         torch.set_num_threads(threads or available_cores())
         with ExitStack() as stack:
             with stop.freely():
                 student = stack.enter_context(_student(recipe, threads))
+            note(str(student.memory))
             _Run(recipe, told, out, student, tell, stop).through(source)
 
 
 @contextmanager
 def _student(recipe: Recipe, threads: int | None) -> Iterator[Student]:
-    compares = any(stage.compares for stage in recipe.stages)
-    with LLM(
-        recipe.model,
-        adapters=2 if compares else 1,
-        adapter_rank=recipe.lora.rank,
-        context=recipe.context,
-        max_sequences=min(64, max(stage.sequences for stage in recipe.stages)),
-        threads=threads,
-    ) as llm:
-        linears = linears_of(graph_of(llm.config), recipe.lora.modules)
-        if not linears:
-            raise UsageError(f"lora.modules: {recipe.model} has none of {', '.join(recipe.lora.modules)}")
-        adapter = TrainedAdapter.begin(linears, recipe.lora.rank, recipe.lora.alpha, recipe.seed)
-        with Student(llm, adapter, rows=recipe.rows) as student:
+    sequences = min(64, max(stage.sequences for stage in recipe.stages))
+    room: dict[str, Any] = {"dtype": recipe.full.dtype} if recipe.full else {}
+    if recipe.lora:
+        compares = any(stage.compares for stage in recipe.stages)
+        room = {"adapters": 2 if compares else 1, "adapter_rank": recipe.lora.rank}
+    with LLM(recipe.model, context=recipe.context, max_sequences=sequences, threads=threads, **room) as llm:
+        dtype = TYPES[recipe.full.dtype] if recipe.full else torch.bfloat16
+        with Student(llm, _trained(recipe, llm), rows=recipe.rows, dtype=dtype) as student:
             yield student
+
+
+def _trained(recipe: Recipe, llm: LLM) -> Trained:
+    graph = graph_of(llm.config)
+    if recipe.full:
+        with open_checkpoint(llm.files) as file:
+            return FullWeights.begin(file, graph, recipe.full)
+    assert recipe.lora is not None
+    linears = linears_of(graph, recipe.lora.modules)
+    if not linears:
+        raise UsageError(f"lora.modules: {recipe.model} has none of {', '.join(recipe.lora.modules)}")
+    return TrainedAdapter.begin(linears, recipe.lora.rank, recipe.lora.alpha, recipe.seed)
 
 
 class _Run:
@@ -93,7 +106,7 @@ class _Run:
     def through(self, source: tuple[str, str]) -> None:
         """Every stage that is not done yet."""
         recipe = self._recipe
-        done = checkpoint.load(self._out, self._told, self._student.adapter, None)
+        done = checkpoint.load(self._out, self._told, self._student.trained, None)
         self._student.publish()
         kept = self._log.keep(lambda row: _counts(row, done))
         answers.remove_later(self._out, *done)
@@ -105,9 +118,9 @@ class _Run:
             for place, stage in enumerate(recipe.stages):
                 if place >= done[0]:
                     self._stage(place, stage, done[1] if place == done[0] else 0)
-            checkpoint.export(self._out / "adapter", self._student.adapter, recipe.model, recipe.lora.alpha)
+            made = self._export()
         write_about(self._out, replace(begun, ended=time()))
-        write_card(self._out, self._out / "adapter")
+        write_card(self._out, made)
         write_report(self._out)
 
     def _begun(self, source: tuple[str, str]) -> About:
@@ -116,30 +129,31 @@ class _Run:
         stages = tuple((stage.kind, stage.steps) for stage in self._recipe.stages)
         about = About(
             *source, self._recipe.model, self._recipe.seed, stages, versions(), machine(self._student.llm),
-            starts=(*(before.starts if before else ()), time()),
+            starts=(*(before.starts if before else ()), time()), licence=licence(self._student.llm.files),
         )  # fmt: skip
         write_about(self._out, about)
         return about
 
     def _stage(self, place: int, stage: Stage, done: int) -> None:
         recipe, student = self._recipe, self._student
-        optimizer = torch.optim.AdamW(student.adapter.parameters, weight_decay=0.0, betas=(0.9, 0.99))
+        optimizer = torch.optim.AdamW(student.trained.parameters, weight_decay=0.0, betas=(0.9, 0.99))
         if done:
-            checkpoint.load(self._out, self._told, student.adapter, optimizer)
+            checkpoint.load(self._out, self._told, student.trained, optimizer)
         if stage.compares:
             self._hold(place, done)
         bench = Bench(student, optimizer, place, recipe.seed << 8 | place, done, self._out)
         for row in stage.train(bench):
             number = row["number"] + 1
-            self._note({"stage": place, "kind": stage.kind, **row})
+            memory = round(resident_memory() / 1e9, 4)
+            self._note({"stage": place, "kind": stage.kind, **row, "memory_gb": memory})
             due = self._due(place, number)
             if due or number % recipe.keep_every == 0 or self._stop.asked:
-                checkpoint.save(self._out, (place, number), self._told, student.adapter, optimizer)
+                checkpoint.save(self._out, (place, number), self._told, student.trained, optimizer)
             if due:
                 self._measure(place, number)
             self._stop.check()
         optimizer.state.clear()
-        checkpoint.save(self._out, (place + 1, 0), self._told, student.adapter, optimizer)
+        checkpoint.save(self._out, (place + 1, 0), self._told, student.trained, optimizer)
 
     def _due(self, place: int, number: int) -> bool:
         """Whether the model is measured behind so many steps of a stage."""
@@ -150,8 +164,22 @@ class _Run:
         """The model as it was before the stage is there beside the one that changes, also after a kill."""
         held = self._out / f"before-{place}"
         if not done:
-            checkpoint.export(held, self._student.adapter, self._recipe.model, self._recipe.lora.alpha)
+            self._adapter(held)
         self._student.hold(held)
+
+    def _export(self) -> Path:
+        """What was trained, for others to load: `adapter`, or the whole `model`."""
+        trained = self._student.trained
+        if isinstance(trained, FullWeights):
+            return export_model(self._out / "model", self._student.llm.files, trained)
+        return self._adapter(self._out / "adapter")
+
+    def _adapter(self, folder: Path) -> Path:
+        trained, lora = self._student.trained, self._recipe.lora
+        assert isinstance(trained, TrainedAdapter)
+        assert lora is not None
+        checkpoint.export(folder, trained, self._recipe.model, lora.alpha)
+        return folder
 
     def _measure(self, place: int, number: int) -> None:
         """Means over problems that training never sees, with their standard errors. What an earlier run
