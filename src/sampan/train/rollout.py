@@ -51,7 +51,7 @@ def roll_out(
         llm.encode(llm.prompt([{"role": "user", "content": problem.question}]), templated=True)
         for problem in problems
     ]
-    answers = llm.generate(prompts, sampling, n=samples, adapter=student.name)
+    answers = student.sample(prompts, [sampling] * len(prompts), samples)
     rollouts = [
         _rewarded(problem, prompt, own, rewards, student.version)
         for problem, prompt, own in zip(problems, prompts, answers, strict=True)

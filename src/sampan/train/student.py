@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sampan.core.errors import OutOfMemory, UnsupportedModel
+from sampan.core.errors import OutOfMemory, SampanError, UnsupportedModel
+from sampan.core.types import Completion, SamplingParams
 from sampan.kernels.backend import PAGE, AdapterRoom, CacheSize
 from sampan.kernels.graph import Graph, Node
 from sampan.kernels.ops import Weight
@@ -18,6 +19,7 @@ from sampan.llm.load import graph_of
 from sampan.llm.model import LLM
 from sampan.train.backward import logprobs_of
 from sampan.train.batch import Batch, Group
+from sampan.train.engines import Engines, OwnEngine
 from sampan.train.lora import TrainedAdapter
 from sampan.train.trace import trace
 from sampan.weights.checkpoint import open_checkpoint
@@ -53,6 +55,8 @@ class Student:
         cache = CacheSize(-(-rows // PAGE) * 2, llm.plan.cache)
         room = AdapterRoom(1, adapter.rank)
         self._executable = llm.backend.compile(self.trace.graph, llm.weights, cache, rows, room, llm.tuning)
+        self.engines: Engines = OwnEngine(llm, self.name)
+        self.version = 0
         self.publish()
 
     def __enter__(self) -> Self:
@@ -62,9 +66,21 @@ class Student:
         self._stack.close()
 
     def publish(self) -> None:
-        """Make the adapter's numbers what both the trainer and the engine compute with from now on."""
+        """Make the adapter's numbers what both the trainer and the engines compute with from now on."""
         self._executable.set_adapter(0, self.adapter)
-        self.version = self.llm.put_adapter(self.name, self.adapter)
+        self.version += 1
+        self.engines.publish(self.adapter, self.version)
+
+    def sample(
+        self, prompts: list[list[int]], sampling: Sequence[SamplingParams], n: int
+    ) -> list[list[Completion]]:
+        """`n` answers to each prompt, each prompt with its own sampling, of the numbers as they are now. Raises
+        `SampanError` for answers of any others."""
+        found = self.engines.generate(prompts, sampling, n)
+        wrong = {sampled.version for sampled in found} - {self.version}
+        if wrong:
+            raise SampanError(f"answers of version {min(wrong)} came, and {self.version} was asked for")
+        return [list(sampled.answers) for sampled in found]
 
     def logprobs(self, groups: Sequence[Group]) -> Tensor:
         """Natural logarithms of the probabilities of every token of all continuations, in turn: the

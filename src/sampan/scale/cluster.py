@@ -1,0 +1,62 @@
+"""`--rollouts`: a run's way to a Ray cluster."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray.exceptions import RayError
+
+from sampan.core.errors import UsageError, quoted, shortened
+from sampan.llm.model import LLM
+from sampan.scale.crew import Crew, Say, threads_of
+from sampan.scale.same import Numerics
+from sampan.scale.engines import RayEngines
+from sampan.scale.worker import Wish
+from sampan.train.engines import Engines
+
+_START = 600.0  # seconds, in which a worker may have to fetch the model
+
+
+@contextmanager
+def rollouts(
+    llm: LLM, own: Engines, *, address: str, workers: int | None, say: Say
+) -> Iterator[RayEngines]:
+    """Workers that load what `llm` has loaded and answer as `own` does, which is the engine here.
+
+    `address`: "ray" for the cluster that this machine is part of, or "ray://HOST:PORT" for the client port of
+    one. `workers`: one for each node unless given. Raises `UsageError` where there is no cluster, or a worker
+    would give other bits.
+    """
+    _connect(address)
+    try:
+        count = workers or sum(
+            node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes()
+        )
+        sequences = llm.engine.scheduler.max_sequences
+        room = llm.engine.runner.adapters.room
+        assert room is not None
+        wish = Wish(
+            llm.files.name, llm.context, llm.plan.cache, sequences, room.rank, threads_of(max(1, count))
+        )
+        crew = Crew(wish, Numerics.of(llm), max(1, count), say)
+        try:
+            crew.gather(_START)
+            hosts = ", ".join(sorted(member.seen.host for member in crew.ready if member.seen))
+            say(f"rollouts on {len(crew.ready)} workers of {wish.threads} threads: {hosts}")
+            yield RayEngines(crew, own, sequences, say)
+        finally:
+            crew.close()
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    if address != "ray" and not address.startswith("ray://"):
+        raise UsageError(f"--rollouts is {quoted(address)}: give ray, or ray://HOST:PORT")
+    try:
+        ray.init("auto" if address == "ray" else address, log_to_driver=False, logging_level="ERROR")
+    except (RayError, ConnectionError, RuntimeError, ValueError) as error:
+        said = str(error).strip().splitlines()
+        raise UsageError(
+            f"--rollouts {shortened(address)}: no cluster can be joined: {said[0] if said else error!r}"
+        ) from error

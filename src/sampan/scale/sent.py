@@ -1,0 +1,48 @@
+"""An adapter's numbers on their way to other machines: a copy, which the trainer's next step does not change."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sampan.kernels.backend import Adapter, LowRank
+from sampan.kernels.ops import Weight
+from sampan.kernels.tensors import Floats
+
+
+@dataclass(frozen=True, eq=False)
+class SentPart:
+    """See `kernels.backend.LowRank`."""
+
+    weight: Weight
+    key: str
+    rank: int
+    matrix_a: Floats
+    matrix_b: Floats
+
+    def a(self) -> Floats:
+        """[rank, inputs]."""
+        return self.matrix_a
+
+    def b(self) -> Floats:
+        """[outputs, rank], times the scale."""
+        return self.matrix_b
+
+
+@dataclass(frozen=True, eq=False)
+class SentAdapter:
+    """See `kernels.backend.Adapter`."""
+
+    parts: Sequence[LowRank]
+    rank: int
+    where: str
+    halves: bool
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> "SentAdapter":
+        """A copy of all numbers."""
+        parts = [
+            SentPart(part.weight, part.key, part.rank, np.array(part.a()), np.array(part.b()))
+            for part in adapter.parts
+        ]
+        return cls(tuple(parts), adapter.rank, adapter.where, adapter.halves)

@@ -1,0 +1,201 @@
+"""No token comes from weights that were replaced: what held them is poisoned, and answers stay those of a
+fresh engine."""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+import pytest
+import torch
+
+from sampan.core.errors import RequestError, SampanError
+from sampan.core.types import Completion, SamplingParams
+from sampan.envs.gym import GymTask
+from sampan.llm.driver import Generation, News
+from sampan.llm.load import graph_of
+from sampan.llm.model import LLM
+from sampan.train.engines import OwnEngine
+from sampan.train.lora import TrainedAdapter
+from sampan.train.rollout import roll_out
+from sampan.train.student import Student, linears_of
+
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MARK = np.float32(0.0312345678)
+"""Every number of the old B, by which it is found wherever it lies in memory."""
+PAGES = 200
+HOW = SamplingParams(temperature=1.0, max_tokens=16, seed=11, logprobs=0)
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[LLM]:
+    with LLM(adapters=1, adapter_rank=4, context=256, cache_tokens=PAGES * 32, threads=1) as model:
+        yield model
+
+
+@pytest.fixture
+def student(llm: LLM) -> Iterator[Student]:
+    adapter = TrainedAdapter.begin(linears_of(graph_of(llm.config), MODULES), rank=4, alpha=4, seed=1)
+    with torch.no_grad():
+        for part in adapter.parts:
+            part.matrix_b.fill_(float(MARK))
+    with Student(llm, adapter, rows=64) as learner:
+        yield learner
+
+
+@pytest.fixture(scope="module")
+def prompts(llm: LLM) -> list[list[int]]:
+    texts = ("Tell me about rivers. " * 12, "Count: one, two, one, two, one, two. " * 4)
+    return [llm.encode(llm.prompt([{"role": "user", "content": text}]), templated=True) for text in texts]
+
+
+def test_poisoned_old_weights_and_pages_give_no_token(
+    llm: LLM, student: Student, prompts: list[list[int]]
+) -> None:
+    old = _answers(student, prompts)
+    assert _answers(student, prompts) == old
+    _fill_cache(llm)
+    assert _answers(student, prompts, fails=True) != old, "the pages that are read were not poisoned"
+    held = _overwrite(MARK, np.float32(50.0))
+    numbers = sum(part.matrix_b.numel() for part in student.adapter.parts)
+    assert held >= 3 * numbers, "the learner's, and those of both programs"
+    fresh = [[part * 1 for part in prompt] for prompt in prompts]
+    fresh[0][-1] += 1  # a prompt whose pages are new but for the first ones
+    assert _answers(student, [fresh[0]], fails=True) != _of_a_fresh_engine(student, [fresh[0]], MARK)
+
+    _learn(student)
+    student.publish()
+    found = _answers(student, prompts)
+    assert found == _of_a_fresh_engine(student, prompts)
+    assert all(answer.adapter == found[0][0].adapter > old[0][0].adapter for own in found for answer in own)
+
+
+def test_what_runs_during_an_update_ends_with_the_weights_it_began_with(
+    llm: LLM, student: Student, prompts: list[list[int]]
+) -> None:
+    how = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
+    (before,) = llm.generate([prompts[0]], how, adapter=student.name)
+    stream = llm.stream(prompts[0], how, adapter=student.name)
+    first = next(stream)
+    _learn(student)
+    update = threading.Thread(target=student.publish)
+    update.start()
+    tokens = [first, *stream]
+    update.join(60)
+    assert stream.completion == before
+    assert stream.completion.adapter == before.adapter
+    assert len(tokens) == 40
+    (after,) = llm.generate([prompts[0]], how, adapter=student.name)
+    assert after.adapter > before.adapter
+    assert after.cached_tokens == 0
+    assert [[after]] == _of_a_fresh_engine(student, [prompts[0]], how=how)
+
+
+def test_a_request_for_weights_that_are_gone_is_refused(
+    llm: LLM, student: Student, prompts: list[list[int]]
+) -> None:
+    request = llm.request(prompts[0], HOW, adapter=student.name)
+    student.publish()
+    box: SimpleQueue[News] = SimpleQueue()
+    llm.driver.submit(Generation([request], box.put))
+    said = box.get(timeout=60)
+    assert isinstance(said, RequestError)
+    assert "is not loaded" in str(said)
+
+
+def test_answers_of_another_version_are_refused(llm: LLM, student: Student) -> None:
+    task = GymTask("chain_sum")
+    problems = task.problems("train", 0, 1)
+    (rollout,) = roll_out(student, problems, {}, SamplingParams(max_tokens=2, seed=1, logprobs=0), 2)
+    assert rollout.version == student.version
+    student.engines.publish(student.adapter, student.version + 7)
+    with pytest.raises(SampanError, match=f"version {student.version + 7} came, and {student.version} was"):
+        roll_out(student, problems, {}, SamplingParams(max_tokens=2, seed=1, logprobs=0), 2)
+    plain = OwnEngine(llm, student.name)
+    (sampled,) = plain.generate([[1, 2]], [SamplingParams(max_tokens=1)], 1)
+    assert sampled.version == 0, "numbers that it was not given have no version"
+
+
+def _answers(
+    student: Student, prompts: Sequence[Sequence[int]], *, fails: bool = False
+) -> list[list[Completion]]:
+    try:
+        return student.sample([list(prompt) for prompt in prompts], [HOW] * len(prompts), 3)
+    except RequestError:  # numbers that are not finite
+        if not fails:
+            raise
+        return []
+
+
+def _of_a_fresh_engine(
+    student: Student,
+    prompts: Sequence[Sequence[int]],
+    everywhere: np.float32 | None = None,
+    how: SamplingParams | None = None,
+) -> list[list[Completion]]:
+    """Of the adapter as it is (or with one number everywhere in B), where nothing is cached or drafted."""
+    adapter = student.adapter
+    if everywhere is not None:
+        adapter = TrainedAdapter.begin([part.weight for part in adapter.parts], rank=4, alpha=4, seed=1)
+        with torch.no_grad():
+            for part in adapter.parts:
+                part.matrix_b.fill_(float(everywhere))
+    with LLM(
+        adapters=1, adapter_rank=4, context=256, cache_tokens=2048, threads=1, prefix_cache=False,
+        speculation=False,
+    ) as other:  # fmt: skip
+        other.put_adapter("fresh", adapter)
+        asked = [list(prompt) for prompt in prompts]
+        if how is not None:
+            return [[answer] for answer in other.generate(asked, how, adapter="fresh")]
+        return other.generate(asked, HOW, n=3, adapter="fresh")
+
+
+def _learn(student: Student) -> None:
+    """New numbers in the place of the old."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for part in student.adapter.parts:
+            part.matrix_b.normal_(0, 0.02, generator=generator)
+
+
+def _writable() -> list[tuple[int, int]]:
+    """Where this process's own memory is: starts and ends."""
+    found = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        place, rights, _, _, inode, *name = line.split()
+        if rights.startswith("rw") and inode == "0" and not "".join(name).startswith(("[v", "[stack")):
+            start, end = (int(text, 16) for text in place.split("-"))
+            found.append((start, end))
+    return found
+
+
+def _fill_cache(llm: LLM) -> None:
+    """Garbage (784.0 in bf16) over every page of keys and values: the mapping that has their size."""
+    size = llm.engine.runner.executable.program.cache_bytes  # type: ignore[attr-defined]
+    places = [(start, end) for start, end in _writable() if size <= end - start <= size + (4 << 20)]
+    assert len(places) == 1, "the cache has a mapping of its own"
+    with open("/proc/self/mem", "r+b", buffering=0) as memory:  # noqa: PTH123
+        ((start, end),) = places
+        os.pwrite(memory.fileno(), b"\x44" * size, end - size if end - start == size else start)
+
+
+def _overwrite(old: np.float32, new: np.float32) -> int:
+    """Put `new` wherever this process's memory has `old`; returns how often that was."""
+    bits, replaced, count = int(old.view(np.uint32)), new.tobytes(), 0
+    buffer = bytearray(1 << 22)
+    with open("/proc/self/mem", "r+b", buffering=0) as memory:  # noqa: PTH123
+        for start, end in _writable():
+            for at in range(start, end, len(buffer)):
+                try:
+                    size = os.preadv(memory.fileno(), [memoryview(buffer)[: min(len(buffer), end - at)]], at)
+                except OSError:
+                    continue  # unmapped meanwhile
+                places = np.flatnonzero(np.frombuffer(buffer, np.uint32, size // 4) == bits)
+                runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+                for run in runs if len(places) else ():
+                    os.pwrite(memory.fileno(), replaced * len(run), at + 4 * int(run[0]))
+                count += len(places)
+    return count
