@@ -16,7 +16,7 @@ RECIPE = """
 from sampan.envs.gym import GymTask
 from sampan.train.grpo import Grpo
 from sampan.train.loss import Loss
-from sampan.train.recipe import GrpoRecipe
+from sampan.train.recipe import Measure, Recipe
 
 
 def long(problem, answer):
@@ -25,8 +25,8 @@ def long(problem, answer):
 
 def recipe():
     task = GymTask("chain_sum", min_terms=3, max_terms=3)
-    grpo = Grpo(steps=4, problems=2, samples=4, max_tokens=12, rate=1e-3)
-    return GrpoRecipe(task, {"long": (1.0, long)}, "long", grpo, test=4, keep_every=1)
+    grpo = Grpo(task=task, rewards={"long": (1.0, long)}, steps=4, problems=2, samples=4, max_tokens=12, rate=1e-3)
+    return Recipe(stages=(grpo,), tests={"long": Measure(task, long, 4, 12)}, keep_every=1)
 """
 
 
@@ -73,12 +73,15 @@ def test_a_folder_with_a_run_is_not_written_over(
     ("before", "after", "said"),
     [
         ("steps=4", "step=4", "unexpected keyword argument 'step'"),
-        ('"long", grpo', '"short", grpo', "measured is 'short': one of the rewards long"),
         ("(1.0, long)", "(0.0, long)", "every weight is 0"),
         ("def recipe()", "def other()", "has no function recipe()"),
         ("rate=1e-3", "temperature=0.7", "temperature is 0.7"),
-        ("rate=1e-3", "loss=Loss(kl=0.1)", "loss.kl: a run keeps no reference"),
+        ("rate=1e-3", "loss=Loss(bound='clip')", 'loss.bound="clip" does nothing with updates=1'),
+        ("rate=1e-3", "rate=0", "rate is 0: give a positive number"),
+        ("rate=1e-3", "decay='step'", "decay is 'step': one of none, linear, cosine"),
         ("samples=4", "samples=1", "samples is 1: a group"),
+        ("long, 4, 12", "long, 1, 12", "problems is 1: give 2 or more"),
+        ("stages=(grpo,)", "stages=()", "stages is empty"),
     ],
 )
 def test_a_wrong_recipe_names_the_field(

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,29 +174,40 @@ def _writable() -> list[tuple[int, int]]:
 
 
 def _fill_cache(llm: LLM) -> None:
-    """Garbage (784.0 in bf16) over every page of keys and values: the mapping that has their size."""
+    """Garbage (784.0 in bf16) over every page of keys and values. The native program has their place before
+    their size."""
     size = llm.engine.runner.executable.program.cache_bytes  # type: ignore[attr-defined]
-    places = [(start, end) for start, end in _writable() if size <= end - start <= size + (4 << 20)]
-    assert len(places) == 1, "the cache has a mapping of its own"
+    areas = _writable()
+    places = set()
     with open("/proc/self/mem", "r+b", buffering=0) as memory:  # noqa: PTH123
-        ((start, end),) = places
-        os.pwrite(memory.fileno(), b"\x44" * size, end - size if end - start == size else start)
+        for start, end in areas:
+            for words, _ in _words(memory.fileno(), start, end, np.uint64):
+                pointers = words[np.flatnonzero(words[1:] == size)].tolist()
+                places |= {p for p in pointers if any(first <= p <= last - size for first, last in areas)}
+        assert len(places) == 1, "the cache has one place"
+        os.pwrite(memory.fileno(), b"\x44" * size, places.pop())
 
 
 def _overwrite(old: np.float32, new: np.float32) -> int:
     """Put `new` wherever this process's memory has `old`; returns how often that was."""
     bits, replaced, count = int(old.view(np.uint32)), new.tobytes(), 0
-    buffer = bytearray(1 << 22)
     with open("/proc/self/mem", "r+b", buffering=0) as memory:  # noqa: PTH123
         for start, end in _writable():
-            for at in range(start, end, len(buffer)):
-                try:
-                    size = os.preadv(memory.fileno(), [memoryview(buffer)[: min(len(buffer), end - at)]], at)
-                except OSError:
-                    continue  # unmapped meanwhile
-                places = np.flatnonzero(np.frombuffer(buffer, np.uint32, size // 4) == bits)
+            for words, at in _words(memory.fileno(), start, end, np.uint32):
+                places = np.flatnonzero(words == bits)
                 runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
                 for run in runs if len(places) else ():
                     os.pwrite(memory.fileno(), replaced * len(run), at + 4 * int(run[0]))
                 count += len(places)
     return count
+
+
+def _words(memory: int, start: int, end: int, kind: type) -> Iterator[tuple[Any, int]]:
+    """This process's memory in pieces, and where each begins."""
+    buffer = bytearray(1 << 22)
+    for at in range(start, end, len(buffer)):
+        try:
+            size = os.preadv(memory, [memoryview(buffer)[: min(len(buffer), end - at)]], at)
+        except OSError:
+            continue  # unmapped meanwhile
+        yield np.frombuffer(buffer, kind, size // np.dtype(kind).itemsize), at

@@ -9,8 +9,8 @@ from ray.exceptions import RayError
 from sampan.core.errors import UsageError, quoted, shortened
 from sampan.llm.model import LLM
 from sampan.scale.crew import Crew, Say, threads_of
-from sampan.scale.same import Numerics
 from sampan.scale.engines import RayEngines
+from sampan.scale.same import Numerics
 from sampan.scale.worker import Wish
 from sampan.train.engines import Engines
 
@@ -18,9 +18,7 @@ _START = 600.0  # seconds, in which a worker may have to fetch the model
 
 
 @contextmanager
-def rollouts(
-    llm: LLM, own: Engines, *, address: str, workers: int | None, say: Say
-) -> Iterator[RayEngines]:
+def rollouts(llm: LLM, own: Engines, *, address: str, workers: int | None, say: Say) -> Iterator[RayEngines]:
     """Workers that load what `llm` has loaded and answer as `own` does, which is the engine here.
 
     `address`: "ray" for the cluster that this machine is part of, or "ray://HOST:PORT" for the client port of
@@ -29,9 +27,7 @@ def rollouts(
     """
     _connect(address)
     try:
-        count = workers or sum(
-            node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes()
-        )
+        count = workers or sum(node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())
         sequences = llm.engine.scheduler.max_sequences
         room = llm.engine.runner.adapters.room
         assert room is not None

@@ -41,9 +41,11 @@ class Crew:
     def gather(self, seconds: float) -> None:
         """Wait for all of them. Raises what is wrong with one, and `UsageError` where they do not come."""
         loading = [member.loading for member in self._starting]
-        done, missing = ray.wait(loading, num_returns=len(loading), timeout=seconds)
-        failed = [self._join(member, strict=True) for member in list(self._starting) if member.loading in done]
-        if missing or not all(failed):
+        done, _ = ray.wait(loading, num_returns=len(loading), timeout=seconds)
+        for member in list(self._starting):
+            if member.loading in done:
+                self._join(member, strict=True)
+        if len(self.ready) < len(loading):
             raise UsageError(
                 f"--rollouts: {len(loading) - len(self.ready)} of {len(loading)} workers did not start "
                 f"within {seconds:.0f} s: `ray status` tells what the cluster lacks"
@@ -95,8 +97,7 @@ class Crew:
             if unlike:
                 raise UsageError(f"the rollout worker on {member.seen.host} gives other bits: {unlike}")
         except RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, SampanError) else SampanError(str(error.cause))
-            return self._refused(member, cause, strict)
+            return self._refused(member, cause_of(error), strict)
         except UsageError as error:
             return self._refused(member, error, strict)
         except RayError as error:
@@ -125,6 +126,12 @@ def threads_of(workers: int) -> int:
         f"--rollout-workers is {workers}, and the cluster's {len(free)} nodes have {sum(free)} CPUs: "
         "ask for fewer, or start more nodes (ray start --address=…)"
     )
+
+
+def cause_of(error: RayTaskError) -> SampanError:
+    """What went wrong in a worker, as it would have been raised here."""
+    cause = error.cause
+    return cause if isinstance(cause, SampanError) else SampanError(f"a rollout worker failed: {cause!r}")
 
 
 def _end(member: Member) -> None:

@@ -7,10 +7,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from sampan.core.errors import SampanError
 from sampan.core.types import SamplingParams
 from sampan.kernels.backend import Adapter
-from sampan.scale.crew import Crew, Member, Say
+from sampan.scale.crew import Crew, Member, Say, cause_of
 from sampan.scale.sent import SentAdapter
 from sampan.train.engines import Engines, Sampled
 
@@ -18,7 +17,7 @@ _LOOK = 0.5  # seconds between looks at workers that are being started
 
 
 class RayEngines:
-    """See `Engines`. `sequences`: how many a worker runs side by side. Where no worker is left, `own` answers.
+    """See `Engines`. `sequences`: how many a worker runs side by side. Where none is left, `own` answers.
 
     `answered`: prompts, by the process that answered them, and "here"."""
 
@@ -75,11 +74,12 @@ class RayEngines:
         try:
             (sampled,) = ray.get(call)
         except RayTaskError as error:
-            raise error.cause if isinstance(error.cause, SampanError) else SampanError(str(error.cause)) from None
+            raise cause_of(error) from None
         except RayError:
             self._crew.lose(member)
             return None
-        assert isinstance(sampled, Sampled) and member.seen is not None
+        assert isinstance(sampled, Sampled)
+        assert member.seen is not None
         member.losses = 0
         self.answered[f"{member.seen.host} {member.seen.pid}"] += 1
         return sampled

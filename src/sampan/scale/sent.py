@@ -1,4 +1,4 @@
-"""An adapter's numbers on their way to other machines: a copy, which the trainer's next step does not change."""
+"""An adapter's numbers on their way to other machines: a copy, which no later step of the trainer changes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

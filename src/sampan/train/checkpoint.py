@@ -22,10 +22,14 @@ _FILE = "checkpoint.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+Done = tuple[int, int]
+"""Stages that are done, and steps of the one that is not."""
+
+
 def save(
-    folder: Path, step: int, told: str, adapter: TrainedAdapter, optimizer: torch.optim.Optimizer
+    folder: Path, done: Done, told: str, adapter: TrainedAdapter, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Steps done so far. `told`: what the run is, which a later one must be too."""
+    """`told`: what the run is, which a later one must be too."""
     tensors = _named(adapter)
     for name, tensor in list(tensors.items()):
         state = optimizer.state.get(tensor)
@@ -33,15 +37,15 @@ def save(
             tensors |= {f"{name}/{moment}": state[moment] for moment in _MOMENTS}
             updates = int(state["step"])
     counted = str(updates if optimizer.state else 0)
-    _write(folder / _FILE, tensors, {"step": str(step), "updates": counted, "run": told})
+    _write(folder / _FILE, tensors, {"done": json.dumps(done), "updates": counted, "run": told})
 
 
-def load(folder: Path, told: str, adapter: TrainedAdapter, optimizer: torch.optim.Optimizer) -> int:
-    """Put the numbers back; returns the steps done, 0 where there is no checkpoint. Raises `UsageError`
+def load(folder: Path, told: str, adapter: TrainedAdapter, optimizer: torch.optim.Optimizer | None) -> Done:
+    """Put the numbers back; returns what is done, nothing where there is no checkpoint. Raises `UsageError`
     for one of another run."""
     path = folder / _FILE
     if not path.exists():
-        return 0
+        return 0, 0
     try:
         with safe_open(path, "pt") as file:
             known: Mapping[str, str] = file.metadata() or {}
@@ -56,10 +60,11 @@ def load(folder: Path, told: str, adapter: TrainedAdapter, optimizer: torch.opti
     with torch.no_grad():
         for name, tensor in named.items():
             tensor.copy_(tensors[name])
-            if f"{name}/{_MOMENTS[0]}" in tensors:
+            if optimizer is not None and f"{name}/{_MOMENTS[0]}" in tensors:
                 moments = {moment: tensors[f"{name}/{moment}"] for moment in _MOMENTS}
                 optimizer.state[tensor] = {"step": torch.tensor(float(known["updates"])), **moments}
-    return int(known["step"])
+    stage, step = json.loads(known["done"])
+    return stage, step
 
 
 def export(folder: Path, adapter: TrainedAdapter, base: str, alpha: float) -> None:

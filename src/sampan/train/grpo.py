@@ -1,200 +1,155 @@
 """Reinforcement learning on checkable answers: sample, check, and make what was better than its group
 likelier."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import fmean
+from dataclasses import asdict, dataclass, field
+from typing import ClassVar
 
-import torch
+from torch import Tensor
 
 from sampan.core.errors import UsageError
 from sampan.core.types import SamplingParams
 from sampan.envs.rewards import Reward
 from sampan.envs.task import Problem, Task
-from sampan.train.loss import Figures, Loss, advantages, policy_loss
-from sampan.train.rollout import Rollout, roll_out
+from sampan.train.batch import Group
+from sampan.train.loss import Figures, Loss, advantages, of_tokens, policy_loss
+from sampan.train.parts import answer_offsets, flat, offsets, parts, scored_logprobs, split
+from sampan.train.rollout import Rollout, roll_out, told
+from sampan.train.stage import Bench, Clock, Descent, Problems, Row, at_least
 from sampan.train.student import Student
 
 
-@dataclass(frozen=True)
-class Grpo:
-    """`problems`: of each step, `samples` answers to each, of `max_tokens` at most. `updates`: of the
-    weights on the same answers. `rate`: of AdamW (arXiv:1711.05101), after `warmup` steps; gradients are
-    cut to `norm`."""
+@dataclass(frozen=True, kw_only=True)
+class Grpo(Descent):
+    """`rewards`: weight and function by name. `problems`: of each step, `samples` answers to each, of
+    `max_tokens` at most; `different`: problems that there are in all, as many as the steps take unless
+    given. `resample`: how many times more problems are asked in a step whose groups have no spread (DAPO's
+    dynamic sampling). `updates`: of the weights on the same answers."""
 
-    steps: int
+    kind: ClassVar[str] = "grpo"
+    task: Task
+    rewards: Mapping[str, tuple[float, Reward]]
     problems: int = 8
     samples: int = 8
     max_tokens: int = 64
     temperature: float = 1.0
-    rate: float = 1e-4
-    warmup: int = 2
-    norm: float = 1.0
+    different: int | None = None
+    resample: int = 0
     updates: int = 1
     loss: Loss = field(default_factory=Loss)
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        """`UsageError` by the field's name for what would not be obeyed."""
+        """See `Stage`."""
+        super().__post_init__()
+        at_least(self, 1, "problems", "max_tokens", "updates")
+        at_least(self, 0, "resample")
         if self.temperature != 1.0:
             raise UsageError(
                 f"temperature is {self.temperature}: the trainer's probabilities are those at 1.0"
             )
-        if self.loss.kl:
-            raise UsageError("loss.kl: a run keeps no reference to diverge from yet")
-        for name in ("steps", "problems", "max_tokens", "updates"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}: give 1 or more")
         if self.samples < 2:
             raise UsageError(f"samples is {self.samples}: a group to compare has 2 or more")
+        if not any(weight for weight, _ in self.rewards.values()):
+            raise UsageError("rewards: every weight is 0, so nothing would be learnt")
+        if self.updates == 1:
+            self.loss.check_on_policy()
+
+    @property
+    def compares(self) -> bool:  # type: ignore[override]
+        """With the model before the stage, where the loss looks at it."""
+        return self.loss.kl > 0
+
+    @property
+    def sequences(self) -> int:
+        """See `Stage`."""
+        return self.problems * self.samples
+
+    def train(self, bench: Bench) -> Iterator[Row]:
+        """See `Stage`."""
+        each = self.problems * (1 + self.resample)
+        source = Problems(self.task, bench.seed, each, self.different or self.steps * each)
+        for number in range(bench.done, self.steps):
+            yield self._step(bench, source.of(number), number)
+
+    def _step(self, bench: Bench, problems: Sequence[Problem], number: int) -> Row:
+        clock = Clock()
+        rollouts = list(self._sampled(bench, problems, number))
+        clock.lap("rollout")
+        useful = [rollout for rollout in rollouts if rollout.spread]
+        gap, figures, gradient = 0.0, Figures.none(), 0.0
+        if useful:
+            batch = _Batch.of(bench.student, useful, self.loss)
+            clock.lap("reference")
+            for update in range(self.updates):
+                apart, figures = batch.backward(bench.student, self.loss)
+                gap = apart if update == 0 else gap
+                clock.lap("gradients")
+                gradient = self.descend(bench, number)
+                clock.lap("update")
+        return {
+            "number": number,
+            **told(rollouts),
+            "gap": gap,
+            "figures": asdict(figures),
+            "gradient": gradient,
+            "rate": self.rate_at(number),
+            "seconds": clock.seconds,
+        }
+
+    def _sampled(self, bench: Bench, problems: Sequence[Problem], number: int) -> Iterator[Rollout]:
+        """Of as many of the problems as it takes for enough groups with a spread."""
+        missing = self.problems
+        for turn in range(1 + self.resample):
+            if not missing:
+                return
+            asked = problems[turn * self.problems :][:missing]
+            first = (bench.seed << 40) + (number * (1 + self.resample) + turn) * self.sequences
+            sampling = SamplingParams(temperature=1.0, max_tokens=self.max_tokens, seed=first, logprobs=0)
+            for rollout in roll_out(bench.student, asked, self.rewards, sampling, self.samples):
+                missing -= rollout.spread
+                yield rollout
 
 
 @dataclass(frozen=True)
-class Step:
-    """What a step saw. `seconds`: by part. `gap`: the largest difference between a token's
-    log-probability as it was sampled and as the trainer has it before its update: 0.0. `excluded`: why
-    answers could not be checked."""
+class _Batch:
+    """What a step learns from. `gain`: of each answer; `old`, `before`: log-probabilities of every token, as
+    it was sampled and as the model before the stage has it."""
 
-    number: int
-    reward: float
-    parts: Mapping[str, float]
-    length: float
-    cut: float
-    still: float
-    gap: float
-    excluded: Sequence[str]
-    figures: Figures
-    gradient: float
-    seconds: Mapping[str, float]
-    rollouts: Sequence[Rollout]
+    groups: Sequence[Group]
+    gain: Sequence[float]
+    old: Tensor
+    before: Tensor | None
 
+    @classmethod
+    def of(cls, student: Student, rollouts: Sequence[Rollout], how: Loss) -> "_Batch":
+        groups = split([rollout.group for rollout in rollouts], student.rows)
+        gain = [value for rollout in rollouts for value in advantages(rollout.rewards, how.scale)]
+        old = flat(value for rollout in rollouts for value in rollout.logprobs)
+        before = flat(scored_logprobs(student.llm, groups, Student.before)) if how.kl else None
+        return cls(groups, gain, old, before)
 
-def optimizer_of(student: Student, how: Grpo) -> torch.optim.Optimizer:
-    """What changes the adapter."""
-    return torch.optim.AdamW(student.adapter.parameters, lr=how.rate, weight_decay=0.0, betas=(0.9, 0.99))
-
-
-def train(
-    student: Student,
-    task: Task,
-    rewards: Mapping[str, tuple[float, Reward]],
-    how: Grpo,
-    optimizer: torch.optim.Optimizer,
-    done: int = 0,
-) -> Iterator[Step]:
-    """The steps behind those that are `done`, each when it is done too."""
-    problems = task.problems("train", how.seed, how.steps * how.problems)
-    for number in range(done, how.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = how.rate * min(1.0, (number + 1) / max(1, how.warmup))
-        asked = problems[number * how.problems : (number + 1) * how.problems]
-        yield _step(student, asked, rewards, how, number, optimizer)
-
-
-def _step(
-    student: Student,
-    problems: Sequence[Problem],
-    rewards: Mapping[str, tuple[float, Reward]],
-    how: Grpo,
-    number: int,
-    optimizer: torch.optim.Optimizer,
-) -> Step:
-    seconds: dict[str, float] = {}
-    clock = _Clock(seconds)
-    seed = (how.seed << 32) + number * how.samples
-    sampling = SamplingParams(temperature=how.temperature, max_tokens=how.max_tokens, seed=seed, logprobs=0)
-    rollouts = roll_out(student, problems, rewards, sampling, how.samples)
-    clock.lap("rollout")
-    useful = [(rollout, advantages(rollout.rewards, how.loss.scale)) for rollout in rollouts]
-    useful = [(rollout, own) for rollout, own in useful if any(own)]
-    gap, figures, gradient = 0.0, Figures(0, 0, 0, 1, 1, 1, 0), 0.0
-    if useful:
-        for update in range(how.updates):
-            apart, figures = _backward(student, useful, how.loss)
-            gap = apart if update == 0 else gap
-            clock.lap("gradients")
-            parameters = student.adapter.parameters
-            gradient = float(torch.nn.utils.clip_grad_norm_(parameters, how.norm))
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            student.publish()
-            clock.lap("update")
-    answers = [answer for rollout in rollouts for answer in rollout.answers]
-    return Step(
-        number,
-        fmean(value for rollout in rollouts for value in rollout.rewards),
-        {name: fmean(value for rollout in rollouts for value in rollout.parts[name]) for name in rewards},
-        fmean(answer.completion_tokens for answer in answers),
-        fmean(answer.finish_reason == "length" for answer in answers),
-        1 - len(useful) / len(rollouts),
-        gap,
-        [why for rollout in rollouts for why in rollout.excluded.values()],
-        figures,
-        gradient,
-        seconds,
-        rollouts,
-    )
-
-
-def _backward(
-    student: Student, useful: Sequence[tuple[Rollout, Sequence[float]]], how: Loss
-) -> tuple[float, Figures]:
-    """Adds up the gradients of all parts that fit a training step."""
-    answers = sum(len(rollout.answers) for rollout, _ in useful)
-    tokens = sum(len(rollout.logprobs) for rollout, _ in useful)
-    gap, found = 0.0, []
-    for part in _parts(useful, student.rows):
-        groups = [rollout.group for rollout, _ in part]
-        old = torch.tensor([value for rollout, _ in part for value in rollout.logprobs], dtype=torch.float64)
-        lengths = [len(own) for group in groups for own in group.continuations]
-        gain = torch.tensor([value for _, own in part for value in own], dtype=torch.float64)
-        new = student.logprobs(groups)
-        gap = max(gap, float((new.detach() - old).abs().max()))
-        loss, figures = policy_loss(new, old, gain, lengths, how, answers=answers, tokens=tokens)
-        loss.backward()  # type: ignore[no-untyped-call]
-        found.append((sum(lengths) / tokens, figures))
-    return gap, _together(found)
-
-
-def _parts(
-    useful: Sequence[tuple[Rollout, Sequence[float]]], rows: int
-) -> Iterator[list[tuple[Rollout, Sequence[float]]]]:
-    """Rollouts that fit one training step together."""
-    part: list[tuple[Rollout, Sequence[float]]] = []
-    used = 0
-    for rollout, own in useful:
-        size = rollout.group.rows
-        if part and used + size > rows:
-            yield part
-            part, used = [], 0
-        part.append((rollout, own))
-        used += size
-    yield part
-
-
-def _together(found: Sequence[tuple[float, Figures]]) -> Figures:
-    """Of parts with their shares of the tokens."""
-    every = [figures for _, figures in found]
-
-    def mean(name: str) -> float:
-        return sum(share * float(getattr(figures, name)) for share, figures in found)
-
-    return Figures(
-        sum(figures.loss for figures in every), mean("clipped_low"), mean("clipped_high"),
-        min(figures.ratio_least for figures in every), mean("ratio_mean"),
-        max(figures.ratio_most for figures in every), mean("kl"),
-    )  # fmt: skip
-
-
-class _Clock:
-    """Adds up the seconds of each part."""
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self._seconds = seconds
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self._seconds[name] = self._seconds.get(name, 0.0) + now - self._last
-        self._last = now
+    def backward(self, student: Student, how: Loss) -> tuple[float, Figures]:
+        """Adds up the gradients of all parts that fit a training step. Also the largest difference between
+        a token's log-probability as it was sampled and as the trainer has it."""
+        at = offsets(self.groups)
+        answers = answer_offsets(self.groups)
+        gap, found = 0.0, []
+        for part in parts(self.groups, student.rows):
+            tokens = slice(at[part.start], at[part.stop])
+            groups = self.groups[part.start : part.stop]
+            lengths = [len(own) for group in groups for own in group.continuations]
+            new = student.logprobs(groups)
+            gap = max(gap, float((new.detach() - self.old[tokens]).abs().max()))
+            loss, figures = policy_loss(
+                new,
+                self.old[tokens],
+                of_tokens(self.gain[answers[part.start] : answers[part.stop]], lengths),
+                lengths,
+                how,
+                reference=None if self.before is None else self.before[tokens],
+                answers=len(self.gain),
+                tokens=len(self.old),
+            )
+            loss.backward()  # type: ignore[no-untyped-call]
+            found.append((sum(lengths) / len(self.old), figures))
+        return gap, Figures.together(found)

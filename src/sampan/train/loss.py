@@ -26,14 +26,16 @@ class Loss:
     (arXiv:2506.13585); "mask" leaves out tokens whose probability moved by more than `high` up where A >
     0, or `low` down where A < 0 (DPPO); "none" does nothing. `kl`: times the estimate k3 of the
     divergence from a reference (http://joschu.net/blog/kl-approx.html), 0 without one.
+
+    `low` and `high` are 0.2 and 0.28 where a bound takes them.
     """
 
     scale: Literal["std", "none"] = "none"
     average: Literal["sequence", "token", "constant"] = "token"
     ratio: Literal["token", "sequence"] = "token"
-    bound: Literal["clip", "cispo", "mask", "none"] = "clip"
-    low: float = 0.2
-    high: float = 0.28
+    bound: Literal["clip", "cispo", "mask", "none"] = "none"
+    low: float | None = None
+    high: float | None = None
     constant: int | None = None
     kl: float = 0.0
 
@@ -45,8 +47,28 @@ class Loss:
             raise UsageError(f'ratio="sequence" has no use in bound="{self.bound}", which looks at tokens')
         if self.ratio == "sequence" and self.average != "sequence":
             raise UsageError('ratio="sequence" is of whole answers: it needs average="sequence"')
-        if self.low < 0 or self.high < 0 or self.kl < 0:
-            raise UsageError("low, high and kl are not negative")
+        for name, used in (("low", self.bound in ("clip", "mask")), ("high", self.bound != "none")):
+            value = getattr(self, name)
+            if value is not None and not used:
+                raise UsageError(f'{name} does nothing with bound="{self.bound}"')
+            if value is not None and value < 0:
+                raise UsageError(f"{name} is {value}: it is not negative")
+        if self.kl < 0:
+            raise UsageError(f"kl is {self.kl}: it is not negative")
+
+    def check_on_policy(self) -> None:
+        """`UsageError` for what does nothing where each batch is learnt from once."""
+        if self.bound != "none" or self.ratio != "token":
+            name, value = ("bound", self.bound) if self.bound != "none" else ("ratio", self.ratio)
+            raise UsageError(
+                f'loss.{name}="{value}" does nothing with updates=1: the trainer\'s probabilities are the '
+                "sampler's, so that every ratio is 1"
+            )
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """`low` and `high`."""
+        return 0.2 if self.low is None else self.low, 0.28 if self.high is None else self.high
 
 
 @dataclass(frozen=True)
@@ -62,6 +84,25 @@ class Figures:
     ratio_most: float
     kl: float
 
+    @classmethod
+    def none(cls) -> "Figures":
+        """Where nothing was learnt from."""
+        return cls(0, 0, 0, 1, 1, 1, 0)
+
+    @classmethod
+    def together(cls, found: Sequence[tuple[float, "Figures"]]) -> "Figures":
+        """Of parts with their shares of the tokens."""
+        every = [figures for _, figures in found]
+
+        def mean(name: str) -> float:
+            return sum(share * float(getattr(figures, name)) for share, figures in found)
+
+        return cls(
+            sum(figures.loss for figures in every), mean("clipped_low"), mean("clipped_high"),
+            min(figures.ratio_least for figures in every), mean("ratio_mean"),
+            max(figures.ratio_most for figures in every), mean("kl"),
+        )  # fmt: skip
+
 
 def advantages(rewards: Sequence[float], scale: Literal["std", "none"]) -> list[float]:
     """Of each answer of one group. All are 0 where all rewards are equal."""
@@ -72,10 +113,15 @@ def advantages(rewards: Sequence[float], scale: Literal["std", "none"]) -> list[
     return centred.tolist()
 
 
+def of_tokens(values: Sequence[float], lengths: Sequence[int]) -> Tensor:
+    """Each answer's value at every token of it [tokens]."""
+    return torch.tensor(values, dtype=torch.float64).repeat_interleave(torch.tensor(lengths))
+
+
 def policy_loss(
     new: Tensor,
     old: Tensor,
-    advantage: Tensor,
+    gain: Tensor,
     lengths: Sequence[int],
     how: Loss,
     *,
@@ -84,13 +130,14 @@ def policy_loss(
     tokens: int | None = None,
 ) -> tuple[Tensor, Figures]:
     """The loss of some answers. `new`, `old`, `reference`: log-probabilities of their tokens, one answer
-    after another [tokens]; `advantage`, `lengths`: of each answer. `answers`, `tokens`: of the whole
-    batch, of which these may be a part: the parts' losses add up to the whole's."""
+    after another [tokens]; `gain`: the advantage of each token [tokens]; `lengths`: of each answer.
+    `answers`, `tokens`: of the whole batch, of which these may be a part: the parts' losses add up to the
+    whole's."""
     of_token = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     moved = new - old
     if how.ratio == "sequence":
         moved = _mean_of_each(moved, of_token, lengths)[of_token]
-    ratio, gain = moved.exp(), advantage[of_token]
+    ratio = moved.exp()
     value, low, high = _bounded(new, old, ratio, gain, how)
     divergence = torch.zeros_like(new)
     if reference is not None and how.kl:
@@ -111,15 +158,16 @@ def _bounded(
     new: Tensor, old: Tensor, ratio: Tensor, gain: Tensor, how: Loss
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What each token adds to the objective, and which tokens are bounded below and above."""
-    low, high = (gain < 0) & (ratio < 1 - how.low), (gain > 0) & (ratio > 1 + how.high)
+    below, above = how.bounds
+    low, high = (gain < 0) & (ratio < 1 - below), (gain > 0) & (ratio > 1 + above)
     match how.bound:
         case "clip":
-            return torch.minimum(ratio * gain, ratio.clamp(1 - how.low, 1 + how.high) * gain), low, high
+            return torch.minimum(ratio * gain, ratio.clamp(1 - below, 1 + above) * gain), low, high
         case "cispo":
-            return ratio.detach().clamp(max=1 + how.high) * gain * new, torch.zeros_like(low), high
+            return ratio.detach().clamp(max=1 + above) * gain * new, torch.zeros_like(low), high
         case "mask":
             probability = new.detach().exp() - old.exp()
-            low, high = (gain < 0) & (probability < -how.low), (gain > 0) & (probability > how.high)
+            low, high = (gain < 0) & (probability < -below), (gain > 0) & (probability > above)
             return torch.where(low | high, 0.0, ratio * gain), low, high
         case "none":
             return ratio * gain, torch.zeros_like(low), torch.zeros_like(high)

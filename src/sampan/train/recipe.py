@@ -1,4 +1,4 @@
-"""A recipe: a Python file with a function `recipe` that gives one of the frozen configurations here."""
+"""A recipe: a Python file with a function `recipe` that gives a `Recipe`."""
 
 import runpy
 from collections.abc import Mapping
@@ -10,7 +10,9 @@ from sampan.catalog.catalog import DEFAULT
 from sampan.core.errors import SampanError, UsageError, quoted, shortened
 from sampan.envs.rewards import Reward
 from sampan.envs.task import Task
-from sampan.train.grpo import Grpo
+from sampan.train.samples import Samples
+from sampan.train.sft import Sft
+from sampan.train.stage import Stage
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -34,36 +36,56 @@ class Lora:
 
 
 @dataclass(frozen=True)
-class GrpoRecipe:
-    """Reinforcement learning. `rewards`: weight and function by name. `test`: problems for the accuracy
-    before and after, by the reward `measured`. `rows`: tokens of a training step, which bound the memory
-    of activations."""
+class Measure:
+    """What is told of the model before, between and after: the mean of a reward over so many problems that
+    training never sees, answered greedily."""
 
     task: Task
-    rewards: Mapping[str, tuple[float, Reward]]
-    measured: str
-    grpo: Grpo
-    model: str = DEFAULT
-    lora: Lora = field(default_factory=Lora)
-    context: int = 512
-    test: int = 400
-    test_every: int = 0
-    rows: int = 1024
-    keep_every: int = 10
+    reward: Reward
+    problems: int = 400
+    max_tokens: int = 64
 
     def __post_init__(self) -> None:
         """`UsageError` by the field's name."""
-        if self.measured not in self.rewards:
-            raise UsageError(
-                f"measured is {quoted(self.measured)}: one of the rewards {', '.join(self.rewards)}"
-            )
-        if self.test < 2:
-            raise UsageError(f"test is {self.test}: give 2 problems or more, for an error of the share")
-        if not any(weight for weight, _ in self.rewards.values()):
-            raise UsageError("rewards: every weight is 0, so nothing would be learnt")
+        if self.problems < 2:
+            raise UsageError(f"problems is {self.problems}: give 2 or more, for an error of the mean")
 
 
-def read_recipe(path: Path) -> tuple[GrpoRecipe, str]:
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """`stages`, one after another on the same adapter. `tests`: by name, before the first stage, after each,
+    and every `test_every` steps (0: not in between). `rows`: tokens of a training step, which bound the
+    memory of activations. A checkpoint is kept every `keep_every` steps."""
+
+    stages: tuple[Stage, ...]
+    tests: Mapping[str, Measure] = field(default_factory=dict)
+    model: str = DEFAULT
+    lora: Lora = field(default_factory=Lora)
+    context: int = 512
+    rows: int = 1024
+    seed: int = 0
+    keep_every: int = 10
+    test_every: int = 0
+
+    def __post_init__(self) -> None:
+        """`UsageError` by the field's name."""
+        if not self.stages:
+            raise UsageError("stages is empty: nothing would be done")
+        for name in ("context", "rows", "keep_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {quoted(getattr(self, name))}: give 1 or more")
+        before: Stage | None = None
+        for place, stage in enumerate(self.stages):
+            if isinstance(stage, Sft) and stage.data is None and not isinstance(before, Samples):
+                raise UsageError(f"stages[{place}].data: there is none, and no stage of samples before it")
+            if isinstance(before, Samples) and not (isinstance(stage, Sft) and stage.data is None):
+                raise UsageError(f"stages[{place - 1}]: nothing learns from its samples")
+            before = stage
+        if isinstance(before, Samples):
+            raise UsageError(f"stages[{len(self.stages) - 1}]: nothing learns from its samples")
+
+
+def read_recipe(path: Path) -> tuple[Recipe, str]:
     """What a file's `recipe()` gives, and a hash of its text."""
     try:
         text = path.read_text()
@@ -76,6 +98,6 @@ def read_recipe(path: Path) -> tuple[GrpoRecipe, str]:
         raise UsageError(f"recipe {shortened(path)}: {error}") from error
     except Exception as error:
         raise UsageError(f"recipe {shortened(path)}: {type(error).__name__}: {error}") from error
-    if not isinstance(found, GrpoRecipe):
-        raise UsageError(f"recipe {shortened(path)}: has no function recipe() that gives a GrpoRecipe")
+    if not isinstance(found, Recipe):
+        raise UsageError(f"recipe {shortened(path)}: has no function recipe() that gives a Recipe")
     return found, sha256(text.encode()).hexdigest()[:16]

@@ -3,6 +3,7 @@ keeps what the backward pass reads."""
 
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -33,6 +34,8 @@ class Student:
 
     name = "in training"
     """Of the adapter, for requests to the engine."""
+    before = "before the stage"
+    """Of the adapter that `hold` was given."""
 
     def __init__(
         self, llm: LLM, adapter: TrainedAdapter, *, rows: int = 1024, dtype: torch.dtype = torch.bfloat16
@@ -74,13 +77,19 @@ class Student:
     def sample(
         self, prompts: list[list[int]], sampling: Sequence[SamplingParams], n: int
     ) -> list[list[Completion]]:
-        """`n` answers to each prompt, each prompt with its own sampling, of the numbers as they are now. Raises
-        `SampanError` for answers of any others."""
+        """See `rollout.Sampler`. Raises `SampanError` for answers of other numbers than those that were last
+        published."""
         found = self.engines.generate(prompts, sampling, n)
         wrong = {sampled.version for sampled in found} - {self.version}
         if wrong:
             raise SampanError(f"answers of version {min(wrong)} came, and {self.version} was asked for")
         return [list(sampled.answers) for sampled in found]
+
+    def hold(self, adapter: Path) -> None:
+        """Make a saved adapter what the engine answers and scores with under the name `before`."""
+        if self.before in self.llm.adapters:
+            self.llm.unload_adapter(self.before)
+        self.llm.load_adapter(self.before, adapter)
 
     def logprobs(self, groups: Sequence[Group]) -> Tensor:
         """Natural logarithms of the probabilities of every token of all continuations, in turn: the
