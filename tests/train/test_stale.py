@@ -38,38 +38,34 @@ def llm() -> Iterator[LLM]:
 
 @pytest.fixture
 def student(llm: LLM) -> Iterator[Student]:
-    adapter = TrainedAdapter.begin(linears_of(graph_of(llm.config), MODULES), rank=4, alpha=4, seed=1)
-    with torch.no_grad():
-        for part in adapter.parts:
-            part.matrix_b.fill_(float(MARK))
-    with Student(llm, adapter, rows=64) as learner:
+    with Student(llm, _marked(llm), rows=64) as learner:
         yield learner
 
 
 @pytest.fixture(scope="module")
 def prompts(llm: LLM) -> list[list[int]]:
-    texts = ("Tell me about rivers. " * 12, "Count: one, two, one, two, one, two. " * 4)
+    texts = ("Tell me about rivers. " * 12, "Count: one, two, one, two, one, two. " * 4, "Name a colour.")
     return [llm.encode(llm.prompt([{"role": "user", "content": text}]), templated=True) for text in texts]
 
 
 def test_poisoned_old_weights_and_pages_give_no_token(
     llm: LLM, student: Student, prompts: list[list[int]]
 ) -> None:
-    old = _answers(student, prompts)
-    assert _answers(student, prompts) == old
+    seen, unseen = prompts[:2], prompts[2:]
+    old = _answers(student, seen)
+    assert _answers(student, seen) == old
     _fill_cache(llm)
-    assert _answers(student, prompts, fails=True) != old, "the pages that are read were not poisoned"
+    assert _answers(student, seen, fails=True) != old, "the pages that answers are read from are garbage"
     held = _overwrite(MARK, np.float32(50.0))
     numbers = sum(part.matrix_b.numel() for part in student.adapter.parts)
-    assert held >= 3 * numbers, "the learner's, and those of both programs"
-    fresh = [[part * 1 for part in prompt] for prompt in prompts]
-    fresh[0][-1] += 1  # a prompt whose pages are new but for the first ones
-    assert _answers(student, [fresh[0]], fails=True) != _of_a_fresh_engine(student, [fresh[0]], MARK)
+    assert held >= 3 * numbers, "the learner's own, and those of its program and of the engine's"
+    right = _of_a_fresh_engine(_marked(llm), unseen)
+    assert _answers(student, unseen, fails=True) != right, "the weights that answers come from are garbage"
 
     _learn(student)
     student.publish()
     found = _answers(student, prompts)
-    assert found == _of_a_fresh_engine(student, prompts)
+    assert found == _of_a_fresh_engine(student.adapter, prompts)
     assert all(answer.adapter == found[0][0].adapter > old[0][0].adapter for own in found for answer in own)
 
 
@@ -91,7 +87,7 @@ def test_what_runs_during_an_update_ends_with_the_weights_it_began_with(
     (after,) = llm.generate([prompts[0]], how, adapter=student.name)
     assert after.adapter > before.adapter
     assert after.cached_tokens == 0
-    assert [[after]] == _of_a_fresh_engine(student, [prompts[0]], how=how)
+    assert [[after]] == _of_a_fresh_engine(student.adapter, [prompts[0]], how, n=1)
 
 
 def test_a_request_for_weights_that_are_gone_is_refused(
@@ -131,27 +127,23 @@ def _answers(
 
 
 def _of_a_fresh_engine(
-    student: Student,
-    prompts: Sequence[Sequence[int]],
-    everywhere: np.float32 | None = None,
-    how: SamplingParams | None = None,
+    adapter: TrainedAdapter, prompts: Sequence[Sequence[int]], how: SamplingParams = HOW, n: int = 3
 ) -> list[list[Completion]]:
-    """Of the adapter as it is (or with one number everywhere in B), where nothing is cached or drafted."""
-    adapter = student.adapter
-    if everywhere is not None:
-        adapter = TrainedAdapter.begin([part.weight for part in adapter.parts], rank=4, alpha=4, seed=1)
-        with torch.no_grad():
-            for part in adapter.parts:
-                part.matrix_b.fill_(float(everywhere))
+    """Where nothing is cached or drafted, and no other adapter ever was."""
     with LLM(
         adapters=1, adapter_rank=4, context=256, cache_tokens=2048, threads=1, prefix_cache=False,
         speculation=False,
     ) as other:  # fmt: skip
         other.put_adapter("fresh", adapter)
-        asked = [list(prompt) for prompt in prompts]
-        if how is not None:
-            return [[answer] for answer in other.generate(asked, how, adapter="fresh")]
-        return other.generate(asked, HOW, n=3, adapter="fresh")
+        return other.generate([list(prompt) for prompt in prompts], how, n=n, adapter="fresh")
+
+
+def _marked(llm: LLM) -> TrainedAdapter:
+    adapter = TrainedAdapter.begin(linears_of(graph_of(llm.config), MODULES), rank=4, alpha=4, seed=1)
+    with torch.no_grad():
+        for part in adapter.parts:
+            part.matrix_b.fill_(float(MARK))
+    return adapter
 
 
 def _learn(student: Student) -> None:

@@ -7,6 +7,7 @@ import ray
 from ray.exceptions import RayError
 
 from sampan.core.errors import UsageError, quoted, shortened
+from sampan.core.types import ModelFiles
 from sampan.llm.model import LLM
 from sampan.scale.crew import Crew, Say, threads_of
 from sampan.scale.engines import RayEngines
@@ -25,20 +26,19 @@ def rollouts(llm: LLM, own: Engines, *, address: str, workers: int | None, say: 
     one. `workers`: one for each node unless given. Raises `UsageError` where there is no cluster, or a worker
     would give other bits.
     """
-    _connect(address)
+    connect(address)
     try:
         count = workers or sum(node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())
         sequences = llm.engine.scheduler.max_sequences
         room = llm.engine.runner.adapters.room
         assert room is not None
-        wish = Wish(
-            llm.files.name, llm.context, llm.plan.cache, sequences, room.rank, threads_of(max(1, count))
-        )
+        threads = threads_of(max(1, count))
+        wish = Wish(_name(llm.files), llm.context, llm.plan.cache, sequences, room.rank, threads)
         crew = Crew(wish, Numerics.of(llm), max(1, count), say)
         try:
             crew.gather(_START)
-            hosts = ", ".join(sorted(member.seen.host for member in crew.ready if member.seen))
-            say(f"rollouts on {len(crew.ready)} workers of {wish.threads} threads: {hosts}")
+            names = ", ".join(sorted(member.name for member in crew.ready))
+            say(f"rollouts on {len(crew.ready)} workers of {wish.threads} threads: {names}")
             yield RayEngines(crew, own, sequences, say)
         finally:
             crew.close()
@@ -46,7 +46,14 @@ def rollouts(llm: LLM, own: Engines, *, address: str, workers: int | None, say: 
         ray.shutdown()
 
 
-def _connect(address: str) -> None:
+def _name(files: ModelFiles) -> str:
+    """By which other machines find the model; a path is the same on all."""
+    own = files.source == str(files.path)
+    return str(files.path.resolve()) if own else files.name
+
+
+def connect(address: str) -> None:
+    """Become a part of the cluster, or a client of it; see `rollouts`."""
     if address != "ray" and not address.startswith("ray://"):
         raise UsageError(f"--rollouts is {quoted(address)}: give ray, or ray://HOST:PORT")
     try:

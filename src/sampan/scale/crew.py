@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from sampan.core.errors import OutOfMemory, SampanError, UsageError
+from sampan.core.errors import SampanError, UsageError
 from sampan.scale.same import Numerics
 from sampan.scale.worker import Seen, Wish, Worker
 
@@ -26,6 +26,11 @@ class Member:
     seen: Seen | None = None
     asked: int = 0
     losses: int = 0
+
+    @property
+    def name(self) -> str:
+        """Where it is, once it is ready."""
+        return "" if self.seen is None else f"{self.seen.host} (pid {self.seen.pid})"
 
 
 class Crew:
@@ -61,9 +66,8 @@ class Crew:
         """It does not answer any more: another is started in its place."""
         if member not in self.ready:
             return
-        assert member.seen is not None
         self.ready.remove(member)
-        self._say(f"the rollout worker {member.seen.pid} on {member.seen.host} is lost")
+        self._say(f"the rollout worker on {member.name} is lost: what it was asked is asked again")
         self._again(member)
 
     def close(self) -> None:
@@ -95,7 +99,7 @@ class Crew:
             member.seen = ray.get(member.loading)
             unlike = self._own.unlike(member.seen.numerics)
             if unlike:
-                raise UsageError(f"the rollout worker on {member.seen.host} gives other bits: {unlike}")
+                raise UsageError(f"the rollout worker on {member.name} would give other bits: {unlike}")
         except RayTaskError as error:
             return self._refused(member, cause_of(error), strict)
         except UsageError as error:
@@ -116,13 +120,13 @@ class Crew:
 
 
 def threads_of(workers: int) -> int:
-    """The most CPUs of the cluster that each of so many workers can have. `OutOfMemory` names what is
-    there."""
+    """The most CPUs of the cluster that each of so many workers can have. `UsageError` where there are too
+    few."""
     free = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     for threads in range(max(free, default=0), 0, -1):
         if sum(cpus // threads for cpus in free) >= workers:
             return threads
-    raise OutOfMemory(
+    raise UsageError(
         f"--rollout-workers is {workers}, and the cluster's {len(free)} nodes have {sum(free)} CPUs: "
         "ask for fewer, or start more nodes (ray start --address=…)"
     )

@@ -19,7 +19,7 @@ _LOOK = 0.5  # seconds between looks at workers that are being started
 class RayEngines:
     """See `Engines`. `sequences`: how many a worker runs side by side. Where none is left, `own` answers.
 
-    `answered`: prompts, by the process that answered them, and "here"."""
+    `answered`: prompts by who answered them, a worker's name or "here"."""
 
     def __init__(self, crew: Crew, own: Engines, sequences: int, say: Say) -> None:
         self._crew, self._own, self._sequences, self._say = crew, own, sequences, say
@@ -27,6 +27,17 @@ class RayEngines:
         self._numbers: Any = None
         self._version = self._own_version = 0
         self.answered: Counter[str] = Counter()
+
+    @property
+    def asked(self) -> dict[str, int]:
+        """Prompts that each worker has not answered yet, by its name."""
+        return {member.name: member.asked for member in list(self._crew.ready)}
+
+    @property
+    def ready(self) -> int:
+        """Workers that can be asked now."""
+        self._crew.refresh()
+        return len(self._crew.ready)
 
     def publish(self, adapter: Adapter, version: int) -> None:
         """The numbers are put into the cluster once; each worker fetches them with its first problem."""
@@ -79,9 +90,8 @@ class RayEngines:
             self._crew.lose(member)
             return None
         assert isinstance(sampled, Sampled)
-        assert member.seen is not None
         member.losses = 0
-        self.answered[f"{member.seen.host} {member.seen.pid}"] += 1
+        self.answered[member.name] += 1
         return sampled
 
     def _here(
