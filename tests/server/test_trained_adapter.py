@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from conftest import Running, Serve
 
 ASKED: Any = [{"role": "user", "content": "State the final answer to 2 + 3 - 1."}]
-HOW: dict[str, Any] = {"max_tokens": 16, "temperature": 1.0, "seed": 5}
+HOW: dict[str, Any] = {"max_tokens": 16, "temperature": 1.0, "top_p": 1.0, "seed": 5}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_a_trained_adapter_answers_over_http_as_in_the_process_that_trained_it(
         adapter = TrainedAdapter.begin(linears, rank=4, alpha=8, seed=2)
         with torch.no_grad():
             for part in adapter.parts:
-                part.matrix_b.normal_(0, 0.03, generator=torch.Generator().manual_seed(3))
+                part.matrix_b.normal_(0, 0.15, generator=torch.Generator().manual_seed(3))
         export(tmp_path / "adapter", adapter, llm.files.name, 8)
         llm.put_adapter("sums", adapter)
         how = SamplingParams(**HOW, logprobs=0)

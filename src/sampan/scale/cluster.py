@@ -1,5 +1,6 @@
 """`--rollouts`: a run's way to a Ray cluster."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,7 +10,7 @@ from ray.exceptions import RayError
 from sampan.core.errors import UsageError, quoted, shortened
 from sampan.core.types import ModelFiles
 from sampan.llm.model import LLM
-from sampan.scale.crew import Crew, Say, threads_of
+from sampan.scale.crew import Crew, Say, cpus_of_nodes, threads_of
 from sampan.scale.engines import RayEngines
 from sampan.scale.same import Numerics
 from sampan.scale.worker import Wish
@@ -28,7 +29,7 @@ def rollouts(llm: LLM, own: Engines, *, address: str, workers: int | None, say: 
     """
     connect(address)
     try:
-        count = workers or sum(node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())
+        count = workers or len(cpus_of_nodes())
         sequences = llm.engine.scheduler.max_sequences
         room = llm.engine.runner.adapters.room
         assert room is not None
@@ -57,7 +58,7 @@ def connect(address: str) -> None:
     if address != "ray" and not address.startswith("ray://"):
         raise UsageError(f"--rollouts is {quoted(address)}: give ray, or ray://HOST:PORT")
     try:
-        ray.init("auto" if address == "ray" else address, log_to_driver=False, logging_level="ERROR")
+        ray.init("auto" if address == "ray" else address, log_to_driver=False, logging_level=logging.ERROR)
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
         said = str(error).strip().splitlines()
         raise UsageError(

@@ -119,10 +119,16 @@ class Crew:
         return False
 
 
+def cpus_of_nodes() -> list[int]:
+    """Of each node of the cluster that has any."""
+    nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [cpus for node in nodes if node["Alive"] and (cpus := int(node["Resources"].get("CPU", 0)))]
+
+
 def threads_of(workers: int) -> int:
     """The most CPUs of the cluster that each of so many workers can have. `UsageError` where there are too
     few."""
-    free = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    free = cpus_of_nodes()
     for threads in range(max(free, default=0), 0, -1):
         if sum(cpus // threads for cpus in free) >= workers:
             return threads

@@ -11,6 +11,7 @@ from sampan.core.errors import SampanError
 from sampan.core.types import SamplingParams
 from sampan.llm.model import LLM
 from sampan.scale.same import Numerics
+from sampan.scale.sent import SentAdapter
 from sampan.train.engines import OwnEngine, Sampled
 
 
@@ -65,7 +66,7 @@ class Worker:
     def generate(
         self,
         version: int,
-        numbers: Sequence[ray.ObjectRef],
+        numbers: Sequence[ray.ObjectRef[SentAdapter]],
         prompts: Sequence[Sequence[int]],
         sampling: Sequence[SamplingParams],
         n: int,
