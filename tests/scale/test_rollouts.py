@@ -22,6 +22,7 @@ from sampan.envs.task import Problem
 from sampan.llm.model import LLM
 from sampan.train.engines import OwnEngine
 from sampan.train.grpo import Grpo
+from sampan.train.lora import TrainedAdapter
 from sampan.train.recipe import Measure, Recipe
 from sampan.train.run import run
 
@@ -134,7 +135,7 @@ def test_a_worker_that_would_give_other_bits_is_refused(
         with path.open("r+b") as file:
             file.seek(path.stat().st_size // 2)
             file.write(b"\x11" * 4096)
-        own = OwnEngine(llm, "in training")
+        own = OwnEngine(llm, TrainedAdapter.name)
         with (
             pytest.raises(UsageError, match=r"on .* would give other bits: its probabilities differ"),
             rollouts(llm, own, address="ray", workers=1, say=print),

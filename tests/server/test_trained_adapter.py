@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from conftest import Running, Serve
 
 ASKED: Any = [{"role": "user", "content": "State the final answer to 2 + 3 - 1."}]
-HOW: dict[str, Any] = {"max_tokens": 16, "temperature": 1.0, "top_p": 1.0, "seed": 5}
+HOW: dict[str, Any] = {
+    "max_tokens": 16, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "seed": 5,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

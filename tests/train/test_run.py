@@ -25,7 +25,8 @@ def long(problem, answer):
 
 def recipe():
     task = GymTask("chain_sum", min_terms=3, max_terms=3)
-    grpo = Grpo(task=task, rewards={"long": (1.0, long)}, steps=4, problems=2, samples=4, max_tokens=12, rate=1e-3)
+    sizes = {"steps": 4, "problems": 2, "samples": 4, "max_tokens": 12}
+    grpo = Grpo(task=task, rewards={"long": (1.0, long)}, rate=1e-3, **sizes)
     return Recipe(stages=(grpo,), tests={"long": Measure(task, long, 4, 12)}, keep_every=1)
 """
 
@@ -72,14 +73,14 @@ def test_a_folder_with_a_run_is_not_written_over(
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        ("steps=4", "step=4", "unexpected keyword argument 'step'"),
+        ('"steps": 4', '"step": 4', "unexpected keyword argument 'step'"),
         ("(1.0, long)", "(0.0, long)", "every weight is 0"),
         ("def recipe()", "def other()", "has no function recipe()"),
         ("rate=1e-3", "temperature=0.7", "temperature is 0.7"),
         ("rate=1e-3", "loss=Loss(bound='clip')", 'loss.bound="clip" does nothing with updates=1'),
         ("rate=1e-3", "rate=0", "rate is 0: give a positive number"),
         ("rate=1e-3", "decay='step'", "decay is 'step': one of none, linear, cosine"),
-        ("samples=4", "samples=1", "samples is 1: a group"),
+        ('"samples": 4', '"samples": 1', "samples is 1: a group"),
         ("long, 4, 12", "long, 1, 12", "problems is 1: give 2 or more"),
         ("stages=(grpo,)", "stages=()", "stages is empty"),
     ],

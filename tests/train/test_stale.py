@@ -1,6 +1,7 @@
 """No token comes from weights that were replaced: what held them is poisoned, and answers stay those of a
 fresh engine."""
 
+import ctypes
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,17 +15,16 @@ import torch
 
 from sampan.core.errors import RequestError, SampanError
 from sampan.core.types import Completion, SamplingParams
-from sampan.envs.gym import GymTask
+from sampan.envs.task import Problem
 from sampan.llm.driver import Generation, News
 from sampan.llm.load import graph_of
 from sampan.llm.model import LLM
-from sampan.train.engines import OwnEngine
 from sampan.train.lora import TrainedAdapter
 from sampan.train.rollout import roll_out
 from sampan.train.student import Student, linears_of
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-MARK = np.float32(0.0312345678)
+MARK = float(np.float32(0.0312345678))
 """Every number of the old B, by which it is found wherever it lies in memory."""
 PAGES = 200
 HOW = SamplingParams(temperature=1.0, max_tokens=16, seed=11, logprobs=0)
@@ -56,8 +56,8 @@ def test_poisoned_old_weights_and_pages_give_no_token(
     assert _answers(student, seen) == old
     _fill_cache(llm)
     assert _answers(student, seen, fails=True) != old, "the pages that answers are read from are garbage"
-    held = _overwrite(MARK, np.float32(50.0))
-    numbers = sum(part.matrix_b.numel() for part in student.adapter.parts)
+    held = _overwrite(MARK, 50.0)
+    numbers = sum(part.matrix_b.numel() for part in student.trained.parts)
     assert held >= 3 * numbers, "the learner's own, and those of its program and of the engine's"
     right = _of_a_fresh_engine(_marked(llm), unseen)
     assert _answers(student, unseen, fails=True) != right, "the weights that answers come from are garbage"
@@ -65,7 +65,7 @@ def test_poisoned_old_weights_and_pages_give_no_token(
     _learn(student)
     student.publish()
     found = _answers(student, prompts)
-    assert found == _of_a_fresh_engine(student.adapter, prompts)
+    assert found == _of_a_fresh_engine(student.trained, prompts)
     assert all(answer.adapter == found[0][0].adapter > old[0][0].adapter for own in found for answer in own)
 
 
@@ -87,7 +87,7 @@ def test_what_runs_during_an_update_ends_with_the_weights_it_began_with(
     (after,) = llm.generate([prompts[0]], how, adapter=student.name)
     assert after.adapter > before.adapter
     assert after.cached_tokens == 0
-    assert [[after]] == _of_a_fresh_engine(student.adapter, [prompts[0]], how, n=1)
+    assert [[after]] == _of_a_fresh_engine(student.trained, [prompts[0]], how, n=1)
 
 
 def test_a_request_for_weights_that_are_gone_is_refused(
@@ -103,16 +103,13 @@ def test_a_request_for_weights_that_are_gone_is_refused(
 
 
 def test_answers_of_another_version_are_refused(llm: LLM, student: Student) -> None:
-    task = GymTask("chain_sum")
-    problems = task.problems("train", 0, 1)
-    (rollout,) = roll_out(student, problems, {}, SamplingParams(max_tokens=2, seed=1, logprobs=0), 2)
-    assert rollout.version == student.version
-    student.engines.publish(student.adapter, student.version + 7)
-    with pytest.raises(SampanError, match=f"version {student.version + 7} came, and {student.version} was"):
-        roll_out(student, problems, {}, SamplingParams(max_tokens=2, seed=1, logprobs=0), 2)
-    plain = OwnEngine(llm, student.name)
-    (sampled,) = plain.generate([[1, 2]], [SamplingParams(max_tokens=1)], 1)
-    assert sampled.version == 0, "numbers that it was not given have no version"
+    problems = [Problem("Name a river.", "any")]
+    how = SamplingParams(max_tokens=2, seed=1, logprobs=0)
+    (rollout,) = roll_out(student, problems, {}, how, 2)
+    assert {answer.adapter for answer in rollout.answers} == {rollout.version} == {student.version}
+    newer = llm.put_adapter("in training", _marked(llm))
+    with pytest.raises(SampanError, match=f"version {newer} came, and {student.version} was asked for"):
+        roll_out(student, problems, {}, how, 2)
 
 
 def _answers(
@@ -142,7 +139,7 @@ def _marked(llm: LLM) -> TrainedAdapter:
     adapter = TrainedAdapter.begin(linears_of(graph_of(llm.config), MODULES), rank=4, alpha=4, seed=1)
     with torch.no_grad():
         for part in adapter.parts:
-            part.matrix_b.fill_(float(MARK))
+            part.matrix_b.fill_(MARK)
     return adapter
 
 
@@ -150,7 +147,7 @@ def _learn(student: Student) -> None:
     """New numbers in the place of the old."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for part in student.adapter.parts:
+        for part in student.trained.parts:
             part.matrix_b.normal_(0, 0.02, generator=generator)
 
 
@@ -180,17 +177,19 @@ def _fill_cache(llm: LLM) -> None:
         os.pwrite(memory.fileno(), b"\x44" * size, places.pop())
 
 
-def _overwrite(old: np.float32, new: np.float32) -> int:
-    """Put `new` wherever this process's memory has `old`; returns how often that was."""
-    bits, replaced, count = int(old.view(np.uint32)), new.tobytes(), 0
-    with open("/proc/self/mem", "r+b", buffering=0) as memory:  # noqa: PTH123
-        for start, end in _writable():
-            for words, at in _words(memory.fileno(), start, end, np.uint32):
-                places = np.flatnonzero(words == bits)
-                runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
-                for run in runs if len(places) else ():
-                    os.pwrite(memory.fileno(), replaced * len(run), at + 4 * int(run[0]))
-                count += len(places)
+def _overwrite(old: float, new: float) -> int:
+    """Put `new` wherever this process's memory has the float32 `old`; returns how often that was. Nothing of
+    some size is allocated meanwhile: it might come to lie where `old` was a moment ago."""
+    bits = int(np.float32(old).view(np.uint32))
+    values, mask, count = np.array([new], np.float32).view(np.uint32), np.zeros(1 << 20, np.bool_), 0
+    for start, end in _writable():
+        for at in range(start, end, 4 * mask.size):
+            piece = ctypes.c_char * min(end - at, 4 * mask.size)
+            words = np.frombuffer(piece.from_address(at), np.uint32)
+            found = mask[: words.size]
+            np.equal(words, bits, out=found)
+            np.putmask(words, found, values)
+            count += int(np.count_nonzero(found))
     return count
 
 

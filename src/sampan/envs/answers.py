@@ -1,6 +1,7 @@
 """The answer within what a model said."""
 
 import re
+from collections.abc import Callable
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _TAGGED = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
@@ -21,3 +22,16 @@ def tagged(text: str) -> str | None:
 def whole(text: str) -> str | None:
     """All of it, without the full stop."""
     return text.strip().removesuffix(".") or None
+
+
+def chosen(*labels: str) -> Callable[[str], str | None]:
+    """The last of these words in a text, in capitals or not, as it is written here."""
+    known = {label.casefold(): label for label in labels}
+    longest = sorted(map(re.escape, labels), key=len, reverse=True)  # "not entailed" goes before "entailed"
+    word = re.compile(rf"(?<![\w-])(?:{'|'.join(longest)})(?![\w-])", re.IGNORECASE)
+
+    def extract(text: str) -> str | None:
+        found = word.findall(text)
+        return known[found[-1].casefold()] if found else None
+
+    return extract

@@ -4,6 +4,7 @@ rules."""
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from importlib import metadata
 from typing import Any
 
 from sampan.core.errors import EnvError, UsageError, quoted
@@ -23,7 +24,13 @@ class GymTask:
     @property
     def name(self) -> str:
         """With its options."""
-        return f"reasoning-gym/{self.task} {json.dumps(self.options, sort_keys=True)}"
+        options = {**self.options, "hint": self.hint} if self.hint else self.options
+        return f"reasoning-gym/{self.task} {json.dumps(options, sort_keys=True)}"
+
+    @property
+    def version(self) -> str:
+        """Of the package that makes and checks the problems."""
+        return metadata.version("reasoning-gym")
 
     def problems(self, split: Split, seed: int, count: int) -> Sequence[Problem]:
         """See `Task`. Raises `EnvError` where the task has fewer different ones."""

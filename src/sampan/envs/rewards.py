@@ -1,7 +1,7 @@
-"""What an answer earns, made of a task's check and of what else is wanted. Each is a function of a
-problem and an answer; a run adds them up by weight."""
+"""What an answer earns, made of a task's check and of what else is wanted (`form.py`). Each is a
+function of a problem and an answer; a run adds them up by weight."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from sampan.core.types import Completion
 from sampan.envs.task import Problem, Task
@@ -43,5 +43,14 @@ def overlong(longest: int, buffer: int) -> Reward:
 
     def reward(_problem: Problem, answer: Completion) -> float:
         return -min(1.0, max(0.0, (answer.completion_tokens - (longest - buffer)) / buffer))
+
+    return reward
+
+
+def together(parts: Mapping[str, tuple[float, Reward]]) -> Reward:
+    """One reward of several, by name: each with its weight."""
+
+    def reward(problem: Problem, answer: Completion) -> float:
+        return sum(weight * part(problem, answer) for weight, part in parts.values())
 
     return reward

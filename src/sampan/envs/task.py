@@ -21,6 +21,8 @@ class Problem:
 
 
 Split = Literal["train", "test"]
+_SPLITS: tuple[Split, ...] = ("train", "test")
+_FIRST = 8
 
 
 class Task(Protocol):
@@ -40,3 +42,13 @@ class Task(Protocol):
 def split_of(problem: Problem) -> Split:
     """By the question alone: one in five is for testing."""
     return "test" if int(problem.key, 16) % 5 == 0 else "train"
+
+
+def key_of(task: Task) -> str:
+    """A hash of what a task asks and how: of its name and of its `version`, where it says what makes and
+    checks its problems (a package's version, a file's hash); otherwise of its first problems."""
+    version = getattr(task, "version", None)
+    if version is None:
+        first = [problem for split in _SPLITS for problem in task.problems(split, 0, _FIRST)]
+        version = "\0".join(f"{problem.question}\0{problem.answer}" for problem in first)
+    return sha256(f"{task.name}\0{version}".encode()).hexdigest()[:16]

@@ -32,7 +32,8 @@ def rollouts(llm: LLM, own: Engines, *, address: str, workers: int | None, say: 
         count = workers or len(cpus_of_nodes())
         sequences = llm.engine.scheduler.max_sequences
         room = llm.engine.runner.adapters.room
-        assert room is not None
+        if room is None:
+            raise UsageError("--rollouts: weights that are trained themselves are not sent: train an adapter")
         threads = threads_of(max(1, count))
         wish = Wish(_name(llm.files), llm.context, llm.plan.cache, sequences, room.rank, threads)
         crew = Crew(wish, Numerics.of(llm), max(1, count), say)

@@ -8,10 +8,10 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from sampan.core.types import SamplingParams
-from sampan.kernels.backend import Adapter
 from sampan.scale.crew import Crew, Member, Say, cause_of
 from sampan.scale.sent import SentAdapter
 from sampan.train.engines import Engines, Sampled
+from sampan.train.trained import Trained
 
 _LOOK = 0.5  # seconds between looks at workers that are being started
 
@@ -23,9 +23,8 @@ class RayEngines:
 
     def __init__(self, crew: Crew, own: Engines, sequences: int, say: Say) -> None:
         self._crew, self._own, self._sequences, self._say = crew, own, sequences, say
-        self._adapter: SentAdapter | None = None
         self._numbers: Any = None
-        self._version = self._own_version = 0
+        self._version = 0
         self.answered: Counter[str] = Counter()
 
     @property
@@ -39,10 +38,9 @@ class RayEngines:
         self._crew.refresh()
         return len(self._crew.ready)
 
-    def publish(self, adapter: Adapter, version: int) -> None:
+    def publish(self, trained: Trained, version: int) -> None:
         """The numbers are put into the cluster once; each worker fetches them with its first problem."""
-        self._adapter = SentAdapter.of(adapter)
-        self._numbers = ray.put(self._adapter)
+        self._numbers = ray.put(SentAdapter.of(trained.low_ranks.values()))
         self._version = version
 
     def generate(
@@ -57,7 +55,7 @@ class RayEngines:
             while waiting and (member := self._free(n)):
                 place = waiting.popleft()
                 call = member.actor.generate.remote(
-                    self._version, [self._numbers], [prompts[place]], [sampling[place]], n
+                    self._version, [self._numbers], prompts[place], sampling[place], n
                 )
                 member.asked += 1
                 asked[call] = member, place
@@ -83,16 +81,15 @@ class RayEngines:
         """None where it must be asked again: the worker is lost."""
         member.asked -= 1
         try:
-            (sampled,) = ray.get(call)
+            version, answers = ray.get(call)
         except RayTaskError as error:
             raise cause_of(error) from None
         except RayError:
             self._crew.lose(member)
             return None
-        assert isinstance(sampled, Sampled)
         member.losses = 0
         self.answered[member.name] += 1
-        return sampled
+        return Sampled(answers, version)
 
     def _here(
         self,
@@ -102,10 +99,6 @@ class RayEngines:
         n: int,
     ) -> dict[int, Sampled]:
         self._say(f"no rollout worker is left: {len(places)} problems are answered here")
-        if self._own_version != self._version:
-            assert self._adapter is not None
-            self._own.publish(self._adapter, self._version)
-            self._own_version = self._version
         answers = self._own.generate(
             [prompts[place] for place in places], [sampling[place] for place in places], n
         )

@@ -1,11 +1,11 @@
 """An adapter's numbers on their way to other machines: a copy, which no later step of the trainer changes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from sampan.kernels.backend import Adapter, LowRank
+from sampan.kernels.backend import LowRank
 from sampan.kernels.ops import Weight
 from sampan.kernels.tensors import Floats
 
@@ -35,14 +35,14 @@ class SentAdapter:
 
     parts: Sequence[LowRank]
     rank: int
-    where: str
-    halves: bool
+    where: str = "the adapter in training"
+    halves: bool = False
 
     @classmethod
-    def of(cls, adapter: Adapter) -> "SentAdapter":
+    def of(cls, given: Iterable[LowRank]) -> "SentAdapter":
         """A copy of all numbers."""
-        parts = [
+        parts = tuple(
             SentPart(part.weight, part.key, part.rank, np.array(part.a()), np.array(part.b()))
-            for part in adapter.parts
-        ]
-        return cls(tuple(parts), adapter.rank, adapter.where, adapter.halves)
+            for part in given
+        )
+        return cls(parts, max(part.rank for part in parts))

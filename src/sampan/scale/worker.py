@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import ray
 
 from sampan.core.errors import SampanError
-from sampan.core.types import SamplingParams
+from sampan.core.types import Completion, SamplingParams
 from sampan.llm.model import LLM
 from sampan.scale.same import Numerics
 from sampan.scale.sent import SentAdapter
-from sampan.train.engines import OwnEngine, Sampled
+
+_NAME = "in training"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Worker:
     def __init__(self) -> None:
         self._turn = threading.Lock()
         self._version = 0
+        self._versions: dict[int, int] = {}
 
     def load(self, wish: Wish) -> Seen:
         """Raises `SampanError` with the machine's name."""
@@ -60,22 +62,25 @@ class Worker:
             )
         except SampanError as error:
             raise SampanError(f"the rollout worker on {host}: {error}") from None
-        self._engine = OwnEngine(llm, "in training")
+        self._llm = llm
         return Seen(host, os.getpid(), Numerics.of(llm))
 
     def generate(
         self,
         version: int,
         numbers: Sequence[ray.ObjectRef[SentAdapter]],
-        prompts: Sequence[Sequence[int]],
-        sampling: Sequence[SamplingParams],
+        prompt: Sequence[int],
+        sampling: SamplingParams,
         n: int,
-    ) -> list[Sampled]:
-        """`numbers`: one reference, which is fetched where this worker has not had the version yet."""
+    ) -> tuple[int, tuple[Completion, ...]]:
+        """`n` answers, and the version of the numbers that gave them. `numbers`: one reference, which is
+        fetched where this worker has not had the version yet."""
         with self._turn:
             if version < self._version:
                 raise SampanError(f"version {version} was asked for after {self._version}")
             if version > self._version:
-                self._engine.publish(ray.get(numbers[0]), version)
+                self._versions[self._llm.put_adapter(_NAME, ray.get(numbers[0]))] = version
                 self._version = version
-        return self._engine.generate(prompts, sampling, n)
+        answers = self._llm.generate(list(prompt), sampling, n=n, adapter=_NAME)
+        (gave,) = {self._versions[answer.adapter] for answer in answers}
+        return gave, tuple(answers)

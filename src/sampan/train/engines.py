@@ -6,13 +6,13 @@ from typing import Protocol
 
 from sampan.core.errors import SampanError
 from sampan.core.types import Completion, SamplingParams
-from sampan.kernels.backend import Adapter
 from sampan.llm.model import LLM
+from sampan.train.trained import Trained
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """Answers to one prompt. `version`: of the adapter that gave every token of them."""
+    """Answers to one prompt. `version`: of the numbers that gave every token of them."""
 
     answers: tuple[Completion, ...]
     version: int
@@ -21,8 +21,8 @@ class Sampled:
 class Engines(Protocol):
     """Wherever it is computed, an answer depends on the numbers, the prompt and the sampling alone."""
 
-    def publish(self, adapter: Adapter, version: int) -> None:
-        """Answer with these numbers from now on; `version` is higher than any before."""
+    def publish(self, trained: Trained, version: int) -> None:
+        """Answer with these numbers, which the engine of this process has already, from now on."""
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sequence[SamplingParams], n: int
@@ -31,26 +31,25 @@ class Engines(Protocol):
 
 
 class OwnEngine:
-    """The engine of this process. `name`: of the adapter there."""
+    """The engine of this process. `name`: of the adapter there; None where its weights are trained."""
 
-    def __init__(self, llm: LLM, name: str) -> None:
+    def __init__(self, llm: LLM, name: str | None) -> None:
         self._llm, self._name = llm, name
-        self._versions: dict[int, int] = {}
 
-    def publish(self, adapter: Adapter, version: int) -> None:
-        """See `Engines`; nobody is answered with older numbers when it returns."""
-        self._versions[self._llm.put_adapter(self._name, adapter)] = version
+    def publish(self, trained: Trained, version: int) -> None:
+        """Nothing is to be done."""
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sequence[SamplingParams], n: int
     ) -> list[Sampled]:
-        """See `Engines`."""
+        """See `Engines`. Versions are the engine's own: of the adapter, or of the weights."""
         asked = [list(prompt) for prompt in prompts]
         found = self._llm.generate(asked, list(sampling), n=n, adapter=self._name)
-        return [self._sampled(answers) for answers in found]
+        return [Sampled(tuple(answers), self._version(answers)) for answers in found]
 
-    def _sampled(self, answers: Sequence[Completion]) -> Sampled:
-        versions = {self._versions.get(answer.adapter, 0) for answer in answers}
+    def _version(self, answers: Sequence[Completion]) -> int:
+        trains_weights = self._name is None
+        versions = {answer.weights_version if trains_weights else answer.adapter for answer in answers}
         if len(versions) != 1:
             raise SampanError(f"answers to one prompt come from several versions: {sorted(versions)}")
-        return Sampled(tuple(answers), versions.pop())
+        return versions.pop()
