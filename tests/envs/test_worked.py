@@ -9,7 +9,7 @@ from sampan.core.types import Completion
 from sampan.envs.answers import last_number, tagged
 from sampan.envs.form import formatted
 from sampan.envs.named import task_of
-from sampan.envs.worked import solver_of
+from sampan.envs.worked import solutions, solver_of
 
 TASKS = [
     "gym:chain_sum",
@@ -29,9 +29,11 @@ TASKS = [
 def test_solutions_are_right(name: str) -> None:
     task = task_of(name)
     solve, form = solver_of(task), formatted()
+    plain, between = solutions(task), solutions(task, tagged=True)
     for problem in task.problems("train", 1, 300):
         solution = solve(problem)
         assert solution.steps
+        assert (plain(problem), between(problem)) == (solution.plain, solution.tagged)
         for text, found in (
             (solution.plain, last_number(solution.plain)),
             (solution.tagged, tagged(solution.tagged)),

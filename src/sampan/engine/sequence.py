@@ -62,7 +62,7 @@ class Sequence:
     sampling: SamplingParams
     seed: int
     limit: int
-    """Length at which it must end: the context, or prompt plus `max_tokens`."""
+    """Length at which it must end: `SamplingParams.limit`."""
     stop_ids: frozenset[int]
     pages: "array[int]" = field(default_factory=lambda: array("i"))
     computed: int = 0
