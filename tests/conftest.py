@@ -2,9 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ["SAMPAN_TUNE"] = "0"
 
 _READ = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "SAMPAN_OFFLINE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 Deltas = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -141,3 +144,31 @@ def predicted() -> Any:
 def sentencepiece() -> Any:
     """`sentencepiece.py`: what writes a small vocabulary of SentencePiece's kind."""
     return load_file(Path(__file__).parent / "sentencepiece.py")
+
+
+def _executable() -> str | None:
+    found = os.environ.get("SAMPAN_CHROMIUM") or next(filter(None, map(shutil.which, _BROWSERS)), None)
+    if found is None and os.environ.get("CI") == "true":
+        pytest.fail("no Chromium: install one or name it in SAMPAN_CHROMIUM")
+    return found
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """The system's Chromium, headless: a Playwright `Browser`. Skips where there is none, and fails where
+    `CI` is true.
+
+    Not for the session: while Playwright runs, no other test may run an event loop.
+    """
+    executable = _executable()
+    if executable is None:
+        pytest.skip("no Chromium was found; name one in SAMPAN_CHROMIUM")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        root = hasattr(os, "geteuid") and os.geteuid() == 0
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=["--no-sandbox"] if root else []
+        )
+        yield browser
+        browser.close()

@@ -39,7 +39,7 @@ def write(
     model.save_pretrained(folder)
     if pooling is not None:
         _modules(folder, pooling, normalize)
-    return Folder(folder, model.eval(), _tokenizer(folder, closed=pooling is not None))
+    return Folder(folder, model.eval(), tokenizer(folder, closed=pooling is not None))
 
 
 def _modules(folder: Path, pooling: str, normalize: bool) -> None:
@@ -60,7 +60,7 @@ def _modules(folder: Path, pooling: str, normalize: bool) -> None:
     (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
 
 
-def _tokenizer(folder: Path, *, closed: bool) -> PreTrainedTokenizerFast:
+def tokenizer(folder: Path, *, closed: bool) -> PreTrainedTokenizerFast:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [("y", "e"), ("ye", "s"), ("n", "o")]
     vocabulary = {entry: place for place, entry in enumerate([*alphabet, "ye", *WORDS])}

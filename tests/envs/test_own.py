@@ -201,7 +201,7 @@ def test_files_that_are_none_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("hanz", "there is hans, syllogism, gym:TASK"),
+        ("hanz", "there is hans, programs, syllogism, gym:TASK"),
         ("gym:", "there is hans"),
         ("", "there is hans"),
         ("hans?x=1", "unexpected keyword argument 'x'"),

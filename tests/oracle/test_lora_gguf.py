@@ -1,17 +1,19 @@
 """Adapters in GGUF give the bits of the same adapter as PEFT has it, whose logits are those of merged weights
-(test_lora.py, test_lora_experts.py)."""
+(test_lora.py, test_lora_experts.py); merged, they are within a rounding of it."""
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+import torch
 
 from sampan.core.errors import SampanError, UnsupportedModel, WeightsError
 from sampan.kernels.backend import AdapterRoom
-from sampan.models.registry import from_hf
+from sampan.models.registry import describe, from_hf, load_file
 from sampan.weights.lora import Lora, read_lora
 from sampan.weights.lora_gguf import read_adapter
 from sampan.weights.safetensors import read_json
@@ -108,3 +110,87 @@ def test_what_does_not_fit_is_refused_by_name(
     write(tmp_path / "lora.gguf", deltas, arch, 8, **{k: v for k, v in keys.items() if k != "arch"})
     with pytest.raises(kind, match=said):
         read(tmp_path / "lora.gguf", "llama", native(tiny("llama").files, room=ROOM))
+
+
+@pytest.mark.parametrize("case", ["deepseek_v3", "deepseek_v3-odd"])
+def test_keys_and_values_apart_give_the_same_bits(
+    case: str, tiny: Make, native: Make, read: Any, write_adapter: Make, tmp_path: Path
+) -> None:
+    """As llama.cpp's converter takes `kv_b_proj` apart: the keys' matrices are turned, and so A and B change
+    places; one of both is for all heads."""
+    model = tiny(case)
+    c = from_hf(read_json(model.files.path / "config.json"))
+    here = native(model.files, room=ROOM)
+    name = "model.layers.1.self_attn.kv_b_proj"
+    shapes = {f"{name}.weight": (c.heads * (c.plain + c.value), c.latent)}
+    ((a, b),) = write_adapter(tmp_path / "peft", shapes, targets=("kv_b_proj",), rank=5, alpha=8).values()
+    each = b.reshape(c.heads, c.plain + c.value, 5)
+    keys, values = each[:, : c.plain], each[:, c.plain :]
+    pairs = {
+        "blk.1.attn_k_b.weight": (keys.swapaxes(1, 2), a.T[None]),
+        "blk.1.attn_v_b.weight": (a[None], values),
+    }
+    raw(tmp_path / "lora.gguf", "deepseek2", 8, pairs)
+    prompt, logits = model.prompt(LENGTH), []
+    for adapter in (read_lora(tmp_path / "peft", here.weights), read(tmp_path / "lora.gguf", case, here)):
+        found = here.runner.adapters.load(adapter)
+        logits.append(here.logits(prompt, adapter=found))
+        here.runner.adapters.unload(found)
+        adapter.close()
+    assert np.array_equal(logits[0], logits[1])
+    assert not np.array_equal(logits[0], here.logits(prompt))
+    raw(tmp_path / "wrong.gguf", "deepseek2", 8, {"blk.1.attn_k_b.weight": (values, a.T[None])})
+    with pytest.raises(WeightsError, match="that is no pair of this model's"):
+        read(tmp_path / "wrong.gguf", case, here)
+
+
+@pytest.mark.parametrize("case", ["llama", "llama-tied"])
+def test_both_ends_are_merged(case: str, tiny: Make, error: Make, tmp_path: Path) -> None:
+    """A and B of an embedding change places (llama.cpp, `llm_build_inp_embd`)."""
+    pytest.importorskip("peft", reason="of the extra `test`")
+    merging = load_file(Path(__file__).parent / "merging.py")
+    model = tiny(case)
+    vocabulary, hidden = model.oracle.config.vocab_size, 128
+    rng = np.random.default_rng(1)
+    left, right, up, down = (
+        rng.normal(0, 0.3, shape).astype(np.float32)
+        for shape in ((vocabulary, 4), (hidden, 4), (4, hidden), (vocabulary, 4))
+    )
+    pairs = {"token_embd.weight": (left, right), "output.weight": (up, down)}
+    raw(tmp_path / "lora.gguf", "llama", 8, pairs)
+    with pytest.raises(UnsupportedModel, match=r"is no layer's linear: merge it .`sampan merge"):
+        read_adapter(
+            tmp_path / "lora.gguf", from_hf(read_json(model.files.path / "config.json")), weights(model)
+        )
+    merging.merge(model.files, {tmp_path / "lora.gguf": 0.5}, tmp_path / "out")
+    oracle = deepcopy(model.oracle)
+    with torch.no_grad():
+        head = oracle.lm_head.weight + torch.tensor(down @ up)
+        oracle.model.embed_tokens.weight = torch.nn.Parameter(
+            oracle.model.embed_tokens.weight + torch.tensor(left @ right.T)
+        )
+        oracle.lm_head.weight = torch.nn.Parameter(head)
+        prompt = torch.tensor([model.prompt(LENGTH)])
+        expected = oracle(prompt).logits[0].numpy()
+        found = merging.base_of(merging.files_of(tmp_path / "out"))(prompt).logits[0].numpy()
+    assert error(found, expected) < 2e-5
+    assert error(expected, model.expected(model.prompt(LENGTH))) > 0.05
+
+
+def weights(model: Any) -> Any:
+    return describe(from_hf(read_json(model.files.path / "config.json"))).weights()
+
+
+def raw(path: Path, arch: str, alpha: float, pairs: Deltas) -> None:
+    """An adapter's tensors as they are given."""
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_string("general.type", "adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", alpha)
+    for name, pair in pairs.items():
+        for kind, matrix in zip("ab", pair, strict=True):
+            writer.add_tensor(f"{name}.lora_{kind}", np.ascontiguousarray(matrix))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

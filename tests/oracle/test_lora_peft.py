@@ -99,5 +99,5 @@ def test_what_cannot_be_added_is_refused_with_the_reason(
 ) -> None:
     fields, said = REFUSED[name]
     written(tiny("llama"), tmp_path, **fields)
-    with pytest.raises(UnsupportedModel, match=f"{said}.*merge the adapter with PEFT"):
+    with pytest.raises(UnsupportedModel, match=f"{said}.*merge it .`sampan merge"):
         read_lora(tmp_path, native(tiny("llama").files, room=ROOM).weights)

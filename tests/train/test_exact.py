@@ -69,24 +69,24 @@ def test_gradients_are_those_of_the_whole_forward(student: Student) -> None:
         for length, continuations in ((37, (5, 1, 9)), (1, (4,)))
     )
     batch = Batch((group, other))
-    parts = {part.weight.name: part for part in student.adapter.parts}
+    parts = {part.weight.name: part for part in student.trained.parts}
     products = {name: (part.matrix_a, part.matrix_b * part.scale) for name, part in parts.items()}
     everything = torch.arange(len(batch.ids)), torch.arange(len(batch.sampled))
     step = replace(step_of_batch(batch), adapters=[Adapted(*everything, products)])
     found = evaluate(student.trace.graph, student.weights, step)
     logprobs = found["logits"].log_softmax(-1).gather(-1, torch.tensor(batch.targets)[:, None])[:, 0]
     factors = torch.from_numpy(random.normal(0, 1, len(batch.targets)).astype(np.float32))
-    expected = torch.autograd.grad((logprobs * factors).sum(), student.adapter.parameters)
+    expected = torch.autograd.grad((logprobs * factors).sum(), student.trained.parameters)
 
     def kept(node: Node) -> torch.Tensor:
         return found[student.trace.names[node]].detach()
 
     own = logprobs_of(student.trace, student.weights, batch, parts, kept, logprobs.detach())
-    gradients = torch.autograd.grad((own * factors).sum(), student.adapter.parameters)
+    gradients = torch.autograd.grad((own * factors).sum(), student.trained.parameters)
     for gradient, right in zip(gradients, expected, strict=True):
         torch.testing.assert_close(gradient, right, rtol=1e-3, atol=1e-3 * float(right.abs().max()))
     exact = student.logprobs([group, other])
-    through = torch.autograd.grad((exact * factors).sum(), student.adapter.parameters)
+    through = torch.autograd.grad((exact * factors).sum(), student.trained.parameters)
     error = sum(float((a - b).square().sum()) for a, b in zip(through, expected, strict=True))
     assert error < 0.05**2 * sum(float(b.square().sum()) for b in expected)
 

@@ -51,6 +51,16 @@ def vowels(_problem: Problem, answer: Completion) -> float:
     return float(sum(map(answer.text.count, "aeiou")))
 
 
+SMALL: dict[str, Any] = {
+    "task": TOWNS,
+    "rewards": {"vowels": (1.0, vowels)},
+    "problems": 2,
+    "samples": 4,
+    "max_tokens": 12,
+    "rate": 1e-3,
+}
+
+
 def done(recipe: Recipe, folder: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     run(recipe, "a test", folder, resume=False, threads=None, tell=lambda row: rows.append(dict(row)))
@@ -110,9 +120,11 @@ def test_a_trained_adapter_teaches(tmp_path: Path) -> None:
 
 def test_the_divergence_from_the_model_before_is_0_at_first_and_then_grows(tmp_path: Path) -> None:
     stage = Grpo(
-        task=TOWNS, rewards={"vowels": (1.0, vowels)}, steps=3, problems=2, samples=4, max_tokens=12, rate=1e-3,
-        loss=Loss(kl=0.01), resample=1,
-    )  # fmt: skip
+        **SMALL,
+        steps=3,
+        loss=Loss(kl=0.01),
+        resample=1,
+    )
     rows = done(Recipe(stages=(stage,)), tmp_path)
     found = [row["figures"]["kl"] for row in rows]
     assert found[0] == 0.0
@@ -122,9 +134,11 @@ def test_the_divergence_from_the_model_before_is_0_at_first_and_then_grows(tmp_p
 
 def test_several_updates_of_one_batch_move_the_ratio(tmp_path: Path) -> None:
     stage = Grpo(
-        task=TOWNS, rewards={"vowels": (1.0, vowels)}, steps=1, problems=2, samples=4, max_tokens=12, rate=1e-3,
-        loss=Loss(bound="clip"), updates=2,
-    )  # fmt: skip
+        **SMALL,
+        steps=1,
+        loss=Loss(bound="clip"),
+        updates=2,
+    )
     (row,) = done(Recipe(stages=(stage,)), tmp_path)
     assert row["gap"] == 0.0
     assert row["figures"]["ratio_least"] < 1 < row["figures"]["ratio_most"]

@@ -148,7 +148,8 @@ def test_fused_modules_are_taken_apart(tmp_path: Path, write_adapter: Write) -> 
         ({"init_lora_weights": "olora"}, "changes the base model"),
         ({"rank_pattern": {"(a": 4}}, "rank_pattern has an expression that cannot be read"),
         ({"exclude_modules": "x" * 5000}, "exclude_modules has an expression of more than 4096"),
-        ({"use_dora": True}, "DoRA scales the rows of the base weights themselves: merge the adapter"),
+        ({"use_dora": True}, "DoRA scales the rows of the base weights themselves: merge it .`sampan merge"),
+        ({"init_lora_weights": "corda"}, r"\(corda\) changes the base model.*with `path_initial_model"),
     ],
 )
 def test_what_asks_for_more_is_refused_by_name(folder: Path, fields: dict[str, Any], what: str) -> None:

@@ -29,7 +29,7 @@ class Entry:
 
     What its authors advise: `sampling`, whether it should have a `system_prompt`, and `thought_end`, the
     words that end its reasoning early. `instead`: of a model whose weights were never published, which says
-    so and what runs in its place.
+    so and what runs in its place. `published`: the hub's name for a model whose source is elsewhere.
     """
 
     alias: str
@@ -44,6 +44,7 @@ class Entry:
     system_prompt: bool = True
     thought_end: str | None = None
     instead: str | None = None
+    published: str | None = None
 
     @property
     def terms(self) -> Licence | None:

@@ -11,7 +11,8 @@ import typer
 from typer.core import TyperGroup
 
 COMMANDS = (
-    "run", "chat", "score", "embed", "bench", "doctor", "models", "quantize", "serve", "keys", "train",
+    "run", "chat", "score", "embed", "bench", "doctor", "models", "quantize", "merge", "serve", "keys",
+    "train",
 )  # fmt: skip
 
 

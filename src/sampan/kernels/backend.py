@@ -192,6 +192,9 @@ class Executable(Protocol):
         """One step. Raises `OutOfMemory` where its logits find no room, and `WeightsError` where an expert
         cannot be read from disk: it has then given nothing."""
 
+    def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Make the second page of each pair what the first is, in all layers, between two steps."""
+
     def update(self, values: NewValues) -> None:
         """New values for weights, in place: all of them, or none where `WeightsError` is raised."""
 

@@ -193,6 +193,15 @@ def encode(values: Floats, type: TensorType) -> Bytes:
     return (bits >> 16).astype(np.uint16).view(np.uint8)
 
 
+def rounded(values: Floats, type: TensorType) -> Bytes:
+    """The bytes of values in a type of floats, each the nearest that it holds, of two the even one."""
+    if type is TensorType.BF16:
+        bits = values.view(np.uint32)
+        near = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+        return np.ascontiguousarray(near).reshape(-1).view(np.uint8)
+    return encode(values, type)
+
+
 def codes(raw: Bytes, type: TensorType, shape: Sequence[int]) -> Codes:
     """The integer form of a quantised matrix; `shape` is (rows N, columns K), `raw` its bytes."""
     _check(raw, type, shape)

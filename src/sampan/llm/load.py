@@ -20,6 +20,7 @@ from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.graph import LOGITS, Graph
 from sampan.kernels.ops import HIDDEN
 from sampan.kernels.select import backend_named
+from sampan.kernels.tensors import Tensors
 from sampan.llm.drafts import DraftWish, beside, tokenizer_of
 from sampan.llm.generation import defaults_of, warn
 from sampan.models.config import ModelConfig
@@ -28,6 +29,7 @@ from sampan.text.chat import ChatTemplate
 from sampan.text.tokenizer import Tokenizer
 from sampan.weights.checkpoint import Checkpoint, open_checkpoint
 from sampan.weights.files import state_of
+from sampan.weights.in_floats import Dtype, in_floats
 from sampan.weights.purpose import Purpose
 
 MAX_ROWS = 512  # tokens of a step: a prompt's chunk
@@ -59,10 +61,12 @@ def load(
     threads: int | None,
     prefix_cache: bool,
     draft: DraftWish,
+    dtype: Dtype | None = None,
     progress: Progress | None = None,
 ) -> Loaded:
-    """Load a model as wished; what does not fit is refused before anything is read. `progress` is told of the
-    measurement that the first load on a machine takes."""
+    """Load a model as wished; what does not fit is refused before anything is read. `dtype`: of its matrices
+    in memory, the file's own unless given. `progress` is told of the measurement that the first load on a
+    machine takes."""
     here: Backend = backend_named(backend, device, settings, threads)
     _import_what_stays(files)
     with ExitStack() as stack:
@@ -76,7 +80,8 @@ def load(
         drafts = beside(checkpoint, draft, here, tokenizer, stack, on_disk=experts is not None)
         graph = drafts.main_graph(c) if drafts else graph_of(c, output)
         here.check(graph, checkpoint.where)
-        tensors = replace(checkpoint, metadata=MappingProxyType({}))
+        plain = replace(checkpoint, metadata=MappingProxyType({}))
+        tensors: Tensors = plain if dtype is None else in_floats(plain, dtype)
         own = here.needs(graph, tensors, MAX_ROWS, wish.room, experts)
         needs = drafts.needs_with(own) if drafts else own
         plan = budget.plan(budget.Footprint.of(needs, files.name, c.context), wish)
@@ -106,7 +111,7 @@ def load(
         draft_rows=draft.rows(chosen.draft_rows, drafted=drafter is not None),
         lookup=draft.lookup and chosen.draft_rows > 0, forced_rows=DRAFT_ROWS if here.exact else 0,
     )  # fmt: skip
-    return Loaded(plan, chosen, c, here, weights, engine, tensors.purpose, tokenizer, template, defaults)
+    return Loaded(plan, chosen, c, here, weights, engine, plain.purpose, tokenizer, template, defaults)
 
 
 def _experts_of(wish: budget.Wish, checkpoint: Checkpoint, settings: Settings) -> ExpertRoom | None:

@@ -17,9 +17,10 @@ from sampan.llm.changes import Adapters, When, update_weights
 from sampan.llm.drafts import DraftWish, Kind, check_draft
 from sampan.llm.driver import Driver, Request
 from sampan.llm.load import load
-from sampan.llm.options import check_rest, model_of, wish_of
+from sampan.llm.options import check_dtype, check_rest, model_of, wish_of
 from sampan.llm.thinking import closing_of, limited
-from sampan.text.grammar.compiler import GrammarCompiler, GrammarConstraint
+from sampan.text.grammar.compiler import AnyConstraint, GrammarCompiler
+from sampan.weights.in_floats import Dtype
 
 
 class LoadedModel:
@@ -37,8 +38,10 @@ class LoadedModel:
     drafts; `draft_tokens`: how many at most (3); `draft_confidence`: the least probability of a drafted token
     (0.5). `adapters`: how many LoRA adapters of at most `adapter_rank` there may be at once; their memory is
     part of the sum. `expert_memory`: bytes, or a text, for the experts of a mixture, which then stay on disk
-    but for so much; no answer changes. `backend`: "cpu", the native kernels, or "torch", which runs on any
-    `device` that PyTorch knows ("cuda", "mps" …).
+    but for so much; no answer changes. `dtype`: "f32" or "bf16", what every matrix of
+    weights becomes when it is loaded, for a model whose weights are to be trained; the file's own unless
+    given. `backend`: "cpu", the native kernels, or "torch", which runs on any `device` that PyTorch knows
+    ("cuda", "mps" …).
 
     Raises `OutOfMemory` with the numbers for what does not fit, before loading it; `ModelNotFound`,
     `WeightsError`, `UnsupportedModel` and `UsageError` as they apply.
@@ -68,6 +71,7 @@ class LoadedModel:
         adapters: int = 0,
         adapter_rank: int = 64,
         expert_memory: int | str | None = None,
+        dtype: Dtype | None = None,
         backend: str = "cpu",
         device: str | None = None,
         settings: Settings | None = None,
@@ -79,6 +83,7 @@ class LoadedModel:
         )
         flags: dict[str, object] = {"prefix_cache": prefix_cache, "speculation": speculation}
         check_rest(threads, flags, settings, progress)
+        check_dtype(dtype, expert_memory)
         check_draft(draft, draft_model, draft_tokens, draft_confidence, speculation=speculation)
         settings = settings or Settings.from_env()
         self.files = _found(named, settings, progress)
@@ -93,6 +98,7 @@ class LoadedModel:
             threads=threads,
             prefix_cache=prefix_cache,
             draft=DraftWish(draft if speculation else "none", small, draft_tokens, draft_confidence),
+            dtype=dtype,
             progress=progress,
         )
         self.backend, self.plan, self.config = loaded.backend, loaded.plan, loaded.config
@@ -155,7 +161,7 @@ class LoadedModel:
         constraint = limited(self.tokenizer, sampling, constraint, thinking=thinking, closing=self._closing)
         return Request(ids, sampling, constraint, chosen, salt, scoring, pooling)
 
-    def compile(self, grammar: Grammar, *, thinking: bool = False) -> GrammarConstraint:
+    def compile(self, grammar: Grammar, *, thinking: bool = False) -> AnyConstraint:
         """A grammar made ready: each `copy` of it constrains one request. `thinking`: the prompt has opened a
         block of reasoning, behind which it begins. Raises `RequestError`."""
         return self._grammars.compile(grammar, thinking=thinking)

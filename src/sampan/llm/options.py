@@ -57,6 +57,14 @@ def _tokens(name: str, value: int | None) -> int | None:
     return None if value is None else whole_number(name, value, 1, _MOST_TOKENS)
 
 
+def check_dtype(dtype: object, expert_memory: object) -> None:
+    """Of the weights in memory; experts on disk stay as the file has them."""
+    if dtype is not None and dtype not in ("f32", "bf16"):
+        raise UsageError(f"dtype is {quoted(dtype)}: give 'f32' or 'bf16', or nothing for the file's own")
+    if dtype is not None and expert_memory is not None:
+        raise UsageError("dtype and expert_memory: experts on disk stay as the file has them, leave one out")
+
+
 def check_rest(
     threads: object, flags: dict[str, object], settings: Settings | None, progress: Progress | None
 ) -> None:

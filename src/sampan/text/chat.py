@@ -82,6 +82,11 @@ class ChatTemplate:
         )
 
     @property
+    def sources(self) -> Mapping[str, str]:
+        """Jinja by name: "default", and "tool_use" where there is one."""
+        return self._sources
+
+    @property
     def tool_source(self) -> str:
         """The source that renders requests with tools."""
         return self._sources.get("tool_use", self._sources["default"])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from sampan.core.errors import UnsupportedModel
 from sampan.kernels.graph import Node
@@ -19,11 +20,35 @@ from sampan.kernels.ops import Attention, Linear, State
 from sampan.kernels.torch.ops import Advance, Step, Walk
 from sampan.train.batch import Batch, Places
 from sampan.train.lora import LowRank
+from sampan.train.memory import HEAD_ROWS
 from sampan.train.trace import Trace
 
-_HEAD_ROWS = 256  # rows of logits that are there at once
-
 Kept = Callable[[Node], Tensor]
+
+
+class LearntProduct(Function):
+    """y = W x + bias, known already (`None`: in a sum to come), with gradients of W and the bias. `weight`: W
+    as products read it; `_master`: W as the optimizer has it, `None` where it stays."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, _master: Tensor | None, _bias: Tensor | None, value: Any
+    ) -> Tensor:
+        ctx.save_for_backward(x if ctx.needs_input_grad[2] else None, weight)
+        ctx.dtype = x.dtype
+        return x.new_empty(1).expand(len(x), len(weight)) if value is None else value()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        to_x, _, to_master, to_bias, _ = ctx.needs_input_grad
+        return (
+            (gradient.to(weight.dtype) @ weight).to(ctx.dtype) if to_x else None,
+            None,
+            gradient.T @ x if to_master else None,
+            gradient.sum(0) if to_bias else None,
+            None,
+        )
 
 
 class Product(Function):
@@ -62,10 +87,13 @@ class Sum(Function):
 
 
 class TargetLogprobs(Function):
-    """log softmax(W x) of a token of each row, known already; some rows of logits are there at once."""
+    """log softmax(W x) of a token of each row, known already; some rows of logits are there at once.
+    `_master`: W as the optimizer has it, `None` where it stays."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, logprobs: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, logprobs: Tensor, _master: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(x, weight, targets)
         return logprobs.clone()
 
@@ -73,14 +101,17 @@ class TargetLogprobs(Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight, targets = ctx.saved_tensors
         back = torch.empty_like(x)
-        for start in range(0, len(x), _HEAD_ROWS):
-            rows = slice(start, start + _HEAD_ROWS)
+        to_master = torch.zeros(weight.shape) if ctx.needs_input_grad[4] else None
+        for start in range(0, len(x), HEAD_ROWS):
+            rows = slice(start, start + HEAD_ROWS)
             p = (x[rows].to(weight.dtype) @ weight.T).float().softmax(-1)
             p = p.neg_()
             p[torch.arange(len(p)), targets[rows]] += 1
             p *= gradient[rows, None]
+            if to_master is not None:
+                to_master.addmm_(p.T, x[rows])
             back[rows] = (p.to(weight.dtype) @ weight).to(x.dtype)
-        return back, None, None, None
+        return back, None, None, None, to_master
 
 
 class TracedWalk(Walk):
@@ -94,16 +125,21 @@ class TracedWalk(Walk):
         step: Step,
         parts: Mapping[str, LowRank],
         kept: Kept,
+        learnt: Mapping[str, Tensor],
     ) -> None:
         super().__init__(weights, step)
-        self._trace, self._parts, self._kept = trace, parts, kept
+        self._trace, self._parts, self._kept, self._learnt = trace, parts, kept, learnt
+
+    def embed(self, node: Node) -> Tensor:
+        table = self._learnt.get(node.detail.name)
+        return super().embed(node) if table is None else functional.embedding(self._step.ids, table)
 
     def linear(self, node: Node, x: Tensor) -> Any:
         """Each part's rows: a slice of it takes its own."""
         linear: Linear = node.detail
         own = self._value(node) if node in self._trace.names else None
         if len(linear.parts) == 1:
-            return self._adapted(linear.parts[0].name, x, own)
+            return self._product_of(linear, 0, x, own)
         return x
 
     def slice(self, node: Node, x: Tensor) -> Tensor:
@@ -112,12 +148,12 @@ class TracedWalk(Walk):
             return super().slice(node, x)
         start = 0
         found = []
-        for part in source.detail.parts:
+        for place, part in enumerate(source.detail.parts):
             if node.detail <= start < node.detail + node.width:
-                found.append(part.name)
+                found.append(place)
             start += part.shape[0]
-        (name,) = found
-        return self._adapted(name, x, self._value(node))
+        (own,) = found
+        return self._product_of(source.detail, own, x, self._value(node))
 
     def add(self, node: Node, x: Tensor, y: Tensor) -> Tensor:
         if node not in self._trace.names:
@@ -127,17 +163,31 @@ class TracedWalk(Walk):
     def _value(self, node: Node) -> Callable[[], Tensor]:
         return lambda: self._kept(node)
 
-    def _adapted(self, name: str, x: Tensor, value: Callable[[], Tensor] | None) -> Tensor:
+    def _product_of(
+        self, linear: Linear, place: int, x: Tensor, value: Callable[[], Tensor] | None
+    ) -> Tensor:
+        """Of one part of a linear."""
+        name = linear.parts[place].name
+        master = self._learnt.get(name)
+        bias = self._learnt.get(linear.biases[place].name) if linear.biases else None
+        if master is not None or bias is not None:
+            return LearntProduct.apply(x, self._weights[name], master, bias, value)  # type: ignore[no-any-return, no-untyped-call]
         part = self._parts.get(name)
         own = (None, None, 1.0) if part is None else (part.matrix_a, part.matrix_b, part.scale)
         return Product.apply(x, self._weights[name], *own, value)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def attention_of(batch: Batch) -> Callable[[Attention, Tensor, Tensor, Tensor], Tensor]:
-    """Causal attention where the continuations of a prompt see the prompt and themselves."""
+    """Causal attention where the continuations of a prompt see the prompt and themselves. It is computed
+    again in the backward pass: kept are queries, keys and values of each row once, and not what each
+    continuation sees of its prompt."""
 
     def attend(shape: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return torch.cat([out for place in batch.places for out in _group(place, shape, q, k, v)])
+        parts = (
+            checkpoint(_group, place, shape, q, k, v, use_reentrant=False, preserve_rng_state=False)
+            for place in batch.places
+        )
+        return torch.cat([out for part in parts for out in part])
 
     return attend
 
@@ -193,16 +243,20 @@ def logprobs_of(
     parts: Mapping[str, LowRank],
     kept: Kept,
     logprobs: Tensor,
+    learnt: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """`logprobs` of the batch's targets as a function of the adapter's parts."""
-    walk = TracedWalk(trace, weights, step_of_batch(batch), parts, kept)
+    """`logprobs` of the batch's targets as a function of an adapter's parts, and of the weights `learnt`,
+    float32 by name; those among `weights` that are vectors are the same tensors there."""
+    learnt = learnt or {}
+    walk = TracedWalk(trace, weights, step_of_batch(batch), parts, kept, learnt)
     last = {source: node for node in trace.graph.nodes for source in node.inputs}
     values: dict[Node, Any] = {}
     for node in trace.graph.nodes:
         inputs = [values[source] for source in node.inputs]
         if node.op == "head":
             name = node.detail.parts[0].name
-            return TargetLogprobs.apply(inputs[0], weights[name], torch.tensor(batch.targets), logprobs)  # type: ignore[no-any-return, no-untyped-call]
+            targets = torch.tensor(batch.targets)
+            return TargetLogprobs.apply(inputs[0], weights[name], targets, logprobs, learnt.get(name))  # type: ignore[no-any-return, no-untyped-call]
         values[node] = getattr(walk, node.op)(node, *inputs)
         for source in node.inputs:
             if last[source] is node:

@@ -1,6 +1,7 @@
 """What one training step reads: prompts with their continuations, and where each token stands in it.
 
-A prompt's rows are there once, however many continuations it has.
+A prompt's rows are computed once, however many continuations it has: all prompts in a first step, then all
+continuations, each on a copy of the page that its prompt left incomplete.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,9 @@ import numpy as np
 
 from sampan.kernels.backend import PAGE, Span
 
+ROWS_OF_A_PAGE = 8
+"""The cache of a training step has a page for so many of its rows: short answers have pages of their own."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -21,40 +25,47 @@ class Group:
     continuations: tuple[tuple[int, ...], ...]
 
     @property
-    def shared(self) -> int:
-        """Tokens of the prompt in pages that all continuations read: whole pages, but for the last token,
-        which each continuation computes for itself."""
-        return (len(self.prompt) - 1) // PAGE * PAGE
+    def before(self) -> int:
+        """Tokens of the prompt that are computed once: all but the last, which each continuation begins
+        with."""
+        return len(self.prompt) - 1
 
     @property
     def rows(self) -> int:
-        """Of the step that computes it."""
-        own = len(self.prompt) - self.shared - 1
-        return self.shared + sum(own + len(tokens) for tokens in self.continuations)
+        """That it takes of a training step: its own, or those that its pages of the cache stand for."""
+        return max(self.before + sum(map(len, self.continuations)), self.pages * ROWS_OF_A_PAGE)
 
     @property
     def pages(self) -> int:
         """Of the cache, while it is computed."""
-        first = self.shared // PAGE
-        return first + sum(len(own) for own in self._own_pages(0))
+        return -(-self.before // PAGE) + sum(map(len, self._own_pages(0)))
+
+    def prompt_span(self, first_page: int, slot: int) -> Span:
+        """What the engine's kernels run first."""
+        pages = np.arange(first_page, first_page - (-self.before // PAGE), dtype=np.int32)
+        return Span(list(self.prompt[:-1]), 0, pages, 0, slot)
+
+    def copies(self, first_page: int) -> list[tuple[int, int]]:
+        """The page that the prompt leaves incomplete, for each continuation to go on with."""
+        if self.before % PAGE == 0:
+            return []
+        last = first_page + self.before // PAGE
+        return [(last, own.start) for own in self._own_pages(first_page)]
 
     def spans(self, first_page: int, slot: int) -> list[Span]:
-        """What the engine's kernels run. Every token of a continuation is a target."""
-        common = np.arange(first_page, first_page + self.shared // PAGE, dtype=np.int32)
+        """What they run then. Every token of a continuation is a target."""
+        whole = np.arange(first_page, first_page + self.before // PAGE, dtype=np.int32)
         spans = []
-        if self.shared:
-            spans.append(Span(list(self.prompt[: self.shared]), 0, common, 0, slot))
-        tail = list(self.prompt[self.shared :])
         for tokens, own in zip(self.continuations, self._own_pages(first_page), strict=True):
-            pages = np.concatenate((common, np.array(own, np.int32)))
-            ids = [*tail, *tokens[:-1]]
-            spans.append(Span(ids, self.shared, pages, len(tokens), slot, tokens))
+            pages = np.concatenate((whole, np.array(own, np.int32)))
+            ids = [self.prompt[-1], *tokens[:-1]]
+            spans.append(Span(ids, self.before, pages, len(tokens), slot, tokens))
         return spans
 
     def _own_pages(self, first_page: int) -> list[range]:
-        tail = len(self.prompt) - self.shared
-        counts = [-(-(tail + len(tokens) - 1) // PAGE) for tokens in self.continuations]
-        starts = accumulate(counts, initial=first_page + self.shared // PAGE)
+        """Of each continuation, behind the whole pages of the prompt."""
+        counts = [-(-(self.before % PAGE + len(tokens)) // PAGE) for tokens in self.continuations]
+        starts = accumulate(counts, initial=first_page - (-self.before // PAGE))
         return [range(start, start + count) for start, count in zip(starts, counts, strict=False)]
 
 
@@ -108,12 +119,25 @@ class Batch:
         """Of the cache."""
         return sum(group.pages for group in self.groups)
 
+    def prompts(self, slot: int) -> list[Span]:
+        """Of all prompts but their last tokens, on pages from 0 on: the first step."""
+        each = zip(self.groups, self._first_pages, strict=True)
+        return [group.prompt_span(page, slot) for group, page in each if group.before]
+
+    @property
+    def copies(self) -> list[tuple[int, int]]:
+        """Pages to copy between the steps."""
+        each = zip(self.groups, self._first_pages, strict=True)
+        return [pair for group, page in each for pair in group.copies(page)]
+
     def spans(self, slot: int) -> list[Span]:
-        """Of all groups, on pages from 0 on."""
-        firsts = accumulate((group.pages for group in self.groups), initial=0)
-        return [
-            span for group, page in zip(self.groups, firsts, strict=False) for span in group.spans(page, slot)
-        ]
+        """Of all continuations: the second step."""
+        each = zip(self.groups, self._first_pages, strict=True)
+        return [span for group, page in each for span in group.spans(page, slot)]
+
+    @cached_property
+    def _first_pages(self) -> list[int]:
+        return list(accumulate((group.pages for group in self.groups), initial=0))[:-1]
 
     @cached_property
     def ids(self) -> list[int]:
@@ -136,19 +160,25 @@ class Batch:
         return found
 
     @cached_property
-    def taken(self) -> list[int]:
-        """Which row of the step each of them is: what a continuation computed of the prompt again is
-        passed over."""
-        found: list[int] = []
+    def of_prompts(self) -> list[int]:
+        """Which of them the rows of the first step are."""
+        return [row for place in self.places for row in range(place.prompt.start, place.prompt.stop - 1)]
+
+    @cached_property
+    def of_continuations(self) -> tuple[list[int], list[int]]:
+        """The others, and which row of the second step each is: of the prompt's last token, which every
+        continuation computes, the first."""
+        rows: list[int] = []
+        taken: list[int] = []
         first = 0
-        for group in self.groups:
-            tail = len(group.prompt) - group.shared
-            found += range(first, first + group.shared + tail)
-            first += group.shared
-            for tokens in group.continuations:
-                found += range(first + tail, first + tail + len(tokens) - 1)
-                first += tail + len(tokens) - 1
-        return found
+        for place in self.places:
+            rows.append(place.prompt.stop - 1)
+            taken.append(first)
+            for own in place.continuations:
+                rows += own
+                taken += range(first + 1, first + 1 + len(own))
+                first += 1 + len(own)
+        return rows, taken
 
     @cached_property
     def sampled(self) -> list[int]:

@@ -2,12 +2,13 @@
 
 A checkpoint is one file, written beside its place, made to survive a power cut and renamed: it is whole
 or it is the one before. Everything random in a run is drawn from its seed and the step's number, so that
-these and the numbers of the adapter and its optimizer are all there is to keep.
+these and the numbers of what is trained and of its optimizer are all there is to keep.
 """
 
 import json
 import os
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -16,47 +17,41 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sampan.core.errors import SampanError, UsageError, shortened
+from sampan.train.faults import no_room
+from sampan.train.log import write_text
 from sampan.train.lora import TrainedAdapter
+from sampan.train.trained import Trained
 
 _FILE = "checkpoint.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_INSTEAD = "bring back a copy, or begin anew in another folder"
 
 
 Done = tuple[int, int]
 """Stages that are done, and steps of the one that is not."""
 
 
-def save(
-    folder: Path, done: Done, told: str, adapter: TrainedAdapter, optimizer: torch.optim.Optimizer
-) -> None:
+def save(folder: Path, done: Done, told: str, trained: Trained, optimizer: torch.optim.Optimizer) -> None:
     """`told`: what the run is, which a later one must be too."""
-    tensors = _named(adapter)
+    tensors = trained.named
     for name, tensor in list(tensors.items()):
         state = optimizer.state.get(tensor)
         if state:
             tensors |= {f"{name}/{moment}": state[moment] for moment in _MOMENTS}
             updates = int(state["step"])
     counted = str(updates if optimizer.state else 0)
-    _write(folder / _FILE, tensors, {"done": json.dumps(done), "updates": counted, "run": told})
+    known = {"done": json.dumps(done), "updates": counted, "run": told}
+    _write(folder / _FILE, tensors, {**known, "digest": _digest(tensors, known)})
 
 
-def load(folder: Path, told: str, adapter: TrainedAdapter, optimizer: torch.optim.Optimizer | None) -> Done:
-    """Put the numbers back; returns what is done, nothing where there is no checkpoint. Raises `UsageError`
-    for one of another run."""
-    path = folder / _FILE
-    if not path.exists():
+def load(folder: Path, told: str, trained: Trained, optimizer: torch.optim.Optimizer | None) -> Done:
+    """Put the numbers back; returns what is done, nothing where there is no checkpoint. Raises what `read`
+    does."""
+    found = read(folder, told)
+    if found is None:
         return 0, 0
-    try:
-        with safe_open(path, "pt") as file:
-            known: Mapping[str, str] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise SampanError(f"{shortened(path)}: cannot be read: {error}") from error
-    if known.get("run") != told:
-        raise UsageError(
-            f"{shortened(folder)}: holds another run: take another folder, or its recipe and seed"
-        )
-    named = _named(adapter)
+    known, tensors = found
+    named = trained.named
     with torch.no_grad():
         for name, tensor in named.items():
             tensor.copy_(tensors[name])
@@ -65,6 +60,28 @@ def load(folder: Path, told: str, adapter: TrainedAdapter, optimizer: torch.opti
                 optimizer.state[tensor] = {"step": torch.tensor(float(known["updates"])), **moments}
     stage, step = json.loads(known["done"])
     return stage, step
+
+
+def read(folder: Path, told: str) -> tuple[Mapping[str, str], Mapping[str, Tensor]] | None:
+    """What a checkpoint says, and its numbers; None where there is none. Raises `UsageError` for one of
+    another run, and `SampanError` for one that is not what was written."""
+    path = folder / _FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            known: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise SampanError(f"{shortened(path)}: cannot be read: {error}: {_INSTEAD}") from error
+    digest = known.pop("digest", "")
+    if digest != _digest(tensors, known):
+        raise SampanError(f"{shortened(path)}: is not what was written: {_INSTEAD}")
+    if known.get("run") != told:
+        raise UsageError(
+            f"{shortened(folder)}: holds another run: take another folder, or its recipe and seed"
+        )
+    return known, tensors
 
 
 def export(folder: Path, adapter: TrainedAdapter, base: str, alpha: float) -> None:
@@ -82,21 +99,9 @@ def export(folder: Path, adapter: TrainedAdapter, base: str, alpha: float) -> No
         "bias": "none",
         "fan_in_fan_out": False,
     }
-    tensors = {f"base_model.model.{name}": tensor for name, tensor in _named(adapter).items()}
+    tensors = {f"base_model.model.{name}": tensor for name, tensor in adapter.named.items()}
     _write(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
-    place = folder / "adapter_config.json"
-    place.with_suffix(".part").write_text(json.dumps(config, indent=2) + "\n")
-    place.with_suffix(".part").replace(place)
-
-
-def _named(adapter: TrainedAdapter) -> dict[str, Tensor]:
-    """By PEFT's names within the model."""
-    found: dict[str, Tensor] = {}
-    for part in adapter.parts:
-        module = part.weight.name.removesuffix(".weight")
-        found[f"{module}.lora_A.weight"] = part.matrix_a
-        found[f"{module}.lora_B.weight"] = part.matrix_b
-    return found
+    write_text(folder / "adapter_config.json", json.dumps(config, indent=2) + "\n")
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -106,6 +111,15 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
         with beside.open("rb") as file:
             os.fsync(file.fileno())
         beside.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         beside.unlink(missing_ok=True)
-        raise SampanError(f"{shortened(path)}: cannot be written: {error.strerror or error}") from error
+        raise no_room(path, error) from error
+
+
+def _digest(tensors: Mapping[str, Tensor], known: Mapping[str, str]) -> str:
+    """Of all that a checkpoint says."""
+    whole = sha256(json.dumps(known, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        whole.update(tensor.detach().reshape(-1).view(torch.uint8).numpy().data)
+    return whole.hexdigest()

@@ -3,16 +3,19 @@
 `TrainedAdapter` is what the engine takes, and what the backward pass gives gradients to.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sampan.kernels.backend import AdapterRoom, Executable
 from sampan.kernels.ops import Weight
 from sampan.kernels.tensors import Floats
+from sampan.llm.model import LLM
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +57,11 @@ class TrainedAdapter:
     where: str = "the adapter in training"
     halves: bool = False
 
+    name: ClassVar[str] = "in training"
+    """For requests to the engine."""
+    slot: ClassVar[int] = 0
+    learnt: ClassVar[Mapping[str, Tensor]] = {}
+
     @classmethod
     def begin(cls, weights: Sequence[Weight], rank: int, alpha: float, seed: int) -> "TrainedAdapter":
         """A drawn as PEFT draws it (uniform, of variance 1 / (3 inputs)), B zero: it changes nothing yet."""
@@ -71,3 +79,28 @@ class TrainedAdapter:
     def parameters(self) -> list[Tensor]:
         """What an optimizer changes."""
         return [matrix for part in self.parts for matrix in (part.matrix_a, part.matrix_b)]
+
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """By PEFT's names within the model."""
+        found: dict[str, Tensor] = {}
+        for part in self.parts:
+            module = part.weight.name.removesuffix(".weight")
+            found[f"{module}.lora_A.weight"] = part.matrix_a
+            found[f"{module}.lora_B.weight"] = part.matrix_b
+        return found
+
+    @property
+    def low_ranks(self) -> Mapping[str, LowRank]:
+        """By the weight that each adapts."""
+        return {part.weight.name: part for part in self.parts}
+
+    @property
+    def room(self) -> AdapterRoom:
+        """That the trainer's program needs for it."""
+        return AdapterRoom(1, self.rank)
+
+    def publish(self, llm: LLM, trainer: Executable) -> int:
+        """Make the numbers what both compute with from now on; returns the version that they make."""
+        trainer.set_adapter(self.slot, self)
+        return llm.put_adapter(self.name, self)

@@ -10,6 +10,7 @@ from sampan.catalog.catalog import DEFAULT
 from sampan.core.errors import SampanError, UsageError, quoted, shortened
 from sampan.envs.rewards import Reward
 from sampan.envs.task import Task
+from sampan.train.full import Full
 from sampan.train.samples import Samples
 from sampan.train.sft import Sft
 from sampan.train.stage import Stage
@@ -53,14 +54,16 @@ class Measure:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """`stages`, one after another on the same adapter. `tests`: by name, before the first stage, after each,
+    """`stages`, one after another on the same weights: an adapter's, or with `lora=None` and `full` the
+    model's own. `tests`: by name, before the first stage, after each,
     and every `test_every` steps (0: not in between). `rows`: tokens of a training step, which bound the
     memory of activations. A checkpoint is kept every `keep_every` steps."""
 
     stages: tuple[Stage, ...]
     tests: Mapping[str, Measure] = field(default_factory=dict)
     model: str = DEFAULT
-    lora: Lora = field(default_factory=Lora)
+    lora: Lora | None = field(default_factory=Lora)
+    full: Full | None = None
     context: int = 512
     rows: int = 1024
     seed: int = 0
@@ -74,6 +77,14 @@ class Recipe:
         for name in ("context", "rows", "keep_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {quoted(getattr(self, name))}: give 1 or more")
+        if (self.lora is None) == (self.full is None):
+            raise UsageError("lora and full: give one of them, and lora=None beside full")
+        if self.full and any(stage.compares for stage in self.stages):
+            place = next(place for place, stage in enumerate(self.stages) if stage.compares)
+            raise UsageError(
+                f"stages[{place}] looks at the model as it was before, which training of the weights "
+                "themselves writes over: take lora, or leave it out"
+            )
         before: Stage | None = None
         for place, stage in enumerate(self.stages):
             if isinstance(stage, Sft) and stage.data is None and not isinstance(before, Samples):

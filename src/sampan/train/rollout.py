@@ -4,7 +4,7 @@ rewards."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from statistics import fmean
+from statistics import fmean, pstdev
 from typing import Any, ClassVar, Protocol
 
 from sampan.core.errors import EnvError
@@ -143,7 +143,11 @@ def told(rollouts: Sequence[Rollout]) -> dict[str, Any]:
             name: fmean(value for rollout in rollouts for value in rollout.parts[name])
             for name in first.parts
         },
+        "deviations": {name: _deviation(rollouts, name) for name in first.parts},
         "length": fmean(answer.completion_tokens for answer in answers),
+        "tokens": sum(answer.completion_tokens for answer in answers),
+        # An estimate: what was sampled stands for what could have been.
+        "entropy": -fmean(value for rollout in rollouts for value in rollout.logprobs),
         "cut": fmean(answer.finish_reason == "length" for answer in answers),
         "still": fmean(not rollout.spread for rollout in rollouts),
         "groups": len(rollouts),
@@ -155,3 +159,8 @@ def told(rollouts: Sequence[Rollout]) -> dict[str, Any]:
             "version": first.version,
         },
     }
+
+
+def _deviation(rollouts: Sequence[Rollout], name: str) -> float:
+    """Of a reward over all answers."""
+    return pstdev(value for rollout in rollouts for value in rollout.parts[name])

@@ -91,7 +91,7 @@ class Descent(Stage):
         the gradients' norm."""
         for group in bench.optimizer.param_groups:
             group["lr"] = self.rate_at(number)
-        parameters = bench.student.adapter.parameters
+        parameters = bench.student.trained.parameters
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.norm))
         bench.optimizer.step()
         bench.optimizer.zero_grad(set_to_none=True)

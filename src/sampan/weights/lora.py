@@ -47,7 +47,8 @@ _WHY = {
 @dataclass(frozen=True, eq=False)
 class LowRank:
     """What an adapter adds to one weight: scale * B A, A [rank, inputs] and the rows of B from `first` on.
-    `order`: where these lie in B, if not in order."""
+    `order`: where these lie in B, if not in order. `a_turned`, `b_turned`: the file has [inputs, rank], and
+    [rank, outputs]."""
 
     weight: Weight
     file: MappedFile
@@ -56,11 +57,13 @@ class LowRank:
     first: int
     scale: float
     order: NDArray[np.intp] | None = None
+    a_turned: bool = False
+    b_turned: bool = False
 
     @property
     def rank(self) -> int:
         """Inner size of the product."""
-        return self.tensor_a.shape[0]
+        return self.tensor_a.shape[-1 if self.a_turned else 0]
 
     @property
     def key(self) -> str:
@@ -69,22 +72,18 @@ class LowRank:
 
     def a(self) -> Floats:
         """[rank, inputs]."""
-        return self._values(self.tensor_a)
+        values = values_of(self.file, self.tensor_a)
+        return np.ascontiguousarray(values.T) if self.a_turned else values
 
     def b(self) -> Floats:
         """Its rows, times the scale: [outputs, rank]."""
         rows = self.weight.shape[0]
         with np.errstate(over="ignore"):
-            values: Floats = self._values(self.tensor_b)[self.first : self.first + rows]
+            whole = values_of(self.file, self.tensor_b)
+            values: Floats = (whole.T if self.b_turned else whole)[self.first : self.first + rows]
             values = (values if self.order is None else values[self.order]) * np.float32(self.scale)
         if not np.isfinite(values).all():
             raise wrong(self.tensor_b, f"times the scale {self.scale:g} is not finite")
-        return values
-
-    def _values(self, info: TensorInfo) -> Floats:
-        values = dequantise(self.file.view(info.offset, info.nbytes), info.type, info.shape)
-        if not np.isfinite(values).all():
-            raise wrong(info, "holds values that are not finite numbers: the file is damaged")
         return values
 
 
@@ -151,7 +150,7 @@ def _kept(
 ) -> tuple[dict[str, "Pair"], tuple[str, ...]]:
     """What PEFT would give the model, and what it would pass over."""
     unnamed = [name for name in modules if not scales.adapts(name)]
-    lacking = [name for name in modules if name not in unnamed and not _exists(name, weights)]
+    lacking = [name for name in modules if name not in unnamed and not exists(name, weights)]
     kept = {name: pair for name, pair in modules.items() if name not in unnamed and name not in lacking}
     if not kept:
         names = listed([quoted(name) for name in lacking or unnamed])
@@ -197,10 +196,11 @@ def _modules(tensors: Iterable[TensorInfo]) -> dict[str, Pair]:
 
 def low_ranks(
     module: str, pair: Pair, file: MappedFile, weights: Mapping[str, Weight], rank: int, scale: float,
-    order: NDArray[np.intp] | None = None,
+    order: NDArray[np.intp] | None = None, *, merging: bool = False,
 ) -> Iterator[LowRank]:  # fmt: skip
-    """The weights that a module adapts, once its sizes fit them. `order`: of the rows of B."""
-    found = _adapted(module, pair, weights)
+    """The weights that a module adapts, once its sizes fit them. `order`: of the rows of B. `merging`: any
+    matrix will do, since nothing is added while the model runs."""
+    found = adapted(module, pair.a, weights) if merging else _runnable(module, pair, weights)
     outputs, inputs = sum(weight.shape[0] for weight in found), found[0].shape[1]
     for info, shape in ((pair.a, (rank, inputs)), (pair.b, (outputs, rank))):
         if info.shape != shape:
@@ -212,18 +212,25 @@ def low_ranks(
         first += weight.shape[0]
 
 
-def _adapted(module: str, pair: Pair, weights: Mapping[str, Weight]) -> list[Weight]:
-    if not _exists(module, weights):
-        raise wrong(pair.a, f"has no place: the model has no linear {quoted(module)}")
-    if not module.startswith(_LAYERS) or module.endswith(_ENDS):
-        raise UnsupportedModel(f"{pair.a.file}: adapts {quoted(module)}, which is no layer's linear: {MERGE}")
+def adapted(module: str, info: TensorInfo, weights: Mapping[str, Weight]) -> list[Weight]:
+    """The weights that a module's rows are, in their order; `info`: of the adapter, for an error."""
+    if not exists(module, weights):
+        raise wrong(info, f"has no place: the model has no linear {quoted(module)}")
     names = _named(module, weights)
     found = [weights[f"{name}.weight"] for name in names if f"{name}.weight" in weights]
     if len(found) != len(names):
         raise UnsupportedModel(
-            f"{pair.a.file}: adapts {quoted(module)}, which is many matrices here, one or two for each head "
+            f"{info.file}: adapts {quoted(module)}, which is many matrices here, one or two for each head "
             f"or expert: {MERGE}"
         )
+    return found
+
+
+def _runnable(module: str, pair: Pair, weights: Mapping[str, Weight]) -> list[Weight]:
+    """The same, where the engine can add to them while it runs."""
+    if exists(module, weights) and (not module.startswith(_LAYERS) or module.endswith(_ENDS)):
+        raise UnsupportedModel(f"{pair.a.file}: adapts {quoted(module)}, which is no layer's linear: {MERGE}")
+    found = adapted(module, pair.a, weights)
     if any(weight.exact for weight in found):
         raise UnsupportedModel(
             f"{pair.a.file}: adapts {quoted(module)}: a router's choices stay as they are: {MERGE}"
@@ -231,7 +238,7 @@ def _adapted(module: str, pair: Pair, weights: Mapping[str, Weight]) -> list[Wei
     return found
 
 
-def _exists(module: str, weights: Mapping[str, Weight]) -> bool:
+def exists(module: str, weights: Mapping[str, Weight]) -> bool:
     """Whether the model has this linear, by this name or in parts."""
     found = [weights.get(f"{name}.weight") for name in _named(module, weights)]
     if all(weight is not None for weight in found):
@@ -246,7 +253,15 @@ def _named(module: str, weights: Mapping[str, Weight]) -> list[str]:
     heads = list(takewhile(lambda head: f"{module}.{kinds[0]}.{head}.weight" in weights, count()))
     if heads:
         return [f"{module}.{kind}.{head}" for head in heads for kind in kinds]
-    return [f"{parent}.{name}" for name in _FUSED.get(last, (last,))]
+    return [f"{parent}.{name}" if parent else name for name in _FUSED.get(last, (last,))]
+
+
+def values_of(file: MappedFile, info: TensorInfo) -> Floats:
+    """A tensor of an adapter's file, as float32."""
+    values = dequantise(file.view(info.offset, info.nbytes), info.type, info.shape)
+    if not np.isfinite(values).all():
+        raise wrong(info, "holds values that are not finite numbers: the file is damaged")
+    return values
 
 
 def wrong(info: TensorInfo, problem: str) -> WeightsError:

@@ -3,7 +3,8 @@ scale.
 
 What would ask for more than y + scale * B (A x) is refused by name: other methods, DoRA, trained embeddings,
 initialisations that change the base model, and every field that this version does not know, unless it is
-off. Values are not repeated: a service tells these errors to its clients.
+off. For merging (`weights/merge`) several of these are taken. Values are not repeated: a service tells these
+errors to its clients.
 """
 
 import math
@@ -17,7 +18,7 @@ from sampan.core.errors import UnsupportedModel, quoted
 from sampan.models.fields import Fields
 from sampan.weights.safetensors import read_json
 
-MERGE = "merge the adapter with PEFT (`merge_and_unload`) and load the merged model"
+MERGE = "merge it (`sampan merge MODEL OUT --adapter …`) and load the merged model"
 _READ = (
     "peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules", "rank_pattern",
     "alpha_pattern",
@@ -41,6 +42,7 @@ _WHY = {
 }
 _INITIALISATIONS = (True, False, "gaussian", "orthogonal", "eva")  # the others change the base model
 _CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+RESIDUALS = ("pissa", "olora")  # which merging finds again from the base model alone
 _MAX_SCALE = 1e6
 _MAX_EXPRESSION, _SECONDS = 4096, 1.0  # characters of an expression; what all matching may take
 
@@ -61,9 +63,9 @@ class Scales:
     expressions: "_Expressions" = field(default_factory=lambda: _Expressions())
 
     @classmethod
-    def read(cls, path: Path) -> "Scales":
+    def read(cls, path: Path, *, merging: bool = False) -> "Scales":
         fields = Fields(read_json(path), str(path))
-        _refuse_other_kinds(fields)
+        _refuse_other_kinds(fields, merging)
         ranks, alphas = fields.section("rank_pattern"), fields.section("alpha_pattern")
         rank = fields.integer("r", high=2**16)
         alpha = fields.number("lora_alpha", low=0, high=1e9)
@@ -88,7 +90,26 @@ class Scales:
         """Whether PEFT gives this module what the file has for it (`check_target_module_exists`)."""
         if self._named("exclude_modules", self.excluded, module):
             return False
-        return not self.targets or self._named("target_modules", self.targets, module)
+        if self.adapts_parameter(f"{module}.weight"):
+            return True
+        every = not self.targets and not self.parameters
+        return every or self._named("target_modules", self.targets, module)
+
+    def adapts_parameter(self, name: str) -> bool:
+        """Whether `target_parameters` names a tensor."""
+        return any(_ends(name, each) for each in self.parameters)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Ends of names of tensors that are adapted themselves."""
+        named = _names(self.fields, "target_parameters")
+        return (named,) if isinstance(named, str) and named else tuple(named)
+
+    @property
+    def residual(self) -> str | None:
+        """The initialisation that took something away from the base model."""
+        start = self.fields.values.get("init_lora_weights", True)
+        return start.lower() if isinstance(start, str) and start.lower() in RESIDUALS else None
 
     def without(self, modules: list[str]) -> list[str]:
         """Targets that none of these modules has the name of."""
@@ -141,25 +162,27 @@ def _names(fields: Fields, name: str) -> str | tuple[str, ...]:
     return tuple(given)
 
 
-def _refuse_other_kinds(fields: Fields) -> None:
-    """Anything that asks for more than y + scale * B (A x)."""
+def _refuse_other_kinds(fields: Fields, merging: bool) -> None:
+    """Anything that asks for more than y + scale * B (A x), or than what merging knows."""
     if fields.text("peft_type") != "LORA":
         raise UnsupportedModel(f"{fields.source}: peft_type is not LORA: only LoRA adapters can be loaded")
     start = fields.values.get("init_lora_weights", True)
     if start is not None and not any(start is known or start == known for known in _INITIALISATIONS):
         named = next((each for each in _CHANGING if str(start).lower().startswith(each)), "another method")
-        raise UnsupportedModel(
-            f"{fields.source}: init_lora_weights ({named}) changes the base model before training, and this "
-            "adapter fits that one alone: convert it with PEFT (`save_pretrained` with "
-            f"`path_initial_model_for_weight_conversion`), or {MERGE}"
-        )
+        found = str(start).lower() in RESIDUALS
+        if not (merging and found):
+            raise UnsupportedModel(
+                f"{fields.source}: init_lora_weights ({named}) changes the base model before training, and "
+                "this adapter fits that one alone: convert it with PEFT (`save_pretrained` with "
+                f"`path_initial_model_for_weight_conversion`){f', or {MERGE}' if found else ''}"
+            )
     for name, value in fields.values.items():
         asks = value not in (None, False, "none", "", 0) and value not in ([], {})
-        if asks and name not in _IRRELEVANT:
-            why = f": {_WHY[name]}" if name in _WHY else ""
+        if asks and name not in _IRRELEVANT and not (merging and name in _WHY):
+            why = f": {_WHY[name]}: {MERGE}, or" if name in _WHY else ":"
             raise UnsupportedModel(
-                f"{fields.source}: asks for {quoted(name)}, which is not supported{why}: {MERGE}, "
-                "or train the adapter without it"
+                f"{fields.source}: asks for {quoted(name)}, which is not supported{why} "
+                "train the adapter without it"
             )
 
 

@@ -179,6 +179,23 @@ def staged(place: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+@contextmanager
+def staged_file(place: Path) -> Iterator[BinaryIO]:
+    """The same for a file, open for writing."""
+    staging = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    try:
+        with staging.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(place)
+        _sync(place.parent)
+    except OSError as error:
+        raise _unwritten(place, error) from error
+    finally:
+        staging.unlink(missing_ok=True)
+
+
 def check_room(place: Path, needed: int) -> None:
     """SampanError when the file system of `place` has less than `needed` bytes free."""
     free = shutil.disk_usage(place.parent).free

@@ -6,7 +6,6 @@ A test fails where the page wrote an error to the console or asked for anything 
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,11 +15,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from sampan.server.markdown.render import render
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # Short answers, the same each time, where a test does not choose otherwise.
 _SETTINGS = {"max_tokens": 24, "temperature": 0, "seed": 1}
 
@@ -78,31 +76,6 @@ class Visit:
     def unexpected(self) -> list[str]:
         """Errors of the console that the test did not want."""
         return [error for error in self.errors if not any(text in error for text in self.expected)]
-
-
-def _executable() -> str | None:
-    found = os.environ.get("SAMPAN_CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
-    if found is None and os.environ.get("CI") == "true":
-        pytest.fail("no Chromium: install one or name it in SAMPAN_CHROMIUM")
-    return found
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """The system's Chromium. Skips where there is none, and fails where `CI` is true.
-
-    Not for the session: while Playwright runs, no other test may run an event loop.
-    """
-    executable = _executable()
-    if executable is None:
-        pytest.skip("no Chromium was found; name one in SAMPAN_CHROMIUM")
-    with sync_playwright() as playwright:
-        root = hasattr(os, "geteuid") and os.geteuid() == 0
-        browser = playwright.chromium.launch(
-            executable_path=executable, args=["--no-sandbox"] if root else []
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

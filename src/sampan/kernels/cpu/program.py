@@ -120,6 +120,10 @@ class NativeProgram:
             raise ValueError(f"run: {values.shape} floats are given, and {to.width} of each row are read")
         self.program.give(*to.place, np.ascontiguousarray(values, np.float32))
 
+    def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Make the second page of each pair what the first is."""
+        self.program.copy_pages(list(pairs))
+
     def update(self, values: NewValues) -> None:
         """New values for weights, in place."""
         from sampan.kernels.cpu.update import update  # which loading does without

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sampan.core.errors import UnsupportedModel, WeightsError, quoted
 from sampan.kernels.backend import NewValues
@@ -19,7 +18,7 @@ from sampan.kernels.cpu.layout import E4M3 as E4M3_STORE
 from sampan.kernels.cpu.machine import LANES, Machine, padded, widened
 from sampan.kernels.cpu.panels import Place
 from sampan.kernels.cpu.rounding import Scheme, quantise
-from sampan.kernels.formats import E4M3, Codes, TensorType
+from sampan.kernels.formats import E4M3, Codes, TensorType, rounded
 from sampan.kernels.ops import Weight
 from sampan.kernels.tensors import Floats
 
@@ -90,7 +89,7 @@ def _write(machine: Machine, tensors: NewValues, place: Place, name: str, start:
     first, values = place.first + start, widened(values, m.k)
     if m.store in _FLOATS:
         type = _FLOATS[m.store]
-        m.fill(machine.pool, _rounded(values, type), type.number, first, len(values))
+        m.fill(machine.pool, rounded(values, type), type.number, first, len(values))
         return
     codes = _e4m3(values, m) if m.store == E4M3_STORE else _codes(values, m)
     wide = m.wide or m.store == E4M3_STORE
@@ -99,16 +98,6 @@ def _write(machine: Machine, tensors: NewValues, place: Place, name: str, start:
     if not wide:
         scale, minimum = (None if x is None else x.view(np.uint16) for x in (scale, minimum))
     m.fill_codes(machine.pool, codes.q, scale, minimum, first)
-
-
-def _rounded(values: Floats, type: TensorType) -> NDArray[np.uint8]:
-    """Their bytes in a float type, rounded to the nearest, ties to even."""
-    if type is TensorType.BF16:
-        bits = values.view(np.uint32)
-        values = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    elif type is TensorType.F16:
-        values = values.astype(np.float16)
-    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
 
 
 def _e4m3(values: Floats, m: Any) -> Codes:

@@ -45,6 +45,13 @@ class PagedCache:
         keys = self._keys[shape.layer]
         return keys, keys[..., : shape.value_size] if shape.latent else self._values[shape.layer]
 
+    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """The second page of each pair becomes what the first is."""
+        if pairs:
+            before, after = (self.index(pages) for pages in zip(*pairs, strict=True))
+            for tensor in (*self._keys.values(), *self._values.values()):
+                tensor[after] = tensor[before]
+
     def index(self, values: Sequence[int] | Indices) -> Tensor:
         """Whole numbers on the device."""
         return torch.from_numpy(np.asarray(values, np.int64)).to(self._device)

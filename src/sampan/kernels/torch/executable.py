@@ -75,6 +75,13 @@ class TorchProgram:
             return TorchRows(outputs, self._first_seen(wrong, step) if wrong else {})
 
     @torch.inference_mode()
+    def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Make the second page of each pair what the first is."""
+        for page in (page for pair in pairs for page in pair):
+            _require(0 <= page < self._cache.pages, "page outside the cache")
+        self._cache.copy(pairs)
+
+    @torch.inference_mode()
     def update(self, values: NewValues) -> None:
         """New values for weights: all of them, or none where an error is raised."""
         for name, shape in values.shapes.items():

@@ -185,8 +185,17 @@ static void give(Recorded& r, int buffer, int64_t offset,
                 p.data(place) + row * static_cast<size_t>(p.width(place)));
 }
 
+// The second page of each pair becomes what the first is.
+static void copy_pages(Recorded& r, const std::vector<std::tuple<int, int>>& pairs) {
+  const auto known = [&](int page) { return page >= 0 && page < r.pages; };
+  for (const auto& [from, to] : pairs)
+    require(known(from) && known(to) && from != to, "copy_pages: page outside the cache, or onto itself");
+  for (const auto& [from, to] : pairs) r.program->copy_page(r.cache_memory.data(), from, to);
+}
+
 void bind_run(nb::class_<Recorded>& program) {
   program.def("run", &run_program, nb::arg("spans"))
+      .def("copy_pages", &copy_pages, nb::arg("pairs"))
       .def("kept", &kept, nb::arg("buffer"), nb::arg("offset"), nb::arg("width"), nb::arg("sampled"))
       .def("give", &give, nb::arg("buffer"), nb::arg("offset"), nb::arg("values"))
       .def_prop_ro("sampled_logits", &logits_of);

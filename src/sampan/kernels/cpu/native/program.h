@@ -128,6 +128,8 @@ class Program {
 
   size_t workspace_bytes() const;  // of everything but the logits
   size_t cache_run_bytes() const { return run_bytes_; }
+  // In all layers.
+  void copy_page(uint8_t* cache, int from, int to) const;
   int key_size(int layer) const {  // 0: no such layer
     const bool there = layer >= 0 && layer < static_cast<int>(shapes_.size());
     return there ? shapes_[static_cast<size_t>(layer)].key_size : 0;

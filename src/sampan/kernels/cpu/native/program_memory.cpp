@@ -1,5 +1,7 @@
 // What a program works on: buffers, rows of activations and tables of angles, in one piece of memory.
 
+#include <cstring>
+
 #include "program.h"
 
 namespace sampan {
@@ -60,6 +62,14 @@ int Program::angles(size_t offset, std::vector<double> inverse_frequency, float 
   float* cosines = reinterpret_cast<float*>(data);
   angles_.push_back({std::move(inverse_frequency), scale, cosines, cosines + each});
   return static_cast<int>(angles_.size()) - 1;
+}
+
+void Program::copy_page(uint8_t* cache, int from, int to) const {
+  for (size_t l = 0; l < shapes_.size(); ++l) {
+    const CacheView view{cache + layer_offset_[l], type_, shapes_[l], static_cast<ptrdiff_t>(run_bytes_)};
+    for (int head = 0; head < shapes_[l].kv_heads; ++head)
+      std::memcpy(page_at(view, to, head), page_at(view, from, head), page_bytes(type_, shapes_[l]));
+  }
 }
 
 size_t Program::workspace_bytes() const {
