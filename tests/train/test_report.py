@@ -16,8 +16,10 @@ from huggingface_hub import ModelCard
 from playwright.sync_api import Page, expect
 
 from sampan.cli.main import main
+from sampan.core.types import ModelFiles
 from sampan.train.about import write_about
 from sampan.train.card import card_of, write_card
+from sampan.train.facts import licence
 from sampan.train.log import Log, write_lines
 from sampan.train.report.compare import paired, unpaired
 from sampan.train.report.page import duration, write_report
@@ -215,12 +217,19 @@ def test_the_card_is_one_that_hubs_read(watched: Path) -> None:
 
 def test_the_card_names_models_of_ones_own(copied: Callable[[], Path]) -> None:
     run = copied()
-    write_about(run, replace(read_run(run).about, model="hf:some/model@v1", text="```\nx\n```"))
+    write_about(run, replace(read_run(run).about, model="hf:some/model@v1", text="```\nx\n```", licence=None))
     write_card(run, run / "adapter")
     text = (run / "adapter" / "README.md").read_text()
     card = ModelCard(text)
     assert card.data.base_model == "some/model"
     assert card.data.license is None
-    assert "The licence of `hf:some/model@v1` is not known here" in text
+    assert "The licence of `hf:some/model@v1` is not told by its files: it holds" in text
     assert "````python\n```\nx\n```\n````" in text
     assert text == card_of(read_run(run))
+
+
+def test_a_models_own_card_tells_its_licence(tmp_path: Path) -> None:
+    files = ModelFiles(tmp_path, "folder", str(tmp_path), str(tmp_path))
+    assert licence(files) is None
+    (tmp_path / "README.md").write_text("---\nlicense: openrail\ntags: []\n---\n# A model\n")
+    assert licence(files) == "openrail"

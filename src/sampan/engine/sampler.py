@@ -44,8 +44,9 @@ def changes_logits(p: SamplingParams) -> bool:
 
 
 def forbids(p: SamplingParams) -> bool:
-    """Some tokens may not be chosen in some places."""
-    return bool(p.min_tokens > 0 or p.suppress_tokens or p.begin_suppress_tokens or p.bad_words_ids)
+    """Some tokens may not be chosen in some places, or must be."""
+    forced = p.forced_bos_token_id is not None or p.forced_eos_token_ids
+    return bool(forced or p.min_tokens > 0 or p.suppress_tokens or p.begin_suppress_tokens or p.bad_words_ids)
 
 
 def takes_best(p: SamplingParams) -> bool:
@@ -69,7 +70,8 @@ def choose(
     p = sequence.sampling
     changed = moved = penalised(logits, sequence, after) if changes_logits(p) else logits
     if forbids(p):
-        changed = without(moved, forbidden(sequence, after))
+        needed = forced(sequence, len(after))
+        changed = only(moved, needed) if needed else without(moved, forbidden(sequence, after))
     if allowed is not None and not (is_greedy(p) and changed is logits and allows(allowed, best)):
         changed = masked(changed, allowed)
         if forbids(p) and changed.max() == -np.inf:
@@ -114,13 +116,30 @@ def forbidden(sequence: Sequence, after: tuple[int, ...] = ()) -> set[int]:
     the prompt."""
     p, tokens = sequence.sampling, [*sequence.tokens, *after]
     sampled = len(tokens) - sequence.prompt_tokens
-    found = {*p.suppress_tokens, *(p.begin_suppress_tokens if sampled == 0 else ())}
+    first = 1 if p.forced_bos_token_id is not None and sequence.prompt_tokens == 1 else 0
+    found = {*p.suppress_tokens, *(p.begin_suppress_tokens if sampled == first else ())}
     if sampled < p.min_tokens:
         found |= sequence.stop_ids
     for *beginning, last in p.bad_words_ids:
         if tokens[len(tokens) - len(beginning) :] == beginning:
             found.add(last)
     return found
+
+
+def forced(sequence: Sequence, after: int = 0) -> list[int]:
+    """The tokens one of which must follow so many behind the sequence's own, none for any: as transformers'
+    processors have it."""
+    p, place = sequence.sampling, len(sequence.tokens) + after
+    if p.forced_eos_token_ids and place == sequence.limit - 1:
+        return list(p.forced_eos_token_ids)
+    return [p.forced_bos_token_id] if p.forced_bos_token_id is not None and place == 1 else []
+
+
+def only(logits: Floats, tokens: list[int]) -> Floats:
+    """Logits of some tokens, which are all the same, and minus infinity."""
+    out = np.full_like(logits, -np.inf)
+    out[tokens] = 0.0
+    return out
 
 
 def without(logits: Floats, tokens: set[int]) -> Floats:

@@ -14,7 +14,8 @@ _FILE = "run.json"
 @dataclass(frozen=True)
 class About:
     """`recipe`: its name, `text`: of its file. `stages`: what each is and how many steps it has. `starts`:
-    when the run was begun and gone on with, `ended`: when it came to its end, in seconds since 1970."""
+    when the run was begun and gone on with, `ended`: when it came to its end, in seconds since 1970.
+    `licence`: of the model that was trained, by the name that hubs have for it, as far as it is known."""
 
     recipe: str
     text: str
@@ -25,6 +26,7 @@ class About:
     machine: dict[str, str]
     starts: tuple[float, ...]
     ended: float | None = None
+    licence: str | None = None
 
 
 def write_about(folder: Path, about: About) -> None:

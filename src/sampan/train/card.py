@@ -1,6 +1,6 @@
 """The card of an adapter or of a model, as hubs have them: what it was made of, how, and what came of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -34,7 +34,7 @@ def _parts(run: Run, whole: bool) -> Iterator[list[str]]:
         f"{run.about.versions['sampan']} by {kinds}."
     ]
     yield ["## Before and after", "", *_table(list(run.tests))]
-    yield ["## Base", "", *_licence(model, entry)]
+    yield ["## Base", "", *_licence(run, entry)]
     yield ["## Use", "", *(_use_of_model() if whole else _use(model, name))]
     yield ["## Recipe", "", *_facts(run), "", *_fenced("python", run.about.text)]
 
@@ -55,7 +55,7 @@ def _front(run: Run, entry: Entry | None, whole: bool) -> ModelCardData:
     # The hub's library takes results only with a name.
     return ModelCardData(
         base_model=_hub_name(model, entry),
-        license=None if entry is None else _licence_tag(entry),
+        license=run.about.licence,
         library_name="transformers" if whole else "peft",
         pipeline_tag="text-generation",
         tags=[
@@ -76,17 +76,12 @@ def _hub_name(model: str, entry: Entry | None) -> str:
     return Path(model).name if entry is None else entry.published or entry.alias
 
 
-def _licence_tag(entry: Entry) -> str | None:
-    """By the hub's names, which know no two licences at once."""
-    return entry.licence if entry.licence in ("apache-2.0", "mit", "llama3.1") else "other"
-
-
 def _base(model: str, entry: Entry | None) -> str:
     name = _hub_name(model, entry)
     return f"[{name}](https://huggingface.co/{name})" if "/" in name else f"`{name}`"
 
 
-def _table(tests: list[Test] | tuple[Test, ...]) -> list[str]:
+def _table(tests: Sequence[Test]) -> list[str]:
     if not tests:
         return ["The recipe measures nothing."]
     rows = ["| test | problems | before | after | difference (95%) |", "|---|---:|---:|---:|---:|"]
@@ -101,10 +96,11 @@ def _table(tests: list[Test] | tuple[Test, ...]) -> list[str]:
     return [*rows, "", told]
 
 
-def _licence(model: str, entry: Entry | None) -> list[str]:
-    terms = None if entry is None else entry.terms
+def _licence(run: Run, entry: Entry | None) -> list[str]:
+    model, terms = run.about.model, None if entry is None else entry.terms
     if entry is None or terms is None:
-        return [f"The licence of `{model}` is not known here: it holds for what is derived from it, too."]
+        known = f"The licence of `{model}` is {run.about.licence or 'not told by its files'}"
+        return [f"{known}: it holds for what is derived from it, too."]
     return [
         f"`{model}` ({entry.source}). {terms.name}: {terms.allows} {terms.asks}", "", f"<{terms.url}>"
     ]  # fmt: skip

@@ -45,11 +45,29 @@ def save(folder: Path, done: Done, told: str, trained: Trained, optimizer: torch
 
 
 def load(folder: Path, told: str, trained: Trained, optimizer: torch.optim.Optimizer | None) -> Done:
-    """Put the numbers back; returns what is done, nothing where there is no checkpoint. Raises `UsageError`
-    for one of another run."""
+    """Put the numbers back; returns what is done, nothing where there is no checkpoint. Raises what `read`
+    does."""
+    found = read(folder, told)
+    if found is None:
+        return 0, 0
+    known, tensors = found
+    named = trained.named
+    with torch.no_grad():
+        for name, tensor in named.items():
+            tensor.copy_(tensors[name])
+            if optimizer is not None and f"{name}/{_MOMENTS[0]}" in tensors:
+                moments = {moment: tensors[f"{name}/{moment}"] for moment in _MOMENTS}
+                optimizer.state[tensor] = {"step": torch.tensor(float(known["updates"])), **moments}
+    stage, step = json.loads(known["done"])
+    return stage, step
+
+
+def read(folder: Path, told: str) -> tuple[Mapping[str, str], Mapping[str, Tensor]] | None:
+    """What a checkpoint says, and its numbers; None where there is none. Raises `UsageError` for one of
+    another run, and `SampanError` for one that is not what was written."""
     path = folder / _FILE
     if not path.exists():
-        return 0, 0
+        return None
     try:
         with safe_open(path, "pt") as file:
             known: dict[str, str] = file.metadata() or {}
@@ -63,15 +81,7 @@ def load(folder: Path, told: str, trained: Trained, optimizer: torch.optim.Optim
         raise UsageError(
             f"{shortened(folder)}: holds another run: take another folder, or its recipe and seed"
         )
-    named = trained.named
-    with torch.no_grad():
-        for name, tensor in named.items():
-            tensor.copy_(tensors[name])
-            if optimizer is not None and f"{name}/{_MOMENTS[0]}" in tensors:
-                moments = {moment: tensors[f"{name}/{moment}"] for moment in _MOMENTS}
-                optimizer.state[tensor] = {"step": torch.tensor(float(known["updates"])), **moments}
-    stage, step = json.loads(known["done"])
-    return stage, step
+    return known, tensors
 
 
 def export(folder: Path, adapter: TrainedAdapter, base: str, alpha: float) -> None:

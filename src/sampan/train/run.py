@@ -1,7 +1,7 @@
 """A run from its recipe to its results, in a folder: `log.jsonl`, the checkpoint, the adapter."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sampan.core.errors import UsageError, shortened
+from sampan.core.memory import resident_memory
 from sampan.core.settings import available_cores
 from sampan.core.types import SamplingParams
 from sampan.llm.load import graph_of
@@ -20,8 +21,9 @@ from sampan.train import checkpoint
 from sampan.train.about import About, read_about, write_about
 from sampan.train.card import write_card
 from sampan.train.checkpoint import Done
+from sampan.train.engines import Engines
 from sampan.train.export import export_model
-from sampan.train.facts import machine, versions
+from sampan.train.facts import licence, machine, versions
 from sampan.train.faults import Stopping, explained, stopping
 from sampan.train.full import TYPES, FullWeights
 from sampan.train.log import Log
@@ -38,6 +40,8 @@ from sampan.train.watch.board import Board
 from sampan.weights.checkpoint import open_checkpoint
 
 Told = Callable[[Mapping[str, Any]], None]
+Elsewhere = Callable[[LLM, Engines], AbstractContextManager[Engines]]
+"""Other engines for the answers of a run, of the model and the engine that it has itself."""
 
 
 def run(
@@ -50,6 +54,7 @@ def run(
     tell: Told,
     source: tuple[str, str] = ("run", ""),
     note: Callable[[str], Any] = lambda _words: None,
+    elsewhere: Elsewhere | None = None,
 ) -> None:
     """Trains as the recipe says. `told`: what a checkpoint must have been made with; `source`: the recipe's
     name and text. `tell` is given every row of the log, `note` words for the user. Raises `UsageError` where
@@ -59,10 +64,13 @@ def run(
         out.mkdir(parents=True, exist_ok=True)
         if Log(out).exists and not resume:
             raise UsageError(f"{shortened(out)}: holds a run: go on with --resume, or take another folder")
+        checkpoint.read(out, told)  # what is refused is refused before a model is loaded
         torch.set_num_threads(threads or available_cores())
         with ExitStack() as stack:
             with stop.freely():
                 student = stack.enter_context(_student(recipe, threads))
+                if elsewhere is not None:
+                    student.engines = stack.enter_context(elsewhere(student.llm, student.engines))
             note(str(student.memory))
             _Run(recipe, told, out, student, tell, stop).through(source)
 
@@ -127,7 +135,7 @@ class _Run:
         stages = tuple((stage.kind, stage.steps) for stage in self._recipe.stages)
         about = About(
             *source, self._recipe.model, self._recipe.seed, stages, versions(), machine(self._student.llm),
-            starts=(*(before.starts if before else ()), time()),
+            starts=(*(before.starts if before else ()), time()), licence=licence(self._student.llm.files),
         )  # fmt: skip
         write_about(self._out, about)
         return about
@@ -142,7 +150,8 @@ class _Run:
         bench = Bench(student, optimizer, place, recipe.seed << 8 | place, done, self._out)
         for row in stage.train(bench):
             number = row["number"] + 1
-            self._note({"stage": place, "kind": stage.kind, **row})
+            memory = round(resident_memory() / 1e9, 4)
+            self._note({"stage": place, "kind": stage.kind, **row, "memory_gb": memory})
             due = self._due(place, number)
             if due or number % recipe.keep_every == 0 or self._stop.asked:
                 checkpoint.save(self._out, (place, number), self._told, student.trained, optimizer)

@@ -148,6 +148,7 @@ _TITLES = {
     "entropy": "Entropy of sampled tokens in nats",
     "loss": "Loss",
     "tokens": "Tokens of answers",
+    "memory_gb": "Memory of the process in GB",
 }
 
 
