@@ -210,7 +210,8 @@ class Completion:
     sampled, an end-of-sequence token included; `logprobs` has one entry for each. `finish_reason`: "stop" (a
     stop token or text), "length" (`max_tokens`, or the context is full), "abort" (as far as it got).
     `cached_tokens`: tokens of the prompt that an earlier request had computed; what an answer cost does not
-    count when answers are compared. `weights_version`: of the weights that gave the last token. `calls`: of
+    count when answers are compared. `weights_version`: of the weights that gave the last token.
+    `adapter`: the id of the adapter that gave every token, which no other ever has; 0 for none. `calls`: of
     the tools that were offered; `text` is what stands beside them.
     """
 
@@ -222,6 +223,7 @@ class Completion:
     prompt_tokens: int
     cached_tokens: int = field(default=0, compare=False)
     weights_version: int = field(default=0, compare=False)
+    adapter: int = field(default=0, compare=False)
     calls: tuple[Call, ...] = ()
 
     @property

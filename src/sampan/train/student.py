@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sampan.core.errors import OutOfMemory, UnsupportedModel
+from sampan.core.errors import OutOfMemory, SampanError, UnsupportedModel
 from sampan.core.memory import give_back_freed_memory
 from sampan.core.types import Completion, SamplingParams
 from sampan.kernels.backend import CacheSize
@@ -22,6 +22,7 @@ from sampan.llm.load import graph_of
 from sampan.llm.model import LLM
 from sampan.train.backward import logprobs_of
 from sampan.train.batch import ROWS_OF_A_PAGE, Batch, Group
+from sampan.train.engines import Engines, OwnEngine
 from sampan.train.head import Judged
 from sampan.train.memory import Training, needed
 from sampan.train.trace import trace
@@ -57,6 +58,7 @@ class Student:
         self._executable = llm.backend.compile(
             self.trace.graph, llm.weights, cache, rows, trained.room, llm.tuning
         )
+        self.engines: Engines = OwnEngine(llm, trained.name)
         self.publish()
 
     def __enter__(self) -> Self:
@@ -71,11 +73,12 @@ class Student:
         return self.trained.name
 
     def publish(self) -> None:
-        """Make the numbers in training what both the trainer and the engine compute with from now on."""
+        """Make the numbers in training what the trainer and all engines compute with from now on."""
         self.version = self.trained.publish(self.llm, self._executable)
         for name, master in self.trained.learnt.items():
             if self.weights[name].dtype != master.dtype:
                 self.weights[name].copy_(master.detach())
+        self.engines.publish(self.trained, self.version)
 
     def hold(self, adapter: Path) -> None:
         """Make a saved adapter what the engine answers and scores with under the name `before`."""
@@ -86,8 +89,13 @@ class Student:
     def sample(
         self, prompts: list[list[int]], sampling: Sequence[SamplingParams], n: int
     ) -> list[list[Completion]]:
-        """See `rollout.Sampler`."""
-        return self.llm.generate(prompts, list(sampling), n=n, adapter=self.name)
+        """See `rollout.Sampler`. Raises `SampanError` for answers of other numbers than those that were last
+        published."""
+        found = self.engines.generate(prompts, sampling, n)
+        wrong = {sampled.version for sampled in found} - {self.version}
+        if wrong:
+            raise SampanError(f"answers of version {min(wrong)} came, and {self.version} was asked for")
+        return [list(sampled.answers) for sampled in found]
 
     def logprobs(self, groups: Sequence[Group]) -> Tensor:
         """Natural logarithms of the probabilities of every token of all continuations, in turn: the
