@@ -6,7 +6,7 @@ so that no tensor need be there whole but those that PiSSA and OLoRA decompose.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,12 +88,12 @@ class Directed:
 
         def directed(rows: Floats, start: int, before: Floats) -> Floats:
             delta = left[start : start + len(rows)] @ right
-            if columns is not None:
-                return (rows + delta) * columns
-            own = self.magnitude[start : start + len(rows)]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                scale: Floats = own / np.linalg.norm(before + delta, axis=1)
-            found: Floats = (rows + delta) * scale[:, None]
+            scale: Any = columns
+            if scale is None:
+                own = self.magnitude[start : start + len(rows)]
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    scale = (own / np.linalg.norm(before + delta, axis=1))[:, None]
+            found: Floats = (rows + delta) * scale
             return found
 
         return directed
