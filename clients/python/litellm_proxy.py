@@ -17,7 +17,7 @@ import httpx
 import openai
 from steps import KEY, MODEL, QUESTION, URL, WEATHER, check, drive
 
-PATIENCE_S = 180
+PATIENCE_S = 600
 asked: dict[str, Any] = {"role": "user", "content": QUESTION}
 tools: list[Any] = [{"type": "function", "function": {"name": "weather", "parameters": WEATHER}}]
 

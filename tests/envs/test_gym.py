@@ -9,7 +9,7 @@ import pytest
 
 from sampan.core.errors import EnvError, UsageError
 from sampan.core.types import Completion
-from sampan.envs.answers import last_number, tagged, whole
+from sampan.envs.answers import last_number, last_word, tagged, whole
 from sampan.envs.gym import GymTask
 from sampan.envs.rewards import correct, ended, overlong
 from sampan.envs.sandbox.walls import Limits
@@ -115,6 +115,8 @@ def test_answers_within_texts() -> None:
     assert last_number("none") is None
     assert tagged("<answer> 4 </answer> or <answer>5</answer>") == "5"
     assert whole(" yes.\n") == "yes"
+    assert last_word("I think that it's a well-known **naïve** one-2!") == "one-2"
+    assert last_word("?!") is None
 
 
 def test_rewards_of_form() -> None:

@@ -108,6 +108,7 @@ def test_the_attacks_would_succeed_outside(tmp_path: Path, port: int) -> None:
         "asks with a raw call", "sends a datagram", "starts threads", "starts a program",
         "starts processes", "slows the judge", "changes modes", "changes times", "writes outside",
         "lists the folder", "fills the memory with files", "opens everything", "fills the disk",
+        "signals the judge by a descriptor", "chooses a descriptor's signal", "writes to the log",
         "limits the judge",
     )  # fmt: skip
     programs = {

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_WORD = re.compile(r"\w+(?:['-]\w+)*")
 _TAGGED = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
 _FENCED = re.compile(r"^```[^\n`]*\n(.*?)(?:^```|\Z)", re.DOTALL | re.MULTILINE)
 
@@ -12,6 +13,12 @@ def last_number(text: str) -> str | None:
     """Without thousands' commas; None where there is none."""
     found = _NUMBER.findall(text)
     return found[-1].replace(",", "") if found else None
+
+
+def last_word(text: str) -> str | None:
+    """Of letters and digits, with what joins them; None where there is none."""
+    found = _WORD.findall(text)
+    return found[-1] if found else None
 
 
 def tagged(text: str) -> str | None:

@@ -129,10 +129,17 @@ def _letter_counting(told: Mapping[str, Any]) -> Solution:
     return Solution(tuple(steps), str(total))
 
 
+def _spell_backward(told: Mapping[str, Any]) -> Solution:
+    """Letter by letter."""
+    word = str(told["word"])
+    return Solution((" ".join(word), " ".join(reversed(word))), word[::-1])
+
+
 _GYM: Mapping[str, Callable[[Mapping[str, Any]], Solution]] = {
     "chain_sum": _chain_sum,
     "products": _products,
     "gcd": _gcd,
     "lcm": _lcm,
     "letter_counting": _letter_counting,
+    "spell_backward": _spell_backward,
 }

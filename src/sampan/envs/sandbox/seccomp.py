@@ -10,12 +10,13 @@ numbers are those of Linux' unistd_64.h and asm-generic/unistd.h.
 import ctypes
 import os
 import struct
+from typing import Literal
 
 _EPERM, _ENOSYS = 1, 38
 _KNOWN = 448  # calls from here on are younger than this list; C libraries do without them
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data, little-endian
+_NUMBER, _ARCHITECTURE, _FIRST, _SECOND = 0, 4, 16, 24  # offsets in struct seccomp_data, little-endian
 _NO_NEW_PRIVS, _SET_SECCOMP, _FILTER = 38, 22, 2
 
 # A name, its number on x86-64, its number on Arm.
@@ -31,7 +32,7 @@ rt_tgsigqueueinfo 297 240
 setpriority 141 140  ioprio_set 251 30  sched_setaffinity 203 122  sched_setscheduler 144 119
 sched_setparam 142 118  sched_setattr 314 274  migrate_pages 256 238  move_pages 279 239
 # sockets to anywhere
-socket 41 198  connect 42 203  bind 49 200  listen 50 201  accept 43 202  accept4 288 242
+socket 41 198  socketpair 53 199  connect 42 203  bind 49 200  listen 50 201  accept 43 202  accept4 288 242
 # what outlives a process
 shmget 29 194  shmat 30 196  shmctl 31 195  semget 64 190  msgget 68 186  mq_open 240 180
 memfd_create 319 279  memfd_secret 447 447  add_key 248 217  request_key 249 218  keyctl 250 219
@@ -49,8 +50,14 @@ io_uring_setup 425 425  io_uring_enter 426 426  io_uring_register 427 427  io_se
 perf_event_open 298 241  userfaultfd 323 282  fanotify_init 300 262  inotify_init 253 -
 inotify_init1 294 26  prctl 157 167  personality 135 92  modify_ldt 154 -  iopl 172 -  ioperm 173 -
 """
-# AUDIT_ARCH_*, the number of prlimit64, the column above.
-_MACHINES = {"x86_64": (0xC000003E, 302, 1), "aarch64": (0xC00000B7, 261, 2)}
+# Calls whose second argument decides, by machine, and what it must not be: who gets a descriptor's signals
+# (F_SETOWN, F_SETSIG, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP).
+_DECIDED = ((("fcntl", 72, 25), (8, 10, 15)), (("ioctl", 16, 29), (0x8901, 0x8902)))
+_PRLIMIT = ("prlimit64", 302, 261)
+# AUDIT_ARCH_*, the column above.
+_MACHINES = {"x86_64": (0xC000003E, 1), "aarch64": (0xC00000B7, 2)}
+
+_Jump = int | Literal["allow", "refuse", "unknown"]
 
 
 def program() -> bytes | None:
@@ -58,23 +65,31 @@ def program() -> bytes | None:
     found = _MACHINES.get(os.uname().machine)
     if found is None or os.uname().sysname != "Linux":
         return None
-    architecture, limits, column = found
-    refused = _refused(column)
-    # Behind the checks lie three returns: allow, refuse, unknown. Jumps count from the next instruction.
-    allow = 7 + len(refused)
-    refuse, unknown = allow + 1, allow + 2
-    code = [
+    architecture, column = found
+    code: list[tuple[int, _Jump, _Jump, int]] = [
         (_LOAD, 0, 0, _ARCHITECTURE),
-        (_EQUAL, 0, refuse - 2, architecture),  # 32-bit calls have other numbers
+        (_EQUAL, 0, "refuse", architecture),  # 32-bit calls have other numbers
         (_LOAD, 0, 0, _NUMBER),
-        (_AT_LEAST, unknown - 4, 0, _KNOWN),
-        (_EQUAL, 0, 2, limits),  # prlimit64: of oneself (0) alone
-        (_LOAD, 0, 0, _FIRST_ARGUMENT),
-        (_EQUAL, allow - 7, refuse - 7, 0),
+        (_AT_LEAST, "unknown", 0, _KNOWN),
+        (_EQUAL, 0, 2, int(_PRLIMIT[column])),
+        (_LOAD, 0, 0, _FIRST),
+        (_EQUAL, "allow", "refuse", 0),  # one's own limits
     ]
-    code += [(_EQUAL, refuse - place - 1, 0, number) for place, number in enumerate(refused, len(code))]
+    for call, values in _DECIDED:
+        code += [(_EQUAL, 0, len(values) + 2, int(call[column])), (_LOAD, 0, 0, _SECOND)]
+        code += [(_EQUAL, "refuse", 0, value) for value in values]
+        code += [(_LOAD, 0, 0, _NUMBER)]
+    code += [(_EQUAL, "refuse", 0, number) for number in _refused(column)]
+    ends = {"allow": len(code), "refuse": len(code) + 1, "unknown": len(code) + 2}
     code += [(_RETURN, 0, 0, value) for value in (_ALLOW, _ERRNO | _EPERM, _ERRNO | _ENOSYS)]
-    return b"".join(struct.pack("HBBI", *instruction) for instruction in code)
+
+    def jump(to: _Jump, place: int) -> int:
+        return to if isinstance(to, int) else ends[to] - place - 1  # from the next instruction on
+
+    return b"".join(
+        struct.pack("HBBI", operation, jump(true, place), jump(false, place), value)
+        for place, (operation, true, false, value) in enumerate(code)
+    )
 
 
 def _refused(column: int) -> list[int]:

@@ -6,7 +6,7 @@ so that no tensor need be there whole but those that PiSSA and OLoRA decompose.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,12 +88,13 @@ class Directed:
 
         def directed(rows: Floats, start: int, before: Floats) -> Floats:
             delta = left[start : start + len(rows)] @ right
-            scale: Any = columns
-            if scale is None:
-                own = self.magnitude[start : start + len(rows)]
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    scale = (own / np.linalg.norm(before + delta, axis=1))[:, None]
-            found: Floats = (rows + delta) * scale
+            if columns is not None:
+                turned: Floats = (rows + delta) * columns
+                return turned
+            own = self.magnitude[start : start + len(rows)]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                scale: Floats = own / np.linalg.norm(before + delta, axis=1)
+            found: Floats = (rows + delta) * scale[:, None]
             return found
 
         return directed
