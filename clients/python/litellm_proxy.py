@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import openai
 from steps import KEY, MODEL, QUESTION, URL, WEATHER, check, drive
 
 PATIENCE_S = 600
+OWN_KEY = f"sk-{secrets.token_hex(24)}"  # the proxy starts with none that is weak
 asked: dict[str, Any] = {"role": "user", "content": QUESTION}
 tools: list[Any] = [{"type": "function", "function": {"name": "weather", "parameters": WEATHER}}]
 
@@ -29,7 +31,10 @@ def proxy(folder: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     leads = {"model": f"openai/{MODEL}", "api_base": f"{URL}/v1", "api_key": KEY}
-    settings = {"model_list": [{"model_name": MODEL, "litellm_params": leads}]}
+    settings = {
+        "model_list": [{"model_name": MODEL, "litellm_params": leads}],
+        "general_settings": {"master_key": OWN_KEY},
+    }
     (folder / "config.yaml").write_text(json.dumps(settings))  # JSON is YAML
     command = [str(Path(sys.executable).with_name("litellm")), "--config", "config.yaml"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
@@ -96,5 +101,5 @@ def responses() -> None:
 
 
 with tempfile.TemporaryDirectory() as place, proxy(Path(place)) as address:
-    client = openai.OpenAI(base_url=f"{address}/v1", api_key="sk-any", max_retries=0, timeout=120)
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key=OWN_KEY, max_retries=0, timeout=120)
     drive(version("litellm"), chat, stream, tools_and_second_turn, responses)
