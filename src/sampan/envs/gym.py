@@ -2,6 +2,7 @@
 rules."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib import metadata
@@ -68,7 +69,10 @@ class GymTask:
 
     def _dataset(self, seed: int, size: int) -> Any:
         try:
-            import reasoning_gym
+            with warnings.catch_warnings():
+                # Of its dependencies' sources, where nothing has compiled them yet.
+                warnings.simplefilter("ignore", SyntaxWarning)
+                import reasoning_gym
         except ImportError as error:
             said = "tasks of reasoning-gym need the extra `train` (pip install 'sampan[train]')"
             raise UsageError(said) from error
