@@ -46,6 +46,8 @@ def clients(python: str, node: Path) -> Iterator[Client]:
     """Every client; `node`: the folder with `node_modules`."""
     for name in SDKS:
         yield Client(f"{name} (Python)", [python, str(HERE / "python" / f"{name}_sdk.py")], python)
+    for name, script in (("litellm's proxy", "litellm_proxy"), ("inspect-ai", "inspect_ai_sdk")):
+        yield Client(name, [python, str(HERE / "python" / f"{script}.py")], python)
     for name in ("openai", "anthropic", "ai_sdk"):
         yield Client(f"{name} (JavaScript)", ["node", str(node / f"{name}.mjs")], "node")
     for name in ("codex", "claude"):

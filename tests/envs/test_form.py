@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sampan.core.errors import UsageError
@@ -15,7 +15,7 @@ from sampan.envs.task import Problem
 ASKED = Problem("What is 1 + 1?", "2")
 ANY = st.text()
 INNER = st.text().filter(lambda text: "<think>" not in text and "answer>" not in text and "</" not in text)
-WORDS = st.lists(st.sampled_from("a b c d".split()), max_size=20)
+WORDS = st.lists(st.sampled_from("abcd"), max_size=20)
 
 
 def said(text: str, tokens: int = 1, reasoning: str = "") -> Completion:
@@ -23,6 +23,7 @@ def said(text: str, tokens: int = 1, reasoning: str = "") -> Completion:
 
 
 @given(ANY, ANY, st.integers(0, 300))
+@settings(deadline=None)
 def test_every_reward_has_its_bounds(text: str, question: str, tokens: int) -> None:
     asked, answer = Problem(question, "x"), said(text, tokens)
     for reward in (formatted(), tags(), near(50, 20), brief(100), same_script):
@@ -32,6 +33,7 @@ def test_every_reward_has_its_bounds(text: str, question: str, tokens: int) -> N
 
 
 @given(INNER, INNER)
+@settings(deadline=None)
 def test_the_form_is_thoughts_and_an_answer(thoughts: str, answer: str) -> None:
     text = f"<think>{thoughts}</think>\n<answer>{answer}</answer>"
     assert formatted()(ASKED, said(text)) == tags()(ASKED, said(text)) == 1.0
@@ -64,6 +66,7 @@ def test_what_is_not_the_form(text: str, share: float) -> None:
 
 
 @given(st.integers(0, 200), st.integers(0, 200))
+@settings(deadline=None)
 def test_lengths(one: int, other: int) -> None:
     aim, short = near(80, 30), brief(120)
     assert aim(ASKED, said("", 80)) == 1.0
@@ -95,6 +98,7 @@ def test_scripts(question: str, answer: str, share: float) -> None:
 
 
 @given(WORDS, st.integers(1, 4))
+@settings(deadline=None)
 def test_repeating_costs(words: list[str], run: int) -> None:
     reward = repeating(run)
     once, twice = " ".join(words), " ".join(words * 2)
@@ -107,6 +111,7 @@ def test_repeating_costs(words: list[str], run: int) -> None:
 @given(
     st.lists(st.tuples(st.floats(-3, 3), st.sampled_from([ended, same_script, brief(9), tags()])), max_size=4)
 )
+@settings(deadline=None)
 def test_rewards_add_up_by_weight(parts: list[tuple[float, Reward]]) -> None:
     answer = said("<think>a", 4)
     whole = together({str(place): part for place, part in enumerate(parts)})
@@ -131,6 +136,7 @@ def test_options_are_refused_by_name(make: Callable[[], Reward], told: str) -> N
 
 
 @given(ANY, ANY)
+@settings(deadline=None)
 def test_text_outside_of_the_tags_breaks_the_form(before: str, after: str) -> None:
     assume(before.strip() or after.strip())
     text = f"{before}<think>a</think><answer>4</answer>{after}"

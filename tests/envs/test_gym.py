@@ -1,13 +1,20 @@
 """Tasks of reasoning-gym: different problems, never the same in training and testing, checked by their
 own rules."""
 
+import inspect
+import re
+from pathlib import Path
+
 import pytest
 
 from sampan.core.errors import EnvError, UsageError
 from sampan.core.types import Completion
-from sampan.envs.answers import last_number, tagged, whole
+from sampan.envs.answers import last_number, last_word, tagged, whole
 from sampan.envs.gym import GymTask
 from sampan.envs.rewards import correct, ended, overlong
+from sampan.envs.sandbox.walls import Limits
+from sampan.envs.scorers import EXPRESSIONS, LITERALS
+from sampan.envs.scoring import Scorer
 from sampan.envs.task import split_of
 
 
@@ -43,6 +50,53 @@ def test_checks_are_the_tasks_own(sums: GymTask) -> None:
     assert reward(problem, _answer("I do not know.")) == 0.0
 
 
+def test_the_tasks_that_evaluate_answers_are_known() -> None:
+    """Those of the version that is installed: whoever evaluates what a model said is here."""
+    import reasoning_gym
+    from reasoning_gym.factory import DATASETS
+
+    evaluating = set()
+    for name, (kind, _) in DATASETS.items():
+        text = inspect.getsource(kind.score_answer)
+        if name != "propositional_logic" and re.search(r"\beval\(|\bexec\(|parse_expr\(|sympify\(", text):
+            evaluating.add(name)
+    assert reasoning_gym.__name__
+    assert evaluating - {"number_sorting"} == LITERALS | EXPRESSIONS  # the former evaluates its own answer
+
+
+@pytest.mark.parametrize("task", sorted(LITERALS | EXPRESSIONS))
+def test_evaluated_answers_are_checked_in_a_sandbox(task: str, tmp_path: Path) -> None:
+    gym = GymTask(task)
+    problems = gym._made(0, 3)
+    assert [gym.check(problem, problem.answer) for problem in problems] == [1.0] * 3
+    left = tmp_path / "left"
+    for attack in (
+        f"open({str(left)!r}, 'w')",
+        "__import__('os')._exit(0)",
+        "[exit()]",
+        "exec(bytes([112, 97, 115, 115]))",
+        "().__class__.__base__.__subclasses__()",
+        "[x for x in (lambda: [1])()]",
+        "Symbol('x').func('__import__(\"os\").getpid()')",
+        "ｅｘｅｃ('pass')",
+    ):
+        assert gym.check(problems[0], attack) < 0.1, attack
+    assert not left.exists()
+
+
+def test_an_answer_that_takes_for_ever_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = Scorer("gym", "reasoning_gym", Limits(seconds=3, cpu=60, memory=4 << 30))
+    monkeypatch.setattr("sampan.envs.gym._scorer", lambda: scorer)
+    gym = GymTask("countdown")
+    problem = gym._made(0, 1)[0]
+    scorer._sandbox.child().close()  # it starts on no answer's time
+    with pytest.raises(
+        EnvError, match=r"countdown.*the check of '9\*\*9\*\*9\*\*9' took longer than 3 seconds"
+    ):
+        gym.check(problem, "9**9**9**9")
+    scorer.close()
+
+
 def test_a_task_with_too_few_problems_says_so() -> None:
     tiny = GymTask("chain_sum", min_terms=2, max_terms=2, min_digits=1, max_digits=1)
     with pytest.raises(EnvError, match="no 5000 different problems for test"):
@@ -61,6 +115,8 @@ def test_answers_within_texts() -> None:
     assert last_number("none") is None
     assert tagged("<answer> 4 </answer> or <answer>5</answer>") == "5"
     assert whole(" yes.\n") == "yes"
+    assert last_word("I think that it's a well-known **naïve** one-2!") == "one-2"
+    assert last_word("?!") is None
 
 
 def test_rewards_of_form() -> None:

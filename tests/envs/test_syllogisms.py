@@ -106,7 +106,7 @@ ONE = {noun.many: noun.one for nouns in NOUNS.values() for noun in nouns}
 
 
 def read(question: str) -> tuple[list[Statement], int]:
-    """The statements of a question, in their order (what is asked is the last), and how many kinds there are."""
+    """The statements of a question in their order, what is asked last, and how many kinds there are."""
     text = re.sub(r" Answer .*", "", question, flags=re.DOTALL).replace("Every kind has members.", "")
     kinds: dict[str, int] = {}
     found: list[tuple[int, Statement]] = []

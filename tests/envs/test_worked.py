@@ -6,10 +6,10 @@ import pytest
 
 from sampan.core.errors import UsageError
 from sampan.core.types import Completion
-from sampan.envs.answers import last_number, tagged
+from sampan.envs.answers import last_number, last_word, tagged
 from sampan.envs.form import formatted
 from sampan.envs.named import task_of
-from sampan.envs.worked import solver_of
+from sampan.envs.worked import solutions, solver_of
 
 TASKS = [
     "gym:chain_sum",
@@ -22,18 +22,22 @@ TASKS = [
     "gym:lcm",
     "gym:lcm?min_numbers=3&max_numbers=3",
     "gym:letter_counting",
+    "gym:spell_backward",
 ]
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_solutions_are_right(name: str) -> None:
     task = task_of(name)
+    extract = last_word if "spell" in name else last_number
     solve, form = solver_of(task), formatted()
+    plain, between = solutions(task), solutions(task, tagged=True)
     for problem in task.problems("train", 1, 300):
         solution = solve(problem)
         assert solution.steps
+        assert (plain(problem), between(problem)) == (solution.plain, solution.tagged)
         for text, found in (
-            (solution.plain, last_number(solution.plain)),
+            (solution.plain, extract(solution.plain)),
             (solution.tagged, tagged(solution.tagged)),
         ):
             assert found is not None
@@ -43,7 +47,7 @@ def test_solutions_are_right(name: str) -> None:
             assert eval(left) == eval(right)
 
 
-def test_letters_are_spelled() -> None:
+def test_letters_are_spelled_by_words() -> None:
     task = task_of("gym:letter_counting?min_words=3&max_words=3")
     for problem in task.problems("train", 0, 50):
         for line in solver_of(task)(problem).steps:

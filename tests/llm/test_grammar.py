@@ -230,3 +230,15 @@ def test_schemas_hold_for_the_model_too(llm: LLM, at_rest: Callable[[], None]) -
             assert answer.finish_reason == "stop"
             jsonschema.validate(json.loads(answer.text), schema, format_checker=jsonschema.FormatChecker())
     at_rest()
+
+
+def test_text_is_free_until_a_text_comes_that_begins_the_grammar(llm: LLM) -> None:
+    prompt = "The boat left the harbour, and"
+    plain = llm.generate(prompt, GREEDY).text
+    word = plain.split()[3]
+    held = llm.generate(prompt, GREEDY, grammar=Grammar("choice", '["zebra", "yak"]', after=word)).text
+    before, *behind = held.split(word)
+    assert plain.startswith(before + word)
+    assert behind
+    assert all(re.match("zebra|yak", part) for part in behind if len(part) > 5)
+    assert llm.generate(prompt, GREEDY, grammar=Grammar("regex", "(", after=word)).text == plain

@@ -114,4 +114,15 @@ HYBRID: dict[str, dict[str, object]] = {
             "mrope_interleaved": True, "mrope_section": [6, 5, 5],
         },
     },
+    # Heads of no whole vectors of 16, and channels of none.
+    "qwen3_next-odd": {
+        "model_type": "qwen3_next", "shared_expert_intermediate_size": 72, **MIXED, **DELTA,
+        "hidden_size": 88, "moe_intermediate_size": 56, "head_dim": 40, "linear_key_head_dim": 24,
+        "linear_value_head_dim": 40,
+    },
+    "qwen3_5-odd": {
+        "model_type": "qwen3_5_text", **DELTA, "hidden_size": 72, "intermediate_size": 100, "head_dim": 24,
+        "linear_num_key_heads": 1, "linear_num_value_heads": 3, "linear_key_head_dim": 20,
+        "linear_value_head_dim": 12, "linear_conv_kernel_dim": 5,
+    },
 }  # fmt: skip

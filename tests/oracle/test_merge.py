@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("peft", reason="of the extra `test`")
 
 from sampan.core.errors import SampanError, UnsupportedModel, WeightsError
-from sampan.models.registry import load_file
+from sampan.models.registry import load_file as load_module
 from sampan.weights.checkpoint import open_checkpoint
 
-merging = load_file(Path(__file__).parent / "merging.py")
+merging = load_module(Path(__file__).parent / "merging.py")
 Make = Callable[..., Any]
 # All compute in float32, in other orders; PiSSA's residual is of LAPACK's in float32 there, float64 here.
 NOISE, LENGTH = 3e-5, 40
@@ -138,6 +139,44 @@ def test_a_model_without_adapters_keeps_its_bits(case: str, tiny: Make, tmp_path
         assert before.tensors.keys() == after.tensors.keys()
         assert all(np.array_equal(before.array(name), after.array(name)) for name in before.tensors)
         assert before.config == after.config
+
+
+@pytest.mark.parametrize("case", ["gptq", "awq", "fp8"])
+def test_a_quantised_folder_is_written_as_the_values_that_it_stands_for(
+    case: str, tiny: Make, packers: Any, tmp_path: Path
+) -> None:
+    """With an adapter, in float32: what transformers makes of the values with PEFT's adapter."""
+    model = tiny("qwen2")
+    name = next(name for name in packers.CASES if name.startswith(case))
+    values = packers.quantise(model.files.path, tmp_path / "packed", *packers.CASES[name])
+    merging.trained(model.files, tmp_path / "adapter")
+    files = merging.files_of(tmp_path / "packed")
+    merging.merge(files, {tmp_path / "adapter": 1.0}, tmp_path / "out", "f32")
+    theirs = merging.adapted(model.files, tmp_path / "adapter").merge_and_unload()
+    base = merging.base_of(model.files).state_dict()
+    found = merging.base_of(merging.files_of(tmp_path / "out")).state_dict()
+    for name, merged in theirs.state_dict().items():
+        expected = values.get(name, base[name]).float() + (merged - base[name])
+        assert torch.allclose(found[name], expected, rtol=0, atol=2e-5), name
+    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+def test_a_tied_embedding_that_comes_whole_stays_tied(tiny: Make, error: Make, tmp_path: Path) -> None:
+    """PEFT saves it where the vocabulary was resized, and loads it into both ends."""
+    model = tiny("llama-tied")
+    merging.trained(model.files, tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    noise = torch.randn(256, 128, generator=torch.Generator().manual_seed(0))
+    tensors["base_model.model.model.embed_tokens.weight"] = noise
+    save_file(tensors, path)
+    merging.merge(model.files, {tmp_path / "adapter": 1.0}, tmp_path / "out")
+    expected = logits(merging.adapted(model.files, tmp_path / "adapter"), ids(model))
+    found = logits(merging.base_of(merging.files_of(tmp_path / "out")), ids(model))
+    assert error(found, expected) < NOISE
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["tie_word_embeddings"] is True
+    assert config["dtype"] == "float32"
 
 
 REFUSED: dict[str, tuple[dict[str, Any], float, type[SampanError], str]] = {

@@ -19,6 +19,7 @@ from sampan.weights.checkpoint import open_checkpoint
 from sampan.weights.update import from_arrays
 
 Make = Callable[..., Any]
+HYBRIDS = ["qwen3_next-odd", "qwen3_5-odd"]
 ODD, LENGTH = ["llama-odd", "qwen3-odd", "llama-tiny", "qwen3_moe-odd", "deepseek_v3-odd"], 90
 
 
@@ -37,7 +38,18 @@ def test_every_instruction_set_gives_the_same_bits(
         assert all(np.array_equal(found[0], other) for other in found[1:])
 
 
-@pytest.mark.parametrize("case", ODD)
+@pytest.mark.parametrize("case", HYBRIDS)
+def test_every_instruction_set_gives_hybrids_the_same_bits(case: str, tiny: Make, native: Make) -> None:
+    model = tiny(case, torch.bfloat16)
+    found = []
+    for isa in _native.isas():
+        backend = CpuBackend(Settings(Path(), isa=isa), 1)
+        here = native.__wrapped__(model.files, cache="bf16", backend=backend)
+        found.append(here.logits(model.prompt(LENGTH), 64))
+    assert all(np.array_equal(found[0], other) for other in found[1:])
+
+
+@pytest.mark.parametrize("case", [*ODD, *HYBRIDS])
 def test_what_is_planned_is_what_is_allocated(case: str, tiny: Make) -> None:
     backend, room = CpuBackend(Settings(Path(), tune=False), 2), AdapterRoom(2, 5)
     with open_checkpoint(tiny(case).files) as checkpoint:

@@ -88,7 +88,7 @@ def test_entries_are_added_to_tokenizer_model(folder: Path, llama: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": 1}, "model_type unigram is not supported: bpe is"),
+        ({"kind": 4}, "model_type char is not supported: bpe and unigram are"),
         (
             {"normalizer": field(1, b"nmt_nfkc") + field(2, b"x") + field(4, 0)},
             "normalises texts .'nmt_nfkc'",

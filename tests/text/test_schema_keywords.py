@@ -114,6 +114,31 @@ FORMATS: dict[str, tuple[list[str], list[str]]] = {
     "relative-json-pointer": (["0", "1/a", "2#"], ["", "01", "/a", "-1"]),
     "byte": (["", "YQ==", "YWI=", "YWJj"], ["Y", "YQ", "YQ=", "Y=Q="]),
     "base64url": (["", "YQ", "_-8"], ["Y", "YQ==", "+a"]),
+    "iri": (["http://ä.example/ü?é#日", "urn:ñ:b", "http://a/b"], ["/ä", "ä", "http://ä b", "http://a/%zz"]),
+    "iri-reference": (["/ä?b#c", "", "#日", "//ü:1/x", "a/b:c"], ["ä b", "%zz", "1:2", "\\ä"]),
+    "date-time-local": (
+        ["2024-02-29T23:59:59", "2023-12-31T00:00:00.25", "2000-02-29T10:00:00"],
+        ["2023-02-29T00:00:00", "2023-04-31T00:00:00", "0000-01-01T00:00:00", "2024-02-29T10:00:00Z"],
+    ),
+    "time-local": (["23:59:59", "00:00:00.125"], ["24:00:00", "10:00", "10:60:00", "10:00:00Z"]),
+    "char": (["a", "é", "👩", " "], ["", "ab"]),
+    "media-range": (
+        ["*/*", "text/*", "text/html;level=1", 'a/b; c="d\\"e"', "application/ld+json"],
+        ["text", "*/html", "a/b;c", "a /b", "a/b;c="],
+    ),
+    "decimal": (["0", "-1.50", "12345678901234567890.1"], ["", "01", "1.", ".5", "+1", "1e3"]),
+    "decimal128": (["0", "-1.50", "9" * 17 + "." + "9" * 17], ["9" * 35, "01", "1e3"]),
+    "sf-binary": ([":YQ==:", "::"], ["YQ==", ":YQ:", ":a"]),
+    "sf-boolean": (["?0", "?1"], ["0", "?2", "true"]),
+    "sf-decimal": (["0.5", "-123456789012.125"], ["1", "1.1234", "1234567890123.0", ".5"]),
+    "sf-integer": (["0", "-999999999999999"], ["1000000000000000", "01", "1.0"]),
+    "sf-string": (['""', '"a b"', '"a\\"b\\\\"'], ["a", '"', '"a"b"', '"é"', '"\\a"']),
+    "sf-token": (["a", "*a/b:c", "text/html"], ["", "1a", "a b", '"a"']),
+    "color": (["#fff", "#00FF7f", "red"], ["#ff", "#ggg", "reddish", "RED "]),
+    "phone": (
+        ["+22 607 123 4567", "+1 212 555 01"],
+        ["607 123", "+0 12 34", "+22-607-123", "+22 607 123 4567 8901 2"],
+    ),
 }  # fmt: skip
 
 
@@ -135,6 +160,52 @@ def test_formats_of_whole_numbers_bound_them(schemas: Any) -> None:
         matcher = schemas.ours({"type": "integer", "format": name})
         assert matcher is not None
         assert (schemas.takes(matcher, inside), schemas.takes(matcher, outside)) == (True, False)
+
+
+def test_formats_of_structured_fields_bound_numbers_too(schemas: Any) -> None:
+    matcher = schemas.ours({"type": "integer", "format": "sf-integer"})
+    assert matcher is not None
+    assert [schemas.takes(matcher, value) for value in (10**15 - 1, 10**15)] == [True, False]
+
+
+UNIQUE: list[dict[str, Any]] = [
+    {"items": {"type": "integer", "minimum": 1, "maximum": 3}},
+    {"items": {"type": ["boolean", "null"]}},
+    {"items": {"anyOf": [{"type": "null"}, {"enum": [1, 2]}]}},
+    {"items": {"$ref": "#/$defs/n"}, "$defs": {"n": {"oneOf": [{"const": 1}, {"type": "null"}]}}},
+    {"items": {"type": "integer", "minimum": 1, "maximum": 9}, "maxItems": 2, "minItems": 1},
+    {"prefixItems": [{"enum": [1, 2]}, {"enum": [1, "a"]}], "items": False},
+    {"prefixItems": [{"const": 1}], "items": {"enum": [1, 2, None]}},
+    {"prefixItems": [{"type": "integer"}, {"type": "string"}, {"type": "null"}], "items": False},
+    {"prefixItems": [{"type": "integer"}, {"type": "string"}], "maxItems": 1},
+]
+
+
+@pytest.mark.parametrize("part", UNIQUE, ids=lambda part: json.dumps(part)[:50])
+def test_different_items_are_written_out_where_their_values_are_few(
+    schemas: Any, part: dict[str, Any]
+) -> None:
+    schema = {**part, "uniqueItems": True}
+    matcher, validator = schemas.ours(schema), jsonschema.Draft202012Validator(schema)
+    assert matcher is not None
+    values = [1, 2, 3, 9, None, True, False, "a"]
+    arrays = [[], *([a] for a in values), *([a, b] for a in values for b in values), [1, 2, 3], [1, 2, 1]]
+    arrays += [[1, "a", None], [1, 1, None], [3, 1, 2], [1, 2, None], [1, None, None]]
+    assert [each for each in arrays if schemas.takes(matcher, each) != validator.is_valid(each)] == []
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"items": {"type": "integer", "minimum": 1}},
+        {"items": {"enum": list(range(6))}},
+        {"prefixItems": [{"type": "string"}, {"type": "string"}], "items": False},
+        {"prefixItems": [{"const": 1}]},
+    ],
+)
+def test_different_items_of_many_values_are_refused(part: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match='"uniqueItems" cannot be ensured but of items'):
+        read_grammar(Grammar("json_schema", json.dumps({**part, "uniqueItems": True})), False)
 
 
 def test_a_null_of_openapi_is_allowed_beside_the_type(schemas: Any) -> None:

@@ -351,7 +351,7 @@ def test_nothing_is_asked_of_an_answer_that_may_be_any_text():
     format = form(HERMES, False)
     assert grammar(format, TOOLS, "none") is None
     assert grammar(format, [], "auto") is None
-    assert grammar(format, TOOLS, "auto") is None
+    assert grammar(form(LLAMA, False), TOOLS, "auto") is None
     assert grammar(format, TOOLS, "auto", parallel=False) is not None
 
 

@@ -95,6 +95,18 @@ def test_the_best_answers_become_examples(tmp_path: Path) -> None:
     )
 
 
+def test_an_adapter_begins_anew(tmp_path: Path) -> None:
+    """What the first stage taught is gone, but for the answers that it gave."""
+    told = Worked(TOWNS, lambda problem: f"It is {problem.answer}.", 8)
+    other = Worked(TOWNS, lambda problem: f"It is {problem.answer}!", 8)
+    first = Sft(data=told, steps=4, examples=8, rate=2e-3)
+    again = Sft(data=other, steps=1, examples=8, afresh=True)
+    rows = done(Recipe(stages=(first, again)), tmp_path)
+    losses = [row["loss"] for row in rows]
+    assert losses[3] < 0.5 * losses[0]
+    assert losses[4] > 0.9 * losses[0]
+
+
 def test_a_teacher_is_learnt_from(tmp_path: Path) -> None:
     """The teacher is the model that was told the answer: what it says becomes likelier without that."""
 
@@ -190,6 +202,7 @@ def test_every_problem_is_asked_once_an_epoch() -> None:
 @pytest.mark.parametrize(
     ("stages", "said"),
     [
+        ([Sft(data=Worked(TOWNS, str, 1), steps=1, afresh=True)], r"stages\[0\].afresh does nothing"),
         ([Sft(steps=1)], r"stages\[0\].data: there is none"),
         ([Samples(task=TOWNS, rewards={}, least=0, steps=1)], r"stages\[0\]: nothing learns"),
         (

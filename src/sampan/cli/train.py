@@ -2,8 +2,9 @@
 
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,6 +34,13 @@ def command(
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="A line a step, also on a terminal.")] = False,
     threads: Threads = None,
+    rollouts: Annotated[
+        str | None,
+        typer.Option(help="Answers come from a Ray cluster: ray (this machine is in it) or ray://HOST:PORT."),
+    ] = None,
+    rollout_workers: Annotated[
+        int | None, typer.Option(min=1, help="Of the cluster.  [default: one for each node]")
+    ] = None,
 ) -> None:
     """Teach a model by a recipe. The folder has the log, a checkpoint, and at the end what was trained (an
     adapter in PEFT's format, or the model) and a report."""
@@ -47,6 +55,7 @@ def command(
     except ImportError as error:
         said = "training needs PyTorch: install the extra `train` (pip install 'sampan[train]')"
         raise UsageError(said) from error
+    elsewhere = _elsewhere(rollouts, rollout_workers)
     found, told = read_recipe(recipe)
     kinds = {stage.kind for stage in found.stages} - {"samples"}
     if action != "pipeline" and kinds != {action}:
@@ -63,15 +72,31 @@ def command(
     again = ["sampan", "train", action, str(recipe), "--out", str(place), "--resume"]
     again += [] if seed is None else ["--seed", str(seed)]
     again += [] if steps is None else ["--steps", str(steps)]
+    again += [] if rollouts is None else ["--rollouts", rollouts]
     try:
         with shown([(stage.kind, stage.steps) for stage in found.stages], plain=plain) as tell:
             source = recipe.stem, recipe.read_text()
-            run(found, what, place, source=source, resume=resume, threads=threads, tell=tell, note=say)
+            how: dict[str, Any] = {"resume": resume, "threads": threads, "elsewhere": elsewhere}
+            run(found, what, place, source=source, tell=tell, note=say, **how)
     except KeyboardInterrupt:
         say(f"stopped; what is done is kept: {shlex.join(again)}")
         raise
     made = "adapter" if found.lora else "model"
     typer.echo(f"the {made} is in {place / made}, the report is {place / 'report.html'}")
+
+
+def _elsewhere(address: str | None, workers: int | None) -> Any:
+    """Where answers are computed, unless that is here."""
+    if address is None:
+        if workers is not None:
+            raise UsageError("--rollout-workers goes with --rollouts")
+        return None
+    try:
+        from sampan.scale.cluster import rollouts
+    except ImportError as error:
+        said = "--rollouts needs Ray: install the extra `scale` (pip install 'sampan[scale]')"
+        raise UsageError(said) from error
+    return partial(rollouts, address=address, workers=workers, say=say)
 
 
 def _report(folder: Path) -> None:

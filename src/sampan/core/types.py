@@ -34,9 +34,12 @@ class SamplingParams:
     alone. Penalties follow the OpenAI (presence, frequency) and CTRL (repetition, arXiv:1909.05858)
     definitions. `max_reasoning_tokens`: after so many in its block of reasoning that is closed and the answer
     begins; None for as many as the model likes. `min_tokens`: before so many, no token ends the answer.
+    `tempered`: log-probabilities are those at the temperature, whatever the filters; else the model's own.
     `suppress_tokens` are never chosen, `begin_suppress_tokens` not first, and of `bad_words_ids` none is
-    completed; a grammar that allows nothing else goes before. A field of the wrong type is a `RequestError`;
-    ranges are checked with the request.
+    completed. `max_length`: of prompt and answer together; `max_tokens` goes before it. The first token
+    behind a prompt of one is `forced_bos_token_id`, and the last that there is room for is of
+    `forced_eos_token_ids`. A grammar that allows nothing else goes before all of these. A field of the wrong
+    type is a `RequestError`; ranges are checked with the request.
     """
 
     max_tokens: int | None = None
@@ -58,26 +61,51 @@ class SamplingParams:
     suppress_tokens: Sequence[int] = ()
     begin_suppress_tokens: Sequence[int] = ()
     bad_words_ids: Sequence[Sequence[int]] = ()
+    tempered: bool = False
+    max_length: int | None = None
+    forced_bos_token_id: int | None = None
+    forced_eos_token_ids: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         _require(self, Integral, "a whole number", "top_k", "min_tokens")
-        wholes = ("max_tokens", "seed", "logprobs", "max_reasoning_tokens")
+        wholes = (
+            "max_tokens",
+            "seed",
+            "logprobs",
+            "max_reasoning_tokens",
+            "max_length",
+            "forced_bos_token_id",
+        )
         _require(self, Integral, "a whole number or None", *wholes, optional=True)
         _require(self, Real, "a number", "temperature", "top_p", "min_p")
         _require(self, Real, "a number", "repetition_penalty", "presence_penalty", "frequency_penalty")
         object.__setattr__(self, "stop", _tuple("stop", self.stop, str))
-        for name in ("stop_token_ids", "suppress_tokens", "begin_suppress_tokens"):
+        lists = ("stop_token_ids", "suppress_tokens", "begin_suppress_tokens", "forced_eos_token_ids")
+        for name in lists:
             object.__setattr__(self, name, _tuple(name, getattr(self, name), Integral))
         words = [
             _tuple("bad_words_ids", word, Integral) for word in _listed("bad_words_ids", self.bad_words_ids)
         ]
         object.__setattr__(self, "bad_words_ids", tuple(words))
-        if not isinstance(self.ignore_eos, bool):
-            raise RequestError(f"ignore_eos is {quoted(self.ignore_eos)}: give True or False")
+        for name in ("ignore_eos", "tempered"):
+            if not isinstance(getattr(self, name), bool):
+                raise RequestError(f"{name} is {quoted(getattr(self, name))}: give True or False")
         if not isinstance(self.logit_bias, Mapping) or not all(
             _is(token, Integral) and _is(bias, Real) for token, bias in self.logit_bias.items()
         ):
             raise RequestError(f"logit_bias is {quoted(self.logit_bias)}: give numbers by token id")
+
+    def limit(self, prompt: int, context: int) -> int:
+        """The length at which an answer to a prompt of so many tokens ends. Raises `RequestError` where
+        `max_length` leaves no room for one."""
+        if self.max_tokens is not None:
+            return min(context, prompt + self.max_tokens)
+        if self.max_length is not None and prompt >= self.max_length:
+            raise RequestError(
+                f"the prompt has {prompt} tokens, and max_length is {self.max_length}, of prompt and answer "
+                "together: give max_tokens"
+            )
+        return context if self.max_length is None else min(context, self.max_length)
 
 
 GrammarKind = Literal["json_schema", "json_object", "regex", "lark", "choice"]
@@ -89,17 +117,20 @@ class Grammar:
     list of texts to choose from, as text; nothing for "json_object". Anything else is a `RequestError`.
 
     `calls`: a Lark grammar of what it may look like instead, which names the rest `@form`: of calls of tools.
+    `after`: an answer is any text, but behind this one, each time that it comes, it must look so; where the
+    grammar cannot be used, it is any text altogether.
     """
 
     kind: GrammarKind
     source: str = ""
     calls: str = ""
+    after: str = ""
 
     def __post_init__(self) -> None:
         kinds = get_args(GrammarKind)
         if not isinstance(self.kind, str) or self.kind not in kinds:
             raise RequestError(f"the kind of grammar is {quoted(self.kind)}: one of {', '.join(kinds)}")
-        for given in (self.source, self.calls):
+        for given in (self.source, self.calls, self.after):
             if not isinstance(given, str):
                 raise RequestError(f"the source of a grammar is {quoted(given)}: give a text")
 
@@ -179,7 +210,8 @@ class Completion:
     sampled, an end-of-sequence token included; `logprobs` has one entry for each. `finish_reason`: "stop" (a
     stop token or text), "length" (`max_tokens`, or the context is full), "abort" (as far as it got).
     `cached_tokens`: tokens of the prompt that an earlier request had computed; what an answer cost does not
-    count when answers are compared. `weights_version`: of the weights that gave the last token. `calls`: of
+    count when answers are compared. `weights_version`: of the weights that gave the last token.
+    `adapter`: the id of the adapter that gave every token, which no other ever has; 0 for none. `calls`: of
     the tools that were offered; `text` is what stands beside them.
     """
 
@@ -191,6 +223,7 @@ class Completion:
     prompt_tokens: int
     cached_tokens: int = field(default=0, compare=False)
     weights_version: int = field(default=0, compare=False)
+    adapter: int = field(default=0, compare=False)
     calls: tuple[Call, ...] = ()
 
     @property

@@ -26,7 +26,7 @@ class AdapterTable:
         self._executable = executable
         self._slots: dict[int, int] = {}
         self._free = list(range(room.count))[::-1] if room else []
-        self._room = room
+        self.room = room
         self._ids = count(1)
         self._bytes: dict[int, int] = {}
         self.memory: AdapterMemory | None = None
@@ -41,18 +41,18 @@ class AdapterTable:
 
     def load(self, adapter: Adapter) -> int:
         """Give an adapter a slot, or refuse it with the numbers; returns its id."""
-        if self._room is None:
+        if self.room is None:
             raise OutOfMemory(
                 f"{adapter.where}: no room was made for adapters: load the model with adapters=1 or more"
             )
         if not self._free:
             raise OutOfMemory(
-                f"{adapter.where}: {self._room.count} adapters are loaded, and there is no room for more: "
+                f"{adapter.where}: {self.room.count} adapters are loaded, and there is no room for more: "
                 "unload one, or load the model with more"
             )
-        if adapter.rank > self._room.rank:
+        if adapter.rank > self.room.rank:
             raise OutOfMemory(
-                f"{adapter.where}: has rank {adapter.rank}, and there is room for {self._room.rank}: "
+                f"{adapter.where}: has rank {adapter.rank}, and there is room for {self.room.rank}: "
                 f"load the model with adapter_rank={adapter.rank}"
             )
         size = self._fitting(adapter)

@@ -91,9 +91,7 @@ class Engine:
         _check_sampling(sampling, self.vocabulary, least=0 if scoring or pooling else 1)
         if scoring is not None:
             _check_scoring(scoring, len(tokens), self.vocabulary)
-        limit = self.context
-        if sampling.max_tokens is not None:
-            limit = min(limit, len(tokens) + sampling.max_tokens)
+        limit = sampling.limit(len(tokens), self.context)
         stops = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else self.eos_ids)
         seed = int.from_bytes(os.urandom(8)) >> 1 if sampling.seed is None else sampling.seed % 2**63
         request = next(self._ids)
@@ -265,12 +263,16 @@ def _check_sampling(p: SamplingParams, vocabulary: int, least: int) -> None:
         "max_tokens": (least, 2**31),
         "max_reasoning_tokens": (0, 2**31),
         "min_tokens": (0, 2**31),
+        "max_length": (1, 2**31),
+        "forced_bos_token_id": (0, vocabulary - 1),
         "logprobs": (0, vocabulary),
     }
     for name, (low, high) in limits.items():
         value = getattr(p, name)
         if value is not None and not low <= value <= high:
             raise RequestError(f"{name} is {quoted(value)}: it must lie between {low:g} and {high:g}")
+    if p.tempered and p.temperature == 0:
+        raise RequestError("tempered is True at temperature 0: there are no log-probabilities at that")
     for token, bias in p.logit_bias.items():
         if not -100 <= bias <= 100:
             raise RequestError(
@@ -279,7 +281,8 @@ def _check_sampling(p: SamplingParams, vocabulary: int, least: int) -> None:
     words = [token for word in p.bad_words_ids for token in word]
     if not all(p.bad_words_ids):
         raise RequestError("bad_words_ids has an empty list: it would forbid every token")
-    for token in [*p.logit_bias, *p.stop_token_ids, *p.suppress_tokens, *p.begin_suppress_tokens, *words]:
+    words += [*p.suppress_tokens, *p.begin_suppress_tokens, *p.forced_eos_token_ids]
+    for token in [*p.logit_bias, *p.stop_token_ids, *words]:
         if not 0 <= token < vocabulary:
             raise RequestError(f"token id {quoted(token)} is outside the vocabulary of {vocabulary}")
 

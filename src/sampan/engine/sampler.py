@@ -2,8 +2,9 @@
 
 The order of filters is penalties and bias, the constraint, temperature, top-k, top-p, min-p. Randomness is
 counter-based (BLAKE2b, keyed by the seed, of the position), so a request's text does not depend on what ran
-beside it. Log-probabilities are those of the model, before any of this: a token that a constraint forced may
-have a low one, and the alternatives beside it may be forbidden.
+beside it. Log-probabilities are those of the model, before any of this, or at the temperature alone where a
+request asks for that: a token that a constraint forced may have a low one, and the alternatives beside it may
+be forbidden.
 """
 
 from collections import Counter
@@ -44,13 +45,14 @@ def changes_logits(p: SamplingParams) -> bool:
 
 
 def forbids(p: SamplingParams) -> bool:
-    """Some tokens may not be chosen in some places."""
-    return bool(p.min_tokens > 0 or p.suppress_tokens or p.begin_suppress_tokens or p.bad_words_ids)
+    """Some tokens may not be chosen in some places, or must be."""
+    forced = p.forced_bos_token_id is not None or p.forced_eos_token_ids
+    return bool(forced or p.min_tokens > 0 or p.suppress_tokens or p.begin_suppress_tokens or p.bad_words_ids)
 
 
 def takes_best(p: SamplingParams) -> bool:
     """The most probable token as the model sees it, and nothing else is asked for: `choose` is not needed."""
-    return is_greedy(p) and not changes_logits(p) and not p.logprobs
+    return is_greedy(p) and not changes_logits(p) and not p.logprobs and not p.tempered
 
 
 def choose(
@@ -69,7 +71,8 @@ def choose(
     p = sequence.sampling
     changed = moved = penalised(logits, sequence, after) if changes_logits(p) else logits
     if forbids(p):
-        changed = without(moved, forbidden(sequence, after))
+        needed = forced(sequence, len(after))
+        changed = only(moved, needed) if needed else without(moved, forbidden(sequence, after))
     if allowed is not None and not (is_greedy(p) and changed is logits and allows(allowed, best)):
         changed = masked(changed, allowed)
         if forbids(p) and changed.max() == -np.inf:
@@ -78,8 +81,12 @@ def choose(
         token = int(np.argmax(changed)) if changed is not logits else best
     else:
         token = _draw(changed, p, _Chance(sequence.seed, len(sequence.tokens) + len(after)))
+    count, temperature = p.logprobs or 0, p.temperature
+    if not p.tempered or temperature == 1.0:
+        return TokenLogprob(token, float(logits[token]) - log_total, top_logprobs(logits, log_total, count))
+    total = log_total_at(logits, temperature)
     return TokenLogprob(
-        token, float(logits[token]) - log_total, top_logprobs(logits, log_total, p.logprobs or 0)
+        token, float(logits[token]) / temperature - total, top_at(logits, temperature, total, count)
     )
 
 
@@ -89,6 +96,21 @@ def top_logprobs(logits: Floats, log_total: float, count: int) -> tuple[tuple[in
         return ()
     index = largest(logits, min(count, logits.size))
     return tuple((int(i), float(logits[i]) - log_total) for i in index)
+
+
+def top_at(logits: Floats, temperature: float, log_total: float, count: int) -> tuple[tuple[int, float], ...]:
+    """The same at a temperature, of which `log_total` is."""
+    return tuple(
+        (other, value / temperature - log_total) for other, value in top_logprobs(logits, 0.0, count)
+    )
+
+
+def log_total_at(logits: Floats, temperature: float) -> float:
+    """The logarithm of the sum of exp(logit / temperature), which probabilities at a temperature are relative
+    to."""
+    x = logits.astype(np.float64) / temperature
+    most = x.max()
+    return float(np.log(np.exp(x - most).sum()) + most)
 
 
 def penalised(logits: Floats, sequence: Sequence, after: tuple[int, ...] = ()) -> Floats:
@@ -114,13 +136,30 @@ def forbidden(sequence: Sequence, after: tuple[int, ...] = ()) -> set[int]:
     the prompt."""
     p, tokens = sequence.sampling, [*sequence.tokens, *after]
     sampled = len(tokens) - sequence.prompt_tokens
-    found = {*p.suppress_tokens, *(p.begin_suppress_tokens if sampled == 0 else ())}
+    first = 1 if p.forced_bos_token_id is not None and sequence.prompt_tokens == 1 else 0
+    found = {*p.suppress_tokens, *(p.begin_suppress_tokens if sampled == first else ())}
     if sampled < p.min_tokens:
         found |= sequence.stop_ids
     for *beginning, last in p.bad_words_ids:
         if tokens[len(tokens) - len(beginning) :] == beginning:
             found.add(last)
     return found
+
+
+def forced(sequence: Sequence, after: int = 0) -> list[int]:
+    """The tokens one of which must follow so many behind the sequence's own, none for any: as transformers'
+    processors have it."""
+    p, place = sequence.sampling, len(sequence.tokens) + after
+    if p.forced_eos_token_ids and place == sequence.limit - 1:
+        return list(p.forced_eos_token_ids)
+    return [p.forced_bos_token_id] if p.forced_bos_token_id is not None and place == 1 else []
+
+
+def only(logits: Floats, tokens: list[int]) -> Floats:
+    """Logits of some tokens, which are all the same, and minus infinity."""
+    out = np.full_like(logits, -np.inf)
+    out[tokens] = 0.0
+    return out
 
 
 def without(logits: Floats, tokens: set[int]) -> Floats:

@@ -251,7 +251,7 @@ def _take(sequence: Sequence, results: Seq[TokenLogprob | str]) -> list[Event]:
             return [*events, Event(sequence.id, None, "error", result, cached)]
         sequence.tokens.append(result.token)
         reason = _finish_reason(sequence, result.token, done and place == len(results) - 1)
-        events.append(Event(sequence.id, result, reason, None, cached))
+        events.append(Event(sequence.id, result, reason, None, cached, adapter=sequence.adapter))
         if reason is not None:
             break
     return events

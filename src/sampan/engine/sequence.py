@@ -62,7 +62,7 @@ class Sequence:
     sampling: SamplingParams
     seed: int
     limit: int
-    """Length at which it must end: the context, or prompt plus `max_tokens`."""
+    """Length at which it must end: `SamplingParams.limit`."""
     stop_ids: frozenset[int]
     pages: "array[int]" = field(default_factory=lambda: array("i"))
     computed: int = 0
@@ -198,7 +198,7 @@ class Event:
     without one, and beside scores. `vector`: what its prompt was pooled to, with the end.
 
     `cached_tokens`: tokens of its prompt that were not computed again. `weights_version`: of the weights that
-    gave the token.
+    gave the token, `adapter`: the id of the adapter that did, 0 for none.
     """
 
     request: int
@@ -209,3 +209,4 @@ class Event:
     weights_version: int = field(default=0, compare=False)
     scores: tuple[TokenScore, ...] = ()
     vector: tuple[float, ...] = ()
+    adapter: int = field(default=0, compare=False)

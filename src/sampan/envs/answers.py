@@ -4,13 +4,21 @@ import re
 from collections.abc import Callable
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_WORD = re.compile(r"\w+(?:['-]\w+)*")
 _TAGGED = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
+_FENCED = re.compile(r"^```[^\n`]*\n(.*?)(?:^```|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def last_number(text: str) -> str | None:
     """Without thousands' commas; None where there is none."""
     found = _NUMBER.findall(text)
     return found[-1].replace(",", "") if found else None
+
+
+def last_word(text: str) -> str | None:
+    """Of letters and digits, with what joins them; None where there is none."""
+    found = _WORD.findall(text)
+    return found[-1] if found else None
 
 
 def tagged(text: str) -> str | None:
@@ -22,6 +30,12 @@ def tagged(text: str) -> str | None:
 def whole(text: str) -> str | None:
     """All of it, without the full stop."""
     return text.strip().removesuffix(".") or None
+
+
+def code(text: str) -> str | None:
+    """The last block of code that is fenced, without its fences; all of the text where none is."""
+    found = _FENCED.findall(text)
+    return (found[-1] if found else text).strip("\n") or None
 
 
 def chosen(*labels: str) -> Callable[[str], str | None]:

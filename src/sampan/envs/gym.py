@@ -1,14 +1,18 @@
 """Tasks of reasoning-gym (arXiv:2505.24760) by name: problems without end, each checked by the task's own
 rules."""
 
+import base64
 import json
+import pickle
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
 from typing import Any
 
 from sampan.core.errors import EnvError, UsageError, quoted
+from sampan.envs.scorers import EXPRESSIONS, LITERALS
+from sampan.envs.scoring import Scorer
 from sampan.envs.task import Problem, Split, split_of
 
 _BLOCK = 256
@@ -52,16 +56,27 @@ class GymTask:
         return list(found.values())[:count]
 
     def check(self, problem: Problem, answer: str) -> float:
-        """The task's own score."""
-        try:
+        """The task's own score. Where it is more than a comparison of texts, it runs in a process that can be
+        ended, for some tasks evaluate what they are told. Raises `EnvError` where it fails or takes too
+        long."""
+        if self._compares:
             return float(self._scorer.score_answer(answer, problem.data))
-        except Exception as error:
-            said = f"{type(error).__name__}: {error}"
-            raise EnvError(f"{self.name}: cannot check {quoted(answer)}: {said}") from error
+        entry = base64.b64encode(pickle.dumps(problem.data)).decode()
+        request = {"task": self.task, "options": self.options, "entry": entry, "answer": answer}
+        try:
+            return _scorer().ask(request, alone=self.task in LITERALS | EXPRESSIONS)
+        except EnvError as error:
+            raise EnvError(f"{self.name}: {error}") from error
 
     @cached_property
     def _scorer(self) -> Any:
         return self._dataset(0, 1)
+
+    @cached_property
+    def _compares(self) -> bool:
+        from reasoning_gym.dataset import ProceduralDataset
+
+        return type(self._scorer).score_answer is ProceduralDataset.score_answer
 
     def _made(self, seed: int, count: int) -> list[Problem]:
         rows: list[Mapping[str, Any]] = list(self._dataset(seed, count))
@@ -82,3 +97,9 @@ class GymTask:
             raise UsageError(
                 f"reasoning-gym task {quoted(self.task)} with {self.options}: {error}"
             ) from error
+
+
+@cache
+def _scorer() -> Scorer:
+    """One process for all tasks."""
+    return Scorer("gym", "reasoning_gym")

@@ -10,18 +10,20 @@ from typing import Any
 from sampan.core.errors import EnvError, UsageError, quoted, shortened
 from sampan.envs.answers import chosen
 from sampan.envs.checks import CHECKS, number
+from sampan.envs.maths import verifier
 from sampan.envs.rewards import Extract
 from sampan.envs.task import Problem, Split, split_of
 
-_LABEL = "label"
-_NAMES = (*CHECKS, _LABEL)
+_LABEL, _MATHS = "label", "maths"
+_NAMES = (*CHECKS, _LABEL, _MATHS)
 
 
 class Lines:
     """See `Task`. A line is a JSON object with `question` and `answer`, or with `messages`: one of the user
     and, where there is no `answer`, one of the assistant behind it. How answers are compared: by the line's
-    `checker`, otherwise by this one: of `CHECKS`, or "label" (the last of the words that are answers in the
-    file). All other fields go with the problem as its `data`. Raises `UsageError` with file and line."""
+    `checker`, otherwise by this one: of `CHECKS`, "label" (the last of the words that are answers in the
+    file) or "maths" (what it means, by math-verify). All other fields go with the problem as its `data`.
+    Raises `UsageError` with file and line."""
 
     def __init__(self, path: Path, checker: str = "text", hint: str = "") -> None:
         if checker not in _NAMES:
@@ -48,10 +50,12 @@ class Lines:
         return found[:count]
 
     def check(self, problem: Problem, answer: str) -> float:
-        """As the line, or the file, says."""
+        """As the line, or the file, says. Raises `EnvError` (see `Verifier.agree`)."""
         name = self._checkers.get(problem.key, self.checker)
         if name == _LABEL:
             return float(self._labels(answer) == problem.answer)
+        if name == _MATHS:
+            return float(verifier().agree(problem.answer, answer))
         return float(CHECKS[name](answer, problem.answer))
 
 

@@ -15,15 +15,22 @@ from sampan.envs.inference.hans import Hans
 from sampan.envs.inference.syllogisms import Syllogisms
 from sampan.envs.lines import Lines
 from sampan.envs.own import task_in
+from sampan.envs.program_file import ProgramFile
+from sampan.envs.programs import KINDS, Programs
 from sampan.envs.task import Task
 
-_MADE: Mapping[str, Callable[..., Task]] = {"hans": Hans, "syllogism": Syllogisms}
+_MADE: Mapping[str, Callable[..., Task]] = {
+    "hans": Hans,
+    "programs": lambda kinds=KINDS, hint="", partial=False: Programs(kinds, hint, partial=partial),
+    "syllogism": Syllogisms,
+}
 _OF: Mapping[str, Callable[..., Task]] = {
     "gym": GymTask,
     "file": lambda path, **options: task_in(Path(path), **options),
+    "humaneval": lambda path: ProgramFile(path),
     "jsonl": lambda path, checker="text", hint="": Lines(Path(path), checker, hint),
 }
-NAMES = (*_MADE, "gym:TASK", "file:TASK.py", "jsonl:DATA.jsonl")
+NAMES = (*_MADE, "gym:TASK", "file:TASK.py", "jsonl:DATA.jsonl", "humaneval:DATA.jsonl")
 
 
 def task_of(name: str) -> Task:

@@ -1,12 +1,9 @@
 """A task of one's own: a file with a class that asks and checks.
 
-    class Doubles:
-        def question(self, random):
-            number = random.randrange(100_000)
-            return f"What is twice {number}?", str(2 * number)
+class Doubles: def question(self, random): number = random.randrange(100_000) return f"What is twice
+{number}?", str(2 * number)
 
-        def check(self, problem, answer):
-            return answer == problem.answer
+def check(self, problem, answer): return answer == problem.answer
 
 `question` gives a question and its right answer, and, where checking takes more, anything as a third;
 `random` is a `random.Random`, the only source of chance that seeds reach. `check` gives a share from 0 to 1,

@@ -17,6 +17,6 @@ class Solution:
 
     @property
     def tagged(self) -> str:
-        """As DeepSeek-R1 has it: thoughts and answer between tags (see `rewards.tagged`)."""
+        """As DeepSeek-R1 has it: thoughts and answer between tags (`form.formatted`, `answers.tagged`)."""
         thoughts = "\n".join(self.steps)
         return f"<think>\n{thoughts}\n</think>\n<answer>{self.answer}</answer>"

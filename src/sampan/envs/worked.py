@@ -13,7 +13,7 @@ from sampan.envs.task import Problem, Task
 
 
 @runtime_checkable
-class Worked(Protocol):
+class Solvable(Protocol):
     """A task that can solve its problems."""
 
     def solution(self, problem: Problem) -> Solution: ...
@@ -21,13 +21,19 @@ class Worked(Protocol):
 
 def solver_of(task: Task) -> Callable[[Problem], Solution]:
     """Raises `UsageError` where a task has no worked solutions."""
-    if isinstance(task, Worked):
+    if isinstance(task, Solvable):
         return task.solution
     if isinstance(task, GymTask) and task.task in _GYM:
         solve = _GYM[task.task]
         return lambda problem: solve(_metadata(problem))
     there = ", ".join(f"gym:{name}" for name in _GYM)
     raise UsageError(f"task {task.name}: has no worked solutions: {there} have, and tasks with `solution`")
+
+
+def solutions(task: Task, tagged: bool = False) -> Callable[[Problem], str]:
+    """The same as texts, for supervised stages: plain, or between tags."""
+    solve = solver_of(task)
+    return lambda problem: solve(problem).tagged if tagged else solve(problem).plain
 
 
 def _metadata(problem: Problem) -> Mapping[str, Any]:
@@ -123,10 +129,17 @@ def _letter_counting(told: Mapping[str, Any]) -> Solution:
     return Solution(tuple(steps), str(total))
 
 
+def _spell_backward(told: Mapping[str, Any]) -> Solution:
+    """Letter by letter."""
+    word = str(told["word"])
+    return Solution((" ".join(word), " ".join(reversed(word))), word[::-1])
+
+
 _GYM: Mapping[str, Callable[[Mapping[str, Any]], Solution]] = {
     "chain_sum": _chain_sum,
     "products": _products,
     "gcd": _gcd,
     "lcm": _lcm,
     "letter_counting": _letter_counting,
+    "spell_backward": _spell_backward,
 }

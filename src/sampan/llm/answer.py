@@ -47,7 +47,7 @@ class Answer:
         self._reasoning: list[str] = []
         self._tokens: list[TokenLogprob] = []
         self._prompt_tokens = len(prompt.ids)
-        self._cached_tokens = self._weights_version = 0
+        self._cached_tokens = self._weights_version = self._adapter = 0
         self.finish_reason: FinishReason | None = None
 
     @property
@@ -65,6 +65,7 @@ class Answer:
         self._reasoning.append(reasoning)
         self._tokens.append(event.token)
         self._cached_tokens, self._weights_version = event.cached_tokens, event.weights_version
+        self._adapter = event.adapter
         return Delta(text, reasoning, event.token, self.finish_reason)
 
     def _read(self, text: str) -> str:
@@ -94,5 +95,6 @@ class Answer:
             prompt_tokens=self._prompt_tokens,
             cached_tokens=self._cached_tokens,
             weights_version=self._weights_version,
+            adapter=self._adapter,
             calls=tuple(Call(name, "".join(arguments)) for name, arguments in self._calls),
         )

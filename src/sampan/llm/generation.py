@@ -10,11 +10,15 @@ from sampan.core.errors import quoted
 from sampan.core.types import ModelFiles, SamplingParams
 
 _NUMBERS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_LENGTHS = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "max_length": "max_length"}
+_TOKENS = {
+    "suppress_tokens": "suppress_tokens", "begin_suppress_tokens": "begin_suppress_tokens",
+    "forced_eos_token_id": "forced_eos_token_ids", "forced_bos_token_id": "first",
+}  # fmt: skip
 _SUPPRESSED = "tokenizer.ggml.suppress_tokens"
 # What would change answers, with the value that changes none.
 _NOT_DONE: dict[str, object] = {
-    "forced_bos_token_id": None, "forced_eos_token_id": None, "forced_decoder_ids": None,
-    "force_words_ids": None,
+    "forced_decoder_ids": None, "force_words_ids": None,
     "min_length": 0, "max_time": None, "num_beams": 1, "num_beam_groups": 1, "penalty_alpha": 0,
     "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1,
     "typical_p": 1, "top_h": None, "epsilon_cutoff": 0, "eta_cutoff": 0, "diversity_penalty": 0,
@@ -79,15 +83,17 @@ def _rules(
 ) -> dict[str, Any]:
     """What else than sampling the file asks for, as fields of `SamplingParams`."""
     own: dict[str, Any] = {}
-    for name, field in (("max_new_tokens", "max_tokens"), ("min_new_tokens", "min_tokens")):
+    for name, field in _LENGTHS.items():
         value = generation.get(name)
         if isinstance(value, int) and value > 0:
             own[field] = int(value)
         elif value is not None and value != 0:
             say(f"passed over {name} {quoted(value)}, which is no number of tokens")
-    for name in ("suppress_tokens", "begin_suppress_tokens"):
+    for name, field in _TOKENS.items():
         if (value := generation.get(name)) is not None:
-            own[name] = _tokens(name, value, vocabulary, say)
+            own[field] = _tokens(name, value, vocabulary, say)
+    if first := own.pop("first", None):
+        own["forced_bos_token_id"] = first[0]
     if (words := generation.get("bad_words_ids")) is not None:
         own["bad_words_ids"] = _words(words, vocabulary, ends, say)
     if (stops := generation.get("stop_strings")) is not None:

@@ -19,7 +19,7 @@ from sampan.llm.driver import Driver, Request
 from sampan.llm.load import load
 from sampan.llm.options import check_dtype, check_rest, model_of, wish_of
 from sampan.llm.thinking import closing_of, limited
-from sampan.text.grammar.compiler import GrammarCompiler, GrammarConstraint
+from sampan.text.grammar.compiler import AnyConstraint, GrammarCompiler
 from sampan.weights.in_floats import Dtype
 
 
@@ -161,7 +161,7 @@ class LoadedModel:
         constraint = limited(self.tokenizer, sampling, constraint, thinking=thinking, closing=self._closing)
         return Request(ids, sampling, constraint, chosen, salt, scoring, pooling)
 
-    def compile(self, grammar: Grammar, *, thinking: bool = False) -> GrammarConstraint:
+    def compile(self, grammar: Grammar, *, thinking: bool = False) -> AnyConstraint:
         """A grammar made ready: each `copy` of it constrains one request. `thinking`: the prompt has opened a
         block of reasoning, behind which it begins. Raises `RequestError`."""
         return self._grammars.compile(grammar, thinking=thinking)

@@ -98,5 +98,4 @@ class Admission:
 
 def _most(ask: Ask, context: int) -> int:
     """Tokens that an answer may have."""
-    room = max(0, context - len(ask.ids))
-    return room if ask.sampling.max_tokens is None else min(room, ask.sampling.max_tokens)
+    return max(0, ask.sampling.limit(len(ask.ids), context) - len(ask.ids))

@@ -209,6 +209,10 @@ class Service:
         if len(ask.ids) + generates > self.context:
             overflow = ContextOverflow(len(ask.ids), self.context)
             raise bad_request(str(overflow), code="context_length_exceeded")
+        try:
+            ask.sampling.limit(len(ask.ids), self.context)
+        except RequestError as error:
+            raise bad_request(str(error), param="max_tokens") from error
 
     def _request(self, ask: Ask, sample: int, caller: Caller, grammar: int | None) -> wire.Submit:
         """What the engine is told of one answer."""

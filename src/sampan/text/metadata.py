@@ -47,6 +47,13 @@ class Metadata:
             )
         return values
 
+    def bytes(self, key: str) -> bytes:
+        """An array of bytes, empty where the key is missing."""
+        values = self._array(key) or []
+        if not all(isinstance(value, int) and 0 <= value < 256 for value in values):
+            raise _wrong(key, "not an array of bytes")
+        return bytes(values)
+
     def flag(self, key: str, default: bool) -> bool:
         """A truth value, or `default` where the key is missing."""
         return bool(self._values.get(key, default))

@@ -64,16 +64,28 @@ class TrainedAdapter:
 
     @classmethod
     def begin(cls, weights: Sequence[Weight], rank: int, alpha: float, seed: int) -> "TrainedAdapter":
-        """A drawn as PEFT draws it (uniform, of variance 1 / (3 inputs)), B zero: it changes nothing yet."""
-        generator = np.random.default_rng(seed)
+        """See `renew`."""
         parts = []
         for weight in weights:
             outputs, inputs = weight.shape
-            bound = 1 / sqrt(inputs)
-            a = torch.from_numpy(generator.uniform(-bound, bound, (rank, inputs)).astype(np.float32))
-            b = torch.zeros(outputs, rank)
-            parts.append(LowRank(weight, a.requires_grad_(), b.requires_grad_(), alpha / rank))
-        return cls(tuple(parts), rank)
+            a, b = (
+                torch.empty(rank, inputs, requires_grad=True),
+                torch.empty(outputs, rank, requires_grad=True),
+            )
+            parts.append(LowRank(weight, a, b, alpha / rank))
+        adapter = cls(tuple(parts), rank)
+        adapter.renew(seed)
+        return adapter
+
+    def renew(self, seed: int) -> None:
+        """A drawn as PEFT draws it (uniform, of variance 1 / (3 inputs)), B zero: it changes nothing yet."""
+        generator = np.random.default_rng(seed)
+        with torch.no_grad():
+            for part in self.parts:
+                bound = 1 / sqrt(part.matrix_a.shape[1])
+                drawn = generator.uniform(-bound, bound, part.matrix_a.shape).astype(np.float32)
+                part.matrix_a.copy_(torch.from_numpy(drawn))
+                part.matrix_b.zero_()
 
     @property
     def parameters(self) -> list[Tensor]:

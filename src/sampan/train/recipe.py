@@ -85,8 +85,14 @@ class Recipe:
                 f"stages[{place}] looks at the model as it was before, which training of the weights "
                 "themselves writes over: take lora, or leave it out"
             )
+        self._check_stages()
+
+    def _check_stages(self) -> None:
         before: Stage | None = None
         for place, stage in enumerate(self.stages):
+            if isinstance(stage, Sft) and stage.afresh and (self.full or before is None):
+                why = "is for adapters" if self.full else "does nothing in the first stage"
+                raise UsageError(f"stages[{place}].afresh {why}")
             if isinstance(stage, Sft) and stage.data is None and not isinstance(before, Samples):
                 raise UsageError(f"stages[{place}].data: there is none, and no stage of samples before it")
             if isinstance(before, Samples) and not (isinstance(stage, Sft) and stage.data is None):

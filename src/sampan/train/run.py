@@ -1,7 +1,7 @@
 """A run from its recipe to its results, in a folder: `log.jsonl`, the checkpoint, the adapter."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
@@ -21,6 +21,7 @@ from sampan.train import checkpoint
 from sampan.train.about import About, read_about, write_about
 from sampan.train.card import write_card
 from sampan.train.checkpoint import Done
+from sampan.train.engines import Engines
 from sampan.train.export import export_model
 from sampan.train.facts import licence, machine, versions
 from sampan.train.faults import Stopping, explained, stopping
@@ -39,6 +40,8 @@ from sampan.train.watch.board import Board
 from sampan.weights.checkpoint import open_checkpoint
 
 Told = Callable[[Mapping[str, Any]], None]
+Elsewhere = Callable[[LLM, Engines], AbstractContextManager[Engines]]
+"""Other engines for the answers of a run, of the model and the engine that it has itself."""
 
 
 def run(
@@ -51,6 +54,7 @@ def run(
     tell: Told,
     source: tuple[str, str] = ("run", ""),
     note: Callable[[str], Any] = lambda _words: None,
+    elsewhere: Elsewhere | None = None,
 ) -> None:
     """Trains as the recipe says. `told`: what a checkpoint must have been made with; `source`: the recipe's
     name and text. `tell` is given every row of the log, `note` words for the user. Raises `UsageError` where
@@ -65,6 +69,8 @@ def run(
         with ExitStack() as stack:
             with stop.freely():
                 student = stack.enter_context(_student(recipe, threads))
+                if elsewhere is not None:
+                    student.engines = stack.enter_context(elsewhere(student.llm, student.engines))
             note(str(student.memory))
             _Run(recipe, told, out, student, tell, stop).through(source)
 

@@ -9,6 +9,7 @@ import numpy as np
 from sampan.core.errors import UsageError
 from sampan.train.batch import Group
 from sampan.train.data import Dataset, JsonLines, Reader
+from sampan.train.lora import TrainedAdapter
 from sampan.train.parts import parts
 from sampan.train.samples import kept_of
 from sampan.train.stage import Bench, Clock, Descent, Row, at_least
@@ -18,11 +19,13 @@ from sampan.train.stage import Bench, Clock, Descent, Row, at_least
 class Sft(Descent):
     """`data`: the examples; without it, what the stage of samples before this one has kept. `examples`: of
     each step, packed into training steps without padding; only answers are learnt, each token alike, and
-    only they come to the head. The order is another in each epoch."""
+    only they come to the head. The order is another in each epoch. `afresh`: the adapter begins anew, as
+    where a model is taught by what an earlier stage made."""
 
     kind: ClassVar[str] = "sft"
     data: Dataset | None = None
     examples: int = 16
+    afresh: bool = False
 
     def __post_init__(self) -> None:
         """See `Stage`."""
@@ -32,6 +35,11 @@ class Sft(Descent):
     def train(self, bench: Bench) -> Iterator[Row]:
         """See `Stage`."""
         groups, passed = self._groups(bench)
+        if self.afresh and not bench.done:
+            adapter = bench.student.trained
+            assert isinstance(adapter, TrainedAdapter)  # see `Recipe`
+            adapter.renew(bench.seed)
+            bench.student.publish()
         for number in range(bench.done, self.steps):
             order = [
                 _place(bench.seed, number * self.examples + i, len(groups)) for i in range(self.examples)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sampan.core.errors import OutOfMemory, UnsupportedModel
+from sampan.core.errors import OutOfMemory, SampanError, UnsupportedModel
 from sampan.core.memory import give_back_freed_memory
 from sampan.core.types import Completion, SamplingParams
 from sampan.kernels.backend import CacheSize
@@ -22,6 +22,8 @@ from sampan.llm.load import graph_of
 from sampan.llm.model import LLM
 from sampan.train.backward import logprobs_of
 from sampan.train.batch import ROWS_OF_A_PAGE, Batch, Group
+from sampan.train.engines import Engines, OwnEngine
+from sampan.train.head import Judged
 from sampan.train.memory import Training, needed
 from sampan.train.trace import trace
 from sampan.train.trained import Trained
@@ -56,6 +58,7 @@ class Student:
         self._executable = llm.backend.compile(
             self.trace.graph, llm.weights, cache, rows, trained.room, llm.tuning
         )
+        self.engines: Engines = OwnEngine(llm, trained.name)
         self.publish()
 
     def __enter__(self) -> Self:
@@ -70,11 +73,12 @@ class Student:
         return self.trained.name
 
     def publish(self) -> None:
-        """Make the numbers in training what both the trainer and the engine compute with from now on."""
+        """Make the numbers in training what the trainer and all engines compute with from now on."""
         self.version = self.trained.publish(self.llm, self._executable)
         for name, master in self.trained.learnt.items():
             if self.weights[name].dtype != master.dtype:
                 self.weights[name].copy_(master.detach())
+        self.engines.publish(self.trained, self.version)
 
     def hold(self, adapter: Path) -> None:
         """Make a saved adapter what the engine answers and scores with under the name `before`."""
@@ -85,18 +89,27 @@ class Student:
     def sample(
         self, prompts: list[list[int]], sampling: Sequence[SamplingParams], n: int
     ) -> list[list[Completion]]:
-        """See `rollout.Sampler`."""
-        return self.llm.generate(prompts, list(sampling), n=n, adapter=self.name)
+        """See `rollout.Sampler`. Raises `SampanError` for answers of other numbers than those that were last
+        published."""
+        found = self.engines.generate(prompts, sampling, n)
+        wrong = {sampled.version for sampled in found} - {self.version}
+        if wrong:
+            raise SampanError(f"answers of version {min(wrong)} came, and {self.version} was asked for")
+        return [list(sampled.answers) for sampled in found]
 
     def logprobs(self, groups: Sequence[Group]) -> Tensor:
         """Natural logarithms of the probabilities of every token of all continuations, in turn: the
         engine's own, to the bit, as a function of the adapter's numbers."""
+        return self.judged(groups, 1.0)[0]
+
+    def judged(self, groups: Sequence[Group], temperature: float) -> tuple[Tensor, Tensor]:
+        """The same of the distribution that is drawn from at a temperature, and its entropy in each place in
+        nats, as it is."""
         batch = Batch(tuple(groups))
         if batch.rows > self.rows:
             raise OutOfMemory(f"a training step of {batch.rows} tokens, and there is room for {self.rows}")
         before = self._prompts(batch)
         rows = self._executable.run(batch.spans(self.trained.slot))
-        exact = np.asarray(rows.chosen, np.float64) - np.asarray(rows.log_totals, np.float64)
         of_prompts, (of_others, taken) = batch.of_prompts, batch.of_continuations
 
         def kept(node: Node) -> Tensor:
@@ -110,7 +123,8 @@ class Student:
             return torch.from_numpy(found)
 
         low_ranks, learnt = self.trained.low_ranks, self.trained.learnt
-        return logprobs_of(self.trace, self.weights, batch, low_ranks, kept, torch.from_numpy(exact), learnt)
+        judged = Judged.of(rows, batch.targets, temperature)
+        return logprobs_of(self.trace, self.weights, batch, low_ranks, kept, judged, learnt)
 
     def _prompts(self, batch: Batch) -> dict[Node, Floats]:
         """Compute the prompts, and make their last pages the beginning of every continuation's own; returns
@@ -127,6 +141,7 @@ class Student:
         llm, trained = self.llm, self.trained
         needs = llm.backend.needs(self.trace.graph, llm.weights.tensors, self.rows, trained.room)
         kernels = needs.workspace + needs.adapters + cache.pages * needs.page[cache.dtype]
+        kernels += self.rows * needs.logits
         adapted = 0 if trained.learnt else sum(each.numel() for each in trained.parameters)
         return needed(
             self.trace, trained.learnt.keys(), adapted, self.rows, llm.context, kernels, dtype.itemsize

@@ -88,14 +88,11 @@ class Syllogisms(Labelled):
 @cache
 def _by_label(premises: int, empty: bool | None, labels: int) -> tuple[tuple[Argument, ...], ...]:
     """The arguments with each label for their answer."""
-    found: dict[Verdict, list[Argument]] = {each: [] for each in Verdict}
-    for argument in arguments(premises):
-        readings = (True, False) if empty is None else (empty,)
-        verdicts = {
-            verdict(argument.premises, argument.conclusion, argument.kinds, reading) for reading in readings
-        }
-        if len(verdicts) == 1:
-            found[verdicts.pop()].append(argument)
-    if labels == 2:
-        return tuple(found[Verdict.TRUE]), (*found[Verdict.FALSE], *found[Verdict.OPEN])
-    return tuple(tuple(each) for each in found.values())
+    label = {Verdict.TRUE: 0, Verdict.FALSE: 1, Verdict.OPEN: labels - 1}
+    found: list[list[Argument]] = [[] for _ in range(labels)]
+    readings = (True, False) if empty is None else (empty,)
+    for each in arguments(premises):
+        told = {label[verdict(each.premises, each.conclusion, each.kinds, reading)] for reading in readings}
+        if len(told) == 1:
+            found[told.pop()].append(each)
+    return tuple(map(tuple, found))

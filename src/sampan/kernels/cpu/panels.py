@@ -16,6 +16,7 @@ from sampan.core.errors import UnsupportedModel, WeightsError
 from sampan.kernels.cpu import _native  # type: ignore[attr-defined]
 from sampan.kernels.cpu.layout import Layout, Segment, kind_of, some_rows, stacked, store_of
 from sampan.kernels.cpu.machine import BLOCK, Machine, blocked, out_of_memory, padded, widened
+from sampan.kernels.cpu.plan import whole
 from sampan.kernels.cpu.stored import ExpertStore, StoredMatrix
 from sampan.kernels.experts import ExpertRoom
 from sampan.kernels.formats import Codes, Form, TensorType
@@ -80,13 +81,15 @@ class PackedWeights:
             values = self.tensors.array(weight.name)
             if weight.offset:
                 values += np.float32(weight.offset)
-            self._vectors[weight.name] = np.asfortranarray(values)
+            kept = np.zeros(whole(weight), np.float32, order="F")
+            kept[: len(values)] = values
+            self._vectors[weight.name] = kept
         return self._vectors[weight.name].reshape(-1, order="F")
 
     def place(self, weight: Weight) -> Place:
         """Where a weight that was asked for is kept."""
         if weight.name in self._vectors:
-            return Place(vectors=(self._vectors[weight.name],), offset=weight.offset)
+            return Place(vectors=(self._vectors[weight.name][: weight.shape[0]],), offset=weight.offset)
         return Place(*self._places[weight.name])
 
     def _packed(self, segment: Segment) -> Any:

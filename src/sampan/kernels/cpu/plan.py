@@ -166,7 +166,7 @@ class Plan:
     @property
     def state_floats(self) -> int:
         """What a sequence carries besides its pages."""
-        return sum(prod(state.state) for state in self.states)
+        return sum(map(floats_of, self.states))
 
     @property
     def weight_bytes(self) -> int:
@@ -176,5 +176,18 @@ class Plan:
     @property
     def parts(self) -> dict[str, int]:
         """Bytes of each packed matrix and vector."""
-        vectors = {name: 4 * prod(weight.shape) for name, weight in self.vectors.items()}
+        vectors = {name: 4 * prod(whole(weight)) for name, weight in self.vectors.items()}
         return vectors | {name: segment.nbytes for name, segment in self.segments.items()}
+
+
+def whole(weight: Weight) -> tuple[int, ...]:
+    """The shape of what is no matrix of products, as it is kept: the channels of a convolution in whole
+    vectors."""
+    channels, *taps = weight.shape
+    return (padded(channels), *taps) if taps else weight.shape
+
+
+def floats_of(state: State) -> int:
+    """Of what a sequence carries, its features in whole vectors."""
+    many, *sizes = state.state
+    return many * prod(map(padded, sizes))

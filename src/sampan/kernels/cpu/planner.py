@@ -10,16 +10,15 @@ too, and add the low-rank products.
 """
 
 from itertools import accumulate
-from math import prod
 from typing import Any
 
 from sampan.kernels.backend import AdapterRoom
-from sampan.kernels.cpu import heads
+from sampan.kernels.cpu import heads, recurrent
 from sampan.kernels.cpu.experts import ExpertWriter
 from sampan.kernels.cpu.layout import Layout, turned
-from sampan.kernels.cpu.machine import BLOCK, blocked
-from sampan.kernels.cpu.plan import Output, Place, Plan, Turning
-from sampan.kernels.cpu.products import Product, Products, padded_starts
+from sampan.kernels.cpu.machine import BLOCK, blocked, padded
+from sampan.kernels.cpu.plan import Output, Place, Plan, Turning, floats_of
+from sampan.kernels.cpu.products import Product, Products, in_place, starts_of
 from sampan.kernels.cpu.readers import Readers, owner_of
 from sampan.kernels.cpu.writer import Writer
 from sampan.kernels.graph import Graph, Node
@@ -41,7 +40,7 @@ class _Planner:
         self._products = Products(self._writer, self._readers, self._place)
         self._experts_writer = ExpertWriter(self._writer, self._products, graph)
         self._layers = {shape.layer: index for index, shape in enumerate(graph.attentions())}
-        sizes = [prod(state.state) for state in graph.states()]
+        sizes = map(floats_of, graph.states())
         self._states = dict(zip(graph.states(), accumulate(sizes, initial=0), strict=False))
 
     def plan(self) -> Plan:
@@ -64,10 +63,10 @@ class _Planner:
         base = self._places[owner]
         if owner.op != "linear":
             return Place(base.buffer, base.offset + start)
-        for part, begin in zip(owner.detail.parts, padded_starts(owner.detail), strict=True):
-            if start < part.shape[0]:
+        for size, begin in starts_of(owner.detail):
+            if start < size:
                 return Place(base.buffer, base.offset + begin + start)
-            start -= part.shape[0]
+            start -= size
         raise AssertionError("a slice beyond its linear")
 
     def _embed(self, node: Node) -> None:
@@ -89,7 +88,9 @@ class _Planner:
 
     def _linear(self, node: Node) -> None:
         product = self._products.prepare(node)
-        if self._readers.added(node):
+        if not in_place(product.weight):
+            self._places[node] = self._products.together(product)
+        elif self._readers.added(node):
             self._pending[node] = product
         elif not self._products.fuse(product):
             self._places[node] = self._products.buffer_of(product.weight)
@@ -220,22 +221,18 @@ class _Planner:
 
     def _convolve(self, node: Node) -> None:
         x, (channels, taps) = node.inputs[0], node.detail.weight.shape
-        free = self._readers.free(x, node)
-        self._places[node] = self._place(x) if free else self._writer.buffer(node.width)
+        whole = recurrent.whole_channels(self._writer, node, self._place(x))
+        free = whole is None and self._readers.free(x, node)
+        source = whole or self._place(x)
+        self._places[node] = source if whole or free else self._writer.buffer(node.width)
         self._writer.emit(
-            "convolve", node.label, x=self._place(x), out=self._places[node], width=channels, size=taps,
+            "convolve", node.label, x=source, out=self._places[node], width=padded(channels), size=taps,
             weight=self._writer.vector(node.detail.weight), state=self._states[node.detail],
         )  # fmt: skip
 
     def _delta(self, node: Node) -> None:
-        rule, (x, b, a) = node.detail, node.inputs
-        self._places[node] = self._writer.buffer(node.width)
-        self._writer.emit(
-            "delta", node.label, x=self._place(x), y=self._place(b), z=self._place(a),
-            out=self._places[node], heads=rule.heads, key_heads=rule.key_heads, size=rule.key_size,
-            width=rule.value_size, weight=self._writer.vector(rule.decay),
-            bias=self._writer.vector(rule.bias), state=self._states[rule],
-        )  # fmt: skip
+        x, b, a = map(self._place, node.inputs)
+        self._places[node] = recurrent.delta(self._writer, node, x, y=b, z=a, state=self._states[node.detail])
 
     def _heads(self, node: Node, value: Node) -> tuple[Place, Turning]:
         """Where heads are turned in place, and how."""

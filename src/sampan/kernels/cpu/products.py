@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any, NamedTuple
 
 from sampan.kernels.cpu.layout import Segment
-from sampan.kernels.cpu.machine import BLOCK, Operand, padded
+from sampan.kernels.cpu.machine import BLOCK, LANES, Operand, padded
 from sampan.kernels.cpu.plan import Bias, Place
 from sampan.kernels.cpu.readers import Readers
 from sampan.kernels.cpu.writer import Writer
@@ -72,6 +72,27 @@ class Products:
     def buffer_of(self, weight: Linear) -> Place:
         """A new buffer for all of a linear's outputs."""
         return self._writer.buffer(sum(padded(part.shape[0]) for part in weight.parts))
+
+    def together(self, product: Product) -> Place:
+        """The values of a linear with parts that are no whole panels: those of each value one behind the
+        other."""
+        weight, node = product.weight, product.node
+        raw = self.buffer_of(weight)
+        self.emit(product, raw)
+        values = starts_of(weight)
+        out = self._writer.buffer(values[-1][1] + values[-1][0])
+        starts, sizes = padded_starts(weight), [part.shape[0] for part in weight.parts]
+        part = 0
+        for count, (_, to) in zip(weight.joined, values, strict=True):
+            for size, run in groupby(sizes[part : part + count]):
+                many = len(list(run))
+                self._writer.emit(
+                    "map", node.label, joined=part > 0, map="heads", x=Place(raw.buffer, starts[part]),
+                    out=Place(out.buffer, to), heads=many, size=padded(size), kept=size, fill=size,
+                    width=size, sampled=node.sampled,
+                )  # fmt: skip
+                part, to = part + many, to + many * size
+        return out
 
     def fuse(self, product: Product) -> bool:
         """Whether gate and up are computed with their SwiGLU, once that is prepared."""
@@ -187,6 +208,17 @@ class Products:
 def fusible(width: int, made: Segment, form: Form) -> bool:
     """Whether gate and up of this width can be computed with their SwiGLU, as rows of this form."""
     return width % BLOCK == 0 and form[0] is not Operand.F32 and form[0] is made.operand
+
+
+def in_place(weight: Linear) -> bool:
+    """Whether parts that are joined lie one behind the other in a buffer, where each begins a panel."""
+    ends = set(accumulate(weight.joined or (1,) * len(weight.parts)))
+    return all(n in ends or part.shape[0] % LANES == 0 for n, part in enumerate(weight.parts, 1))
+
+
+def starts_of(weight: Linear) -> list[tuple[int, int]]:
+    """Features of a linear's values, and where they begin in a buffer."""
+    return list(zip(weight.outputs, accumulate(map(padded, weight.outputs), initial=0), strict=False))
 
 
 def padded_starts(weight: Linear) -> list[int]:

@@ -36,8 +36,10 @@ def sampling_of(request: Sampling, text: ModelText, *, logprobs: int | None) -> 
     given: dict[str, Any] = {
         name: value for name in _SAME_NAME if (value := getattr(request, name)) is not None
     }
-    if request.max_tokens is not None:
-        given["max_tokens"] = None if request.max_tokens == -1 else request.max_tokens
+    if request.max_tokens == -1:  # as long as there is room
+        given["max_tokens"] = given["max_length"] = None
+    elif request.max_tokens is not None:
+        given["max_tokens"] = request.max_tokens
     if given.get("top_k") == -1:
         given["top_k"] = 0
     stop = request.stop if isinstance(request.stop, list) else [request.stop] if request.stop else []

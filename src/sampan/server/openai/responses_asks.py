@@ -217,7 +217,7 @@ def _sampling(body: ResponseRequest, text: ModelText) -> SamplingParams:
         given["logprobs"] = body.top_logprobs or 0
     known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if body.max_output_tokens == -1:
-        known["max_tokens"] = None
+        known["max_tokens"] = known["max_length"] = None
     return replace(text.defaults, **known)
 
 

@@ -25,7 +25,7 @@ from sampan.llm.driver import Generation, News
 from sampan.llm.loaded import LoadedModel
 from sampan.server.process import wire
 from sampan.server.settings import EngineSettings
-from sampan.text.grammar.compiler import GrammarConstraint, GrammarsBusy
+from sampan.text.grammar.compiler import AnyConstraint, GrammarsBusy
 
 BEAT_S = 0.25
 
@@ -75,7 +75,7 @@ class Worker:
         self._llm = llm
         self._outbox = outbox
         self._tickets: dict[int, Generation] = {}
-        self._grammars: dict[int, GrammarConstraint] = {}
+        self._grammars: dict[int, AnyConstraint] = {}
         self._compilers = ThreadPoolExecutor(wire.COMPILERS, "sampan-grammar")
         self._changers = ThreadPoolExecutor(1, "sampan-change")
 

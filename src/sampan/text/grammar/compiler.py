@@ -8,18 +8,27 @@ answer, where it may end.
 import threading
 from collections import OrderedDict
 from contextlib import suppress
+from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from sampan.core.errors import RequestError
 from sampan.core.memory import give_back_freed_memory, megabytes
 from sampan.core.types import Grammar
 from sampan.text.grammar.check import PATIENCE, Checker, GrammarsBusy, too_busy
+from sampan.text.grammar.lazy import LazyConstraint
 from sampan.text.grammar.parser import CompiledGrammar, GrammarConstraint
 from sampan.text.grammar.source import MAX_BYTES, MAX_CHOICES, Source, read_grammar
 from sampan.text.grammar.vocabulary import Vocabulary
 from sampan.text.tokenizer import Tokenizer
 
-__all__ = ["MAX_BYTES", "MAX_CHOICES", "GrammarCompiler", "GrammarConstraint", "GrammarsBusy"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_CHOICES",
+    "AnyConstraint",
+    "GrammarCompiler",
+    "GrammarConstraint",
+    "GrammarsBusy",
+]
 
 _COMPILE_S = 5.0
 _AT_ONCE = 2
@@ -27,9 +36,11 @@ _WAIT_S = 10.0
 _START_S = 30.0  # of the process that checks, and of the vocabulary
 _KEPT_BYTES = 128 << 20
 _USED_BYTES = 512 << 20
+_MOST_REFUSED = 256  # that are not tried again
 _GIVEN_BACK = 16 << 20
 
 Key = tuple[Grammar, bool]
+AnyConstraint = GrammarConstraint | LazyConstraint
 
 
 class GrammarCompiler:
@@ -52,26 +63,46 @@ class GrammarCompiler:
         self._seconds, self._most_kept, self._most_used = seconds, kept, used
         self._kept: OrderedDict[Key, CompiledGrammar] = OrderedDict()
         self._alive: WeakValueDictionary[Key, CompiledGrammar] = WeakValueDictionary()
+        self._refused: OrderedDict[Key, None] = OrderedDict()
         self._made: Vocabulary | None = None
         self._checkers: list[Checker] = []
         self._turns = threading.Semaphore(_AT_ONCE)
         self._door = threading.Lock()
 
-    def compile(self, grammar: Grammar, *, thinking: bool = False) -> GrammarConstraint:
+    def compile(self, grammar: Grammar, *, thinking: bool = False) -> AnyConstraint:
         """A fresh constraint, for one answer. It takes milliseconds, the first one a second; call it where
         nobody waits. While a constraint is alive, or a copy of it, its grammar is not compiled again.
 
         `thinking`: the prompt has opened a block of reasoning, and the grammar begins behind it. Raises
         `RequestError` for a grammar that is wrong, not supported, too large or too complex; `GrammarsBusy`.
         """
+        if grammar.after:
+            return self._lazy(grammar, thinking)
         key = grammar, thinking
         return (self._find(key) or self._new(key)).constraint()
 
+    def _lazy(self, grammar: Grammar, thinking: bool) -> LazyConstraint:
+        """Of a grammar that begins where a text has come."""
+        key = replace(grammar, after=""), False
+        held = None
+        if key not in self._refused:
+            try:
+                held = (self._find(key) or self._new(key)).constraint()
+            except GrammarsBusy:
+                pass
+            except RequestError:
+                with self._door:
+                    self._refused[key] = None
+                    while len(self._refused) > _MOST_REFUSED:
+                        self._refused.popitem(last=False)
+        return LazyConstraint(self.tokenizer, grammar.after.encode(), held, thinking=thinking)
+
     def known(self, grammar: Grammar, thinking: bool = False) -> bool:
         """Whether to compile it takes no time now."""
+        key = (replace(grammar, after=""), False) if grammar.after else (grammar, thinking)
         with self._door:
-            found = self._alive.get((grammar, thinking))
-            return found is not None and not found.spent
+            found = self._alive.get(key)
+            return key in self._refused if found is None else not found.spent
 
     def _find(self, key: Key) -> CompiledGrammar | None:
         with self._door:

@@ -1,8 +1,9 @@
 """The formats of texts and numbers that answers can be held to, each as its standard has it.
 
 Those of llguidance are narrowed where it is laxer than the standard; others are patterns of ours. Sources:
-RFC 3339 (dates, durations), 5321 (e-mail), 1123 and 5891 (hosts), 3986 (URIs), 6570 (templates), 6901
-(JSON pointers), 4648 (base64), and OpenAPI's registry of formats.
+RFC 3339 (dates, durations), 5321 (e-mail), 1123 and 5891 (hosts), 3986 (URIs), 3987 (IRIs), 6570 (templates),
+6901 (JSON pointers), 4648 (base64), 9110 (media ranges), 9651 (structured fields), E.123 (telephone numbers),
+CSS 2.1 (colours), and OpenAPI's registry of formats.
 """
 
 from collections.abc import Mapping
@@ -32,23 +33,54 @@ LLGUIDANCE = frozenset(
     ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 )
 
+_DATE = (
+    r"([0-9]{4}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)"
+    rf"|02-(0[1-9]|1[0-9]|2[0-8]))|{_LEAP}-02-29)"
+)
+_CLOCK = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?"
 _PCHAR = r"([a-zA-Z0-9._~!$&'()*+,;=:@-]|%[0-9a-fA-F]{2})"
 _NO_COLON = r"([a-zA-Z0-9._~!$&'()*+,;=@-]|%[0-9a-fA-F]{2})"
 _HOST_AND_PORT = r"(([a-zA-Z0-9._~!$&'()*+,;=-]|%[0-9a-fA-F]{2})*(:[0-9]*)?)"
 _TAIL = rf"(\?({_PCHAR}|[/?])*)?(#({_PCHAR}|[/?])*)?"
 _RELATIVE = rf"(//{_HOST_AND_PORT}(/{_PCHAR}*)*|/({_PCHAR}+(/{_PCHAR}*)*)?|({_NO_COLON}+(/{_PCHAR}*)*)?)"
 _ABSOLUTE = rf"[a-zA-Z][a-zA-Z0-9+.-]*:(//{_HOST_AND_PORT}(/{_PCHAR}*)*|/?({_PCHAR}+(/{_PCHAR}*)*)?)"
+# ucschar of RFC 3987, in the place of "~" and beside it; iprivate is left out.
+_WIDE = r"~\x{a0}-\x{d7ff}\x{f900}-\x{fdcf}\x{fdf0}-\x{ffef}" + "".join(
+    rf"\x{{{plane:x}0000}}-\x{{{plane:x}fffd}}" for plane in range(1, 14)
+)
 _NAME = r"(([a-zA-Z0-9_]|%[0-9a-fA-F]{2})(\.?([a-zA-Z0-9_]|%[0-9a-fA-F]{2}))*(:[1-9][0-9]{0,3}|\*)?)"
 _LITERAL = r"([!#$&(-;=?-\[\]_a-z~]|%[0-9a-fA-F]{2})"
 _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _POINTER = r"(/([^~/]|~[01])*)*"
+_TOKEN = r"[!#$%&'+.^_`|~0-9A-Za-z-]+"
+_QUOTED = r'"([ !#-\[\]-~]|\\["\\])*"'
+_COLOURS = (
+    "aqua|black|blue|fuchsia|gray|green|lime|maroon|navy|olive|orange|purple|red|silver|teal|white|yellow"
+)
 _PATTERNS = {
+    "iri": f"^{_ABSOLUTE}{_TAIL}$".replace("~", _WIDE),
+    "iri-reference": f"^({_ABSOLUTE}|{_RELATIVE}){_TAIL}$".replace("~", _WIDE),
     "uri-reference": f"^({_ABSOLUTE}|{_RELATIVE}){_TAIL}$",
     "uri-template": rf"^({_LITERAL}|\{{[+#./;?&]?{_NAME}(,{_NAME})*\}})*$",
     "json-pointer": f"^{_POINTER}$",
     "relative-json-pointer": f"^(0|[1-9][0-9]*)(#|{_POINTER})$",
     "byte": _BASE64,
     "base64url": "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{2,3})?$",
+    "date-time-local": f"^{_DATE}T{_CLOCK}$",
+    "time-local": f"^{_CLOCK}$",
+    "char": r"^[\s\S]$",
+    "media-range": rf"^(\*/\*|{_TOKEN}/(\*|{_TOKEN}))( ?; ?{_TOKEN}=({_TOKEN}|{_QUOTED}))*$",
+    # Without exponent, and of 34 digits at the most, as every reading of these has it.
+    "decimal": r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$",
+    "decimal128": r"^-?(0|[1-9][0-9]{0,16})(\.[0-9]{1,17})?$",
+    "sf-binary": f"^:{_BASE64[1:-1]}:$",
+    "sf-boolean": r"^\?[01]$",
+    "sf-decimal": r"^-?(0|[1-9][0-9]{0,11})\.[0-9]{1,3}$",
+    "sf-integer": r"^-?(0|[1-9][0-9]{0,14})$",
+    "sf-string": f"^{_QUOTED}$",
+    "sf-token": r"^[A-Za-z*][!#$%&'*+.^_`|~:/0-9A-Za-z-]*$",
+    "color": f"^(#[0-9a-fA-F]{{3}}|#[0-9a-fA-F]{{6}}|{_COLOURS})$",
+    "phone": r"^\+[1-9][0-9]{0,2}( [0-9]{2,4}){2,3}$",  # the international notation
 }
 _ANY = {"password", "binary", "commonmark", "html"}  # OpenAPI's: hints for people, of any text
 _BITS = {f"{sign}int{bits}": (sign, bits) for sign in ("", "u") for bits in (8, 16, 32)}
@@ -56,13 +88,11 @@ _LARGEST = 9223372036854774784  # of a double below 2**63
 _RANGES = {
     name: (0, 2**bits - 1) if sign else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     for name, (sign, bits) in _BITS.items()
-} | {"int64": (-_LARGEST, _LARGEST)}
+} | {"int64": (-_LARGEST, _LARGEST), "sf-integer": (1 - 10**15, 10**15 - 1)}
 _NUMBERS = {"uint64", "float", "double", "double-int", "utc-millisec"}
 ENSURED = LLGUIDANCE | _PATTERNS.keys() | _SAME.keys()
 _REFUSED = {
-    "idn-email", "idn-hostname", "iri", "iri-reference", "regex", "color", "phone", "style", "char",
-    "http-date", "media-range", "decimal", "decimal128", "date-time-local", "time-local",
-    "sf-binary", "sf-boolean", "sf-decimal", "sf-integer", "sf-string", "sf-token",
+    "idn-email", "idn-hostname", "regex", "style", "http-date",
 }  # fmt: skip
 """Of some draft, or of OpenAPI's registry."""
 _DEFINED = frozenset(ENSURED | _REFUSED | _RANGES.keys() | _NUMBERS)
@@ -90,11 +120,14 @@ def narrow(schema: dict[str, Any]) -> list[dict[str, Any]]:
         longest = [{"maxLength": _LONGEST[name]}] if name in _LONGEST else []
         return [*({"pattern": pattern} for pattern in _NARROWED.get(name, ())), *longest]
     schema.pop("format", None)
+    more: list[dict[str, Any]] = []
     if name in _PATTERNS:
-        return [{"pattern": _PATTERNS[name]}]
+        more.append({"pattern": _PATTERNS[name]})
+    if name == "date-time-local":
+        more.append({"pattern": _YEAR})
     if name in _RANGES:
-        return [dict(zip(("minimum", "maximum"), _RANGES[name], strict=True))]
-    return []
+        more.append(dict(zip(("minimum", "maximum"), _RANGES[name], strict=True)))
+    return more
 
 
 def encoded(schema: dict[str, Any]) -> list[dict[str, Any]]:

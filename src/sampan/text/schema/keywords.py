@@ -19,12 +19,13 @@ ONES = ("additionalProperties", "additionalItems", "not", "if", "then", "else", 
 """Keywords that hold lists of schemas, schemas by names, those that count where referred to, one schema."""
 OBEYED = {
     *SIZES, *_BOUNDS, *LISTS, *MAPS, *ONES,
-    "$ref", "type", "const", "enum", "pattern", "format", "required", "items", "uniqueItems", "nullable",
-    "dependentRequired", "dependencies", "minContains", "unevaluatedProperties", "unevaluatedItems",
+    "$ref", "$dynamicRef", "$recursiveRef", "type", "const", "enum", "pattern", "format", "required", "items",
+    "uniqueItems", "nullable", "dependentRequired", "dependencies", "minContains", "unevaluatedProperties",
+    "unevaluatedItems",
     "contentEncoding",
 }  # fmt: skip
 REFUSED = {
-    "maxContains", "$dynamicRef", "$recursiveRef", "divisibleBy", "disallow", "extends", "x-guidance",
+    "maxContains", "divisibleBy", "disallow", "extends", "x-guidance",
 }  # fmt: skip
 """Assertions of some draft that cannot be ensured, or that would be llguidance's own options."""
 _SLIPS = OBEYED - {"minContains", "then", "else", "contentEncoding", "nullable"}
@@ -127,7 +128,8 @@ _SHAPES: tuple[tuple[Any, tuple[str, ...], str], ...] = (
     (lambda v: _number(v) or isinstance(v, bool), _BOTH_DRAFTS, "a number"),
     (lambda v: _number(v) and v > 0, ("multipleOf",), "a number above 0"),
     (_number, _BOUNDS, "a number"),
-    (lambda v: isinstance(v, str), ("$ref", "pattern", "format", "contentEncoding"), "a text"),
+    (lambda v: isinstance(v, str),
+     ("$ref", "$dynamicRef", "$recursiveRef", "pattern", "format", "contentEncoding"), "a text"),
     (lambda v: isinstance(v, bool), ("uniqueItems", "nullable"), "true or false"),
     (lambda v: isinstance(v, list), ("enum",), "a list of values"),
     (lambda v: isinstance(v, list) and bool(v), LISTS, "a list of schemas"),

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from sampan.core.errors import RequestError, quoted
-from sampan.text.schema.document import MAX_DEPTH, Document
+from sampan.text.schema.document import MAX_DEPTH, MOST_WRITTEN, TOO_LARGE, Document
 from sampan.text.schema.formats import check_format
 from sampan.text.schema.keywords import OBEYED, check_keywords, shortened
 from sampan.text.schema.rewrite import Rewriter
@@ -22,8 +22,7 @@ from sampan.text.schema.rewrite import Rewriter
 MOST_REPEATS = 10_000  # copies that counted repetitions, one inside another, may stand for
 _MOST_STEPS = 10_000  # a multiple of n is found by counting to n
 
-_MOST_PARTS, _MOST_WRITTEN = 20_000, 1 << 20  # of what is written out: schemas, and bytes of all
-_TOO_LARGE = "the JSON schema is too large, its conditions written out: make it simpler"
+_MOST_PARTS = 20_000  # schemas of what is written out
 _REPEAT = re.compile(r"\\.|\[(?:\\.|[^]\\])*\]|[()]|\{(\d*),?(\d*)\}")
 
 
@@ -49,21 +48,22 @@ def read_schema(source: str) -> ReadSchema:
 
 def _read(schema: Any) -> ReadSchema:
     document = Document(schema)
-    for place, part in document.parts(schema):
+    for place, part in document.parts():
         for keyword in [each for each in part if part[each] is None and each in OBEYED - {"const"}]:
             del part[keyword]  # as it is written by who leaves it out
         _check(place, part)
+    document = document.flatten()
     dialect = schema.get("$schema") if isinstance(schema, dict) else ""
     rewriter = Rewriter(Document(deepcopy(schema)).target, str(dialect))
     nested, keys = list[str](), False
-    for number, (place, part) in enumerate(document.parts(schema)):
+    for number, (place, part) in enumerate(document.parts()):
         if number > _MOST_PARTS:
-            raise RequestError(_TOO_LARGE)
+            raise RequestError(TOO_LARGE)
         nested += _check(place, part)  # what was written out is held to the same limits
         rewriter.rewrite(part, place)
         keys = keys or "patternProperties" in part
-    if len(json.dumps(schema)) > _MOST_WRITTEN:
-        raise RequestError(_TOO_LARGE)
+    if len(json.dumps(schema)) > MOST_WRITTEN:
+        raise RequestError(TOO_LARGE)
     return ReadSchema(schema, tuple(nested), tuple(rewriter.overlaps), keys)
 
 

@@ -3,9 +3,10 @@
 Each replaces keywords of one schema by further ones, all of which it must obey.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from itertools import combinations, islice, permutations
+from itertools import combinations, islice
 from typing import Any
 
 from sampan.text.schema.formats import encoded, narrow
@@ -13,6 +14,8 @@ from sampan.text.schema.keywords import OBEYED, TYPES, wrong
 from sampan.text.schema.opposite import Logic, NoOpposite, Resolve
 
 _MOST_ARRAYS = 350  # of distinct values, each as an option of its own
+_MOST_VALUES = 64  # of a place in these
+_VALUES: dict[str, list[Any]] = {"boolean": [False, True], "null": [None]}
 _LISTS = ("draft-03", "draft-04", "draft-06", "draft-07", "2019-09")  # whose `items` may be a list
 _MOST_PLACES = 16  # of an array, where an item may be
 _MOST_OPTIONS = 24  # of a oneOf that are told apart by their opposites
@@ -37,7 +40,7 @@ class Rewriter:
     def rewrite(self, schema: dict[str, Any], place: str) -> None:
         """In place. Raises `RequestError` for what cannot be ensured."""
         steps: tuple[Callable[[dict[str, Any], str], More], ...] = (
-            _anchors, _unevaluated, _nullable, self._condition, self._not, _dependent, _names, self._contains,
+            _unevaluated, _nullable, self._condition, self._not, _dependent, _names, self._contains,
             self._unique, self._one_of,
         )  # fmt: skip
         more: More = [*encoded(schema), *narrow(schema), *(_const(schema) if self._old else [])]
@@ -85,25 +88,56 @@ class Rewriter:
     def _unique(self, schema: dict[str, Any], place: str) -> More:
         if not schema.pop("uniqueItems", False) or schema.get("maxItems", 2) <= 1:
             return []
-        values = _few(self._target(schema.get("items")))
-        arrays = [] if values is None else list(self._distinct(values, schema))
-        kinds = schema.get("type", list(TYPES))
-        if "array" not in kinds:
+        if "array" not in schema.get("type", TYPES):
             return []
-        if values is None or "prefixItems" in schema or len(arrays) > _MOST_ARRAYS:
+        first, rest = _places(schema)
+        most = int(min(schema.get("maxItems", _MOST_VALUES), len(first) if rest is False else _MOST_VALUES))
+        if rest is False and all(self._logic.exclusive(a, b) for a, b in combinations(first[:most], 2)):
+            return []
+        found = self._distinct(first, rest, int(schema.get("minItems", 0)), most)
+        arrays = [] if found is None else list(islice(found, _MOST_ARRAYS + 1))
+        if found is None or len(arrays) > _MOST_ARRAYS:
             raise wrong(place, "uniqueItems", "cannot be ensured but of items of an enum of at most 5")
         return [{"anyOf": [*arrays, _NO_ARRAY]}]
 
-    def _distinct(self, values: list[Any], schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Every array of distinct values, one more than are of use at the most."""
-        values = [value for n, value in enumerate(values) if not any(_equal(value, e) for e in values[:n])]
-        least, most = schema.get("minItems", 0), min(schema.get("maxItems", len(values)), len(values))
-        orders = (
-            chosen for size in range(int(least), int(most) + 1) for chosen in permutations(values, size)
+    def _distinct(
+        self, first: list[Any], rest: Any, least: int, most: int
+    ) -> Iterator[dict[str, Any]] | None:
+        """Every array of distinct values; None where some of its places have no list of values."""
+        ahead = [self._few(each) for each in first[:most]]
+        behind = self._few(rest) if most > len(first) else []
+        if None in ahead or behind is None:
+            return None
+
+        def grow(chosen: list[Any]) -> Iterator[list[Any]]:
+            if len(chosen) >= least:
+                yield chosen
+            if len(chosen) < most:
+                options = ahead[len(chosen)] if len(chosen) < len(ahead) else behind
+                for value in options or ():
+                    if not any(_equal(value, each) for each in chosen):
+                        yield from grow([*chosen, value])
+
+        arrays = ([{"const": each} for each in chosen] for chosen in grow([]))
+        return (
+            self._array(each, closed=True) if each else {"type": "array", "maxItems": 0} for each in arrays
         )
-        for chosen in islice(orders, _MOST_ARRAYS + 1):
-            items = [{"const": each} for each in chosen]
-            yield self._array(items, closed=True) if items else {"type": "array", "maxItems": 0}
+
+    def _few(self, schema: Any, depth: int = 0) -> list[Any] | None:
+        """The different values that a schema allows, or some more, where it lists them."""
+        schema = self._target(schema)
+        if schema is False:
+            return []
+        if schema is True or depth > _MOST_PLACES:
+            return None
+        found = _listed(schema)
+        for keyword in ("anyOf", "oneOf"):
+            if found is None and keyword in schema:
+                parts = [self._few(part, depth + 1) for part in schema[keyword]]
+                found = None if None in parts else [value for part in parts for value in part or ()]
+        if found is None or len(found) > _MOST_VALUES:
+            return None
+        return [value for n, value in enumerate(found) if not any(_equal(value, each) for each in found[:n])]
 
     def _target(self, schema: Any) -> Any:
         reference = schema.get("$ref") if isinstance(schema, dict) else None
@@ -144,14 +178,6 @@ class Rewriter:
 def _const(schema: dict[str, Any]) -> More:
     """Draft 4 does not know it, and llguidance keeps to that."""
     return [{"enum": [schema["const"]]}] if "const" in schema else []
-
-
-def _anchors(schema: dict[str, Any], _place: str) -> More:
-    """Without dynamic references they are plain names."""
-    schema.pop("$recursiveAnchor", None)
-    if isinstance(name := schema.pop("$dynamicAnchor", None), str):
-        schema.setdefault("$anchor", name)
-    return []
 
 
 def _unevaluated(schema: dict[str, Any], place: str) -> More:
@@ -209,16 +235,31 @@ def _names(schema: dict[str, Any], place: str) -> More:
     return more
 
 
-def _few(schema: Any) -> list[Any] | None:
-    """The values that a schema allows, where it lists them."""
-    if not isinstance(schema, dict):
-        return None
+def _places(schema: dict[str, Any]) -> tuple[list[Any], Any]:
+    """The schemas of an array's first items, and that of all others."""
+    items = schema.get("items", True)
+    if isinstance(items, list):
+        return items, schema.get("additionalItems", True)
+    return schema.get("prefixItems", []), items
+
+
+def _listed(schema: dict[str, Any]) -> list[Any] | None:
+    """The values that a schema allows by its own keywords, where these are few."""
     if "const" in schema:
         return [schema["const"]]
     if isinstance(schema.get("enum"), list):
         return list(schema["enum"])
-    few: dict[str, list[Any]] = {"boolean": [False, True], "null": [None]}
-    return few.get(str(schema.get("type")))
+    kinds = schema.get("type")
+    values: list[Any] = []
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        least, most = schema.get("minimum"), schema.get("maximum")
+        if kind in _VALUES:
+            values += _VALUES[kind]
+        elif kind == "integer" and least is not None and most is not None and most - least < _MOST_VALUES:
+            values += range(math.ceil(least), math.floor(most) + 1)
+        else:
+            return None
+    return values
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -37,8 +37,9 @@ def grammar(
     a `form`, have arguments valid by the function's `parameters` (an object has the listed keys only, unless
     it says otherwise), as far as llguidance knows its keywords; of a function with `strict`, a keyword it
     does not know makes the grammar's compilation fail. Under "auto" calls are held to the same once the model
-    begins one, if a function is strict or no second call is wanted. Raises `RequestError` for an unknown name
-    and for parameters of no object.
+    begins one; where no function is strict and several calls are fine, the text before a call is free of any
+    grammar, and so are calls whose functions make none. Raises `RequestError` for an unknown name and for
+    parameters of no object.
     """
     if choice == "none" or not tools:
         return form
@@ -47,7 +48,7 @@ def grammar(
         return replace(form, calls=_text(_calls_or_form(format, functions, parallel)))
     if choice == "auto":
         if parallel and not any(function.get("strict") for function in functions):
-            return None
+            return _behind_opener(format, functions)
         return _lark([*_when_begun(format, functions, parallel), *_functions(format, functions)])
     if choice != "required":
         functions = [function for function in functions if function["name"] == choice]
@@ -62,9 +63,24 @@ def grammar(
 
 def looseness(held: Grammar | None) -> Loose:
     """Where an answer that is held to a grammar of calls may call without the opener."""
-    if held is None:
+    if held is None or held.after:
         return "lines"
     return "" if held.calls else "first"
+
+
+def _behind_opener(format: ToolFormat, functions: Sequence[Mapping[str, Any]]) -> Grammar | None:
+    """What comes behind a call's opener; None where a call begins like any answer, or makes no grammar."""
+    syntax = format.syntax
+    if syntax.bare:
+        return None
+    opener = syntax.openers[0]
+    opening = _terms(format, (syntax.begin + syntax.opening)[len(opener) :])
+    try:
+        lines = _functions(format, functions)
+    except RequestError:
+        return None
+    calls = _joined(opening, _rest(format, parallel=bool(syntax.end)))
+    return replace(_lark([f"start: {calls}", *lines]), after=opener)
 
 
 def _lark(lines: list[str]) -> Grammar:

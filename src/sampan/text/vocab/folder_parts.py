@@ -27,6 +27,8 @@ def metadata_of(folder: Path, config: dict[str, Any]) -> dict[str, object]:
         found = read_sentencepiece(folder / "tokenizer.model")
         if config.get("add_prefix_space") is False:
             found["tokenizer.ggml.add_space_prefix"] = False
+        if str(config.get("tokenizer_class")).removesuffix("Fast") == "T5Tokenizer":
+            found |= {"tokenizer.ggml.add_bos_token": False, "tokenizer.ggml.add_eos_token": True}
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         found = _byte_level(folder, config)
     else:

@@ -1,12 +1,13 @@
 """Rebuilds a vocabulary from the metadata of a GGUF file.
 
 The keys are llama.cpp's `tokenizer.ggml.*`; values are plain Python or numpy. A byte-level vocabulary
-("gpt2") carries its merges; a SentencePiece one ("llama") carries scores, from which the merges follow.
+("gpt2") carries its merges; a SentencePiece one carries scores: of a unigram model ("t5"), or such from
+which the merges follow ("llama").
 Contradictions are `TokenizerError`s that name the key and the entry.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, cast
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 from sampan.core.errors import TokenizerError, UnsupportedModel, quoted
 from sampan.text.metadata import Metadata
 from sampan.text.vocab.pretokenizers import pipeline, told_by
+from sampan.text.vocab.unigram import normalizer, unigram
 from sampan.text.vocab.vocabulary import GGUF_ENDS, PART_ENDS, Spelling, Vocabulary, backend_errors
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 _TOKENS = "tokenizer.ggml.tokens"
 _MERGES = "tokenizer.ggml.merges"
 _SCORES = "tokenizer.ggml.scores"
+_PREFIX = "tokenizer.ggml.add_space_prefix"
+_CHARSMAP = "tokenizer.ggml.precompiled_charsmap"
 # llama.cpp's token types; 5 is unused.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
 _LONGEST_PIECE = 1024  # characters: finding the merges of a piece takes the square of its length
@@ -48,15 +52,15 @@ def read_gguf(values: Mapping[str, object]) -> Vocabulary:
     """
     metadata = Metadata(values)
     model = metadata.text("tokenizer.ggml.model")
-    if model not in ("gpt2", "llama"):
+    build = _BUILDERS.get(str(model))
+    if build is None:
         raise UnsupportedModel(
-            f"GGUF key tokenizer.ggml.model is {quoted(model)}; implemented are 'gpt2' (byte-level BPE) and "
-            "'llama' (SentencePiece BPE): use a model with one of these"
+            f"GGUF key tokenizer.ggml.model is {quoted(model)}; implemented are 'gpt2' (byte-level BPE), "
+            "'llama' (SentencePiece BPE) and 't5' (SentencePiece unigram): use a model with one of these"
         )
-    entries = _read_entries(metadata, sentencepiece=model == "llama")
-    build = _sentencepiece if model == "llama" else _byte_level
+    entries = _read_entries(metadata, sentencepiece=model != "gpt2")
     backend, spelling, adds_bos = build(metadata, entries)
-    _add_tokens(backend, entries)
+    _add_tokens(backend, entries, visible=model != "t5")
     return Vocabulary(
         backend=backend,
         spelling=spelling,
@@ -66,7 +70,7 @@ def read_gguf(values: Mapping[str, object]) -> Vocabulary:
         eos_ids=entries.ends,
         adds_bos=entries.bos is not None and metadata.flag("tokenizer.ggml.add_bos_token", adds_bos),
         closing=(entries.eos,)
-        if entries.eos is not None and metadata.flag("tokenizer.ggml.add_eos_token", False)
+        if entries.eos is not None and metadata.flag("tokenizer.ggml.add_eos_token", model == "t5")
         else (),
     )
 
@@ -156,9 +160,8 @@ def _faulty_merge(merges: list[str], ids: dict[str, int]) -> TokenizerError | No
 
 
 def _sentencepiece(metadata: Metadata, entries: _Entries) -> "tuple[Backend, Spelling, bool]":
-    from tokenizers import Tokenizer, models, normalizers
+    from tokenizers import Tokenizer, models
 
-    prefix = metadata.flag("tokenizer.ggml.add_space_prefix", True)
     merges = _merges_from_scores(metadata, entries)
     unknown = None if entries.unknown is None else entries.tokens[entries.unknown]
     with backend_errors(f"GGUF key {_TOKENS} cannot be used"):
@@ -166,19 +169,37 @@ def _sentencepiece(metadata: Metadata, entries: _Entries) -> "tuple[Backend, Spe
             vocab=entries.ids, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True
         )
     backend = Tokenizer(model)
-    # As SentencePiece does: whatever the text starts with, it gets a space of its own.
-    spaces: list[normalizers.Normalizer] = [normalizers.Prepend("▁")] if prefix else []
-    backend.normalizer = normalizers.Sequence([*spaces, normalizers.Replace(" ", "▁")])
+    prefix = metadata.flag(_PREFIX, True)
+    backend.normalizer = normalizer(prefix=prefix)
     return backend, Spelling(byte_level=False, strip_left=int(prefix)), True
 
 
-def _merges_from_scores(metadata: Metadata, entries: _Entries) -> list[tuple[str, str]]:
-    """Every way to make an entry of two others: best score first, then longest left part."""
+def _unigram(metadata: Metadata, entries: _Entries) -> "tuple[Backend, Spelling, bool]":
+    scores = [float(score) for score in _scores(metadata, entries)]
+    with backend_errors(f"GGUF key {_TOKENS} cannot be used"):
+        backend = unigram(entries.tokens, entries.types, scores, entries.unknown)
+    prefix, charsmap = metadata.flag(_PREFIX, True), metadata.bytes(_CHARSMAP)
+    collapse = metadata.flag("tokenizer.ggml.remove_extra_whitespaces", False)
+    with backend_errors(f"GGUF key {_CHARSMAP} cannot be used"):
+        backend.normalizer = normalizer(charsmap=charsmap, collapse=collapse, prefix=prefix)
+    return backend, Spelling(byte_level=False, strip_left=int(prefix)), False
+
+
+_BUILDERS = {"gpt2": _byte_level, "llama": _sentencepiece, "t5": _unigram}
+
+
+def _scores(metadata: Metadata, entries: _Entries) -> Sequence[float]:
     scores = metadata.numbers(_SCORES, len(entries.tokens), (float, int))
     if scores is None:
         raise TokenizerError(
             f"GGUF key {_SCORES} is missing: a SentencePiece vocabulary needs it, use another file"
         )
+    return scores
+
+
+def _merges_from_scores(metadata: Metadata, entries: _Entries) -> list[tuple[str, str]]:
+    """Every way to make an entry of two others: best score first, then longest left part."""
+    scores = _scores(metadata, entries)
     longest = max(map(len, entries.tokens), default=0)
     if longest > _LONGEST_PIECE:
         raise TokenizerError(
@@ -200,16 +221,17 @@ def _merges_from_scores(metadata: Metadata, entries: _Entries) -> list[tuple[str
     return [(left, right) for *_, left, right in splits]
 
 
-def _add_tokens(backend: "Backend", entries: _Entries) -> None:
-    """Control entries, turn ends and user-defined ones are matched whole; the latter stay visible."""
+def _add_tokens(backend: "Backend", entries: _Entries, *, visible: bool) -> None:
+    """Control entries, turn ends and user-defined ones are matched whole; the latter stay `visible`, where
+    the model does not find them by itself."""
     from tokenizers import AddedToken
 
     marked = [(token, kind) for token, kind in enumerate(entries.types) if kind != _NORMAL]
     control = {token for token, kind in marked if kind in (_UNKNOWN, _CONTROL)} | entries.ends
     if entries.bos is not None:
         control.add(entries.bos)
-    visible = {token for token, kind in marked if kind == _USER_DEFINED} - control
+    whole = {token for token, kind in marked if kind == _USER_DEFINED and visible} - control
     with backend_errors(f"GGUF key {_TOKENS} cannot be used"):
-        for special, chosen in ((True, control), (False, visible)):
+        for special, chosen in ((True, control), (False, whole)):
             texts = [entries.tokens[token] for token in sorted(chosen)]
             backend.add_tokens([AddedToken(text, special=special, normalized=False) for text in texts])

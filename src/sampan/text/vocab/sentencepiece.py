@@ -11,15 +11,16 @@ from pathlib import Path
 
 from sampan.core.errors import TokenizerError, UnsupportedModel
 
-_BPE = 2
-_KINDS = {1: "unigram", 3: "word", 4: "char"}
+_MODELS = {1: "t5", 2: "llama"}  # as GGUF calls unigram and bpe
+_KINDS = {3: "word", 4: "char"}
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 Value = int | bytes
 
 
 def read_sentencepiece(path: Path) -> dict[str, object]:
     """`tokenizer.ggml.*` of the file. `TokenizerError` for what is no such file, `UnsupportedModel` for
-    another algorithm than byte-pair merging, or for texts that are normalised first."""
+    another algorithm than byte-pair merging and unigram, for texts that are normalised before they are
+    merged, and for spaces that stand behind words."""
     try:
         fields = list(_fields(path.read_bytes()))
         pieces = [dict(_fields(_bytes(value))) for number, value in fields if number == 1]
@@ -27,29 +28,37 @@ def read_sentencepiece(path: Path) -> dict[str, object]:
         tokens = [_bytes(piece.get(1, b"")).decode() for piece in pieces]
         scores = [struct.unpack("<f", _bytes(piece.get(2, bytes(4))))[0] for piece in pieces]
         ids = {name: _signed(trainer.get(number, default)) for name, number, default in _IDS}
-        kind, kinds = trainer.get(3, 1), [_number(piece.get(3, 1)) for piece in pieces]
+        charsmap = list(_bytes(normalizer.get(2, b"")))
+        kind, kinds = _number(trainer.get(3, 1)), [_number(piece.get(3, 1)) for piece in pieces]
     except (OSError, ValueError, IndexError, struct.error) as error:
         raise TokenizerError(f"{path}: is no SentencePiece model ({error}): fetch it again") from error
     if not pieces:
         raise TokenizerError(f"{path}: is no SentencePiece model, or an empty one: fetch it again")
-    if kind != _BPE:
+    if kind not in _MODELS:
         raise UnsupportedModel(
-            f"{path}: model_type {_KINDS.get(_number(kind), kind)} is not supported: bpe is; with a "
+            f"{path}: model_type {_KINDS.get(kind, kind)} is not supported: bpe and unigram are; with a "
             "tokenizer.json beside it, that is read"
         )
-    # Collapsing spaces and other normalisation is off in the models that generate text.
-    if normalizer.get(2) or normalizer.get(4, 1):
+    # Unigram alone: that of models which merge and generate text is off.
+    if _MODELS[kind] == "llama" and (charsmap or normalizer.get(4, 1)):
         raise UnsupportedModel(
             f"{path}: normalises texts ({_bytes(normalizer.get(1, b'')).decode('utf-8', 'replace')[:40]!r}, "
             "spaces collapsed), which is not supported: convert it to tokenizer.json"
         )
+    if trainer.get(24, 0) or not normalizer.get(5, 1):
+        name = "treat_whitespace_as_suffix" if trainer.get(24, 0) else "escape_whitespaces false"
+        raise UnsupportedModel(f"{path}: {name} is not supported: convert it to tokenizer.json")
     named = {f"tokenizer.ggml.{name}_token_id": token for name, token in ids.items() if token >= 0}
     return named | {
-        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.model": _MODELS[kind],
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.scores": scores,
         "tokenizer.ggml.token_type": kinds,
         "tokenizer.ggml.add_space_prefix": bool(normalizer.get(3, 1)),
+        "tokenizer.ggml.remove_extra_whitespaces": bool(normalizer.get(4, 1)),
+        "tokenizer.ggml.precompiled_charsmap": charsmap,
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.ggml.add_eos_token": False,
     }
 
 

@@ -17,6 +17,7 @@ _EMPTY: dict[str, Any] = {
     "decoder": None,
     "model": {"type": "BPE", "vocab": {}, "merges": []},
 }
+_NOBODYS = "\U0010fffd"
 _SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 
 
@@ -34,6 +35,7 @@ class Variant:
         self._backend = Tokenizer.from_str(json.dumps(empty))
         self._backend.model = backend.model
         self._ids: dict[int, list[int]] = {}
+        unknown = _unknown(backend.model)
         for token, added in sorted(backend.get_added_tokens_decoder().items()):
             text = mark + added.content if added.special else added.content
             flags = {name: getattr(added, name) for name in ("single_word", "lstrip", "rstrip", "normalized")}
@@ -41,7 +43,8 @@ class Variant:
             own = self._backend.token_to_id(text)
             if own is not None and own != token:
                 self._ids[own] = [token]
-            if mark and added.special and backend.model.token_to_id(added.content) == token:
+            known = backend.model.token_to_id(added.content) == token
+            if mark and added.special and known and token not in unknown:
                 self._ids[token] = self._apart(added.content)
 
     def encode(self, text: str) -> list[int]:
@@ -54,6 +57,14 @@ class Variant:
         """The characters of a control token that merging has made of plain text."""
         found = [self._backend.model.token_to_id(character) for character in text]
         return [token for token in found if token is not None]
+
+
+def _unknown(model: Any) -> set[int]:
+    """What stands for a character that has no token, where that is one token."""
+    try:
+        return {token.id for token in model.tokenize(_NOBODYS)}
+    except Exception:  # a model that refuses it
+        return set()
 
 
 def _state(part: Any) -> Any:

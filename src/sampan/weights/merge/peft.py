@@ -58,7 +58,7 @@ class Reader:
         modules: dict[str, dict[str, TensorInfo]] = defaultdict(dict)
         for info in tensors.values():
             found = _NAME.fullmatch(info.name)
-            if found is None:
+            if found is None or ".lora_" in found["module"]:
                 raise UnsupportedModel(
                     f"{info.file}: tensor {quoted(info.name)} is of no kind that can be merged"
                 )
@@ -227,9 +227,8 @@ class Reader:
         saved = kind != "weight" or any(own.endswith(name) for name in self._saved())
         place = self.adapter.brought if saved and own == module else self.adapter.base
         for weight in parts:
-            place[weight.name] = brought.part(first)
-            if place is self.adapter.base and self.tied and weight.name in (EMBED, HEAD):
-                place[HEAD if weight.name == EMBED else EMBED] = brought.part(first)
+            both = place is self.adapter.base and self.tied and weight.name in (EMBED, HEAD)
+            place |= dict.fromkeys((EMBED, HEAD) if both else (weight.name,), brought.part(first))
             first += weight.shape[0]
 
     def _parts_of(self, module: str, kind: str, info: TensorInfo) -> list[Weight]:
@@ -243,7 +242,11 @@ class Reader:
             return []
         shape = (sum(weight.shape[0] for weight in parts), *parts[0].shape[1:])
         if info.shape != shape:
-            raise wrong(info, f"has shape {list(info.shape)}, the model says {list(shape)}")
+            grown = name in (EMBED, HEAD) and info.shape[1:] == shape[1:]
+            hint = ": it was trained on a larger vocabulary: resize the model's with transformers first"
+            raise wrong(
+                info, f"has shape {list(info.shape)}, the model says {list(shape)}{hint if grown else ''}"
+            )
         return parts
 
     def _saved(self) -> list[str]:
