@@ -4,7 +4,7 @@ import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from sampan.cli.options import Threads
 from sampan.cli.terminal import say
 from sampan.cli.train_view import shown
 from sampan.core.errors import SampanError, UsageError, quoted, shortened
+
+if TYPE_CHECKING:
+    from sampan.train.recipe import Recipe
 
 _ACTIONS = ("sft", "distill", "grpo", "pipeline")
 
@@ -57,16 +60,7 @@ def command(
         raise UsageError(said) from error
     elsewhere = _elsewhere(rollouts, rollout_workers)
     found, told = read_recipe(recipe)
-    kinds = {stage.kind for stage in found.stages} - {"samples"}
-    if action != "pipeline" and kinds != {action}:
-        raise UsageError(
-            f"train {action}: the recipe's stages are {', '.join(sorted(kinds))}: train pipeline"
-        )
-    if seed is not None:
-        found = replace(found, seed=seed)
-    if steps is not None:
-        stages = tuple(replace(stage, steps=min(steps, stage.steps)) for stage in found.stages)
-        found = replace(found, stages=stages)
+    found = _as_asked(found, action, seed, steps)
     place = out or Path("runs") / f"{recipe.stem}-{found.seed}"
     what = f"{told} {found.seed} {[stage.steps for stage in found.stages]}"
     again = ["sampan", "train", action, str(recipe), "--out", str(place), "--resume"]
@@ -83,6 +77,21 @@ def command(
         raise
     made = "adapter" if found.lora else "model"
     typer.echo(f"the {made} is in {place / made}, the report is {place / 'report.html'}")
+
+
+def _as_asked(found: "Recipe", action: str, seed: int | None, steps: int | None) -> "Recipe":
+    """The recipe with what the command line says instead."""
+    kinds = {stage.kind for stage in found.stages} - {"samples"}
+    if action != "pipeline" and kinds != {action}:
+        raise UsageError(
+            f"train {action}: the recipe's stages are {', '.join(sorted(kinds))}: train pipeline"
+        )
+    if seed is not None:
+        found = replace(found, seed=seed)
+    if steps is not None:
+        stages = tuple(replace(stage, steps=min(steps, stage.steps)) for stage in found.stages)
+        found = replace(found, stages=stages)
+    return found
 
 
 def _elsewhere(address: str | None, workers: int | None) -> Any:

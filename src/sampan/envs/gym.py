@@ -4,6 +4,7 @@ rules."""
 import base64
 import json
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from importlib import metadata
@@ -83,7 +84,10 @@ class GymTask:
 
     def _dataset(self, seed: int, size: int) -> Any:
         try:
-            import reasoning_gym
+            with warnings.catch_warnings():
+                # Of its dependencies' sources, where nothing has compiled them yet.
+                warnings.simplefilter("ignore", SyntaxWarning)
+                import reasoning_gym
         except ImportError as error:
             said = "tasks of reasoning-gym need the extra `train` (pip install 'sampan[train]')"
             raise UsageError(said) from error
