@@ -5,6 +5,7 @@
 #             BENCH= passes options on: --quick, --rounds N, --scenarios a,b, --resume, --vllm-python PYTHON
 # make bench-serve  the same for the services: sampan serve, llama-server, OpenVINO GenAI behind a front of ours
 #             BENCH= passes options on: --quick, --rounds N, --clients N, --servers a,b
+# make bench-train  a step of GRPO beside TRL on the CPU (installs it; BENCH= passes on --rounds N, --steps N)
 # make clients  drive the service with the clients that people have: SDKs, agents, the JDK, curl (installs them; needs npm)
 #             CLIENTS= passes options on: --only NAME..., --json FILE
 # make asan   kernel and engine tests, C++ and Python, under the address and undefined-behaviour sanitizers; the pool and
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 QUESTION ?= What is the capital of France?
 NATIVE := $(wildcard src/sampan/kernels/cpu/native/*) CMakeLists.txt
 
-.PHONY: run test check bench bench-serve clients doctor clean
+.PHONY: run test check bench bench-serve bench-train clients doctor clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.base
@@ -40,6 +41,9 @@ bench-serve: $(VENV)/.base $(VENV)-bench/.servers
 	$(BIN)/python benchmarks/serving.py --peer-python $(VENV)-bench/bin/python \
 	  --llama-server $(VENV)-bench/bin/llama-server $(BENCH)
 
+bench-train: $(VENV)/.train $(VENV)-trl/.ready
+	$(BIN)/python benchmarks/train_step.py --peer-python $(VENV)-trl/bin/python $(BENCH)
+
 clients: $(VENV)/.test $(VENV)-clients/.ready
 	cp clients/node/*.mjs $(VENV)-clients/node/
 	$(BIN)/python clients/run.py --python $(VENV)-clients/bin/python --node $(VENV)-clients/node $(CLIENTS)
@@ -47,7 +51,7 @@ clients: $(VENV)/.test $(VENV)-clients/.ready
 asan tsan: $(VENV)/.test
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench $(VENV)-clients build
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-trl $(VENV)-clients build
 
 $(VENV)/.python:
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found: install Python 3.11 or newer, or set PYTHON=" >&2; exit 1; }
@@ -66,6 +70,10 @@ $(VENV)/.test: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@
 
+$(VENV)/.train: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --editable '.[train]'
+	@touch $@
+
 $(VENV)/.check: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --editable '.[check]'
 	@touch $@
@@ -82,6 +90,13 @@ $(VENV)-bench/.peers:
 	$(PYTHON) -m venv $(VENV)-bench
 	CMAKE_ARGS="-DGGML_NATIVE=ON" $(VENV)-bench/bin/python -m pip install --quiet --no-binary llama-cpp-python \
 	  llama-cpp-python==0.3.36 'openvino-genai>=2026.4,<2026.5' 'gguf>=0.17,<1'
+	@touch $@
+
+# The torch that Sampan's training uses, so that both compute with the same kernels of PyTorch.
+$(VENV)-trl/.ready:
+	$(PYTHON) -m venv $(VENV)-trl
+	$(VENV)-trl/bin/python -m pip install --quiet torch==2.13.0 trl==1.16.0 transformers==5.24.0 'peft>=0.18,<1' \
+	  'datasets>=5,<6'
 	@touch $@
 
 # llama.cpp's own server comes from the same source package as the library that `make bench` measures.

@@ -238,7 +238,7 @@ def test_a_keyword_that_cannot_be_ensured_is_refused_by_name(compiler: GrammarCo
 @pytest.mark.parametrize("name", ["http-date", "regex", "idn-email", "idn-hostname"])
 def test_a_format_that_cannot_be_ensured_is_refused_by_name(compiler: GrammarCompiler, name: str) -> None:
     message = (
-        f"""at #: the keyword "format" is '{name}', which is not supported, only base64url, byte, date, """
+        f"""at #: the keyword "format" is '{name}', which is not supported, only base64url, byte, char, """
     )
     with pytest.raises(RequestError, match=re.escape(message)):
         compiler.compile(Grammar("json_schema", json.dumps({"type": "string", "format": name})))

@@ -20,6 +20,7 @@ from sampan.train.backward import logprobs_of, step_of_batch
 from sampan.train.batch import Batch, Group
 from sampan.train.export import export_model
 from sampan.train.full import TYPES, Full, FullWeights
+from sampan.train.head import Judged
 from sampan.train.student import Student
 from sampan.weights.checkpoint import open_checkpoint
 
@@ -88,14 +89,17 @@ def test_gradients_of_all_weights_are_those_of_the_whole_forward(tiny: Tiny, kin
         masters = student.trained.learnt
         assert masters.keys() == graph_of(student.llm.config).weights().keys()
         found = evaluate(student.trace.graph, masters, step_of_batch(batch))
-        values = found["logits"].log_softmax(-1).gather(-1, torch.tensor(batch.targets)[:, None])[:, 0]
+        logits = found["logits"]
+        values = logits.log_softmax(-1).gather(-1, torch.tensor(batch.targets)[:, None])[:, 0]
         factors = torch.from_numpy(random.normal(0, 1, len(batch.targets)).astype(np.float32))
         expected = grad((values * factors).sum(), student.trained.parameters)
 
         def kept(node: Node) -> torch.Tensor:
             return found[student.trace.names[node]].detach()
 
-        own = logprobs_of(student.trace, student.weights, batch, {}, kept, values.detach(), masters)
+        totals = logits.detach().double().logsumexp(-1).numpy()
+        judged = Judged(logits.detach().numpy(), totals, batch.targets)
+        own, _ = logprobs_of(student.trace, student.weights, batch, {}, kept, judged, masters)
         gradients = grad((own * factors).sum(), student.trained.parameters)
         exact = grad((student.logprobs(batch.groups) * factors).sum(), student.trained.parameters)
     for name, one, through, right in zip(masters, gradients, exact, expected, strict=True):

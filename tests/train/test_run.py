@@ -76,7 +76,7 @@ def test_a_folder_with_a_run_is_not_written_over(
         ('"steps": 4', '"step": 4', "unexpected keyword argument 'step'"),
         ("(1.0, long)", "(0.0, long)", "every weight is 0"),
         ("def recipe()", "def other()", "has no function recipe()"),
-        ("rate=1e-3", "temperature=0.7", "temperature is 0.7"),
+        ("rate=1e-3", "temperature=0", "temperature is 0: it must lie above 0"),
         ("rate=1e-3", "loss=Loss(bound='clip')", 'loss.bound="clip" does nothing with updates=1'),
         ("rate=1e-3", "rate=0", "rate is 0: give a positive number"),
         ("rate=1e-3", "decay='step'", "decay is 'step': one of none, linear, cosine"),

@@ -34,6 +34,7 @@ class SamplingParams:
     alone. Penalties follow the OpenAI (presence, frequency) and CTRL (repetition, arXiv:1909.05858)
     definitions. `max_reasoning_tokens`: after so many in its block of reasoning that is closed and the answer
     begins; None for as many as the model likes. `min_tokens`: before so many, no token ends the answer.
+    `tempered`: log-probabilities are those at the temperature, whatever the filters; else the model's own.
     `suppress_tokens` are never chosen, `begin_suppress_tokens` not first, and of `bad_words_ids` none is
     completed. `max_length`: of prompt and answer together; `max_tokens` goes before it. The first token
     behind a prompt of one is `forced_bos_token_id`, and the last that there is room for is of
@@ -60,6 +61,7 @@ class SamplingParams:
     suppress_tokens: Sequence[int] = ()
     begin_suppress_tokens: Sequence[int] = ()
     bad_words_ids: Sequence[Sequence[int]] = ()
+    tempered: bool = False
     max_length: int | None = None
     forced_bos_token_id: int | None = None
     forced_eos_token_ids: Sequence[int] = ()
@@ -85,8 +87,9 @@ class SamplingParams:
             _tuple("bad_words_ids", word, Integral) for word in _listed("bad_words_ids", self.bad_words_ids)
         ]
         object.__setattr__(self, "bad_words_ids", tuple(words))
-        if not isinstance(self.ignore_eos, bool):
-            raise RequestError(f"ignore_eos is {quoted(self.ignore_eos)}: give True or False")
+        for name in ("ignore_eos", "tempered"):
+            if not isinstance(getattr(self, name), bool):
+                raise RequestError(f"{name} is {quoted(getattr(self, name))}: give True or False")
         if not isinstance(self.logit_bias, Mapping) or not all(
             _is(token, Integral) and _is(bias, Real) for token, bias in self.logit_bias.items()
         ):

@@ -271,6 +271,8 @@ def _check_sampling(p: SamplingParams, vocabulary: int, least: int) -> None:
         value = getattr(p, name)
         if value is not None and not low <= value <= high:
             raise RequestError(f"{name} is {quoted(value)}: it must lie between {low:g} and {high:g}")
+    if p.tempered and p.temperature == 0:
+        raise RequestError("tempered is True at temperature 0: there are no log-probabilities at that")
     for token, bias in p.logit_bias.items():
         if not -100 <= bias <= 100:
             raise RequestError(

@@ -2,8 +2,9 @@
 
 The order of filters is penalties and bias, the constraint, temperature, top-k, top-p, min-p. Randomness is
 counter-based (BLAKE2b, keyed by the seed, of the position), so a request's text does not depend on what ran
-beside it. Log-probabilities are those of the model, before any of this: a token that a constraint forced may
-have a low one, and the alternatives beside it may be forbidden.
+beside it. Log-probabilities are those of the model, before any of this, or at the temperature alone where a
+request asks for that: a token that a constraint forced may have a low one, and the alternatives beside it may
+be forbidden.
 """
 
 from collections import Counter
@@ -51,7 +52,7 @@ def forbids(p: SamplingParams) -> bool:
 
 def takes_best(p: SamplingParams) -> bool:
     """The most probable token as the model sees it, and nothing else is asked for: `choose` is not needed."""
-    return is_greedy(p) and not changes_logits(p) and not p.logprobs
+    return is_greedy(p) and not changes_logits(p) and not p.logprobs and not p.tempered
 
 
 def choose(
@@ -80,8 +81,12 @@ def choose(
         token = int(np.argmax(changed)) if changed is not logits else best
     else:
         token = _draw(changed, p, _Chance(sequence.seed, len(sequence.tokens) + len(after)))
+    count, temperature = p.logprobs or 0, p.temperature
+    if not p.tempered or temperature == 1.0:
+        return TokenLogprob(token, float(logits[token]) - log_total, top_logprobs(logits, log_total, count))
+    total = log_total_at(logits, temperature)
     return TokenLogprob(
-        token, float(logits[token]) - log_total, top_logprobs(logits, log_total, p.logprobs or 0)
+        token, float(logits[token]) / temperature - total, top_at(logits, temperature, total, count)
     )
 
 
@@ -91,6 +96,21 @@ def top_logprobs(logits: Floats, log_total: float, count: int) -> tuple[tuple[in
         return ()
     index = largest(logits, min(count, logits.size))
     return tuple((int(i), float(logits[i]) - log_total) for i in index)
+
+
+def top_at(logits: Floats, temperature: float, log_total: float, count: int) -> tuple[tuple[int, float], ...]:
+    """The same at a temperature, of which `log_total` is."""
+    return tuple(
+        (other, value / temperature - log_total) for other, value in top_logprobs(logits, 0.0, count)
+    )
+
+
+def log_total_at(logits: Floats, temperature: float) -> float:
+    """The logarithm of the sum of exp(logit / temperature), which probabilities at a temperature are relative
+    to."""
+    x = logits.astype(np.float64) / temperature
+    most = x.max()
+    return float(np.log(np.exp(x - most).sum()) + most)
 
 
 def penalised(logits: Floats, sequence: Sequence, after: tuple[int, ...] = ()) -> Floats:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from sampan.core.types import Scoring, TokenScore
 from sampan.engine.candidates import Floats
-from sampan.engine.sampler import top_logprobs
+from sampan.engine.sampler import log_total_at, top_at, top_logprobs
 from sampan.engine.sequence import Span
 from sampan.kernels.backend import Rows
 
@@ -30,7 +30,7 @@ def score_rows(rows: Rows, first: int, span: Span) -> list[TokenScore]:
         totals = np.array(rows.log_totals[first : first + span.scored])
         logprobs = chosen.astype(np.float64) - totals
     else:
-        totals = np.array([_log_total(row, how.temperature) for row in logits])
+        totals = np.array([log_total_at(row, how.temperature) for row in logits])
         logprobs = chosen.astype(np.float64) / how.temperature - totals
     if how.plain:
         return [TokenScore(token, value) for token, value in zip(targets, logprobs.tolist(), strict=True)]
@@ -49,12 +49,5 @@ def _detailed(row: Floats, token: int, logprob: float, total: float, how: Scorin
     others = tuple(float(row[other]) / how.temperature - total for other in how.others)
     if how.temperature == 1.0:
         return TokenScore(token, logprob, rank, entropy, top_logprobs(row, total, how.top), others)
-    scaled = top_logprobs(row, 0.0, how.top)
-    top = tuple((other, value / how.temperature - total) for other, value in scaled)
+    top = top_at(row, how.temperature, total, how.top)
     return TokenScore(token, logprob, rank, entropy, top, others)
-
-
-def _log_total(row: Floats, temperature: float) -> float:
-    x = row.astype(np.float64) / temperature
-    most = x.max()
-    return float(np.log(np.exp(x - most).sum()) + most)

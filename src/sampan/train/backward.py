@@ -19,8 +19,8 @@ from sampan.kernels.graph import Node
 from sampan.kernels.ops import Attention, Linear, State
 from sampan.kernels.torch.ops import Advance, Step, Walk
 from sampan.train.batch import Batch, Places
+from sampan.train.head import Judged, TargetLogprobs
 from sampan.train.lora import LowRank
-from sampan.train.memory import HEAD_ROWS
 from sampan.train.trace import Trace
 
 Kept = Callable[[Node], Tensor]
@@ -84,34 +84,6 @@ class Sum(Function):
     @staticmethod
     def backward(_ctx: Any, gradient: Tensor) -> Any:
         return gradient, gradient, None
-
-
-class TargetLogprobs(Function):
-    """log softmax(W x) of a token of each row, known already; some rows of logits are there at once.
-    `_master`: W as the optimizer has it, `None` where it stays."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, logprobs: Tensor, _master: Tensor | None
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight, targets)
-        return logprobs.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        x, weight, targets = ctx.saved_tensors
-        back = torch.empty_like(x)
-        to_master = torch.zeros(weight.shape) if ctx.needs_input_grad[4] else None
-        for start in range(0, len(x), HEAD_ROWS):
-            rows = slice(start, start + HEAD_ROWS)
-            p = (x[rows].to(weight.dtype) @ weight.T).float().softmax(-1)
-            p = p.neg_()
-            p[torch.arange(len(p)), targets[rows]] += 1
-            p *= gradient[rows, None]
-            if to_master is not None:
-                to_master.addmm_(p.T, x[rows])
-            back[rows] = (p.to(weight.dtype) @ weight).to(x.dtype)
-        return back, None, None, None, to_master
 
 
 class TracedWalk(Walk):
@@ -242,11 +214,12 @@ def logprobs_of(
     batch: Batch,
     parts: Mapping[str, LowRank],
     kept: Kept,
-    logprobs: Tensor,
+    judged: Judged,
     learnt: Mapping[str, Tensor] | None = None,
-) -> Tensor:
-    """`logprobs` of the batch's targets as a function of an adapter's parts, and of the weights `learnt`,
-    float32 by name; those among `weights` that are vectors are the same tensors there."""
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the targets as a function of an adapter's parts, and of the weights `learnt`,
+    float32 by name (those among `weights` that are vectors are the same tensors there); and entropies beside
+    them."""
     learnt = learnt or {}
     walk = TracedWalk(trace, weights, step_of_batch(batch), parts, kept, learnt)
     last = {source: node for node in trace.graph.nodes for source in node.inputs}
@@ -255,8 +228,7 @@ def logprobs_of(
         inputs = [values[source] for source in node.inputs]
         if node.op == "head":
             name = node.detail.parts[0].name
-            targets = torch.tensor(batch.targets)
-            return TargetLogprobs.apply(inputs[0], weights[name], targets, logprobs, learnt.get(name))  # type: ignore[no-any-return, no-untyped-call]
+            return TargetLogprobs.apply(inputs[0], weights[name], judged, learnt.get(name))  # type: ignore[no-any-return, no-untyped-call]
         values[node] = getattr(walk, node.op)(node, *inputs)
         for source in node.inputs:
             if last[source] is node:

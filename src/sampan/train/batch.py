@@ -53,13 +53,13 @@ class Group:
         return [(last, own.start) for own in self._own_pages(first_page)]
 
     def spans(self, first_page: int, slot: int) -> list[Span]:
-        """What they run then. Every token of a continuation is a target."""
+        """What they run then. The rows before each token of a continuation are sampled."""
         whole = np.arange(first_page, first_page + self.before // PAGE, dtype=np.int32)
         spans = []
         for tokens, own in zip(self.continuations, self._own_pages(first_page), strict=True):
             pages = np.concatenate((whole, np.array(own, np.int32)))
             ids = [self.prompt[-1], *tokens[:-1]]
-            spans.append(Span(ids, self.before, pages, len(tokens), slot, tokens))
+            spans.append(Span(ids, self.before, pages, len(tokens), slot))
         return spans
 
     def _own_pages(self, first_page: int) -> list[range]:

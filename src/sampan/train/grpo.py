@@ -23,7 +23,9 @@ from sampan.train.student import Student
 class Grpo(Descent):
     """`rewards`: weight and function by name. `problems`: of each step, `samples` answers to each, of
     `max_tokens` at most; `different`: problems that there are in all, as many as the steps take unless
-    given. `resample`: how many times more problems are asked in a step whose groups have no spread (DAPO's
+    given. `temperature`: of what is drawn, whose probabilities are learnt too; answers are drawn from all
+    tokens, as the rest after top-k, top-p or min-p would be another distribution from update to update.
+    `resample`: how many times more problems are asked in a step whose groups have no spread (DAPO's
     dynamic sampling). `updates`: of the weights on the same answers."""
 
     kind: ClassVar[str] = "grpo"
@@ -43,10 +45,8 @@ class Grpo(Descent):
         super().__post_init__()
         at_least(self, 1, "problems", "max_tokens", "updates")
         at_least(self, 0, "resample")
-        if self.temperature != 1.0:
-            raise UsageError(
-                f"temperature is {self.temperature}: the trainer's probabilities are those at 1.0"
-            )
+        if not 0.0 < self.temperature <= 100.0:
+            raise UsageError(f"temperature is {self.temperature}: it must lie above 0, up to 100")
         if self.samples < 2:
             raise UsageError(f"samples is {self.samples}: a group to compare has 2 or more")
         if not any(weight for weight, _ in self.rewards.values()):
@@ -76,13 +76,14 @@ class Grpo(Descent):
         rollouts = list(self._sampled(bench, problems, number))
         clock.lap("rollout")
         useful = [rollout for rollout in rollouts if rollout.spread]
-        gap, figures, gradient = 0.0, Figures.none(), 0.0
+        gap, figures, gradient, entropy = 0.0, Figures.none(), 0.0, None
         if useful:
-            batch = _Batch.of(bench.student, useful, self.loss)
+            batch = _Batch.of(bench.student, useful, self.loss, self.temperature)
             clock.lap("reference")
             for update in range(self.updates):
-                apart, figures = batch.backward(bench.student, self.loss)
-                gap = apart if update == 0 else gap
+                apart, uncertain, figures = batch.backward(bench.student, self.loss)
+                if update == 0:
+                    gap, entropy = apart, uncertain
                 clock.lap("gradients")
                 gradient = self.descend(bench, number)
                 clock.lap("update")
@@ -90,6 +91,7 @@ class Grpo(Descent):
             "number": number,
             **told(rollouts),
             "gap": gap,
+            "entropy": entropy,
             "figures": asdict(figures),
             "gradient": gradient,
             "rate": self.rate_at(number),
@@ -104,7 +106,13 @@ class Grpo(Descent):
                 return
             asked = problems[turn * self.problems :][:missing]
             first = (bench.seed << 40) + (number * (1 + self.resample) + turn) * self.sequences
-            sampling = SamplingParams(temperature=1.0, max_tokens=self.max_tokens, seed=first, logprobs=0)
+            sampling = SamplingParams(
+                temperature=self.temperature,
+                max_tokens=self.max_tokens,
+                seed=first,
+                logprobs=0,
+                tempered=True,
+            )
             for rollout in roll_out(bench.student, asked, self.rewards, sampling, self.samples):
                 missing -= rollout.spread
                 yield rollout
@@ -119,26 +127,29 @@ class _Batch:
     gain: Sequence[float]
     old: Tensor
     before: Tensor | None
+    temperature: float
 
     @classmethod
-    def of(cls, student: Student, rollouts: Sequence[Rollout], how: Loss) -> "_Batch":
+    def of(cls, student: Student, rollouts: Sequence[Rollout], how: Loss, temperature: float) -> "_Batch":
         groups = split([rollout.group for rollout in rollouts], student.rows)
         gain = [value for rollout in rollouts for value in advantages(rollout.rewards, how.scale)]
         old = flat(value for rollout in rollouts for value in rollout.logprobs)
-        before = flat(scored_logprobs(student.llm, groups, Student.before)) if how.kl else None
-        return cls(groups, gain, old, before)
+        before = flat(scored_logprobs(student.llm, groups, Student.before, temperature)) if how.kl else None
+        return cls(groups, gain, old, before, temperature)
 
-    def backward(self, student: Student, how: Loss) -> tuple[float, Figures]:
+    def backward(self, student: Student, how: Loss) -> tuple[float, float, Figures]:
         """Adds up the gradients of all parts that fit a training step. Also the largest difference between
-        a token's log-probability as it was sampled and as the trainer has it."""
+        a token's log-probability as it was sampled and as the trainer has it, and the policy's entropy in
+        nats, the mean over tokens."""
         at = offsets(self.groups)
         answers = answer_offsets(self.groups)
-        gap, found = 0.0, []
+        gap, entropy, found = 0.0, 0.0, []
         for part in parts(self.groups, student.rows):
             tokens = slice(at[part.start], at[part.stop])
             groups = self.groups[part.start : part.stop]
             lengths = [len(own) for group in groups for own in group.continuations]
-            new = student.logprobs(groups)
+            new, entropies = student.judged(groups, self.temperature)
+            entropy += float(entropies.sum()) / len(self.old)
             gap = max(gap, float((new.detach() - self.old[tokens]).abs().max()))
             loss, figures = policy_loss(
                 new,
@@ -152,4 +163,4 @@ class _Batch:
             )
             loss.backward()  # type: ignore[no-untyped-call]
             found.append((sum(lengths) / len(self.old), figures))
-        return gap, Figures.together(found)
+        return gap, entropy, Figures.together(found)

@@ -91,8 +91,8 @@ def saved(trace: Trace, learnt: Collection[str]) -> Iterator[int]:
                 yield 2 * node.width
             case "linear" | "slice":  # what is only rotated is let go
                 yield node.width if node in trace.names and readers[node] != {"rope"} else 0
-            case "head":
-                yield 0
+            case "head":  # what its input changes in a log-probability
+                yield node.inputs[0].width
             case _:
                 yield node.width
 

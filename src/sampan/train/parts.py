@@ -51,11 +51,13 @@ def flat(values: Iterable[float]) -> Tensor:
     return torch.tensor(list(values), dtype=torch.float64)
 
 
-def scored_logprobs(llm: LLM, groups: Sequence[Group], adapter: str | None) -> list[float]:
+def scored_logprobs(
+    llm: LLM, groups: Sequence[Group], adapter: str | None, temperature: float = 1.0
+) -> list[float]:
     """Of every token of all continuations in turn, as the model with this adapter has them."""
     texts = [[*group.prompt, *tokens] for group in groups for tokens in group.continuations]
     starts = [len(group.prompt) for group in groups for _ in group.continuations]
-    scores = llm.score(texts, start=starts, adapter=adapter)
+    scores = llm.score(texts, start=starts, adapter=adapter, temperature=temperature)
     found: list[float] = []
     for score, start in zip(scores, starts, strict=True):
         for value in score.logprobs[start:]:

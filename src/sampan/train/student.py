@@ -23,6 +23,7 @@ from sampan.llm.model import LLM
 from sampan.train.backward import logprobs_of
 from sampan.train.batch import ROWS_OF_A_PAGE, Batch, Group
 from sampan.train.engines import Engines, OwnEngine
+from sampan.train.head import Judged
 from sampan.train.memory import Training, needed
 from sampan.train.trace import trace
 from sampan.train.trained import Trained
@@ -99,12 +100,16 @@ class Student:
     def logprobs(self, groups: Sequence[Group]) -> Tensor:
         """Natural logarithms of the probabilities of every token of all continuations, in turn: the
         engine's own, to the bit, as a function of the adapter's numbers."""
+        return self.judged(groups, 1.0)[0]
+
+    def judged(self, groups: Sequence[Group], temperature: float) -> tuple[Tensor, Tensor]:
+        """The same of the distribution that is drawn from at a temperature, and its entropy in each place in
+        nats, as it is."""
         batch = Batch(tuple(groups))
         if batch.rows > self.rows:
             raise OutOfMemory(f"a training step of {batch.rows} tokens, and there is room for {self.rows}")
         before = self._prompts(batch)
         rows = self._executable.run(batch.spans(self.trained.slot))
-        exact = np.asarray(rows.chosen, np.float64) - np.asarray(rows.log_totals, np.float64)
         of_prompts, (of_others, taken) = batch.of_prompts, batch.of_continuations
 
         def kept(node: Node) -> Tensor:
@@ -118,7 +123,8 @@ class Student:
             return torch.from_numpy(found)
 
         low_ranks, learnt = self.trained.low_ranks, self.trained.learnt
-        return logprobs_of(self.trace, self.weights, batch, low_ranks, kept, torch.from_numpy(exact), learnt)
+        judged = Judged.of(rows, batch.targets, temperature)
+        return logprobs_of(self.trace, self.weights, batch, low_ranks, kept, judged, learnt)
 
     def _prompts(self, batch: Batch) -> dict[Node, Floats]:
         """Compute the prompts, and make their last pages the beginning of every continuation's own; returns
@@ -135,6 +141,7 @@ class Student:
         llm, trained = self.llm, self.trained
         needs = llm.backend.needs(self.trace.graph, llm.weights.tensors, self.rows, trained.room)
         kernels = needs.workspace + needs.adapters + cache.pages * needs.page[cache.dtype]
+        kernels += self.rows * needs.logits
         adapted = 0 if trained.learnt else sum(each.numel() for each in trained.parameters)
         return needed(
             self.trace, trained.learnt.keys(), adapted, self.rows, llm.context, kernels, dtype.itemsize

@@ -89,7 +89,8 @@ class Directed:
         def directed(rows: Floats, start: int, before: Floats) -> Floats:
             delta = left[start : start + len(rows)] @ right
             if columns is not None:
-                return (rows + delta) * columns
+                turned: Floats = (rows + delta) * columns
+                return turned
             own = self.magnitude[start : start + len(rows)]
             with np.errstate(divide="ignore", invalid="ignore"):
                 scale: Floats = own / np.linalg.norm(before + delta, axis=1)
