@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 _ACTIONS = ("sft", "distill", "grpo", "pipeline")
 
+Rollouts = Annotated[
+    str | None,
+    typer.Option(help="Answers come from a Ray cluster: ray (this machine is in it) or ray://HOST:PORT."),
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Of the cluster.  [default: one for each node]")]
+
 
 def command(
     action: Annotated[
@@ -37,13 +43,8 @@ def command(
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="A line a step, also on a terminal.")] = False,
     threads: Threads = None,
-    rollouts: Annotated[
-        str | None,
-        typer.Option(help="Answers come from a Ray cluster: ray (this machine is in it) or ray://HOST:PORT."),
-    ] = None,
-    rollout_workers: Annotated[
-        int | None, typer.Option(min=1, help="Of the cluster.  [default: one for each node]")
-    ] = None,
+    rollouts: Rollouts = None,
+    rollout_workers: Workers = None,
 ) -> None:
     """Teach a model by a recipe. The folder has the log, a checkpoint, and at the end what was trained (an
     adapter in PEFT's format, or the model) and a report."""
@@ -63,10 +64,9 @@ def command(
     found = _as_asked(found, action, seed, steps)
     place = out or Path("runs") / f"{recipe.stem}-{found.seed}"
     what = f"{told} {found.seed} {[stage.steps for stage in found.stages]}"
+    given = {"--seed": seed, "--steps": steps, "--rollouts": rollouts, "--rollout-workers": rollout_workers}
     again = ["sampan", "train", action, str(recipe), "--out", str(place), "--resume"]
-    again += [] if seed is None else ["--seed", str(seed)]
-    again += [] if steps is None else ["--steps", str(steps)]
-    again += [] if rollouts is None else ["--rollouts", rollouts]
+    again += [word for name, value in given.items() if value is not None for word in (name, str(value))]
     try:
         with shown([(stage.kind, stage.steps) for stage in found.stages], plain=plain) as tell:
             source = recipe.stem, recipe.read_text()
