@@ -171,7 +171,8 @@ def test_company_drafts_and_preemption_change_no_bit(own: LLM) -> None:
     """Constrained and unconstrained side by side, in a full cache, against each alone without drafts."""
     compiler = GrammarCompiler(own.tokenizer)
     sampled = replace(SEEDED, temperature=0.7, top_p=0.9, max_tokens=40)
-    grammars = [SCHEMA, None, COLOUR, Grammar("regex", "(ab|cd ){5,20}")]
+    behind = replace(SCHEMA, after=" the")
+    grammars = [SCHEMA, None, COLOUR, Grammar("regex", "(ab|cd ){5,20}"), behind]
     prompts = [
         own.encode(own.prompt(CURIE if grammar is SCHEMA else SKY), templated=True) for grammar in grammars
     ]
