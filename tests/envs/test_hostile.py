@@ -39,6 +39,10 @@ def port() -> Iterator[int]:
                     return
                 with connection:
                     connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n918273")
+                    connection.shutdown(socket.SHUT_WR)
+                    # What was asked is read: closed before, it would be answered with a reset.
+                    while connection.recv(4096):
+                        pass
 
         threading.Thread(target=serve, daemon=True).start()
         yield server.getsockname()[1]
