@@ -4,6 +4,7 @@ An upper bound that is close: what the kernels keep of a step is exact, what PyT
 node (a test holds the sum against the process's peak).
 """
 
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from math import prod
@@ -18,6 +19,13 @@ HEAD_ROWS = 256
 """Rows of logits that are there at once in the backward pass."""
 _KEPT = 1.1  # with what the allocator does not give back between steps: 4 to 9% were measured
 _SIDE_BY_SIDE = 64  # continuations of a prompt whose keys are there at once
+
+
+def bound_caches() -> None:
+    """Keep fewer of the products that PyTorch's libraries have made code for, one for each shape: steps have
+    ever new ones, and 1,024 of them are a quarter of a gigabyte. To be called before the first product."""
+    for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        os.environ.setdefault(name, "32")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from sampan.train.faults import Stopping, explained, stopping
 from sampan.train.full import TYPES, FullWeights
 from sampan.train.log import Log
 from sampan.train.lora import TrainedAdapter
+from sampan.train.memory import bound_caches
 from sampan.train.recipe import Measure, Recipe
 from sampan.train.report.page import write_report
 from sampan.train.rollout import Rollout, roll_out
@@ -65,6 +66,7 @@ def run(
         if Log(out).exists and not resume:
             raise UsageError(f"{shortened(out)}: holds a run: go on with --resume, or take another folder")
         checkpoint.read(out, told)  # what is refused is refused before a model is loaded
+        bound_caches()
         torch.set_num_threads(threads or available_cores())
         with ExitStack() as stack:
             with stop.freely():
