@@ -8,6 +8,8 @@
 # make bench-train  a step of GRPO beside TRL on the CPU (installs it; BENCH= passes on --rounds N, --steps N)
 # make clients  drive the service with the clients that people have: SDKs, agents, the JDK, curl (installs them; needs npm)
 #             CLIENTS= passes options on: --only NAME..., --json FILE
+# make reason  teach the default model sums for three seeds, and tell what came of it (about half an hour on two cores)
+#             REASON= passes options on: --recipes chain_sum,cold_start,... --seeds 0,1,2
 # make asan   kernel and engine tests, C++ and Python, under the address and undefined-behaviour sanitizers; the pool and
 #             a whole step under the thread sanitizer
 # make neon   kernel tests of the Arm build, cross-compiled, under emulation
@@ -18,7 +20,7 @@ BIN := $(VENV)/bin
 QUESTION ?= What is the capital of France?
 NATIVE := $(wildcard src/sampan/kernels/cpu/native/*) CMakeLists.txt
 
-.PHONY: run test check bench bench-serve bench-train clients doctor clean
+.PHONY: run test check bench bench-serve bench-train reason clients clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.base
@@ -43,6 +45,9 @@ bench-serve: $(VENV)/.base $(VENV)-bench/.servers
 
 bench-train: $(VENV)/.train $(VENV)-trl/.ready
 	$(BIN)/python benchmarks/train_step.py --peer-python $(VENV)-trl/bin/python $(BENCH)
+
+reason: $(VENV)/.train
+	$(BIN)/python benchmarks/reason.py $(REASON)
 
 clients: $(VENV)/.test $(VENV)-clients/.ready
 	cp clients/node/*.mjs $(VENV)-clients/node/

@@ -16,11 +16,12 @@ def recipe() -> Recipe:
     grpo = Grpo(
         task=task,
         rewards={"right": (1.0, right)},
-        steps=100,
+        steps=150,
         problems=16,
         samples=8,
         max_tokens=16,
-        rate=4e-4,
+        rate=2e-4,
+        decay="linear",
         loss=Loss(scale="std"),
     )
     return Recipe(stages=(grpo,), tests={"sums": Measure(task, right, max_tokens=16)})
