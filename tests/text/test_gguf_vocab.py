@@ -120,7 +120,6 @@ def test_a_merge_that_makes_the_library_panic_is_named():
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"model": "t5"}, "'t5'"),
         ({"model": "bert"}, "'bert'"),
         ({"model": None}, "None"),
         ({"pre": "chameleon"}, "'chameleon'"),

@@ -79,7 +79,7 @@ SAME = {
         {"properties": {"a": {"type": "string", "maxlength": 3}}},
         '"maxlength" is unknown and resembles',
     ),
-    "no such format": ({"properties": {"a": {"format": "iri"}}}, "'iri', which is not supported"),
+    "no such format": ({"properties": {"a": {"format": "idn-email"}}}, "'idn-email', which is not supported"),
     "of no type": ({"properties": {"a": {"pattern": 1}}}, '"pattern" is 1: give a text'),
     "options that overlap": (
         {"properties": {"a": {"oneOf": [{"pattern": "a"}, {"pattern": "b"}]}}},
