@@ -65,8 +65,7 @@ def load(
     progress: Progress | None = None,
 ) -> Loaded:
     """Load a model as wished; what does not fit is refused before anything is read. `dtype`: of its matrices
-    in memory, the file's own unless given. `progress` is told of the measurement that the first load on a
-    machine takes."""
+    in memory, the file's own unless given. `progress` is told of the first load's measurement."""
     here: Backend = backend_named(backend, device, settings, threads)
     _import_what_stays(files)
     with ExitStack() as stack:
@@ -92,8 +91,8 @@ def load(
         # What the tokenizer was built from makes room for the weights.
         del checkpoint
         give_back_freed_memory()
-        resident = own.weights if drafts and drafts.tensors else plan.weights_bytes
-        weights = here.place(tensors, resident - plan.expert_bytes, experts)
+        taken = own.weights if drafts and drafts.tensors else plan.weights_bytes
+        weights = here.place(tensors, taken - plan.expert_bytes, experts)
         cache = CacheSize(plan.pages, plan.cache, plan.states)
         chosen = here.tune(
             lambda layers: graph if layers == c.layers else graph_of(replace(c, layers=layers), output),
