@@ -1,5 +1,6 @@
 """What the stages of a recipe have in common: a course of steps, and how a gradient becomes new weights."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,7 +34,7 @@ class Bench:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class Stage(ABC):
     """A part of a recipe, of so many `steps`."""
 
     kind: ClassVar[str]
@@ -50,9 +51,9 @@ class Stage:
         """How many it samples side by side."""
         return 1
 
+    @abstractmethod
     def train(self, bench: Bench) -> Iterator[Row]:
         """The steps behind those that are done, each when it is done too."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

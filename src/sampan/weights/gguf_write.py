@@ -20,7 +20,8 @@ _SCALARS = {_U32: "<I", _I32: "<i", _F32: "<f", _BOOL: "<?", _U64: "<Q", _I64: "
 
 @dataclass(frozen=True)
 class Written:
-    """A tensor of the file: its name there, its row-major shape, and how its bytes come."""
+    """A tensor of a file, of this kind or another: its name there, its row-major shape, and how its bytes
+    come."""
 
     name: str
     shape: tuple[int, ...]

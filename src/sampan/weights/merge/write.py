@@ -3,7 +3,6 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from sampan.core.errors import UnsupportedModel, quoted
 from sampan.kernels.formats import TensorType
+from sampan.weights.gguf_write import Written
 from sampan.weights.merge.model import Merged, Tensor
 from sampan.weights.safetensors import TYPES, Entry, read_safetensors_folder
 from sampan.weights.save import write_json
@@ -30,21 +30,6 @@ _TORCH = {TensorType.BF16: "bfloat16", TensorType.F16: "float16", TensorType.F32
 _LARGEST_HALF = 65504.0
 
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A tensor to write: its type in the file, and how its bytes come."""
-
-    name: str
-    shape: tuple[int, ...]
-    type: TensorType
-    data: Callable[[], Iterable[bytes]]
-
-    @property
-    def nbytes(self) -> int:
-        """In the file."""
-        return self.type.nbytes(self.shape)
 
 
 def type_of(tensor: Tensor, dtype: str) -> TensorType:
@@ -69,29 +54,29 @@ def rounded(values: Floats, type: TensorType, name: str) -> bytes:
     return ((bits + 0x7FFF + even) >> 16).astype("<u2").tobytes()
 
 
-def placed(merged: Merged, tensor: Tensor, type: TensorType) -> Placed:
+def placed(merged: Merged, tensor: Tensor, type: TensorType) -> Written:
     """A tensor of a merged model."""
 
     def data() -> Iterable[bytes]:
         for block in merged.blocks(tensor):
             yield rounded(block, type, tensor.name)
 
-    return Placed(tensor.name, tensor.shape, type, data)
+    return Written(tensor.name, tensor.shape, type, data)
 
 
-def tensors_of(merged: Merged, dtype: str) -> list[Placed]:
+def tensors_of(merged: Merged, dtype: str) -> list[Written]:
     """All of a merged model: its own, and what else a folder has beside them, such as an encoder of
     pictures."""
     own = [placed(merged, tensor, type_of(tensor, dtype)) for tensor in merged.tensors.values()]
     return own + _beside(merged)
 
 
-def _beside(merged: Merged) -> list[Placed]:
+def _beside(merged: Merged) -> list[Written]:
     checkpoint = merged.checkpoint
     family = merged.family
     if not checkpoint.path.is_dir() or checkpoint.packed or not family.beside:
         return []
-    found: list[Placed] = []
+    found: list[Written] = []
     for shard in read_safetensors_folder(checkpoint.path):
         for entry in shard.entries:
             if entry.name.startswith(family.beside):
@@ -99,20 +84,20 @@ def _beside(merged: Merged) -> list[Placed]:
     return found
 
 
-def _copied(entry: Entry, raw: NDArray[np.uint8]) -> Placed:
-    return Placed(entry.name, entry.shape, TYPES[entry.dtype], lambda: (raw.tobytes(),))
+def _copied(entry: Entry, raw: NDArray[np.uint8]) -> Written:
+    return Written(entry.name, entry.shape, TYPES[entry.dtype], lambda: (raw.tobytes(),))
 
 
-def total(tensors: Iterable[Placed]) -> int:
+def total(tensors: Iterable[Written]) -> int:
     """Bytes of their data."""
     return sum(tensor.nbytes for tensor in tensors)
 
 
 def write_folder(
-    tensors: list[Placed], folder: Path, advance: Callable[[int], None], shard: int = SHARD
+    tensors: list[Written], folder: Path, advance: Callable[[int], None], shard: int = SHARD
 ) -> None:
     """`model.safetensors`, or shards with an index."""
-    groups: list[list[Placed]] = [[]]
+    groups: list[list[Written]] = [[]]
     for tensor in tensors:
         if groups[-1] and total(groups[-1]) + tensor.nbytes > shard:
             groups.append([])
@@ -129,7 +114,7 @@ def write_folder(
     write_json(folder / "model.safetensors.index.json", index)
 
 
-def _write(tensors: list[Placed], path: Path, advance: Callable[[int], None]) -> None:
+def _write(tensors: list[Written], path: Path, advance: Callable[[int], None]) -> None:
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for tensor in tensors:
@@ -145,7 +130,7 @@ def _write(tensors: list[Placed], path: Path, advance: Callable[[int], None]) ->
             advance(sum(file.write(block) for block in tensor.data()))
 
 
-def config_of(merged: Merged, tensors: list[Placed]) -> dict[str, object]:
+def config_of(merged: Merged, tensors: list[Written]) -> dict[str, object]:
     """`config.json`, with the type that most of the numbers have."""
     sizes = {type: sum(prod(t.shape) for t in tensors if t.type is type) for type in _TORCH}
     name = _TORCH[max(sizes, key=lambda type: sizes[type])]
