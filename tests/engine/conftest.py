@@ -126,7 +126,8 @@ def tokens_of() -> Callable[[Iterable[Event]], list[TokenLogprob]]:
 
 @pytest.fixture(scope="session")
 def check_pool() -> Callable[[BlockPool, Iterable[Iterable[int]]], None]:
-    """Every page is empty, idle or held; held as often as it has holders; findable by one key of its own."""
+    """Every page is empty, idle or held; held as often as it has holders; findable by one key of its own, and
+    one of what begins it."""
 
     def check(pool: BlockPool, holders: Iterable[Iterable[int]]) -> None:
         held = Counter(page for pages in holders for page in pages)
@@ -134,8 +135,10 @@ def check_pool() -> Callable[[BlockPool, Iterable[Iterable[int]]], None]:
         assert pool._holders == [held[page] for page in range(pool.count)]
         assert pool.free == pool.count - len(held)
         assert {page: key for key, page in pool._found.items()} == pool._keys
-        assert set(pool._idle) <= set(pool._keys)
-        assert not set(pool._empty) & set(pool._keys)
+        assert {page: key for key, page in pool._tails.items()} == pool._tail_keys
+        findable = {*pool._keys, *pool._tail_keys}
+        assert set(pool._idle) <= findable
+        assert not set(pool._empty) & findable
         # Whoever finds a page has found the one before it, and that one is needed longer.
         serials = {pool._serials[page]: page for page in pool._keys}
         assert len(serials) == pool.cached

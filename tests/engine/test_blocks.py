@@ -153,3 +153,26 @@ def test_nothing_is_found_where_reuse_is_off(reuse: bool) -> None:
         pool.release(pages)
     assert known(pool, "abc") == (3 if reuse else 0)
     assert pool.free == 5
+
+
+def test_a_page_is_found_by_what_begins_it_until_it_is_needed_or_forgotten() -> None:
+    pool = BlockPool(3, 4)
+    pages = array("i")
+    pool.extend(pages, 6)
+    pool.publish(pages, 0, b"saltabcd")
+    pool.publish_tail(pages, 1, b"ef")
+    key, last = pool.key(pages, 1, b"ef"), pages[1]
+    assert pool.tail(key) == last
+    assert pool.tail((key[0], b"e")) is None
+    pool.release(pages)
+    assert (pool.tail(key), pool.free) == (last, 3)
+    pool.forget(b"other")
+    assert pool.tail(key) == last
+    pool.forget(b"salt")  # which the page before it begins with
+    assert (pool.tail(key), pool.free, pool.cached) == (None, 3, 0)
+    pool.extend(pages, 1)
+    pool.publish_tail(pages, 0, b"saltx")
+    assert pool.tail((0, b"saltx")) == pages[0]
+    pool.release(pages)
+    pool.extend(pages, 12)
+    assert pool.tail((0, b"saltx")) is None

@@ -253,9 +253,24 @@ def test_a_prompt_that_is_known_is_not_computed_again(make_engine: Make, prefix_
     first, again = (list(engine.stream(prompt, GREEDY)) for _ in range(2))
     assert [event.token for event in again] == [event.token for event in first]
     assert {event.cached_tokens for event in first} == {0}
-    assert {event.cached_tokens for event in again} == {96 if prefix_cache else 0}
+    assert {event.cached_tokens for event in again} == {99 if prefix_cache else 0}
     assert engine.counters.pages_found == (3 if prefix_cache else 0)
     assert untouched(engine)
+
+
+def test_answers_to_one_prompt_have_the_bits_that_they_have_alone(
+    make_engine: Make, finish: Make, tokens_of: Make
+) -> None:
+    """Its last page is copied for each of them."""
+    prompt = [1 + n % 90 for n in range(50)]
+    how = [replace(GREEDY, temperature=1.0, seed=seed) for seed in range(6)]
+    alone, together = make_engine(prefix_cache=False), make_engine()
+    requests = [together.add(prompt, each) for each in how]
+    events = finish(together)
+    assert [events[request][0].cached_tokens for request in requests] == [0] + [49] * 5
+    assert [tokens_of(events[request]) for request in requests] == [
+        tokens_of(alone.stream(prompt, each)) for each in how
+    ]
 
 
 def test_the_callers_list_is_not_kept(make_engine: Make, finish: Make, tokens_of: Make) -> None:

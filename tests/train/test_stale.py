@@ -19,6 +19,7 @@ from sampan.envs.task import Problem
 from sampan.llm.driver import Generation, News
 from sampan.llm.load import graph_of
 from sampan.llm.model import LLM
+from sampan.train.batch import Group
 from sampan.train.lora import TrainedAdapter
 from sampan.train.rollout import roll_out
 from sampan.train.student import Student, linears_of
@@ -38,7 +39,7 @@ def llm() -> Iterator[LLM]:
 
 @pytest.fixture
 def student(llm: LLM) -> Iterator[Student]:
-    with Student(llm, _marked(llm), rows=64) as learner:
+    with Student(llm, _marked(llm), rows=256) as learner:
         yield learner
 
 
@@ -56,9 +57,11 @@ def test_poisoned_old_weights_and_pages_give_no_token(
     assert _answers(student, seen) == old
     _fill_cache(llm)
     assert _answers(student, seen, fails=True) != old, "the pages that answers are read from are garbage"
-    held = _overwrite(MARK, 50.0)
-    numbers = sum(part.matrix_b.numel() for part in student.trained.parts)
-    assert held >= 3 * numbers, "the learner's own, and those of its program and of the engine's"
+    group = Group(tuple(seen[1]), tuple(answer.tokens for answer in old[1]))
+    judged = student.logprobs([group]).tolist()
+    _overwrite(MARK, 50.0)
+    assert all(torch.all(part.matrix_b == 50.0) for part in student.trained.parts), "the learner's own"
+    assert student.logprobs([group]).tolist() != judged, "those that the trainer's program computes with"
     right = _of_a_fresh_engine(_marked(llm), unseen)
     assert _answers(student, unseen, fails=True) != right, "the weights that answers come from are garbage"
 
@@ -177,20 +180,20 @@ def _fill_cache(llm: LLM) -> None:
         os.pwrite(memory.fileno(), b"\x44" * size, places.pop())
 
 
-def _overwrite(old: float, new: float) -> int:
-    """Put `new` wherever this process's memory has the float32 `old`; returns how often that was. Nothing of
-    some size is allocated meanwhile: it might come to lie where `old` was a moment ago."""
-    bits = int(np.float32(old).view(np.uint32))
-    values, mask, count = np.array([new], np.float32).view(np.uint32), np.zeros(1 << 20, np.bool_), 0
+def _overwrite(old: float, new: float) -> None:
+    """Put `new` wherever this process's memory has the float32 `old`. Nothing of some size is allocated
+    meanwhile: it might come to lie where `old` was a moment ago. Nor are the bits of `old` a number here: a
+    Python int of these bits is memory too, and would be another one from then on."""
+    less = np.array([old], np.float32).view(np.uint32) - np.uint32(1)
+    values = np.array([new], np.float32).view(np.uint32)
+    rest, mask = np.zeros(1 << 20, np.uint32), np.zeros(1 << 20, np.bool_)
     for start, end in _writable():
         for at in range(start, end, 4 * mask.size):
             piece = ctypes.c_char * min(end - at, 4 * mask.size)
             words = np.frombuffer(piece.from_address(at), np.uint32)
             found = mask[: words.size]
-            np.equal(words, bits, out=found)
+            np.equal(np.subtract(words, less, out=rest[: words.size]), 1, out=found)
             np.putmask(words, found, values)
-            count += int(np.count_nonzero(found))
-    return count
 
 
 def _words(memory: int, start: int, end: int, kind: type) -> Iterator[tuple[Any, int]]:

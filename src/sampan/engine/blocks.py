@@ -3,6 +3,9 @@
 A page is empty, held by one or more sequences, or idle: held by nobody, but findable by its tokens until
 it is needed for something else. Idle pages go least recently used first, a sequence's last page before its
 first, so a findable page's predecessors are findable too.
+
+The last page of a prompt, which the prompt does not fill, is found by the tokens that begin it: its tail. Its
+holder goes on writing behind them, so that others do not share it but copy it.
 """
 
 from collections import OrderedDict
@@ -28,6 +31,8 @@ class BlockPool:
         self._serials = [0] * count
         self._next_serial = counter(1)
         self._notes: dict[int, object] = {}
+        self._tails: dict[Key, int] = {}
+        self._tail_keys: dict[int, Key] = {}
 
     @property
     def free(self) -> int:
@@ -110,6 +115,17 @@ class BlockPool:
             self._keys[page] = key
             self._serials[page] = next(self._next_serial)
 
+    def publish_tail(self, pages: Sequence[int], index: int, block: bytes) -> None:
+        """Let others find page `index` by the tokens `block` that begin it, fewer than a page has."""
+        key, page = self.key(pages, index, block), pages[index]
+        if self.reuse and key not in self._tails and page not in self._tail_keys:
+            self._tails[key] = page
+            self._tail_keys[page] = key
+
+    def tail(self, key: Key) -> int | None:
+        """The page that begins with these tokens, if one is known."""
+        return self._tails.get(key)
+
     def note(self, page: int, value: object) -> None:
         """Keep something with a page for as long as it can be found."""
         if page in self._keys:
@@ -128,20 +144,30 @@ class BlockPool:
                 lost.add(self._serials[page])
                 del self._found[key], self._keys[page]
                 self._notes.pop(page, None)
-                if page in self._idle:
-                    del self._idle[page]
-                    self._empty.append(page)
+        for key, page in list(self._tails.items()):
+            before, block = key
+            if before in lost or (before == 0 and block.startswith(salt)):
+                del self._tails[key], self._tail_keys[page]
+        for page in [page for page in self._idle if not self._findable(page)]:
+            del self._idle[page]
+            self._empty.append(page)
 
     def _let_go(self, page: int) -> None:
         self._holders[page] -= 1
         if self._holders[page] == 0:
-            if page in self._keys:
+            if self._findable(page):
                 self._idle[page] = None
             else:
                 self._empty.append(page)
 
+    def _findable(self, page: int) -> bool:
+        return page in self._keys or page in self._tail_keys
+
     def _evict(self) -> int:
         page, _ = self._idle.popitem(last=False)
-        del self._found[self._keys.pop(page)]
+        if page in self._keys:
+            del self._found[self._keys.pop(page)]
+        if page in self._tail_keys:
+            del self._tails[self._tail_keys.pop(page)]
         self._notes.pop(page, None)
         return page

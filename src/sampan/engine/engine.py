@@ -118,6 +118,8 @@ class Engine:
         """One step of the model for everything that is running."""
         self.steps += 1
         plan = sorted(self.scheduler.schedule(), key=_by_adapter)
+        self.runner.copy(self.scheduler.copies)
+        self.scheduler.copies.clear()
         try:
             tokens = self.runner.run(plan) if plan else []
         except WeightsError as error:  # an expert could not be read: what needed it ends, all else goes on

@@ -81,6 +81,11 @@ class Runner:
             return []
         return [f"request {span.sequence.id}: {fault(rows, min(wrong))}"]
 
+    def copy(self, pages: Seq[tuple[int, int]]) -> None:
+        """Make the second page of each pair what the first is, one pair after another."""
+        if pages:
+            self.executable.copy_pages(pages)
+
     def update(self, values: NewValues) -> None:
         """Write new weights in place."""
         self.executable.update(values)

@@ -8,7 +8,8 @@ A scored prompt needs the logits of every row whose next token is scored, of whi
 what is known of a page that another has scored is not computed again.
 
 A waiting sequence whose next page is being computed for another one waits for it, and keeps its place: those
-behind it may go first, but never take the places of those who wait.
+behind it may go first, but never take the places of those who wait. The same holds for a prompt's last page,
+which is copied (`copies`): many answers to one prompt compute it once.
 """
 
 from collections import deque
@@ -61,6 +62,9 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.counters = Counters()
+        self.copies: list[tuple[int, int]] = []
+        """Pages to make what others are, in this order, before the step is computed."""
+        self._tails = pool.reuse and drafter is None and not states  # their rows would not come with a copy
         rows, forced_rows = min(draft_rows, max_rows), min(forced_rows, max_rows)
         self.drafting = Drafting(
             pool, self.states, rows, self.counters, drafter, lookup=lookup, forced_rows=forced_rows
@@ -139,6 +143,10 @@ class Scheduler:
                 self.pool.publish(sequence.pages, index, blocks[index])
                 self._note(sequence, index)
             sequence.published = full
+        if self._tails and sequence.computed == sequence.prompt_tokens:
+            index, tail = sequence.tail(size)
+            if tail:
+                self.pool.publish_tail(sequence.pages, index, tail)
 
     def _note(self, sequence: Sequence, index: int) -> None:
         """Keep with a page what its tokens were scored as, or pooled to."""
@@ -167,7 +175,7 @@ class Scheduler:
 
     def _admit(self, plan: list[Span], left: Left) -> None:
         """Start waiting sequences, each if its whole text has room, and plan what is left of the step."""
-        pending = {self._next_key(sequence) for sequence in self.running}
+        pending = {key for sequence in self.running for key in self._next_keys(sequence)}
         places = self.max_sequences - len(self.running)
         candidates = list(islice(self.waiting, places))
         for place, sequence in enumerate(candidates, 1):
@@ -179,14 +187,18 @@ class Scheduler:
             if sequence.scoring is not None or sequence.pooled is not None:
                 found = found[: self._recall(sequence, found)]
             found = self.states.usable(sequence, found)
+            tail = self._tail_key(sequence, found)
+            known = None if tail is None else self.pool.tail(tail)
+            if tail in pending and known is None:
+                continue
             missing = self.pool.needed(len(sequence.tokens) + 1) - len(found)
             full = self.states.full or missing > self.pool.free_without(found)
             if left.rows == 0 or left.sampled == 0 or full:
                 return
-            self._start(sequence, found)
+            self._start(sequence, found, known)
             self.counters.pages_asked += len(blocks)
             self.counters.pages_found += len(found)
-            pending.add(self._next_key(sequence))
+            pending |= self._next_keys(sequence)
             count = left.fitting(sequence, len(candidates) - place)
             if count > 0:
                 plan.append(left.take(sequence, count))
@@ -196,22 +208,37 @@ class Scheduler:
         size = self.pool.size
         return sequence.blocks((len(sequence.tokens) - 1) // size, size) if self.pool.reuse else []
 
-    def _next_key(self, sequence: Sequence) -> Key | None:
-        """The first page of a running sequence's text that is not published yet, if the text fills it."""
+    def _next_keys(self, sequence: Sequence) -> set[Key]:
+        """By which its first page that is not published yet will be known: its tokens, if the text fills it,
+        and the tail of the prompt."""
         index, size = sequence.published, self.pool.size
-        if not self.pool.reuse or (index + 1) * size > len(sequence.tokens):
-            return None
-        return self.pool.key(sequence.pages, index, sequence.blocks(index + 1, size)[index])
+        keys = set()
+        if self.pool.reuse and (index + 1) * size <= len(sequence.tokens):
+            keys.add(self.pool.key(sequence.pages, index, sequence.blocks(index + 1, size)[index]))
+        tail = self._tail_key(sequence, sequence.pages[:index])
+        if tail is not None and sequence.computed < sequence.prompt_tokens:
+            keys.add(tail)
+        return keys
 
-    def _start(self, sequence: Sequence, found: list[int]) -> None:
+    def _tail_key(self, sequence: Sequence, pages: Seq[int]) -> Key | None:
+        """By which the last page of its prompt is known, if all before it are `pages`."""
+        if not self._tails or sequence.scoring is not None or sequence.pooled is not None:
+            return None
+        index, tail = sequence.tail(self.pool.size)
+        return self.pool.key(pages, index, tail) if tail and len(pages) == index else None
+
+    def _start(self, sequence: Sequence, found: list[int], tail: int | None) -> None:
         self.pool.hold(found)
         sequence.pages.extend(found)
         sequence.published = len(found)
         sequence.computed = min(len(found) * self.pool.size, sequence.next_scored - 1)
-        if sequence.cached_tokens is None:
-            sequence.cached_tokens = sequence.computed
         self.states.start(sequence)
         self.pool.extend(sequence.pages, len(sequence.tokens))
+        if tail is not None:
+            self.copies += [(tail, page) for page in sequence.pages[len(found) : len(found) + 1] if page != tail]
+            sequence.computed = sequence.prompt_tokens - 1
+        if sequence.cached_tokens is None:
+            sequence.cached_tokens = sequence.computed
         self.waiting.remove(sequence)
         self.running.append(sequence)
 

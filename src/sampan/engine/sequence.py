@@ -143,6 +143,13 @@ class Sequence:
             self._blocks.append(salt + array("i", self.tokens[at : at + size]).tobytes())
         return self._blocks[:count]
 
+    def tail(self, size: int) -> tuple[int, bytes]:
+        """The prompt's last page that another such prompt could take a part of, and that part's key: its
+        tokens but the prompt's last, which is computed to sample from. Empty where there are none."""
+        index = (self.prompt_tokens - 1) // size
+        tokens = self.tokens[index * size : self.prompt_tokens - 1]
+        return index, (b"" if index else self.salt) + array("i", tokens).tobytes() if tokens else b""
+
 
 @dataclass(slots=True)  # not frozen: these two are made for every token, in a quarter of the time
 class Span:

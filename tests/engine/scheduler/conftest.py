@@ -100,6 +100,9 @@ class Simulation:
         decoding = [s for s in self.scheduler.running if s.remaining == 1]
         plan = self.scheduler.schedule()
         self.check(plan, decoding)
+        for before, after in self.scheduler.copies:
+            self.memory[after] = [*self.memory[before]]
+        self.scheduler.copies.clear()
         for span in plan:
             self.first_steps.setdefault(span.sequence.id, step)
         events = self.scheduler.postprocess(plan, self.compute(plan))
@@ -174,6 +177,9 @@ class Simulation:
         for page in sequence.pages[span.start // size : -(-(span.start + span.count) // size)]:
             assert holders[page] == 1
             assert page not in self.pool._keys
+            if page in self.pool._tail_keys:  # whose tokens stay
+                assert span.start >= sequence.prompt_tokens - 1
+                assert page == sequence.pages[(sequence.prompt_tokens - 1) // size]
 
     def check_states(self) -> None:
         """Every slot is empty, a snapshot or held; held as often as it has holders; found by one page."""

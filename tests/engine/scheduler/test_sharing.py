@@ -20,7 +20,7 @@ def test_a_shared_prefix_is_computed_once_for_all_who_come_together(simulation: 
     prefix = [1 + n % 30 for n in range(64)]
     run = simulation(200, 4, 32, 64)
     for number in range(64):
-        run.add([*prefix, 31 + number % 8, 1 + number], 64 + 2 + 1)
+        run.add([*prefix, 1 + number, 31 + number % 8], 64 + 2 + 1)
     run.finish()
     assert run.rows == 64 + 64 * 2
     assert [sequence.cached_tokens for sequence in run.sequences] == [0] + [64] * 63
@@ -93,8 +93,41 @@ def test_a_hit_leaves_a_token_to_sample_from(simulation: Simulate) -> None:
     run.finish()
     again = run.add([5] * 8, 9)
     run.finish()
-    assert again.cached_tokens == 4
+    assert again.cached_tokens == 7
     assert len(run.events[1]) == 1
+
+
+def test_many_answers_to_one_prompt_compute_it_once(simulation: Simulate) -> None:
+    run = simulation(100, 4, 64, 16)
+    for _ in range(8):
+        run.add([7, 8, 9, 10, 11, 12, 13], 10)
+    assert [event.request for event in run.step()] == [0]  # the others wait for its last page
+    assert {event.request for event in run.step()} == set(range(8))
+    run.finish()
+    assert [sequence.cached_tokens for sequence in run.sequences] == [0] + [6] * 7
+    assert run.rows == 7 + 7 + 8 * 2  # the prompt, its last token for the others, all answers but their last
+    assert len({tuple(sequence.tokens) for sequence in run.sequences}) == 1
+
+
+def test_those_who_wait_for_a_last_page_find_it_when_its_holder_has_ended(simulation: Simulate) -> None:
+    run = simulation(100, 4, 64, 16)
+    for _ in range(8):
+        run.add([7, 8, 9], 4)
+    run.step()
+    assert ids(run.scheduler.running) == []
+    run.step()
+    assert run.scheduler.idle
+    assert run.rows == 3 + 7
+
+
+def test_a_last_page_is_found_by_a_prompt_that_ends_otherwise(simulation: Simulate) -> None:
+    run = simulation(100, 4, 64, 16)
+    run.add([7, 8, 9, 10, 11, 12, 13], 12)
+    run.step()
+    other = run.add([7, 8, 9, 10, 11, 12, 14], 12)
+    shorter = run.add([7, 8, 9, 10, 11, 13], 12)
+    run.finish()
+    assert (other.cached_tokens, shorter.cached_tokens) == (6, 4)
 
 
 def test_drafts_that_hold_save_steps_and_change_nothing(simulation: Simulate) -> None:
@@ -134,7 +167,7 @@ def test_an_error_ends_one_request_and_frees_its_pages() -> None:
     pool = BlockPool(8, 4)
     scheduler = Scheduler(pool, 8, 8)
     for number in range(2):
-        scheduler.add(Sequence(number, [1, 2], 2, SamplingParams(), 0, 20, frozenset()))
+        scheduler.add(Sequence(number, [1 + number, 2], 2, SamplingParams(), 0, 20, frozenset()))
     events = scheduler.postprocess(scheduler.schedule(), [["it broke"], [TokenLogprob(5, -1.0)]])
     assert events[0] == Event(0, None, "error", "it broke")
     assert events[1] == Event(1, TokenLogprob(5, -1.0))

@@ -18,7 +18,8 @@ def stranger(number: int, length: int) -> tuple[int, ...]:
 
 @st.composite
 def traffic(draw: st.DrawFn, aborts: bool = True, strangers: bool = False) -> Traffic:
-    """Requests that each fit the pool alone; prompts share prefixes, unless they are `strangers`."""
+    """Requests that each fit the pool alone; prompts share prefixes or are the same, unless they are
+    `strangers`."""
     pages, size = draw(st.integers(1, 10)), draw(st.integers(1, 6))
     capacity = pages * size
     common = draw(st.lists(st.integers(1, 3), min_size=capacity, max_size=capacity))
@@ -29,6 +30,8 @@ def traffic(draw: st.DrawFn, aborts: bool = True, strangers: bool = False) -> Tr
         answer = capacity - length - draw(st.integers(0, capacity - length - 1))
         abort = draw(st.none() | st.integers(0, 40)) if aborts else None
         prompt = (*common[:shared], *stranger(number, length - shared))
+        if requests and not strangers and draw(st.booleans()):
+            _, prompt, answer, _ = draw(st.sampled_from(requests))
         requests.append((draw(st.integers(0, 9)), prompt, answer, abort))
     return {
         "pages": pages,
