@@ -235,7 +235,8 @@ class Scheduler:
         self.states.start(sequence)
         self.pool.extend(sequence.pages, len(sequence.tokens))
         if tail is not None:
-            self.copies += [(tail, page) for page in sequence.pages[len(found) : len(found) + 1] if page != tail]
+            page = sequence.pages[len(found)]
+            self.copies += [(tail, page)] if page != tail else []  # which may just have been given away
             sequence.computed = sequence.prompt_tokens - 1
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.computed
