@@ -1,4 +1,5 @@
-"""Sums of two numbers of one or two digits."""
+"""Sums and differences of two numbers of one or two digits. Greatest common divisors and formatted numbers are
+tested too, which nothing here trains."""
 
 from sampan.envs.answers import last_number
 from sampan.envs.gym import GymTask
@@ -7,10 +8,9 @@ from sampan.train.grpo import Grpo
 from sampan.train.loss import Loss
 from sampan.train.recipe import Measure, Recipe
 
-
 def recipe() -> Recipe:
     task = GymTask(
-        "chain_sum", "\nGive only the answer.", min_terms=2, max_terms=2, min_digits=1, max_digits=2
+        "chain_sum", "\nAnswer with the number only.", min_terms=2, max_terms=2, min_digits=1, max_digits=2
     )
     right = correct(task, last_number)
     grpo = Grpo(
@@ -24,4 +24,8 @@ def recipe() -> Recipe:
         decay="linear",
         loss=Loss(scale="std"),
     )
-    return Recipe(stages=(grpo,), tests={"sums": Measure(task, right, max_tokens=16)})
+    tests = {"sums": Measure(task, right, max_tokens=16)}
+    for name in ("gcd", "number_format"):
+        other = GymTask(name, "\nGive only the answer.")
+        tests[name] = Measure(other, correct(other, last_number))
+    return Recipe(stages=(grpo,), tests=tests)
