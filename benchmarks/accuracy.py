@@ -2,16 +2,14 @@
 
     python benchmarks/accuracy.py [--cache int8] [--bf16]
 
-reads at least 20,000 tokens of licence texts and source code that every machine has: the licences and the
-standard library that come with Python and its packages. Needs the `test` extra (PyTorch, transformers).
+reads at least 20,000 tokens of texts that every machine has (corpus.py). Needs the `test` extra (PyTorch,
+transformers).
 """
 
 import argparse
 import json
 import sys
-import sysconfig
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ import torch
 import transformers
 
 from bf16 import write_folder
+from corpus import windows
 from sampan.catalog.catalog import resolve
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles, SamplingParams
@@ -28,24 +27,6 @@ from sampan.engine.sequence import Sequence, Span
 from sampan.llm.drafts import DraftWish
 from sampan.llm.load import load
 from sampan.weights.checkpoint import open_checkpoint
-
-MODULES = ("argparse.py", "json/decoder.py", "heapq.py", "textwrap.py", "queue.py", "statistics.py")
-
-
-def texts() -> Iterator[str]:
-    """Licence texts of installed packages and modules of the standard library, in turn."""
-    packages, library = Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("stdlib"))
-    licences = {
-        text[:500]: text[:12000]
-        for path in sorted(
-            {*packages.glob("*.dist-info/**/LICENSE*"), *packages.glob("*.dist-info/**/COPYING*")}
-        )
-        if path.is_file() and len(text := path.read_text(errors="ignore")) > 4000
-    }
-    modules = [(library / name).read_text()[:16000] for name in MODULES]
-    for licence, module in zip(licences.values(), modules, strict=False):
-        yield licence
-        yield module
 
 
 def oracle(files: ModelFiles, rope_base: float) -> torch.nn.Module:
@@ -118,16 +99,12 @@ def measure(args: argparse.Namespace, files: ModelFiles, rope_base: float) -> di
     done = 0
     wish = Wish(context=args.context, cache=args.cache)
     loaded = load(files, settings, wish, threads=None, prefix_cache=False, draft=DraftWish("none"))
-    for text in texts():
-        ids = loaded.tokenizer.encode(text, add_bos=True)
-        for start in range(0, len(ids) - 1, args.context):
-            window = ids[start : start + args.context]
-            if len(window) > 1:
-                collected.append(compare(loaded.engine, model, window))
-                done += len(window)
+    for window in windows(
+        lambda text: loaded.tokenizer.encode(text, add_bos=True), args.context, args.tokens
+    ):
+        collected.append(compare(loaded.engine, model, window))
+        done += len(window)
         print(f"{done} tokens", file=sys.stderr)
-        if done >= args.tokens:
-            break
     wanted, found, divergence = (np.concatenate(parts) for parts in zip(*collected, strict=True))
     assert done >= args.tokens, f"only {done} tokens of text found"
     ppl = {"transformers": float(np.exp(-wanted.mean())), "sampan": float(np.exp(-found.mean()))}

@@ -3,7 +3,9 @@ them.
 
     python benchmarks/reason.py [--recipes chain_sum,cold_start] [--seeds 0,1,2] [--out DIR]
 
-A run that is in DIR goes on where it was, and one that is done is only read. Needs the `train` extra.
+A run that is in DIR goes on where it was, and one that is done is only read. Behind each run the perplexity
+of 20,000 tokens of licence texts and source code (corpus.py) is taken without its adapter and with it. Needs
+the `train` extra.
 """
 
 import argparse
@@ -13,11 +15,13 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import hypot
+from math import exp, hypot
 from pathlib import Path
 from typing import Any
 
+from corpus import windows
 from machine import describe
+from sampan.llm.model import LLM
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,16 +54,17 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "reason")
     asked = parser.parse_args()
-    results = []
+    results, harm = [], {}
     for name in asked.recipes.split(","):
         for seed in map(int, asked.seeds.split(",")):
             folder = asked.out / f"{name}-{seed}"
             _train(ROOT / "recipes" / f"{name}.py", seed, folder)
             results += list(_results(name, seed, folder))
+            harm[folder.name] = _perplexities(folder)
     print(_table(results))
-    (asked.out / "results.json").write_text(
-        json.dumps({"machine": describe(), "results": [vars(result) for result in results]}, indent=2) + "\n"
-    )
+    print(_told(harm))
+    told = {"machine": describe(), "results": [vars(result) for result in results], "perplexity": harm}
+    (asked.out / "results.json").write_text(json.dumps(told, indent=2) + "\n")
 
 
 def _train(recipe: Path, seed: int, folder: Path) -> None:
@@ -82,6 +87,28 @@ def _results(recipe: str, seed: int, folder: Path) -> Iterator[Result]:
         first, last = found[0], found[-1]
         values = first["accuracy"], first["error"], last["accuracy"], last["error"]
         yield Result(recipe, seed, name, *values, minutes, gap)
+
+
+def _perplexities(folder: Path) -> list[float]:
+    """Of the model that was trained, without the run's adapter and with it."""
+    kept = folder / "perplexity.json"
+    if not kept.exists():
+        model = json.loads((folder / "run.json").read_text())["model"]
+        with LLM(model, adapters=1, context=1024) as llm:
+            llm.load_adapter("run", folder / "adapter")
+            ids = list(windows(llm.encode, 1024, 20000))
+            scored = [llm.score(ids), llm.score(ids, adapter="run")]
+        rows = sum(len(window) - 1 for window in ids)
+        kept.write_text(json.dumps([exp(sum(each.nll for each in scores) / rows) for scores in scored]))
+    values: list[float] = json.loads(kept.read_text())
+    return values
+
+
+def _told(harm: dict[str, list[float]]) -> str:
+    lines = ["| run | perplexity before | after | |", "|---|---|---|---|"]
+    for name, (before, after) in harm.items():
+        lines.append(f"| {name} | {before:.2f} | {after:.2f} | {after / before - 1:+.1%} |")
+    return "\n".join(lines)
 
 
 def _table(results: list[Result]) -> str:
