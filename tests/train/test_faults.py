@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from sampan.cli.main import main
+from sampan.core.types import ModelFiles
 from sampan.train.log import Log
 
 STEPS = 6
@@ -67,15 +68,15 @@ def recipe():
     shared = {{"task": task, "problems": 2, "samples": 4, "max_tokens": 12}}
     grpo = Grpo(rewards={{"long": (1.0, long)}}, steps={STEPS}, rate=1e-3, **shared)
     test = Measure(task, long, 4, 12)
-    return Recipe(stages=(grpo,), tests={{"long": test}}, lora=Lora(rank=2), keep_every=2)
+    return Recipe(stages=(grpo,), tests={{"long": test}}, model=MODEL, lora=Lora(rank=8), keep_every=2)
 """
 FINAL = "adapter/adapter_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recipe(tiny: Callable[..., ModelFiles], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("faults") / "recipe.py"
-    path.write_text(RECIPE)
+    path.write_text(RECIPE.replace("MODEL", repr(str(tiny("qwen2").path))))
     return path
 
 

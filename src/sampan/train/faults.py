@@ -10,9 +10,9 @@ from types import FrameType
 from typing import Any
 
 from sampan.core.errors import OutOfMemory, SampanError, shortened
+from sampan.kernels.torch.device import NO_MEMORY
 
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-_NO_MEMORY = ("allocate memory", "not enough memory", "can't start new thread")
 _GO_ON = "the last checkpoint is whole, and --resume goes on from it"
 
 
@@ -30,7 +30,7 @@ def explained(folder: Path) -> Iterator[None]:
     except MemoryError as error:
         raise _memory(error) from error
     except RuntimeError as error:  # PyTorch's
-        if not any(words in str(error) for words in _NO_MEMORY):
+        if not any(words in str(error) for words in (*NO_MEMORY, "can't start new thread")):
             raise
         raise _memory(error) from error
 

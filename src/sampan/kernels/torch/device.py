@@ -12,7 +12,8 @@ from sampan.core.errors import OutOfMemory, UsageError, quoted
 from sampan.kernels.tensors import Floats
 
 _PLUGINS = {"npu": "torch_npu"}
-_REFUSED = ("out of memory", "can't allocate memory", "not enough memory")
+NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "could not create a primitive")
+"""What torch says where there is none; the last one is oneDNN's, of memory for its code."""
 
 
 def device_named(name: str) -> torch.device:
@@ -52,7 +53,7 @@ def room_for(what: str, device: torch.device) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         told = str(error).lower()
-        if not isinstance(error, MemoryError) and not any(sign in told for sign in _REFUSED):
+        if not isinstance(error, MemoryError) and not any(sign in told for sign in NO_MEMORY):
             raise
         advice = "use a smaller model, a shorter context or fewer sequences"
         raise OutOfMemory(f"no memory on {device} for {what}: {advice}") from error
