@@ -8,6 +8,7 @@ from sampan.train.grpo import Grpo
 from sampan.train.loss import Loss
 from sampan.train.recipe import Measure, Recipe
 
+
 def recipe() -> Recipe:
     task = GymTask(
         "chain_sum", "\nAnswer with the number only.", min_terms=2, max_terms=2, min_digits=1, max_digits=2

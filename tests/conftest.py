@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from sampan.catalog.catalog import resolve
+from sampan.core.openmp import wait_briefly
 from sampan.core.settings import Settings
 from sampan.core.types import ModelFiles
 from sampan.models.registry import load_file
 
+wait_briefly()  # before a test imports PyTorch by itself
 # No test tells the hub, or waits to tell it, which programs run it.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # Nor does one depend on what this machine measures, unless it says so.

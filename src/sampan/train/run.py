@@ -29,6 +29,7 @@ from sampan.train.full import TYPES, FullWeights
 from sampan.train.log import Log
 from sampan.train.lora import TrainedAdapter
 from sampan.train.memory import bound_caches
+from sampan.train.precision import quick_dtype
 from sampan.train.recipe import Measure, Recipe
 from sampan.train.report.page import write_report
 from sampan.train.rollout import Rollout, roll_out
@@ -85,7 +86,7 @@ def _student(recipe: Recipe, threads: int | None) -> Iterator[Student]:
         compares = any(stage.compares for stage in recipe.stages)
         room = {"adapters": 2 if compares else 1, "adapter_rank": recipe.lora.rank}
     with LLM(recipe.model, context=recipe.context, max_sequences=sequences, threads=threads, **room) as llm:
-        dtype = TYPES[recipe.full.dtype] if recipe.full else torch.bfloat16
+        dtype = TYPES[recipe.full.dtype] if recipe.full else quick_dtype()
         with Student(llm, _trained(recipe, llm), rows=recipe.rows, dtype=dtype) as student:
             yield student
 
@@ -135,8 +136,9 @@ class _Run:
         """What it takes to have the run again, in its folder; and when it was begun or gone on with."""
         before = read_about(self._out)
         stages = tuple((stage.kind, stage.steps) for stage in self._recipe.stages)
+        here = machine(self._student.llm) | {"gradients": str(self._student.dtype).removeprefix("torch.")}
         about = About(
-            *source, self._recipe.model, self._recipe.seed, stages, versions(), machine(self._student.llm),
+            *source, self._recipe.model, self._recipe.seed, stages, versions(), here,
             starts=(*(before.starts if before else ()), time()), licence=licence(self._student.llm.files),
         )  # fmt: skip
         write_about(self._out, about)

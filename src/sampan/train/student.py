@@ -44,7 +44,7 @@ class Student:
     def __init__(
         self, llm: LLM, trained: Trained, *, rows: int = 1024, dtype: torch.dtype = torch.bfloat16
     ) -> None:
-        self.llm, self.trained, self.rows = llm, trained, rows
+        self.llm, self.trained, self.rows, self.dtype = llm, trained, rows, dtype
         self.trace = trace(graph_of(llm.config))
         for node in self.trace.graph.nodes:
             if node.op in _LACKING:

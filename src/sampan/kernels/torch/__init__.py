@@ -1,0 +1,3 @@
+from sampan.core.openmp import wait_briefly
+
+wait_briefly()
