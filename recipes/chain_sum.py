@@ -1,5 +1,5 @@
-"""Sums and differences of two numbers of one or two digits. Greatest common divisors and formatted numbers are
-tested too, which nothing here trains."""
+"""Sums and differences of two numbers of one or two digits. Greatest common divisors and formatted numbers
+are tested too, which nothing here trains."""
 
 from sampan.envs.answers import last_number
 from sampan.envs.gym import GymTask
