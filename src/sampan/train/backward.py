@@ -18,7 +18,7 @@ from sampan.core.errors import UnsupportedModel
 from sampan.kernels.graph import Node
 from sampan.kernels.ops import Attention, Linear, State
 from sampan.kernels.torch.ops import Advance, Step, Walk
-from sampan.train.batch import Batch, Places
+from sampan.train.batch import Batch, Padding, Places
 from sampan.train.head import Judged, TargetLogprobs
 from sampan.train.lora import LowRank
 from sampan.train.trace import Trace
@@ -149,15 +149,44 @@ class TracedWalk(Walk):
         return Product.apply(x, self._weights[name], *own, value)  # type: ignore[no-any-return, no-untyped-call]
 
 
+class Padded(Function):
+    """Rows [R, …] of continuations at their places among [continuations * longest, …], and at places behind
+    their ends any row, of which no gradient comes back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, padding: Padding) -> Tensor:
+        ctx.padding = padding
+        return x.index_select(0, padding.rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient.index_select(0, ctx.padding.places), None
+
+
+class Unpadded(Function):
+    """The rows again, without what stands behind their ends."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, padding: Padding) -> Tensor:
+        ctx.padding, ctx.shape = padding, x.shape
+        return x.index_select(0, padding.places)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient.new_zeros(ctx.shape).index_copy_(0, ctx.padding.places, gradient), None
+
+
 def attention_of(batch: Batch) -> Callable[[Attention, Tensor, Tensor, Tensor], Tensor]:
     """Causal attention where the continuations of a prompt see the prompt and themselves. It is computed
     again in the backward pass: kept are queries, keys and values of each row once, and not what each
     continuation sees of its prompt."""
+    sizes = [place.stop - place.first for place in batch.places]
 
     def attend(shape: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        groups = zip(batch.places, *(torch.split_with_sizes(each, sizes) for each in (q, k, v)), strict=True)
         parts = (
-            checkpoint(_group, place, shape, q, k, v, use_reentrant=False, preserve_rng_state=False)
-            for place in batch.places
+            checkpoint(_group, place, shape, *own, use_reentrant=False, preserve_rng_state=False)
+            for place, *own in groups
         )
         return torch.cat([out for part in parts for out in part])
 
@@ -165,37 +194,31 @@ def attention_of(batch: Batch) -> Callable[[Attention, Tensor, Tensor, Tensor], 
 
 
 def _group(place: Places, shape: Attention, q: Tensor, k: Tensor, v: Tensor) -> Sequence[Tensor]:
-    rows = place.prompt
-    asked, *seen = (each[rows].transpose(0, 1)[None] for each in (q, k, v))
+    """Of a group's own rows."""
+    prompt = len(place.group.prompt)
+    halves = [torch.split_with_sizes(each, [prompt, len(each) - prompt]) for each in (q, k, v)]
+    asked, *seen = (each[0].transpose(0, 1)[None] for each in halves)
     gqa = shape.heads != shape.kv_heads
     first = functional.scaled_dot_product_attention(
         asked, seen[0], seen[1], is_causal=True, scale=shape.scale, enable_gqa=gqa
     )
     found = [first[0].transpose(0, 1)]
-    longest = max(map(len, place.continuations))
-    if not longest:
+    padding = place.padding
+    if not padding.longest:
         return found
-    index, allowed = _padded(place.continuations, longest, rows.stop - rows.start)
-    own = [each[index].transpose(1, 2) for each in (q, k, v)]
-    many = len(index)
+    many = len(place.continuations)
+    own = [
+        Padded.apply(each[1], padding).unflatten(0, (many, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]
+        for each in halves
+    ]
     keys, values = (
         torch.cat((before.expand(many, -1, -1, -1), after), 2)
         for before, after in zip(seen, own[1:], strict=True)
     )
     out = functional.scaled_dot_product_attention(
-        own[0], keys, values, attn_mask=allowed, scale=shape.scale, enable_gqa=gqa
+        own[0], keys, values, attn_mask=padding.allowed, scale=shape.scale, enable_gqa=gqa
     ).transpose(1, 2)
-    return [*found, *(out[i, : len(own_rows)] for i, own_rows in enumerate(place.continuations))]
-
-
-def _padded(each: Sequence[range], longest: int, prompt: int) -> tuple[Tensor, Tensor]:
-    """Rows [continuations, longest], and where each may look among the prompt's and its own."""
-    index = torch.zeros(len(each), longest, dtype=torch.long)
-    for i, rows in enumerate(each):
-        index[i, : len(rows)] = torch.arange(rows.start, rows.stop)
-    allowed = torch.ones(longest, longest, dtype=torch.bool).tril()
-    allowed = torch.cat((torch.ones(longest, prompt, dtype=torch.bool), allowed), 1)
-    return index, allowed
+    return [*found, Unpadded.apply(out.flatten(0, 1), padding)]  # type: ignore[no-untyped-call]
 
 
 def step_of_batch(batch: Batch) -> Step:

@@ -10,6 +10,8 @@ from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from sampan.kernels.backend import PAGE, Span
 
@@ -69,6 +71,29 @@ class Group:
         return [range(start, start + count) for start, count in zip(starts, counts, strict=False)]
 
 
+@dataclass(frozen=True, eq=False)
+class Padding:
+    """Continuations side by side, [continuations, longest]: `rows` at each place in turn, the first one
+    behind an end; `places` of the rows. `allowed`: where each may look among the prompt's and its own,
+    [longest, prompt + longest]."""
+
+    longest: int
+    rows: Tensor
+    places: Tensor
+    allowed: Tensor
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], prompt: int) -> "Padding":
+        """Rows of continuations of these lengths, one after another."""
+        longest = max(lengths)
+        rows = torch.zeros(len(lengths), longest, dtype=torch.long)
+        there = torch.arange(longest) < torch.tensor(lengths)[:, None]
+        rows[there] = torch.arange(sum(lengths))
+        own = torch.ones(longest, longest, dtype=torch.bool).tril()
+        allowed = torch.cat((torch.ones(longest, prompt, dtype=torch.bool), own), 1)
+        return cls(longest, rows.flatten(), there.flatten().nonzero()[:, 0], allowed)
+
+
 @dataclass(frozen=True)
 class Places:
     """Where a group's rows stand among those of the backward pass: the prompt's, then each continuation's
@@ -93,6 +118,11 @@ class Places:
     def stop(self) -> int:
         """Behind its last row."""
         return self.continuations[-1].stop
+
+    @cached_property
+    def padding(self) -> Padding:
+        """Of the continuations' rows."""
+        return Padding.of([len(rows) for rows in self.continuations], len(self.group.prompt))
 
 
 @dataclass(frozen=True)
