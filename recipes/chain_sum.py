@@ -1,5 +1,5 @@
-"""Sums and differences of two numbers of one or two digits. Greatest common divisors and formatted numbers
-are tested too, which nothing here trains."""
+"""Sums and differences of two numbers of one or two digits. Products and the counting of letters are tested
+too, which nothing here trains."""
 
 from sampan.envs.answers import last_number
 from sampan.envs.gym import GymTask
@@ -26,7 +26,10 @@ def recipe() -> Recipe:
         loss=Loss(scale="std"),
     )
     tests = {"sums": Measure(task, right, max_tokens=16)}
-    for name in ("gcd", "number_format"):
-        other = GymTask(name, "\nGive only the answer.")
+    products = GymTask(
+        "products", "\nGive only the answer.", min_terms=2, max_terms=2, min_digits=1, max_digits=2
+    )
+    letters = GymTask("letter_counting", "\nGive only the answer.")
+    for name, other in {"products": products, "letters": letters}.items():
         tests[name] = Measure(other, correct(other, last_number))
     return Recipe(stages=(grpo,), tests=tests)
