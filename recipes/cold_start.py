@@ -17,7 +17,7 @@ def recipe() -> Recipe:
     right = correct(task, last_number)
     cold = Sft(
         data=Worked(task, solutions(task), 4000),
-        steps=250,
+        steps=120,
         examples=16,
         rate=1e-3,
         warmup=10,
@@ -26,8 +26,8 @@ def recipe() -> Recipe:
     grpo = Grpo(
         task=task,
         rewards={"right": (1.0, right)},
-        steps=60,
-        problems=16,
+        steps=30,
+        problems=8,
         samples=8,
         max_tokens=96,
         rate=1e-4,
