@@ -113,7 +113,8 @@ def test_a_run_says_what_it_was_begun_with(watched: Path) -> None:
     run = read_run(watched)
     assert run.about.text == (watched.parent / "tiny.py").read_text()
     assert run.about.versions.keys() >= {"sampan", "python", "torch", "numpy", "reasoning-gym"}
-    assert run.about.machine.keys() == {"processor", "kernels", "threads", "memory", "system"}
+    kept = {"processor", "kernels", "threads", "memory", "system", "gradients"}
+    assert run.about.machine.keys() == kept
     assert run.about.stages == (("samples", 1), ("sft", 2), ("grpo", 3))
     assert run.steps == (6, 6)
     assert run.about.ended is not None
