@@ -18,6 +18,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 QUESTION ?= What is the capital of France?
+# Tests that watch no clock and start no service: they run on two processes.
+BESIDE := $(addprefix tests/,catalog core families kernels models oracle text weights)
 NATIVE := $(wildcard src/sampan/kernels/cpu/native/*) CMakeLists.txt
 
 .PHONY: run test check bench bench-serve bench-train reason clients clean
@@ -26,8 +28,9 @@ NATIVE := $(wildcard src/sampan/kernels/cpu/native/*) CMakeLists.txt
 run: $(VENV)/.base
 	$(BIN)/sampan run "$(QUESTION)" --temperature 0
 
-test: $(VENV)/.test $(VENV)/.browser
-	$(BIN)/python -m pytest
+test: $(VENV)/.test $(VENV)/.tools
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(BESIDE)
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(BESIDE))
 
 check: $(VENV)/.check $(VENV)/.test
 	$(BIN)/ruff check .
@@ -83,12 +86,12 @@ $(VENV)/.check: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --editable '.[check]'
 	@touch $@
 
-# For the page's tests: the system's Chromium, or Debian's package where we may install it.
-$(VENV)/.browser: $(VENV)/.python
-	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+# For the tests of pages and sandboxes: the system's Chromium and bubblewrap, or Debian's where we may install them.
+$(VENV)/.tools: $(VENV)/.python
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } && command -v bwrap || { \
 	  test "$$(id -u)" = 0 && command -v apt-get && apt-get update -qq && \
-	  apt-get install -y -qq --no-install-recommends chromium > $(VENV)/browser.log; } || \
-	  echo "make: no Chromium: the page's tests will be skipped (Debian: apt install chromium)" >&2
+	  apt-get install -y -qq --no-install-recommends chromium bubblewrap > $(VENV)/tools.log; } || \
+	  echo "make: no Chromium or bubblewrap: their tests will be skipped (Debian: apt install chromium bubblewrap)" >&2
 	@touch $@
 
 $(VENV)-bench/.peers:
