@@ -215,8 +215,9 @@ class Scheduler:
         keys = set()
         if self.pool.reuse and (index + 1) * size <= len(sequence.tokens):
             keys.add(self.pool.key(sequence.pages, index, sequence.blocks(index + 1, size)[index]))
-        tail = self._tail_key(sequence, sequence.pages[:index])
-        if tail is not None and sequence.computed < sequence.prompt_tokens:
+        if sequence.computed < sequence.prompt_tokens and (
+            tail := self._tail_key(sequence, sequence.pages[:index])
+        ):
             keys.add(tail)
         return keys
 
