@@ -29,7 +29,6 @@ from sampan.train.full import TYPES, FullWeights
 from sampan.train.log import Log
 from sampan.train.lora import TrainedAdapter
 from sampan.train.memory import bound_caches
-from sampan.train.precision import quick_dtype
 from sampan.train.recipe import Measure, Recipe
 from sampan.train.report.page import write_report
 from sampan.train.rollout import Rollout, roll_out
@@ -86,7 +85,7 @@ def _student(recipe: Recipe, threads: int | None) -> Iterator[Student]:
         compares = any(stage.compares for stage in recipe.stages)
         room = {"adapters": 2 if compares else 1, "adapter_rank": recipe.lora.rank}
     with LLM(recipe.model, context=recipe.context, max_sequences=sequences, threads=threads, **room) as llm:
-        dtype = TYPES[recipe.full.dtype] if recipe.full else quick_dtype()
+        dtype = TYPES[recipe.full.dtype] if recipe.full else None
         with Student(llm, _trained(recipe, llm), rows=recipe.rows, dtype=dtype) as student:
             yield student
 

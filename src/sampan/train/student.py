@@ -25,6 +25,7 @@ from sampan.train.batch import ROWS_OF_A_PAGE, Batch, Group
 from sampan.train.engines import Engines, OwnEngine
 from sampan.train.head import Judged
 from sampan.train.memory import Training, needed
+from sampan.train.precision import quick_dtype
 from sampan.train.trace import trace
 from sampan.train.trained import Trained
 from sampan.weights.checkpoint import open_checkpoint
@@ -35,15 +36,16 @@ _LACKING = {"experts", "per_head", "convolve", "delta", "given"}
 class Student:
     """`llm`: loaded with room for an adapter of this rank at least, or in floats where its weights are
     trained. `rows`: tokens of a training step, which bound the memory of activations; `dtype`: of the weights
-    that gradients go back through. `memory`: what all of it takes. Raises `OutOfMemory` where that is not
+    that gradients go back through, if not `quick_dtype`. `memory`: what all of it takes. Raises `OutOfMemory` where that is not
     there."""
 
     before = "before the stage"
     """Of the adapter that `hold` was given."""
 
     def __init__(
-        self, llm: LLM, trained: Trained, *, rows: int = 1024, dtype: torch.dtype = torch.bfloat16
+        self, llm: LLM, trained: Trained, *, rows: int = 1024, dtype: torch.dtype | None = None
     ) -> None:
+        dtype = dtype or quick_dtype()
         self.llm, self.trained, self.rows, self.dtype = llm, trained, rows, dtype
         self.trace = trace(graph_of(llm.config))
         for node in self.trace.graph.nodes:
