@@ -36,8 +36,8 @@ _LACKING = {"experts", "per_head", "convolve", "delta", "given"}
 class Student:
     """`llm`: loaded with room for an adapter of this rank at least, or in floats where its weights are
     trained. `rows`: tokens of a training step, which bound the memory of activations; `dtype`: of the weights
-    that gradients go back through, if not `quick_dtype`. `memory`: what all of it takes. Raises `OutOfMemory` where that is not
-    there."""
+    that gradients go back through, if not `quick_dtype`. `memory`: what all of it takes. Raises `OutOfMemory`
+    where that is not there."""
 
     before = "before the stage"
     """Of the adapter that `hold` was given."""
