@@ -106,7 +106,6 @@ def measure(args: argparse.Namespace, files: ModelFiles, rope_base: float) -> di
         done += len(window)
         print(f"{done} tokens", file=sys.stderr)
     wanted, found, divergence = (np.concatenate(parts) for parts in zip(*collected, strict=True))
-    assert done >= args.tokens, f"only {done} tokens of text found"
     ppl = {"transformers": float(np.exp(-wanted.mean())), "sampan": float(np.exp(-found.mean()))}
     return {
         "tokens": done,

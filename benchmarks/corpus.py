@@ -36,3 +36,4 @@ def windows(encode: Callable[[str], list[int]], context: int, tokens: int) -> It
                 done += len(window)
         if done >= tokens:
             return
+    raise SystemExit(f"only {done} tokens of licences and modules are here, {tokens} were asked for")
