@@ -1,4 +1,4 @@
-"""The reinforcement of cold_start.py without the cold start: the model gives no right answers to begin from."""
+"""The reinforcement of cold_start.py without the cold start: there are hardly any right answers to reinforce."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
 
 from sampan.cli.main import main
+from sampan.core.types import ModelFiles
 
 RECIPE = """
 from sampan.envs.gym import GymTask
@@ -102,3 +104,25 @@ def _steps(folder: Path) -> list[dict[str, object]]:
     log = folder / "log.jsonl"
     lines = log.read_text().splitlines() if log.exists() else []
     return [row for row in map(json.loads, lines) if "number" in row]
+
+
+def test_a_run_whose_data_changed_is_another_one(
+    tiny: Callable[..., ModelFiles], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, recipe, run = tmp_path / "data.jsonl", tmp_path / "recipe.py", tmp_path / "run"
+    data.write_text('{"prompt": "a", "completion": "b"}\n')
+    recipe.write_text(
+        "from pathlib import Path\n"
+        "from sampan.train.data import JsonLines\n"
+        "from sampan.train.recipe import Recipe\n"
+        "from sampan.train.sft import Sft\n"
+        "def recipe():\n"
+        f"    stage = Sft(data=JsonLines(Path({str(data)!r})), steps=1, examples=1)\n"
+        f"    return Recipe(stages=(stage,), model={str(tiny('qwen2').path)!r})\n"
+    )
+    words = ("train", "sft", recipe, "--out", run)
+    _run(*words)
+    _run(*words, "--resume")
+    data.write_text('{"prompt": "a", "completion": "c"}\n')
+    assert main([*map(str, words), "--resume"]) == 2
+    assert "holds another run: take another folder, or its recipe, seed and data" in capsys.readouterr().err

@@ -11,6 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sampan.cli.main import main
 from sampan.core.errors import SampanError
+from sampan.envs.gym import GymTask
+from sampan.envs.task import key_of
 from sampan.train.log import Log
 from sampan.train.report.read import read_run
 from sampan.train.watch import answers
@@ -115,6 +117,12 @@ def test_a_run_says_what_it_was_begun_with(watched: Path) -> None:
     assert run.about.versions.keys() >= {"sampan", "python", "torch", "numpy", "reasoning-gym"}
     kept = {"processor", "kernels", "threads", "memory", "system", "gradients"}
     assert run.about.machine.keys() == kept
+    (source,) = run.about.sources
+    assert source.startswith("reasoning-gym/chain_sum {")
+    assert source.endswith(
+        f"({key_of(GymTask('chain_sum', chr(10) + 'Give only the answer.', min_terms=3, max_terms=3))})"
+    )
+    assert source in (watched / "adapter" / "README.md").read_text()
     assert run.about.stages == (("samples", 1), ("sft", 2), ("grpo", 3))
     assert run.steps == (6, 6)
     assert run.about.ended is not None

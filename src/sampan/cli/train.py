@@ -63,7 +63,7 @@ def command(
     found, told = read_recipe(recipe)
     found = _as_asked(found, action, seed, steps)
     place = out or Path("runs") / f"{recipe.stem}-{found.seed}"
-    what = f"{told} {found.seed} {[stage.steps for stage in found.stages]}"
+    what = f"{told} {found.seed} {[stage.steps for stage in found.stages]} {found.sources}"
     given = {"--seed": seed, "--steps": steps, "--rollouts": rollouts, "--rollout-workers": rollout_workers}
     again = ["sampan", "train", action, str(recipe), "--out", str(place), "--resume"]
     again += [word for name, value in given.items() if value is not None for word in (name, str(value))]

@@ -44,6 +44,11 @@ def split_of(problem: Problem) -> Split:
     return "test" if int(problem.key, 16) % 5 == 0 else "train"
 
 
+def told_of(task: Task) -> str:
+    """A task's name with its key: nothing else has both."""
+    return f"{task.name} ({key_of(task)})"
+
+
 def key_of(task: Task) -> str:
     """A hash of what a task asks and how: of its name and of its `version`, where it says what makes and
     checks its problems (a package's version, a file's hash); otherwise of its first problems."""

@@ -15,7 +15,8 @@ _FILE = "run.json"
 class About:
     """`recipe`: its name, `text`: of its file. `stages`: what each is and how many steps it has. `starts`:
     when the run was begun and gone on with, `ended`: when it came to its end, in seconds since 1970.
-    `licence`: of the model that was trained, by the name that hubs have for it, as far as it is known."""
+    `licence`: of the model that was trained, by the name that hubs have for it, as far as it is known.
+    `sources`: see `Recipe`."""
 
     recipe: str
     text: str
@@ -27,6 +28,7 @@ class About:
     starts: tuple[float, ...]
     ended: float | None = None
     licence: str | None = None
+    sources: tuple[str, ...] = ()
 
 
 def write_about(folder: Path, about: About) -> None:
@@ -42,6 +44,7 @@ def read_about(folder: Path) -> About | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         found |= {"stages": tuple(map(tuple, found["stages"])), "starts": tuple(found["starts"])}
+        found["sources"] = tuple(found["sources"])
         return About(**found)
     except (ValueError, TypeError, KeyError) as error:
         raise SampanError(f"{shortened(path)}: does not say what a run was begun with: {error}") from error

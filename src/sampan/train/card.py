@@ -141,7 +141,7 @@ def _facts(run: Run) -> list[str]:
         f"- Seed {run.about.seed}; {done} of {planned} steps in {duration(run.seconds)}.",
         f"- Versions: {versions}.",
         f"- Machine: {machine}.",
-        "- Data: the tasks that the recipe names; problems to train and to test with are disjoint by a hash "
+        f"- Data: {'; '.join(run.about.sources)}. Problems to train and to test with are disjoint by a hash "
         "of the question.",
     ]
 

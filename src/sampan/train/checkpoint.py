@@ -79,7 +79,7 @@ def read(folder: Path, told: str) -> tuple[Mapping[str, str], Mapping[str, Tenso
         raise SampanError(f"{shortened(path)}: is not what was written: {_INSTEAD}")
     if known.get("run") != told:
         raise UsageError(
-            f"{shortened(folder)}: holds another run: take another folder, or its recipe and seed"
+            f"{shortened(folder)}: holds another run: take another folder, or its recipe, seed and data"
         )
     return known, tensors
 

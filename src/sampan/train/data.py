@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sampan.core.errors import UsageError, shortened
-from sampan.envs.task import Problem, Task
+from sampan.envs.task import Problem, Task, told_of
 from sampan.llm.model import LLM
 from sampan.train.batch import Group
 
@@ -121,7 +121,7 @@ class Worked:
     @property
     def name(self) -> str:
         """See `Dataset`."""
-        return f"{self.count} solutions of {self.task.name}"
+        return f"{self.count} solutions of {told_of(self.task)}"
 
     def examples(self, seed: int) -> Sequence[Example]:
         """See `Dataset`."""

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from sampan.core.errors import UsageError
 from sampan.core.types import SamplingParams
-from sampan.envs.task import Problem, Task
+from sampan.envs.task import Problem, Task, told_of
 from sampan.llm.model import LLM
 from sampan.train.batch import Group
 from sampan.train.loss import Loss, policy_loss
@@ -56,6 +56,11 @@ class Distill(Descent):
     def sequences(self) -> int:
         """See `Stage`."""
         return self.problems * self.samples
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """See `Stage`."""
+        return (told_of(self.task),)
 
     def train(self, bench: Bench) -> Iterator[Row]:
         """See `Stage`."""

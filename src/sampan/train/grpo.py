@@ -10,7 +10,7 @@ from torch import Tensor
 from sampan.core.errors import UsageError
 from sampan.core.types import SamplingParams
 from sampan.envs.rewards import Reward
-from sampan.envs.task import Problem, Task
+from sampan.envs.task import Problem, Task, told_of
 from sampan.train.batch import Group
 from sampan.train.loss import Figures, Loss, advantages, of_tokens, policy_loss
 from sampan.train.parts import answer_offsets, flat, offsets, parts, scored_logprobs, split
@@ -63,6 +63,11 @@ class Grpo(Descent):
     def sequences(self) -> int:
         """See `Stage`."""
         return self.problems * self.samples
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """See `Stage`."""
+        return (told_of(self.task),)
 
     def train(self, bench: Bench) -> Iterator[Row]:
         """See `Stage`."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from sampan.catalog.catalog import DEFAULT
 from sampan.core.errors import SampanError, UsageError, quoted, shortened
 from sampan.envs.rewards import Reward
-from sampan.envs.task import Task
+from sampan.envs.task import Task, told_of
 from sampan.train.full import Full
 from sampan.train.samples import Samples
 from sampan.train.sft import Sft
@@ -86,6 +86,12 @@ class Recipe:
                 "themselves writes over: take lora, or leave it out"
             )
         self._check_stages()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What is learnt from and measured with, each once, by names that say all that this depends on."""
+        found = [source for stage in self.stages for source in stage.sources]
+        return tuple(dict.fromkeys([*found, *(told_of(test.task) for test in self.tests.values())]))
 
     def _check_stages(self) -> None:
         before: Stage | None = None

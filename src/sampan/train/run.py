@@ -139,6 +139,7 @@ class _Run:
         about = About(
             *source, self._recipe.model, self._recipe.seed, stages, versions(), here,
             starts=(*(before.starts if before else ()), time()), licence=licence(self._student.llm.files),
+            sources=self._recipe.sources,
         )  # fmt: skip
         write_about(self._out, about)
         return about

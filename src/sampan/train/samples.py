@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from sampan.core.types import SamplingParams
 from sampan.envs.rewards import Reward
-from sampan.envs.task import Task
+from sampan.envs.task import Task, told_of
 from sampan.llm.model import LLM
 from sampan.train.data import Example, cut, write_examples
 from sampan.train.rollout import Answerer, Rollout, Sampler, roll_out, told
@@ -44,6 +44,11 @@ class Samples(Stage):
     def sequences(self) -> int:
         """See `Stage`."""
         return self.problems * self.samples
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """See `Stage`."""
+        return (told_of(self.task),)
 
     def train(self, bench: Bench) -> Iterator[Row]:
         """See `Stage`."""

@@ -32,6 +32,11 @@ class Sft(Descent):
         super().__post_init__()
         at_least(self, 1, "examples")
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """See `Stage`."""
+        return () if self.data is None else (self.data.name,)
+
     def train(self, bench: Bench) -> Iterator[Row]:
         """See `Stage`."""
         groups, passed = self._groups(bench)

@@ -51,6 +51,11 @@ class Stage(ABC):
         """How many it samples side by side."""
         return 1
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What it learns from, by names that say all that this depends on."""
+        return ()
+
     @abstractmethod
     def train(self, bench: Bench) -> Iterator[Row]:
         """The steps behind those that are done, each when it is done too."""
