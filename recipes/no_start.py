@@ -1,4 +1,4 @@
-"""The reinforcement of cold_start.py without the cold start: there are hardly any right answers to reinforce."""
+"""The reinforcement of cold_start.py alone: there are hardly any right answers to reinforce."""
 
 from dataclasses import replace
 from pathlib import Path
