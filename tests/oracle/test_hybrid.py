@@ -150,9 +150,9 @@ def test_adapters_reach_every_linear_of_a_mixer(case: str, tiny: Make, adapted: 
     here, adapter, merged = adapted(
         tiny(case), AdapterRoom(1, 4), targets=TARGETS[case.removesuffix("-odd")], scale=2.0
     )
-    prompt = merged.prompt(100)
+    prompt = merged.prompt(100, seed=4)  # no router's choice is nearly a tie, which PyTorch breaks by machine
     found = here.logits(prompt, 40, adapter=adapter)
-    assert error(found, merged.expected(prompt)) < 2e-5
+    assert error(found, merged.expected(prompt)) < 1e-5
     assert error(found, tiny(case).expected(prompt)) > 0.05
     assert np.array_equal(here.logits(prompt, adapter=adapter), found)
 
