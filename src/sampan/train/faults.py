@@ -35,6 +35,15 @@ def explained(folder: Path) -> Iterator[None]:
         raise _memory(error) from error
 
 
+@contextmanager
+def short_of_memory() -> Iterator[None]:
+    """Missing memory that the engine has told already, as a line that says what is left of the run, too."""
+    try:
+        yield
+    except OutOfMemory as error:
+        raise _memory(error) from error
+
+
 def no_room(path: Path, error: Exception) -> SampanError:
     """What cannot be written."""
     why = getattr(error, "strerror", None) or str(error)

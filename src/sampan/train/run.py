@@ -24,7 +24,7 @@ from sampan.train.checkpoint import Done
 from sampan.train.engines import Engines
 from sampan.train.export import export_model
 from sampan.train.facts import licence, machine, versions
-from sampan.train.faults import Stopping, explained, stopping
+from sampan.train.faults import Stopping, explained, short_of_memory, stopping
 from sampan.train.full import TYPES, FullWeights
 from sampan.train.log import Log
 from sampan.train.lora import TrainedAdapter
@@ -74,7 +74,8 @@ def run(
                 if elsewhere is not None:
                     student.engines = stack.enter_context(elsewhere(student.llm, student.engines))
             note(str(student.memory))
-            _Run(recipe, told, out, student, tell, stop).through(source)
+            with short_of_memory():
+                _Run(recipe, told, out, student, tell, stop).through(source)
 
 
 @contextmanager
