@@ -40,7 +40,7 @@ def packed_adapter(
             both = (own, shared[key]) if part.weight.name in turned else (shared[key], own)
             packed[part.weight.name] = both
     except MemoryError as e:
-        raise out_of_memory(f"the adapter {adapter.where}") from e
+        raise out_of_memory(adapter.where) from e
     return packed
 
 
