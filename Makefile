@@ -18,7 +18,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 QUESTION ?= What is the capital of France?
-# Tests that watch no clock and start no service: they run on two processes.
+# Tests that a busy machine does not disturb: they run on two processes.
 BESIDE := $(addprefix tests/,catalog core families kernels models oracle text weights)
 NATIVE := $(wildcard src/sampan/kernels/cpu/native/*) CMakeLists.txt
 

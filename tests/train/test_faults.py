@@ -14,7 +14,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from sampan.cli.main import main
+from sampan.core.errors import OutOfMemory
 from sampan.core.types import ModelFiles
+from sampan.train.faults import short_of_memory
 from sampan.train.log import Log
 
 STEPS = 6
@@ -194,6 +196,14 @@ def test_missing_memory_costs_nothing_but_time(
     assert "the last checkpoint is whole, and --resume goes on from it" in said
     assert _steps(tmp_path / "run") == 3
     _goes_on(recipe, tmp_path / "run", whole)
+
+
+def test_what_the_engine_says_of_missing_memory_says_what_is_left() -> None:
+    with (
+        pytest.raises(OutOfMemory, match=r"\(no memory for x\): the last checkpoint is whole"),
+        short_of_memory(),
+    ):
+        raise OutOfMemory("no memory for x")
 
 
 def test_a_reward_that_is_no_number_stops_the_run_and_is_named(

@@ -52,18 +52,20 @@ def prompts(llm: LLM) -> list[list[int]]:
 def test_poisoned_old_weights_and_pages_give_no_token(
     llm: LLM, student: Student, prompts: list[list[int]]
 ) -> None:
-    seen, unseen = prompts[:2], prompts[2:]
+    seen = prompts[:2]
+    others = [llm.encode(text) for text in ("Rivers run to", "A colour is")]  # which share no page with any
+    right = _of_a_fresh_engine(_marked(llm), others)
     old = _answers(student, seen)
     assert _answers(student, seen) == old
     _fill_cache(llm)
     assert _answers(student, seen, fails=True) != old, "the pages that answers are read from are garbage"
+    assert _answers(student, others[:1]) == right[:1], "pages that are filled anew are not"
     group = Group(tuple(seen[1]), tuple(answer.tokens for answer in old[1]))
     judged = student.logprobs([group]).tolist()
     _overwrite(MARK, 50.0)
     assert all(torch.all(part.matrix_b == 50.0) for part in student.trained.parts), "the learner's own"
     assert student.logprobs([group]).tolist() != judged, "those that the trainer's program computes with"
-    right = _of_a_fresh_engine(_marked(llm), unseen)
-    assert _answers(student, unseen, fails=True) != right, "the weights that answers come from are garbage"
+    assert _answers(student, others[1:], fails=True) != right[1:], "those that answers come from"
 
     _learn(student)
     student.publish()
