@@ -18,5 +18,5 @@ def test_random_requests_and_aborts_leave_nothing_behind() -> None:
     report = json.loads(result.stdout)
     assert report["finished"] + report["aborted"] == report["requests"] == 150
     assert report["pages_free"] == report["pages"]
-    assert min(report["aborted"], report["tokens"], report["pages_found"], report["drafted"]) > 0
+    assert min(report["aborted"], report["tokens"], report["found"], report["drafted"]) > 0
     assert report["end_rss_bytes"] - report["warm_rss_bytes"] < 8 << 20

@@ -94,7 +94,7 @@ def test_known_beginnings_and_drafts_change_no_bit(
         engine = engine_of(case, prefix_cache=True, draft_rows=draft_rows)
         for _ in range(2):
             assert answers(engine, prompts, sampling) == expected
-        assert engine.counters.pages_found > 0
+        assert engine.counters.found > 0
         assert not draft_rows or 0 < engine.counters.accepted < engine.counters.drafted
 
 
@@ -185,7 +185,7 @@ def test_vectors_are_those_of_the_whole_prompt(how: Any, tiny: Make, engine_of: 
     engine = engine_of("qwen3_5", output=HIDDEN, prefix_cache=True, max_rows=40)
     for _ in range(2):
         assert [vector_of(engine, prompt, how) for prompt in prompts] == expected
-    assert engine.counters.pages_found > 0
+    assert engine.counters.found > 0
 
 
 def vector_of(engine: Engine, prompt: list[int], how: Any) -> tuple[float, ...]:

@@ -161,9 +161,9 @@ def test_cache_hits(
     """After a request that begins with the same `common` tokens and goes on differently."""
     own = on(runner2, prefix_cache=True)
     alone(own, prompt[:common] + words[500:520], GREEDY)
-    before = own.counters.pages_found
+    before = own.counters.found
     assert alone(own, prompt, sampling) == expected[id(sampling)]
-    assert own.counters.pages_found - before == min(common, 89) // 32
+    assert own.counters.found - before == min(common, 89) // 32 * 32
 
 
 def test_a_conversation_finds_its_own_answers(
@@ -174,7 +174,7 @@ def test_a_conversation_finds_its_own_answers(
     first = alone(own, prompt, replace(GREEDY, max_tokens=50))
     turn = [*prompt, *(token.token for token in first), *words[300:310]]
     assert alone(own, turn, SAMPLED) == alone(on(runner2), turn, SAMPLED)
-    assert own.counters.pages_found == 4
+    assert own.counters.found == 4 * 32
 
 
 @samplings
@@ -224,7 +224,7 @@ def test_everything_at_once(
     ]
     answers = together(own, requests, every)
     assert answers == [alone(on(runner), *request) for request in requests]
-    assert own.counters.pages_found > 0
+    assert own.counters.found > 0
     assert own.counters.drafted > 0
     assert own.counters.preempted > 0
 

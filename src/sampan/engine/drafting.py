@@ -37,13 +37,13 @@ class Drafter(Protocol):
 
 @dataclass
 class Counters:
-    """Since the start: full pages asked for and found at admission; draft tokens; sequences that gave way.
+    """Since the start: tokens looked up in the cache at admission, and those found there; draft tokens; sequences that gave way.
 
     `depths`: by who drafted, for each place of a draft the tokens that were drafted there and those of them
     that held."""
 
-    pages_asked: int = 0
-    pages_found: int = 0
+    looked_up: int = 0
+    found: int = 0
     drafted: int = 0
     accepted: int = 0
     preempted: int = 0

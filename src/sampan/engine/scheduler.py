@@ -196,8 +196,8 @@ class Scheduler:
             if left.rows == 0 or left.sampled == 0 or full:
                 return
             self._start(sequence, found, known)
-            self.counters.pages_asked += len(blocks)
-            self.counters.pages_found += len(found)
+            self.counters.looked_up += len(sequence.tokens) if self.pool.reuse else 0
+            self.counters.found += sequence.computed
             pending |= self._next_keys(sequence)
             count = left.fitting(sequence, len(candidates) - place)
             if count > 0:

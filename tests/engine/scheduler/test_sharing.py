@@ -25,8 +25,8 @@ def test_a_shared_prefix_is_computed_once_for_all_who_come_together(simulation: 
     assert run.rows == 64 + 64 * 2
     assert [sequence.cached_tokens for sequence in run.sequences] == [0] + [64] * 63
     assert all(event.cached_tokens == 64 for events in run.events[1:] for event in events)
-    assert run.scheduler.counters.pages_asked == 64 * 16
-    assert run.scheduler.counters.pages_found == 63 * 16
+    assert run.scheduler.counters.looked_up == 64 * 66
+    assert run.scheduler.counters.found == 63 * 64
 
 
 def test_a_stranger_does_not_wait_for_a_prefix_that_others_wait_for(simulation: Simulate) -> None:

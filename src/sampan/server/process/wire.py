@@ -158,8 +158,8 @@ class Beat:
     running: int
     waiting: int
     pages_used: int
-    pages_asked: int
-    pages_found: int
+    looked_up: int
+    found: int
     drafted: int
     accepted: int
     depths: dict[str, list[tuple[int, int]]]

@@ -52,7 +52,7 @@ class Load:
             running=max(0, load.running - beat.waiting),
             waiting=load.waiting + beat.waiting,
             cache_used=beat.pages_used / ready.pages,
-            prefix_hit_rate=beat.pages_found / beat.pages_asked if beat.pages_asked else None,
+            prefix_hit_rate=beat.found / beat.looked_up if beat.looked_up else None,
         )
 
 
@@ -89,14 +89,11 @@ class State(Collector):
 
     def _cache(self) -> Iterator[Metric]:
         beat, ready = self._service.supervisor.beat, self._service.supervisor.ready
-        page = 0 if ready is None else ready.page_tokens
-        asked, found = (0, 0) if beat is None else (beat.pages_asked, beat.pages_found)
+        asked, found = (0, 0) if beat is None else (beat.looked_up, beat.found)
         drafted, accepted = (0, 0) if beat is None else (beat.drafted, beat.accepted)
         counter = self._counter
-        yield counter(
-            "vllm:prefix_cache_queries", "Prompt tokens in whole pages that were looked up.", asked * page
-        )
-        yield counter("vllm:prefix_cache_hits", "Those that were there.", found * page)
+        yield counter("vllm:prefix_cache_queries", "Tokens that were looked up in the cache.", asked)
+        yield counter("vllm:prefix_cache_hits", "Those that were there.", found)
         yield counter("vllm:spec_decode_num_draft_tokens", "Tokens drafted.", drafted)
         yield counter("vllm:spec_decode_num_accepted_tokens", "Drafted tokens that held.", accepted)
         yield from self._depths({} if beat is None else beat.depths)
@@ -106,7 +103,7 @@ class State(Collector):
             GaugeMetricFamily, "vllm:cache_config_info", "The cache.", "block_size", "num_gpu_blocks"
         )
         if ready is not None:
-            info.add_metric([*self._who, str(page), str(ready.pages)], 1)
+            info.add_metric([*self._who, str(ready.page_tokens), str(ready.pages)], 1)
         yield info
 
     def _experts(self) -> Iterator[Metric]:
