@@ -16,11 +16,12 @@ from huggingface_hub import ModelCard
 from playwright.sync_api import Page, expect
 
 from sampan.cli.main import main
+from sampan.core.rows import write_lines
 from sampan.core.types import ModelFiles
 from sampan.train.about import write_about
 from sampan.train.card import card_of, write_card
 from sampan.train.facts import licence
-from sampan.train.log import Log, write_lines
+from sampan.train.log import Log
 from sampan.train.report.compare import paired, unpaired
 from sampan.train.report.page import duration, write_report
 from sampan.train.report.plot import Plot

@@ -37,7 +37,8 @@ class Drafter(Protocol):
 
 @dataclass
 class Counters:
-    """Since the start: tokens looked up in the cache at admission, and those found there; draft tokens; sequences that gave way.
+    """Since the start: tokens looked up in the cache at admission, and those found there; draft tokens;
+    sequences that gave way.
 
     `depths`: by who drafted, for each place of a draft the tokens that were drafted there and those of them
     that held."""

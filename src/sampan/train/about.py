@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sampan.core.errors import SampanError, shortened
-from sampan.train.log import write_text
+from sampan.core.rows import write_text
 
 _FILE = "run.json"
 

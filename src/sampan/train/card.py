@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from sampan.catalog.catalog import Entry, find
-from sampan.train.log import write_text
+from sampan.core.rows import write_text
 from sampan.train.report.page import duration
 from sampan.train.report.read import Run, Test, read_run
 

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sampan.core.errors import SampanError, UsageError, shortened
+from sampan.core.rows import write_text
 from sampan.train.faults import no_room
-from sampan.train.log import write_text
 from sampan.train.lora import TrainedAdapter
 from sampan.train.trained import Trained
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from sampan.train.log import Row, write_text
+from sampan.core.rows import Row, write_text
 from sampan.train.report.plot import Plot
 from sampan.train.report.read import Run, Stage, read_run
 

@@ -6,8 +6,9 @@ from functools import cached_property
 from pathlib import Path
 
 from sampan.core.errors import UsageError, shortened
+from sampan.core.rows import Row
 from sampan.train.about import About, read_about
-from sampan.train.log import Log, Row
+from sampan.train.log import Log
 from sampan.train.report.compare import Difference, paired, unpaired
 from sampan.train.watch import answers
 from sampan.train.watch.answers import Measured

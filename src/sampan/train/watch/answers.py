@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sampan.core.errors import SampanError, shortened
-from sampan.train.log import write_lines
+from sampan.core.rows import write_lines
 
 _NAME = re.compile(r"tests-(\d+)-(\d+)\.jsonl")
 
