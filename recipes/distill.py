@@ -23,9 +23,7 @@ def recipe() -> Recipe:
         rate=2e-4,
         decay="linear",
     )
-    return Recipe(
-        stages=(distill,), tests={"sums": Measure(task, correct(task, last_number), max_tokens=16)}
-    )
+    return Recipe(stages=(distill,), tests={"sums": Measure(task, correct(task, last_number), max_tokens=16)})
 
 
 def solved(problem: Problem) -> str:
