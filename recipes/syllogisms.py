@@ -13,7 +13,7 @@ def recipe() -> Recipe:
     grpo = Grpo(
         task=task,
         rewards={"right": (1.0, right)},
-        steps=150,
+        steps=80,
         problems=16,
         samples=8,
         max_tokens=16,

@@ -4,18 +4,23 @@
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from math import sqrt
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sampan.core.errors import UsageError, shortened
 from sampan.kernels.backend import AdapterRoom, Executable
 from sampan.kernels.ops import Weight
 from sampan.kernels.tensors import Floats
 from sampan.llm.model import LLM
+from sampan.models.config import ModelConfig
+from sampan.weights.lora_gguf import read_adapter
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +91,28 @@ class TrainedAdapter:
                 drawn = generator.uniform(-bound, bound, part.matrix_a.shape).astype(np.float32)
                 part.matrix_a.copy_(torch.from_numpy(drawn))
                 part.matrix_b.zero_()
+
+    def start(self, path: Path, config: ModelConfig) -> None:
+        """Take the numbers of an adapter of the same rank and modules. Raises `UsageError` for another one,
+        and what `read_adapter` does."""
+        own = {part.weight.name: part for part in self.parts}
+        with closing(
+            read_adapter(path, config, {part.weight.name: part.weight for part in self.parts})
+        ) as file:
+            found = {part.weight.name: part for part in file.parts}
+            if file.passed or found.keys() != own.keys():
+                raise UsageError(
+                    f"lora.start {shortened(path)}: adapts other modules than lora.modules names"
+                )
+            ranks = {part.rank for part in file.parts}
+            if ranks != {self.rank}:
+                raise UsageError(
+                    f"lora.start {shortened(path)}: has rank {max(ranks)}: give lora.rank the same"
+                )
+            with torch.no_grad():
+                for name, part in own.items():
+                    part.matrix_a.copy_(torch.from_numpy(found[name].a()))
+                    part.matrix_b.copy_(torch.from_numpy(found[name].b()).div_(part.scale))
 
     @property
     def parameters(self) -> list[Tensor]:

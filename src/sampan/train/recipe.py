@@ -3,7 +3,7 @@
 import runpy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 from sampan.catalog.catalog import DEFAULT
@@ -20,11 +20,13 @@ ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 
 @dataclass(frozen=True)
 class Lora:
-    """`alpha` / `rank` is the scale of the product; `modules`: which linears of each layer have one."""
+    """`alpha` / `rank` is the scale of the product; `modules`: which linears of each layer have one. `start`:
+    an adapter, as PEFT or llama.cpp have it, whose numbers training goes on with."""
 
     rank: int = 16
     alpha: float = 32.0
     modules: tuple[str, ...] = ALL_LINEAR
+    start: Path | None = None
 
     def __post_init__(self) -> None:
         """`UsageError` by the field's name."""
@@ -34,6 +36,18 @@ class Lora:
             raise UsageError(f"lora.alpha is {quoted(self.alpha)}: give a positive number")
         if not self.modules:
             raise UsageError("lora.modules is empty: nothing would be trained")
+        if self.start is not None and not Path(self.start).exists():
+            raise UsageError(f"lora.start is {shortened(self.start)}: there is no such adapter")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What it starts from, with a hash of it."""
+        if self.start is None:
+            return ()
+        start = Path(self.start)
+        path = start / "adapter_model.safetensors" if start.is_dir() else start
+        with path.open("rb") as file:
+            return (f"adapter {start.name} {file_digest(file, 'sha256').hexdigest()[:16]}",)
 
 
 @dataclass(frozen=True)
@@ -90,7 +104,8 @@ class Recipe:
     @property
     def sources(self) -> tuple[str, ...]:
         """What is learnt from and measured with, each once, by names that say all that this depends on."""
-        found = [source for stage in self.stages for source in stage.sources]
+        found = list(self.lora.sources) if self.lora else []
+        found += [source for stage in self.stages for source in stage.sources]
         return tuple(dict.fromkeys([*found, *(told_of(test.task) for test in self.tests.values())]))
 
     def _check_stages(self) -> None:

@@ -100,7 +100,10 @@ def _trained(recipe: Recipe, llm: LLM) -> Trained:
     linears = linears_of(graph, recipe.lora.modules)
     if not linears:
         raise UsageError(f"lora.modules: {recipe.model} has none of {', '.join(recipe.lora.modules)}")
-    return TrainedAdapter.begin(linears, recipe.lora.rank, recipe.lora.alpha, recipe.seed)
+    adapter = TrainedAdapter.begin(linears, recipe.lora.rank, recipe.lora.alpha, recipe.seed)
+    if recipe.lora.start is not None:
+        adapter.start(Path(recipe.lora.start), llm.config)
+    return adapter
 
 
 class _Run:
