@@ -17,7 +17,7 @@ def recipe() -> Recipe:
     right = correct(task, last_number)
     cold = Sft(
         data=Worked(task, solutions(task), 4000),
-        steps=120,
+        steps=80,
         examples=16,
         rate=1e-3,
         warmup=10,
@@ -26,11 +26,12 @@ def recipe() -> Recipe:
     grpo = Grpo(
         task=task,
         rewards={"right": (1.0, right)},
-        steps=30,
-        problems=8,
+        steps=40,
+        problems=16,
         samples=8,
         max_tokens=96,
-        rate=1e-4,
+        rate=4e-5,
+        decay="linear",
         loss=Loss(scale="std"),
     )
     return Recipe(stages=(cold, grpo), tests={"sums of three": Measure(task, right, max_tokens=96)})
