@@ -16,8 +16,8 @@ def recipe() -> Recipe:
     distill = Distill(
         task=task,
         asked=solved,
-        steps=60,
-        problems=32,
+        steps=40,
+        problems=16,
         samples=4,
         max_tokens=16,
         rate=2e-4,

@@ -13,7 +13,7 @@ def recipe() -> Recipe:
     grpo = Grpo(
         task=task,
         rewards={"right": (1.0, right)},
-        steps=40,
+        steps=30,
         problems=8,
         samples=8,
         max_tokens=96,

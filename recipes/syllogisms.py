@@ -25,7 +25,7 @@ def recipe() -> Recipe:
     grpo = Grpo(
         task=task,
         rewards={"right": (1.0, right)},
-        steps=20,
+        steps=10,
         problems=16,
         samples=8,
         max_tokens=96,
