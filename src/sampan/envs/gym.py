@@ -89,7 +89,7 @@ class GymTask:
                 warnings.simplefilter("ignore", SyntaxWarning)
                 import reasoning_gym
         except ImportError as error:
-            said = "tasks of reasoning-gym need the extra `train` (pip install 'sampan[train]')"
+            said = "tasks of reasoning-gym need the extra `eval` or `train` (pip install 'sampan[eval]')"
             raise UsageError(said) from error
         try:
             return reasoning_gym.create_dataset(self.task, seed=seed, size=size, **self.options)

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from sampan.core.errors import EnvError, UsageError, quoted, shortened
-from sampan.envs.answers import chosen
+from sampan.envs.answers import chosen, last_number, whole
 from sampan.envs.checks import CHECKS, number
 from sampan.envs.maths import verifier
 from sampan.envs.rewards import Extract
@@ -41,9 +41,14 @@ class Lines:
         self._problems, self._checkers = _read(path, content, checker, hint)
         self._labels = chosen(*dict.fromkeys(each.answer for each in self._problems.values()))
 
+    @property
+    def all_problems(self) -> Sequence[Problem]:
+        """Of both splits, in the file's order: for measuring alone."""
+        return list(self._problems.values())
+
     def problems(self, split: Split, seed: int, count: int) -> Sequence[Problem]:
         """See `Task`. In an order of the seed. Raises `EnvError` where the file has not so many."""
-        found = [problem for problem in self._problems.values() if split_of(problem) == split]
+        found = [problem for problem in self.all_problems if split_of(problem) == split]
         if len(found) < count:
             raise EnvError(f"{self.name}: has no {count} different problems for {split}: {len(found)}")
         Random(seed).shuffle(found)
@@ -51,12 +56,20 @@ class Lines:
 
     def check(self, problem: Problem, answer: str) -> float:
         """As the line, or the file, says. Raises `EnvError` (see `Verifier.agree`)."""
-        name = self._checkers.get(problem.key, self.checker)
+        name = self._checker(problem)
         if name == _LABEL:
             return float(self._labels(answer) == problem.answer)
         if name == _MATHS:
             return float(verifier().agree(problem.answer, answer))
         return float(CHECKS[name](answer, problem.answer))
+
+    def compared(self, problem: Problem, answer: str) -> str | None:
+        """What of an answer its check compares: a number, a label, otherwise all of it."""
+        name = self._checker(problem)
+        return (self._labels if name == _LABEL else last_number if name == "number" else whole)(answer)
+
+    def _checker(self, problem: Problem) -> str:
+        return self._checkers.get(problem.key, self.checker)
 
 
 def _read(

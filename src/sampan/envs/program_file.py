@@ -1,7 +1,10 @@
 """Programs from a file of JSON lines, as HumanEval writes them (arXiv:2107.03374)."""
 
+import ast
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,8 +35,8 @@ class Tested:
 class ProgramFile:
     """See `Task`. Each line has `prompt` (the beginning of a program), `entry_point` (the function's name),
     `test` (Python code that calls it, or defines `check(candidate)`), and perhaps `canonical_solution` (what
-    follows the prompt). `ask`: what a question is made of, with {prompt} in it. Raises `UsageError`, with the
-    line."""
+    follows the prompt). The file may be gzipped. `ask`: what a question is made of, with {prompt} in it.
+    Raises `UsageError`, with the line."""
 
     extract: Extract = str  # the check finds the program itself
 
@@ -46,12 +49,12 @@ class ProgramFile:
     ) -> None:
         self._path, self._ask, self._sandbox = Path(path), ask, sandbox
         try:
-            self._text = self._path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
+            self._text = _unpacked(self._path.read_bytes()).decode()
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
             raise UsageError(f"programs {shortened(path)}: cannot be read: {error}") from error
         self._problems = [
             self._problem(line, number)
-            for number, line in enumerate(self._text.splitlines(), 1)
+            for number, line in enumerate(self._text.split("\n"), 1)
             if line.strip()
         ]
 
@@ -70,9 +73,14 @@ class ProgramFile:
         """Where answers are run."""
         return self._sandbox or Sandbox()
 
+    @cached_property
+    def all_problems(self) -> Sequence[Problem]:
+        """Of both splits, in the file's order: for measuring alone."""
+        return list({problem.key: problem for problem in self._problems}.values())
+
     def problems(self, split: Split, seed: int, count: int) -> Sequence[Problem]:
         """See `Task`: a fifth of the file is for testing. Raises `EnvError` where it has fewer."""
-        found = list({p.key: p for p in self._problems if split_of(p) == split}.values())
+        found = [problem for problem in self.all_problems if split_of(problem) == split]
         if len(found) < count:
             raise EnvError(f"{self.name}: has no {count} different problems for {split}, but {len(found)}")
         Random(seed).shuffle(found)
@@ -106,10 +114,25 @@ class ProgramFile:
         name = row["entry_point"]
         if not name.isidentifier():
             raise UsageError(f"{where}: entry_point {quoted(name)} is no name of a function")
-        tests = row["test"] + (f"\ncheck({name})\n" if _defines(row["test"], "check") else "")
+        tests = _helpers(row["prompt"], name) + row["test"]
+        tests += f"\ncheck({name})\n" if _defines(row["test"], "check") else ""
         answer = row["prompt"] + str(row.get("canonical_solution", ""))
         question = self._ask.replace("{prompt}", row["prompt"])
         return Problem(question, answer, Tested(row["prompt"], name, tests))
+
+
+def _unpacked(data: bytes) -> bytes:
+    return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+
+
+def _helpers(prompt: str, name: str) -> str:
+    """What stands before the function, where it is a program: some tests of HumanEval call it."""
+    start = prompt.partition(f"def {name}")[0]
+    try:
+        ast.parse(start)
+    except (SyntaxError, ValueError):
+        return ""
+    return f"{start}\n"
 
 
 def _defines(program: str, name: str) -> bool:
