@@ -19,7 +19,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 QUESTION ?= What is the capital of France?
 # Tests that a busy machine does not disturb: they run on two processes.
-BESIDE := $(addprefix tests/,catalog core families kernels models oracle text weights)
+BESIDE := $(addprefix tests/,catalog core evals families kernels models oracle text weights)
 NATIVE := $(wildcard src/sampan/kernels/cpu/native/*) CMakeLists.txt
 
 .PHONY: run test check bench bench-serve bench-train reason clients clean

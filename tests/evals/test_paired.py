@@ -236,6 +236,10 @@ def test_five_problems_show_no_difference(copies: int) -> None:
     assert difference(*runs(0, 5, 0, 0, copies)).detectable == 1.0
 
 
+def test_five_problems_show_no_difference_of_several_samples_either() -> None:
+    assert mean_detectable(np.array([0.25, 0.5, 0.25, 0.5, 0.25])) == 1.0
+
+
 def test_an_interval_of_scores_outside_of_0_to_1_is_in_their_unit() -> None:
     draw = np.random.default_rng(6)
     first = draw.normal(0, 50, 400)

@@ -133,6 +133,8 @@ def test_samples_by_seed_give_attempts(lines: Path, tmp_path: Path) -> None:
         (["--tasks", "hans", "--samples", "3", "--temperature", "0"], "temperature"),
         (["--tasks", "gym:chain_sum", "--likelihood"], "multiple choice"),
         (["--tasks", "hans", "--top-p", "0.5"], "--temperature"),
+        (["--tasks", "hans", "--attempts", "2"], "--samples"),
+        (["--tasks", "hans", "--price", "free"], "--price"),
         (["compare", "a"], "takes 2"),
         (["compare", "a", "b"], "no run"),
         (["smollm2-135m", "another", "--tasks", "hans"], "another"),

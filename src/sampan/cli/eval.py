@@ -33,43 +33,54 @@ Words = Annotated[
         help="A model as elsewhere; compare: two runs' folders; show: a run's results; tasks: their names.",
     ),
 ]
+Tasks = Annotated[str | None, typer.Option(help="Names, with commas between them (`sampan eval tasks`).")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Problems of each task at most.")]
+Samples = Annotated[int, typer.Option(min=1, help="Answers to each problem.")]
+Attempts = Annotated[
+    str | None, typer.Option(metavar="K,K", help="Also pass@K and majority@K of the answers.")
+]
+Likelihood = Annotated[
+    bool, typer.Option("--likelihood", help="Multiple choice by the likeliest option, without an answer.")
+]
+Longest = Annotated[int | None, typer.Option(min=1, help="Instead of each task's own.")]
+AdapterPath = Annotated[Path | None, typer.Option(help="A LoRA adapter that answers.")]
+Url = Annotated[
+    str | None, typer.Option(metavar="URL", help="Ask a service of OpenAI's or Anthropic's API instead.")
+]
+Api = Annotated[str | None, typer.Option(help="openai or anthropic, where the URL does not say.")]
+KeyName = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The environment variable that has the endpoint's key.")
+]
+Concurrency = Annotated[int, typer.Option(min=1, help="Questions to an endpoint at once.")]
+Price = Annotated[
+    str | None, typer.Option(metavar="IN,OUT", help="USD per million tokens, for what the run costs.")
+]
+Out = Annotated[Path | None, typer.Option(help="The run's folder. [default: evals/MODEL-TIME]")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Also compute answers that earlier runs have computed.")]
 
 
 def command(
     words: Words = None,
-    tasks: Annotated[
-        str | None, typer.Option(help="Names, with commas between them (`sampan eval tasks`).")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Problems of each task at most.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Answers to each problem.")] = 1,
-    attempts: Annotated[
-        str | None, typer.Option(metavar="K,K", help="Also pass@K and majority@K of the answers.")
-    ] = None,
-    likelihood: Annotated[
-        bool, typer.Option("--likelihood", help="Multiple choice by the likeliest option, without an answer.")
-    ] = False,
+    tasks: Tasks = None,
+    limit: Limit = None,
+    samples: Samples = 1,
+    attempts: Attempts = None,
+    likelihood: Likelihood = False,
     temperature: Temperature = None,
     top_p: TopP = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Instead of each task's own.")] = None,
+    max_tokens: Longest = None,
     seed: Seed = None,
     system: System = None,
-    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter that answers.")] = None,
-    endpoint: Annotated[
-        str | None, typer.Option(metavar="URL", help="Ask a service of OpenAI's or Anthropic's API instead.")
-    ] = None,
-    api: Annotated[str | None, typer.Option(help="openai or anthropic, where the URL does not say.")] = None,
-    key_env: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The environment variable that has the endpoint's key.")
-    ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Questions to an endpoint at once.")] = 16,
-    price: Annotated[
-        str | None, typer.Option(metavar="IN,OUT", help="USD per million tokens, for what the run costs.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder.  [default: evals/MODEL-TIME]")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Also compute answers that earlier runs have computed.")
-    ] = False,
+    adapter: AdapterPath = None,
+    endpoint: Url = None,
+    api: Api = None,
+    key_env: KeyName = None,
+    concurrency: Concurrency = 16,
+    price: Price = None,
+    out: Out = None,
+    resume: Resume = False,
+    fresh: Fresh = False,
     context: Context = None,
     cache: CacheType = None,
     memory: Memory = None,
@@ -86,7 +97,9 @@ def command(
         raise UsageError(f"eval {quoted(word)}: one model at a time; {quoted(rest[0])} is one more")
     if not tasks:
         raise UsageError("--tasks: give names, with commas between them; `sampan eval tasks` lists them")
-    prices = _prices(price)
+    prices, counts = _prices(price), _counts(attempts)
+    if max(counts, default=1) > samples:
+        raise UsageError(f"--attempts {max(counts)}: takes as many answers to each problem (--samples)")
     if endpoint is None and (api or key_env):
         raise UsageError("--api and --key-env go with --endpoint")
     if endpoint is not None and (adapter or cache or memory or threads or context or likelihood):
@@ -102,7 +115,7 @@ def command(
             options = {"context": context, "cache": cache, "memory": memory, "threads": threads}
             asker, weights = _local(stack, word, options, adapter, fresh=fresh)
         folder = _run(plan, asker, weights, word, out, resume=resume)
-    _show(folder, _counts(attempts), prices, as_json=as_json)
+    _show(folder, counts, prices, as_json=as_json)
 
 
 def _sampling(samples: int, temperature: float | None, top_p: float | None) -> SamplingParams:
@@ -119,10 +132,11 @@ def _plan(
     max_tokens: int | None, system: str | None,
 ) -> "Plan":  # fmt: skip
     try:
+        import sampan.evals.results  # noqa: F401 (what lacks is told before anything is asked)
         from sampan.evals.named import benchmarks_of
         from sampan.evals.run import Plan
     except ImportError as error:
-        raise _lacking() from error
+        raise _lacking(error) from error
     found = benchmarks_of(tasks, progress=TerminalProgress())
     problems = tuple(task.problems(seed, limit) for task in found)
     return Plan(tuple(found), problems, sampling, samples, seed, likelihood, max_tokens, system)
@@ -206,7 +220,7 @@ def _read(count: int, word: str, rest: Sequence[str], attempts: Sequence[int], *
         from sampan.evals.compare import compared
         from sampan.evals.sample import RunFolder
     except ImportError as error:
-        raise _lacking() from error
+        raise _lacking(error) from error
     if word == "show":
         _show(RunFolder(Path(rest[0])), attempts, None, as_json=as_json)
     elif word == "tasks":
@@ -242,5 +256,5 @@ def _prices(text: str | None) -> tuple[float, float] | None:
     return own, more
 
 
-def _lacking() -> UsageError:
-    return UsageError("measuring needs SciPy: install the extra `eval` (pip install 'sampan[eval]')")
+def _lacking(error: ImportError) -> UsageError:
+    return UsageError(f"measuring lacks {error.name}: install the extra `eval` (pip install 'sampan[eval]')")
