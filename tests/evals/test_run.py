@@ -83,6 +83,27 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(lines: Path, tmp_path: P
     assert [row["score"] for row in again] == [row["score"] for row in rows]
 
 
+def test_an_interrupted_run_says_how_to_go_on(lines: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "sampan", "eval", *asked(lines, out, "--fresh")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_heard
+    ) as process:
+        while not RunFolder(out).exists or not RunFolder(out).samples():
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert f"--resume --out {out}" in stderr
+    shown = evaluated("show", str(out))
+    assert shown.returncode == 0
+    assert "has not come to its end" in shown.stderr
+    told(evaluated(*asked(lines, out, "--fresh", "--resume")))
+    assert len(answers(out)) == 18
+
+
 def test_an_answer_that_was_computed_is_not_computed_again(lines: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "SAMPAN_HOME": str(tmp_path / "home")}
     model = _model_path()
@@ -165,3 +186,7 @@ def _model_path() -> str:
     from sampan.core.settings import Settings
 
     return str(resolve("smollm2-135m", Settings.from_env()).path)
+
+
+def _heard() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it

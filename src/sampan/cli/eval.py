@@ -202,7 +202,10 @@ def _show(
 ) -> None:
     from sampan.evals.results import results
 
-    found = results(folder.facts(), folder.samples(), attempts=attempts)
+    facts, samples = folder.facts(), folder.samples()
+    found = results(facts, samples, attempts=attempts)
+    if facts.ended is None:
+        say(f"the run has not come to its end: {len(samples)} answers are there (--resume)")
     if as_json:
         for each in found:
             cost = {} if prices is None else {"cost_usd": each.cost(*prices)}

@@ -31,7 +31,9 @@ class KeptAnswers:
                 file.execute("PRAGMA journal_mode=WAL")
                 file.execute(_TABLE)
         except (OSError, sqlite3.Error) as error:
-            raise StorageError(f"{shortened(path)}: kept answers cannot be read: {error}") from error
+            raise StorageError(
+                f"{shortened(path)}: cannot be opened: {error} (--fresh does without)"
+            ) from error
 
     def key(self, identity: str, prompt: Sequence[int], sampling: SamplingParams) -> str | None:
         """Of the weights, the prompt's ids and the sampling; None where the answer is another each time."""
@@ -45,14 +47,26 @@ class KeptAnswers:
 
     def get(self, key: str) -> Answered | None:
         """What was computed, told to be kept."""
-        with closing(self._open()) as file:
-            found = file.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+        try:
+            with closing(self._open()) as file:
+                found = file.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise StorageError(
+                f"{shortened(self._path)}: cannot be read: {error} (--fresh does without)"
+            ) from error
         return None if found is None else replace(Answered(**json.loads(found[0])), kept=True)
 
     def put(self, key: str, answer: Answered) -> None:
         """For later runs."""
-        with closing(self._open()) as file, file:
-            file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, json.dumps(asdict(answer))))
+        try:
+            with closing(self._open()) as file, file:
+                file.execute(
+                    "INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, json.dumps(asdict(answer)))
+                )
+        except sqlite3.Error as error:
+            raise StorageError(
+                f"{shortened(self._path)}: cannot be written: {error} (--fresh does without)"
+            ) from error
 
     def _open(self) -> sqlite3.Connection:
         return sqlite3.connect(self._path, timeout=30)

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sampan.core.errors import SampanError, UsageError, shortened
+from sampan.core.errors import SampanError, StorageError, UsageError, shortened
 from sampan.core.rows import RowFile, write_text
 
 _RUN, _SAMPLES = "run.json", "samples.jsonl"
@@ -148,8 +148,15 @@ class RunFolder:
         return self.samples()
 
     def add(self, sample: Sample) -> None:
-        """There to stay when this returns."""
-        self._samples.add(asdict(sample))
+        """There to stay when this returns. Raises `StorageError` where it cannot be written; nothing of it is
+        in the file then."""
+        try:
+            self._samples.add(asdict(sample))
+        except OSError as error:
+            raise StorageError(
+                f"{shortened(self._samples.path)}: cannot be written: {error.strerror}; what was answered "
+                "before is kept: go on with --resume"
+            ) from error
 
     def _sample(self, at: int, row: Mapping[str, Any]) -> Sample:
         known = {field.name for field in fields(Sample)}
