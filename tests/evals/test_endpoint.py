@@ -23,7 +23,7 @@ OPENAI = {
 ANTHROPIC = {
     "content": [{"type": "thinking", "thinking": "2 + 2"}, {"type": "text", "text": "four"}],
     "stop_reason": "max_tokens",
-    "usage": {"input_tokens": 7, "output_tokens": 2},
+    "usage": {"input_tokens": 4, "cache_read_input_tokens": 3, "output_tokens": 2},
 }
 Reply = tuple[int, dict[str, str], object]
 
@@ -110,7 +110,8 @@ def test_openai_is_asked_and_read(serve: Callable[..., Server]) -> None:
 def test_anthropic_is_asked_and_read(serve: Callable[..., Server]) -> None:
     server = serve((200, {}, ANTHROPIC))
     (found,) = ask(f"{server.url}/v1/messages", key="secret")
-    assert (found.text, found.reasoning, found.finish_reason, found.tokens) == ("four", "2 + 2", "length", 2)
+    assert (found.text, found.reasoning, found.finish_reason) == ("four", "2 + 2", "length")
+    assert (found.prompt_tokens, found.tokens) == (7, 2)
     _, headers, body, _ = server.seen[0]
     assert headers["x-api-key"] == "secret"
     assert body["system"] == "Be brief."

@@ -20,12 +20,12 @@ def evaluated(*words: str) -> list[dict[str, Any]]:
 def test_a_service_answers_as_the_model_does_here(service: Any, path: str, tmp_path: Path) -> None:
     tasks = ("--tasks", "gym:chain_sum?max_digits=1", "--limit", "12", "--max-tokens", "24")
     there = ("--endpoint", service.url + path, "--price", "1,2")
-    (own,) = evaluated("smollm2-135m", *tasks, "--fresh", "--out", str(tmp_path / "here"))
-    (far,) = evaluated(service.model, *tasks, *there, "--out", str(tmp_path / "there"))
+    own, *_ = evaluated("smollm2-135m", *tasks, "--fresh", "--out", str(tmp_path / "here"))
+    far, *_ = evaluated(service.model, *tasks, *there, "--out", str(tmp_path / "there"))
     for name in ("n", "score", "low", "high", "tokens", "prompt_tokens"):
         assert far[name] == own[name]
     assert far["cost_usd"] == pytest.approx((far["prompt_tokens"] + 2 * far["tokens"]) / 1e6)
-    (compared,) = evaluated("compare", str(tmp_path / "here"), str(tmp_path / "there"))
+    compared, *_ = evaluated("compare", str(tmp_path / "here"), str(tmp_path / "there"))
     assert compared["difference"] == 0
     answers = [
         {row["problem"]: row["text"] for row in map(json.loads, text.splitlines())}

@@ -20,6 +20,7 @@ Api = Literal["openai", "anthropic"]
 _AGAIN = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
 _ATTEMPTS = 8
 _LONGEST_S = 60.0
+_ASKED = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 _OPENAI, _ANTHROPIC = "/chat/completions", "/messages"
 
 
@@ -183,9 +184,9 @@ def _read_anthropic(found: Any, seconds: float) -> Answered:
     thought = "".join(block["thinking"] for block in blocks if block["type"] == "thinking")
     reason = {"max_tokens": "length", "end_turn": "stop", "stop_sequence": "stop"}
     said = found.get("stop_reason") or ""
+    asked = sum(usage.get(name) or 0 for name in _ASKED)
     return Answered(
-        text, thought, reason.get(said, said), usage.get("input_tokens", 0), usage.get("output_tokens", 0),
-        seconds,
+        text, thought, reason.get(said, said), asked, usage.get("output_tokens", 0), seconds,
     )  # fmt: skip
 
 
