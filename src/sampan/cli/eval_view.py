@@ -20,24 +20,31 @@ _EVERY = 50  # answers, where stderr is no terminal
 @contextmanager
 def progress(plan: "Plan", done: Sequence["Sample"]) -> Iterator[Callable[["Sample"], None]]:
     """A bar with the score so far and the time left; without a terminal a line now and then."""
-    seen = [sample.score for sample in done]
+    scores: dict[int, list[float]] = {}
     errors: set[str] = set()
+    answered = len(done)
+    for sample in done:
+        if sample.score is not None:
+            scores.setdefault(sample.task, []).append(sample.score)
 
     def told(sample: "Sample") -> str:
-        seen.append(sample.score)
+        own = scores.setdefault(sample.task, [])
+        if sample.score is not None:
+            own.append(sample.score)
         if sample.error is not None and sample.error not in errors:
             errors.add(sample.error)
             say(f"a check broke, and its answer counts apart: {printable(sample.error)}")
-        scores = [score for score in seen if score is not None]
-        mean = f"{sum(scores) / len(scores):.1%}" if scores else "-"
-        return f"{plan.tasks[sample.task].name}: {mean} of {len(scores)}"
+        mean = f"{sum(own) / len(own):.1%}" if own else "-"
+        return f"{plan.tasks[sample.task].name}: {mean} of {len(own)}"
 
     if not is_terminal(sys.stderr):
 
         def line(sample: "Sample") -> None:
+            nonlocal answered
+            answered += 1
             text = told(sample)
-            if len(seen) % _EVERY == 0 or len(seen) == plan.size:
-                say(f"{len(seen)}/{plan.size} answers, {text}")
+            if answered % _EVERY == 0 or answered == plan.size:
+                say(f"{answered}/{plan.size} answers, {text}")
 
         yield line
         return
@@ -49,7 +56,7 @@ def progress(plan: "Plan", done: Sequence["Sample"]) -> Iterator[Callable[["Samp
         *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True, redirect_stdout=False,
         redirect_stderr=False,
     ) as bar:  # fmt: skip
-        task = bar.add_task("asking", total=plan.size, completed=len(seen))
+        task = bar.add_task("asking", total=plan.size, completed=answered)
         yield lambda sample: bar.update(task, advance=1, description=told(sample))
 
 

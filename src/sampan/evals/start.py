@@ -8,6 +8,7 @@ import time
 from dataclasses import asdict
 from hashlib import file_digest, sha256
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, count
 from pathlib import Path
 
 from sampan.core.errors import UsageError
@@ -67,7 +68,9 @@ def opened(facts: RunFacts, out: Path | None, *, resume: bool) -> tuple[RunFolde
 
 def _new(facts: RunFacts) -> Path:
     name = re.sub(r"[^\w.-]+", "-", facts.model).strip("-.")[-60:]
-    return _RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(facts.started))}"
+    begun = f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(facts.started))}"
+    names = chain([begun], (f"{begun}-{at}" for at in count(2)))
+    return next(path for path in map(_RUNS.joinpath, names) if not path.exists())
 
 
 def _newest(facts: RunFacts) -> Path:
