@@ -111,8 +111,9 @@ def test_an_answer_that_was_computed_is_not_computed_again(lines: Path, tmp_path
     assert {row["kept"] for row in runs[0]} == {0}
     assert {row["kept"] for row in runs[1]} == {9}
     assert answers(tmp_path / "0") == answers(tmp_path / "1")
-    other = told(evaluated(model, *asked(lines, tmp_path / "2", "--cache", "int8"), env=environment))
-    assert {row["kept"] for row in other} == {0}
+    for name, value in (("--cache", "int8"), ("--context", "512")):
+        other = told(evaluated(model, *asked(lines, tmp_path / value, name, value), env=environment))
+        assert {row["kept"] for row in other} == {0}
 
 
 def test_two_runs_are_compared_problem_by_problem(lines: Path, tmp_path: Path) -> None:

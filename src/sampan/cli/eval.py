@@ -19,7 +19,7 @@ from sampan.cli.session import open_model
 from sampan.cli.terminal import say
 from sampan.core.errors import UsageError, quoted
 from sampan.core.settings import Settings
-from sampan.core.types import SamplingParams
+from sampan.core.types import ModelFiles, SamplingParams
 
 if TYPE_CHECKING:
     from sampan.evals.asker import Asker
@@ -170,7 +170,7 @@ def _local(
     more = [str(llm.plan.cache)]
     if adapter is not None:
         llm.load_adapter("adapter", adapter)
-        more += [weights_of(llm.files.__class__(adapter, "folder", "adapter", ""), home)]
+        more += [weights_of(ModelFiles(adapter, "folder", "adapter", ""), home)]
     identity = weights_of(llm.files, home, *more)
     kept = None if fresh else KeptAnswers(home / "answers.sqlite")
     return LocalModel(

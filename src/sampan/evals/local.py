@@ -35,7 +35,9 @@ class LocalModel:
         """See `Asker`. A model without a chat form continues the last message."""
         started = time.perf_counter()
         ids = self._prompt(messages)
-        key = None if self._kept is None else self._kept.key(self._identity, ids, sampling)
+        # A full context cuts an answer, and which one there is may depend on the memory that is free.
+        own = f"{self._identity} {self._llm.context}"
+        key = None if self._kept is None else self._kept.key(own, ids, sampling)
         if self._kept is not None and key is not None and (found := self._kept.get(key)) is not None:
             return found
         answer = await self._llm.agenerate(ids, sampling, adapter=self._adapter)
